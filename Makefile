@@ -1,0 +1,62 @@
+# Every target makes .venv itself when it is missing and renews it when the lock changed.
+# Needed on the machine: Python 3.11 or newer and a package registry. Nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DATA ?= build/data
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-kill lint format protos lock serve label up clean
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
+
+venv: $(READY) ## the virtual environment that all targets use
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=…")'
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(READY) ## the whole loop on real photographs: import, train, serve, correct, retrain, swap
+	$(BIN)/python -m visionloop.demo --output build/demo
+
+test: $(READY) ## all tests that need no long run
+	$(BIN)/python -m pytest tests
+
+test-kill: $(READY) ## the kill tests, each many times over
+	KILL_ROUNDS=25 $(BIN)/python -m pytest tests -m kill
+
+lint: $(READY) ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## let ruff format and repair what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+protos: $(READY) ## stubs from protos/ into visionloop/proto/
+	$(BIN)/python protos/generate.py
+
+lock: ## exact versions of all extras into constraints.txt
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet uv
+	build/lock/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+		--upgrade --no-annotate --no-header --output-file build/lock/constraints.txt
+	{ head -n 1 constraints.txt; cat build/lock/constraints.txt; } > build/lock/new && mv build/lock/new constraints.txt
+
+serve: $(READY) ## the inference service with embedded defaults, data in $(DATA)
+	$(BIN)/visionloop-inference --store file://$(abspath $(DATA))/store
+
+label: $(READY) ## the labeling-ingest service with embedded defaults, data in $(DATA)
+	$(BIN)/visionloop-labeling --store file://$(abspath $(DATA))/store --database sqlite:///$(abspath $(DATA))/labeling.db
+
+up: $(READY) ## all programs on this machine, data in $(DATA)
+	$(BIN)/visionloop up --data $(DATA)
+
+clean: ## remove the virtual environment and everything built
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

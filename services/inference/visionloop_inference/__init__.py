@@ -1,0 +1,1 @@
+"""The inference service: serves model bundles over gRPC and follows their aliases."""

@@ -1,0 +1,1 @@
+"""The labeling-ingest service: takes images and labels, keeps them, cuts dataset snapshots."""

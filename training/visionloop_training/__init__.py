@@ -1,0 +1,1 @@
+"""The training job: snapshot → fit → calibrate → export → parity → evaluate → gate → publish."""

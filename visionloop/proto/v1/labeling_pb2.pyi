@@ -1,0 +1,251 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class AuthorKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    AUTHOR_KIND_UNSPECIFIED: _ClassVar[AuthorKind]
+    AUTHOR_KIND_HUMAN: _ClassVar[AuthorKind]
+    AUTHOR_KIND_IMPORT: _ClassVar[AuthorKind]
+    AUTHOR_KIND_APP: _ClassVar[AuthorKind]
+    AUTHOR_KIND_MODEL: _ClassVar[AuthorKind]
+AUTHOR_KIND_UNSPECIFIED: AuthorKind
+AUTHOR_KIND_HUMAN: AuthorKind
+AUTHOR_KIND_IMPORT: AuthorKind
+AUTHOR_KIND_APP: AuthorKind
+AUTHOR_KIND_MODEL: AuthorKind
+
+class CreateDatasetRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class Dataset(_message.Message):
+    __slots__ = ("name", "classes", "images", "labelled", "created")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    LABELLED_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    classes: _containers.RepeatedCompositeFieldContainer[LabelClass]
+    images: int
+    labelled: int
+    created: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., classes: _Optional[_Iterable[_Union[LabelClass, _Mapping]]] = ..., images: _Optional[int] = ..., labelled: _Optional[int] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class LabelClass(_message.Message):
+    __slots__ = ("id", "name")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    name: str
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class ListDatasetsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListDatasetsResponse(_message.Message):
+    __slots__ = ("datasets",)
+    DATASETS_FIELD_NUMBER: _ClassVar[int]
+    datasets: _containers.RepeatedCompositeFieldContainer[Dataset]
+    def __init__(self, datasets: _Optional[_Iterable[_Union[Dataset, _Mapping]]] = ...) -> None: ...
+
+class Label(_message.Message):
+    __slots__ = ("class_name",)
+    CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
+    class_name: str
+    def __init__(self, class_name: _Optional[str] = ...) -> None: ...
+
+class SubmitImageRequest(_message.Message):
+    __slots__ = ("dataset", "batch", "ordinal", "image", "label", "group", "attributes", "author_kind", "author", "source")
+    class AttributesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    ORDINAL_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_KIND_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    batch: str
+    ordinal: int
+    image: bytes
+    label: Label
+    group: str
+    attributes: _containers.ScalarMap[str, str]
+    author_kind: AuthorKind
+    author: str
+    source: str
+    def __init__(self, dataset: _Optional[str] = ..., batch: _Optional[str] = ..., ordinal: _Optional[int] = ..., image: _Optional[bytes] = ..., label: _Optional[_Union[Label, _Mapping]] = ..., group: _Optional[str] = ..., attributes: _Optional[_Mapping[str, str]] = ..., author_kind: _Optional[_Union[AuthorKind, str]] = ..., author: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
+
+class SubmitImageReceipt(_message.Message):
+    __slots__ = ("batch", "ordinal", "outcome", "sha256", "reason", "message", "field", "replayed")
+    class Outcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        OUTCOME_UNSPECIFIED: _ClassVar[SubmitImageReceipt.Outcome]
+        ACCEPTED: _ClassVar[SubmitImageReceipt.Outcome]
+        DUPLICATE: _ClassVar[SubmitImageReceipt.Outcome]
+        REJECTED: _ClassVar[SubmitImageReceipt.Outcome]
+    OUTCOME_UNSPECIFIED: SubmitImageReceipt.Outcome
+    ACCEPTED: SubmitImageReceipt.Outcome
+    DUPLICATE: SubmitImageReceipt.Outcome
+    REJECTED: SubmitImageReceipt.Outcome
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    ORDINAL_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    FIELD_FIELD_NUMBER: _ClassVar[int]
+    REPLAYED_FIELD_NUMBER: _ClassVar[int]
+    batch: str
+    ordinal: int
+    outcome: SubmitImageReceipt.Outcome
+    sha256: str
+    reason: str
+    message: str
+    field: str
+    replayed: bool
+    def __init__(self, batch: _Optional[str] = ..., ordinal: _Optional[int] = ..., outcome: _Optional[_Union[SubmitImageReceipt.Outcome, str]] = ..., sha256: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., field: _Optional[str] = ..., replayed: bool = ...) -> None: ...
+
+class SubmitLabelRequest(_message.Message):
+    __slots__ = ("dataset", "sha256", "label", "event_id", "author_kind", "author", "base_sequence")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    EVENT_ID_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_KIND_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    BASE_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    sha256: str
+    label: Label
+    event_id: str
+    author_kind: AuthorKind
+    author: str
+    base_sequence: int
+    def __init__(self, dataset: _Optional[str] = ..., sha256: _Optional[str] = ..., label: _Optional[_Union[Label, _Mapping]] = ..., event_id: _Optional[str] = ..., author_kind: _Optional[_Union[AuthorKind, str]] = ..., author: _Optional[str] = ..., base_sequence: _Optional[int] = ...) -> None: ...
+
+class SubmitLabelReceipt(_message.Message):
+    __slots__ = ("sequence", "class_id", "current")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    CLASS_ID_FIELD_NUMBER: _ClassVar[int]
+    CURRENT_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    class_id: str
+    current: bool
+    def __init__(self, sequence: _Optional[int] = ..., class_id: _Optional[str] = ..., current: bool = ...) -> None: ...
+
+class CreateSnapshotRequest(_message.Message):
+    __slots__ = ("dataset",)
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    def __init__(self, dataset: _Optional[str] = ...) -> None: ...
+
+class SnapshotReceipt(_message.Message):
+    __slots__ = ("id", "created", "split_images")
+    class SplitImagesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    ID_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    created: bool
+    split_images: _containers.ScalarMap[str, int]
+    def __init__(self, id: _Optional[str] = ..., created: bool = ..., split_images: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class ExportLabelsRequest(_message.Message):
+    __slots__ = ("dataset",)
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    def __init__(self, dataset: _Optional[str] = ...) -> None: ...
+
+class ExportedLabel(_message.Message):
+    __slots__ = ("sha256", "class_id", "class_name", "split", "group", "attributes", "author_kind", "author", "source", "labelled")
+    class AttributesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    CLASS_ID_FIELD_NUMBER: _ClassVar[int]
+    CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_KIND_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    LABELLED_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    class_id: str
+    class_name: str
+    split: str
+    group: str
+    attributes: _containers.ScalarMap[str, str]
+    author_kind: AuthorKind
+    author: str
+    source: str
+    labelled: _timestamp_pb2.Timestamp
+    def __init__(self, sha256: _Optional[str] = ..., class_id: _Optional[str] = ..., class_name: _Optional[str] = ..., split: _Optional[str] = ..., group: _Optional[str] = ..., attributes: _Optional[_Mapping[str, str]] = ..., author_kind: _Optional[_Union[AuthorKind, str]] = ..., author: _Optional[str] = ..., source: _Optional[str] = ..., labelled: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class GetHistoryRequest(_message.Message):
+    __slots__ = ("dataset", "sha256")
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    sha256: str
+    def __init__(self, dataset: _Optional[str] = ..., sha256: _Optional[str] = ...) -> None: ...
+
+class GetHistoryResponse(_message.Message):
+    __slots__ = ("events",)
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[LabelEvent]
+    def __init__(self, events: _Optional[_Iterable[_Union[LabelEvent, _Mapping]]] = ...) -> None: ...
+
+class LabelEvent(_message.Message):
+    __slots__ = ("sequence", "event_id", "class_id", "class_name", "author_kind", "author", "at", "current")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    EVENT_ID_FIELD_NUMBER: _ClassVar[int]
+    CLASS_ID_FIELD_NUMBER: _ClassVar[int]
+    CLASS_NAME_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_KIND_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    CURRENT_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    event_id: str
+    class_id: str
+    class_name: str
+    author_kind: AuthorKind
+    author: str
+    at: _timestamp_pb2.Timestamp
+    current: bool
+    def __init__(self, sequence: _Optional[int] = ..., event_id: _Optional[str] = ..., class_id: _Optional[str] = ..., class_name: _Optional[str] = ..., author_kind: _Optional[_Union[AuthorKind, str]] = ..., author: _Optional[str] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., current: bool = ...) -> None: ...
