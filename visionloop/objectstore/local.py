@@ -1,0 +1,65 @@
+"""Files on this machine that are written whole or not at all.
+
+`written_whole` costs one fsync of the file and one of its folder: a power cut leaves the old
+content or the new, never a mixture and never an empty file.
+"""
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from visionloop.errors import CorruptError
+
+CHUNK_BYTES = 1 << 20
+PARTIAL_SUFFIX = ".partial"
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A new file, open for reading and writing, that takes the place of `path` when the block ends.
+
+    If the block raises, nothing changes at `path`. Missing folders are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+    try:
+        with partial.open("xb+") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in `folder` durable (a rename alone may be lost in a power cut)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """The digest of a file as 64 hex digits, read in chunks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_content(
+    what: str, *, size: int, sha256: str, expected_size: int | None, expected_sha256: str
+) -> None:
+    """Raises CorruptError when what arrived is not what was asked for. Sizes in bytes."""
+    if expected_size is not None and size != expected_size:
+        raise CorruptError(f"{what} has {size} bytes, expected {expected_size}: torn or altered")
+    if sha256 != expected_sha256:
+        raise CorruptError(
+            f"{what} has the digest {sha256}, expected {expected_sha256}: torn or altered"
+        )

@@ -1,0 +1,55 @@
+"""From a URL to a store. boto3 is imported only when an s3:// URL asks for it."""
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from visionloop.errors import ConfigurationError
+from visionloop.objectstore.base import ObjectStore
+from visionloop.objectstore.file import FileStore
+
+
+def open_store(url: str) -> ObjectStore:
+    """Opens `file:///absolute/folder` or `s3://bucket/prefix`. Writes nothing but a missing folder.
+
+    Raises ConfigurationError for a URL that is neither.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise _refused(url, "is not a URL") from None
+    if parts.username is not None or parts.password is not None:
+        # Not shown: it holds a secret.
+        raise ConfigurationError(
+            "the store's URL holds credentials; give them in AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY instead",
+            field="store",
+        )
+    if parts.query or parts.fragment:
+        raise _refused(url, "has a query or a fragment, which a store's URL has not")
+    if parts.scheme == "file":
+        return _open_file(url, parts.netloc, unquote(parts.path))
+    if parts.scheme == "s3":
+        return _open_s3(url, parts.netloc, unquote(parts.path))
+    if url.startswith(("/", ".", "~")) or (url and not parts.scheme):
+        raise _refused(url, f"is a path; write file://{Path(url).expanduser().absolute()}")
+    raise _refused(url, "is not a store; write file:///folder or s3://bucket/prefix")
+
+
+def _open_file(url: str, host: str, path: str) -> ObjectStore:
+    if host not in ("", "localhost") or not path.startswith("/"):
+        raise _refused(url, "is not absolute; write file:///absolute/folder (three slashes)")
+    if "\0" in path:
+        raise _refused(url, "holds a NUL character")
+    return FileStore(Path(path))
+
+
+def _open_s3(url: str, bucket: str, path: str) -> ObjectStore:
+    if not bucket:
+        raise _refused(url, "names no bucket; write s3://bucket/prefix")
+    from visionloop.objectstore.s3 import S3Store
+
+    return S3Store(bucket, path.strip("/"))
+
+
+def _refused(url: str, why: str) -> ConfigurationError:
+    return ConfigurationError(f"store {url!r} {why}", field="store")
