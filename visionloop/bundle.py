@@ -150,7 +150,7 @@ class AliasMove(Record):
     previous: int | None
     who: str
     why: str
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)
     at: datetime
 
 

@@ -1,0 +1,108 @@
+"""`visionloop import`: read labelled files here, send them, report every bad row.
+
+Good rows are kept whatever happens to their neighbours. Repeating an import is safe: rows that the
+service has already answered are answered from its receipts.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from visionloop.cli.labelled_files import Columns, LabelledFile, batch_name, find
+from visionloop.cli.output import Output
+from visionloop.cli.store import user_name
+from visionloop.labeling_client import LabelingClient, SubmitImage
+from visionloop.telemetry import progress
+
+SHOWN_REJECTIONS = 20
+
+
+class _Rejections:
+    """Rows that did not get in, by row number: found here or told by the service."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, object]] = []
+
+    def add(self, file: LabelledFile, reason: str, message: str) -> None:
+        self.rows.append(
+            {"row": file.row, "source": file.source, "reason": reason, "message": message}
+        )
+
+
+def import_images(options: argparse.Namespace, output: Output) -> int:
+    """Exit code 0 when all rows got in, 65 when some were rejected (and the others kept)."""
+    attributes = tuple(name for name in options.attribute_columns.split(",") if name)
+    columns = Columns(options.path_column, options.label_column, options.group_column, attributes)
+    files = find(Path(options.source), columns)
+    batch = options.batch or batch_name(files)
+    author = options.author or user_name()
+    rejections = _Rejections()
+    outcomes: Counter[str] = Counter()
+    with LabelingClient(options.target) as client:
+        client.create_dataset(options.dataset)
+        rows = _readable_rows(files, options.dataset, batch, author, rejections)
+        receipts = client.submit_images(rows)
+        for receipt in progress(receipts, total=len(files), description="import", unit="image"):
+            outcomes[receipt.outcome] += 1
+            if receipt.outcome == "rejected":
+                rejections.add(files[receipt.ordinal], receipt.reason, receipt.message)
+    return _report(options.dataset, batch, len(files), outcomes, rejections, output)
+
+
+def _readable_rows(
+    files: list[LabelledFile], dataset: str, batch: str, author: str, rejections: _Rejections
+) -> Iterator[SubmitImage]:
+    for ordinal, file in enumerate(files):
+        if not file.label:
+            rejections.add(file, "empty_label", "the label is empty; give a class or drop the row")
+            continue
+        try:
+            image = file.path.read_bytes()
+        except OSError as error:
+            message = f"cannot read {file.path}: {error.strerror}"
+            rejections.add(file, "unreadable_file", message)
+            continue
+        yield SubmitImage(
+            dataset=dataset,
+            batch=batch,
+            ordinal=ordinal,
+            image=image,
+            label=file.label,
+            group=file.group,
+            attributes=file.attributes,
+            author_kind="import",
+            author=author,
+            source=file.source,
+        )
+
+
+def _report(
+    dataset: str,
+    batch: str,
+    total: int,
+    outcomes: Counter[str],
+    rejections: _Rejections,
+    output: Output,
+) -> int:
+    rejected = sorted(rejections.rows, key=lambda row: str(row["row"]).zfill(12))
+    accepted, duplicates = outcomes["accepted"], outcomes["duplicate"]
+    output.result(
+        {
+            "dataset": dataset,
+            "batch": batch,
+            "rows": total,
+            "accepted": accepted,
+            "duplicates": duplicates,
+            "rejected": rejected,
+        }
+    )
+    output.line(
+        f"{dataset}: {accepted} images accepted, {duplicates} were there already, "
+        f"{len(rejected)} rejected"
+    )
+    for row in rejected[:SHOWN_REJECTIONS]:
+        output.note(f"row {row['row']} ({row['source']}): {row['message']}")
+    if len(rejected) > SHOWN_REJECTIONS:
+        output.note(f"… and {len(rejected) - SHOWN_REJECTIONS} more; --json lists all")
+    return 65 if rejected else 0

@@ -1,0 +1,222 @@
+"""The verbs and their flags, and the one place where errors become exit codes."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from visionloop import __version__
+from visionloop.cli.output import Output
+from visionloop.errors import VisionloopError
+
+DEFAULT_DATA = "visionloop-data"
+EXIT_CODES = """\
+exit codes: 0 done · 64 wrong flag, value or input · 65 refused, or some rows were rejected ·
+66 not found · 69 a store or service cannot be reached · 70 a fault of ours · 75 somebody else was
+first: look and try again · 77 no right to do this · 130 interrupted"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns its exit code. Only faults of ours leave a traceback."""
+    options = _parser().parse_args(arguments)
+    output = Output(as_json=options.json)
+    try:
+        verb = importlib.import_module(f"visionloop.cli.{options.module}")
+        code: int = getattr(verb, options.function)(options, output)
+    except VisionloopError as error:
+        output.error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has gone; stop without a word, as cat does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser = argparse.ArgumentParser(
+        prog="visionloop",
+        description="Image recognition that keeps learning.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"visionloop {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    _add_up(verbs, common)
+    _add_import(verbs, common)
+    _add_predict(verbs, common)
+    _add_models(verbs, common)
+    _add_snapshots(verbs, common)
+    _add_labels(verbs, common)
+    return parser
+
+
+def _verb(
+    verbs: Verbs, name: str, runs: str, parents: Sequence[argparse.ArgumentParser], help_text: str
+) -> argparse.ArgumentParser:
+    """A verb that calls `runs` ("module.function" below visionloop.cli)."""
+    parser = verbs.add_parser(name, parents=list(parents), help=help_text, description=help_text)
+    module, function = runs.split(".")
+    parser.set_defaults(module=module, function=function)
+    return parser
+
+
+def _group(verbs: Verbs, name: str, help_text: str) -> Verbs:
+    parser = verbs.add_parser(name, help=help_text, description=help_text)
+    return parser.add_subparsers(required=True, metavar="VERB")
+
+
+def _environment(name: str, default: str | None = None) -> str | None:
+    return os.environ.get(f"VISIONLOOP_{name}", default)
+
+
+def _store_flags() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(add_help=False)
+    flags.add_argument(
+        "--store",
+        default=_environment("STORE"),
+        metavar="URL",
+        help="object store, file:///dir or s3://bucket/prefix "
+        f"(default: $VISIONLOOP_STORE, else {DEFAULT_DATA}/store in this folder)",
+    )
+    return flags
+
+
+def _service_flags(name: str, port: int) -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(add_help=False)
+    flags.add_argument(
+        "--target",
+        default=_environment(f"{name.upper()}_TARGET", f"127.0.0.1:{port}"),
+        metavar="HOST:PORT",
+        help=f"gRPC address of the {name} service (default: %(default)s)",
+    )
+    return flags
+
+
+def _add_up(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    up = _verb(verbs, "up", "up.up", [common], "run all programs on this machine until Ctrl-C")
+    up.add_argument("--data", default=DEFAULT_DATA, help="the one data folder (%(default)s)")
+    up.add_argument("--store", default=None, metavar="URL", help="default: the folder DATA/store")
+    up.add_argument("--inference-port", type=int, default=8001, help="gRPC (%(default)s)")
+    up.add_argument("--inference-http-port", type=int, default=8002, help="%(default)s")
+    up.add_argument("--labeling-port", type=int, default=8081, help="gRPC (%(default)s)")
+    up.add_argument("--labeling-http-port", type=int, default=8080, help="%(default)s")
+    up.add_argument(
+        "--poll-seconds",
+        type=float,
+        default=2.0,
+        help="how often the inference service looks for a promoted version (%(default)s)",
+    )
+    up.add_argument("--ready-file", default=None, help="where to write the addresses, as JSON")
+
+
+def _add_import(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    service = _service_flags("labeling", 8081)
+    imports = _verb(
+        verbs,
+        "import",
+        "imports.import_images",
+        [common, service],
+        "send labelled images to the labeling-ingest service",
+    )
+    imports.add_argument(
+        "source",
+        help="a folder with a sub-folder per class, or a CSV file with a row per image",
+    )
+    imports.add_argument("--dataset", required=True, help="made if it is not there")
+    imports.add_argument("--path-column", default="path", help="CSV (%(default)s)")
+    imports.add_argument("--label-column", default="label", help="CSV (%(default)s)")
+    imports.add_argument("--group-column", default=None, help="CSV: images that stay in one split")
+    imports.add_argument(
+        "--attribute-columns", default="", metavar="A,B", help="CSV: kept with each image"
+    )
+    imports.add_argument("--author", default=None, help="who labelled (default: the user name)")
+    imports.add_argument(
+        "--batch",
+        default=None,
+        help="name of this import (default: from its content, so that "
+        "repeating an interrupted import goes on where it stopped)",
+    )
+
+
+def _add_predict(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    service = _service_flags("inference", 8001)
+    predict = _verb(
+        verbs,
+        "predict",
+        "predict.predict",
+        [common, service],
+        "ask the inference service what images show",
+    )
+    predict.add_argument("images", nargs="+", help="image files")
+    predict.add_argument("--model", default="", help="default: the only model served")
+    predict.add_argument("--model-version", default="", help='a number or alias ("stable")')
+    predict.add_argument("--top-k", type=int, default=3, help="classes to show (%(default)s)")
+    predict.add_argument("--timeout", type=float, default=30.0, help="seconds (%(default)s)")
+
+
+def _add_models(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    store = _store_flags()
+    models = _group(verbs, "models", "look at model versions, promote them, roll back")
+    _verb(models, "list", "models.list_models", [common, store], "all models and versions")
+    show = _verb(models, "show", "models.show", [common, store], "one version")
+    show.add_argument("model")
+    show.add_argument("version", nargs="?", default="stable", help="number or alias (%(default)s)")
+    promote = _verb(models, "promote", "models.promote", [common, store], "make a version stable")
+    promote.add_argument("model")
+    promote.add_argument("version", type=int)
+    rollback = _verb(
+        models,
+        "rollback",
+        "models.rollback",
+        [common, store],
+        "make the version that was stable before stable again",
+    )
+    rollback.add_argument("model")
+    for verb in (promote, rollback):
+        verb.add_argument("--why", required=True, help="goes into the history")
+        verb.add_argument("--who", default=None, help="default: the user name")
+
+
+def _add_snapshots(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    store = _store_flags()
+    snapshots = _group(verbs, "snapshots", "the immutable datasets that models are trained on")
+    create = _verb(
+        snapshots,
+        "create",
+        "snapshots.create",
+        [common, _service_flags("labeling", 8081)],
+        "cut a snapshot of what is labelled now",
+    )
+    create.add_argument("dataset")
+    listing = _verb(snapshots, "list", "snapshots.list_snapshots", [common, store], "oldest first")
+    listing.add_argument("dataset", nargs="?", default=None, help="default: all datasets")
+    show = _verb(snapshots, "show", "snapshots.show", [common, store], "counts, splits, classes")
+    show.add_argument("dataset")
+    show.add_argument("id", nargs="?", default="latest", help="an id, its beginning, or latest")
+    diff = _verb(snapshots, "diff", "snapshots.diff", [common, store], "what changed between two")
+    diff.add_argument("dataset")
+    diff.add_argument("before")
+    diff.add_argument("after", nargs="?", default="latest")
+
+
+def _add_labels(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+    labels = _group(verbs, "labels", "the labels of a dataset")
+    export = _verb(
+        labels,
+        "export",
+        "labels.export",
+        [common, _service_flags("labeling", 8081)],
+        "write the current labels as CSV",
+    )
+    export.add_argument("dataset")
+    export.add_argument("--output", "-o", default="-", help="a file (default: stdout)")

@@ -1,0 +1,123 @@
+"""`visionloop models`: look at versions, move the stable alias."""
+
+import argparse
+
+from visionloop.bundle import Aliases, AliasMove, Bundle
+from visionloop.cli.output import Output
+from visionloop.cli.store import open_from, user_name
+from visionloop.errors import VisionloopError
+from visionloop.repository import ModelRepository
+
+
+def list_models(options: argparse.Namespace, output: Output) -> int:
+    """Every committed version of every model with its aliases and test accuracy."""
+    repository = ModelRepository(open_from(options))
+    rows = [
+        _summary(repository, model, version, repository.aliases(model).aliases)
+        for model in repository.models()
+        for version in repository.versions(model)
+    ]
+    output.result(rows)
+    if not rows:
+        output.line("no model versions in this store yet; train one: visionloop-train --help")
+        return 0
+    headers = list(rows[0])
+    output.table(headers, [list(row.values()) for row in rows])
+    return 0
+
+
+def _summary(
+    repository: ModelRepository, model: str, version: int, aliases: Aliases
+) -> dict[str, object]:
+    named = _alias_names(aliases, version)
+    row: dict[str, object] = {"model": model, "version": version, "alias": named or None}
+    try:
+        bundle = repository.read(model, version)
+    except VisionloopError as error:
+        return row | {"created": None, "accuracy": None, "snapshot": f"unreadable: {error}"}
+    return row | {
+        "created": bundle.created,
+        "accuracy": bundle.metrics.get("accuracy"),
+        "snapshot": bundle.provenance.snapshot[:19],
+    }
+
+
+def _alias_names(aliases: Aliases, version: int) -> str:
+    names = []
+    if aliases.stable == version:
+        names.append("stable")
+    if aliases.canary is not None and aliases.canary.version == version:
+        names.append(f"canary {aliases.canary.percent:g} %")
+    return ", ".join(names)
+
+
+def show(options: argparse.Namespace, output: Output) -> int:
+    """What one version is and where it comes from, and the model's alias history."""
+    repository = ModelRepository(open_from(options))
+    version = repository.resolve(options.model, options.version)
+    bundle = repository.read(options.model, version)
+    history = repository.history(options.model)
+    output.result(
+        {
+            "bundle": bundle.model_dump(mode="json"),
+            "history": [move.model_dump(mode="json") for move in history],
+        }
+    )
+    output.fields(_facts(bundle, _alias_names(repository.aliases(options.model).aliases, version)))
+    output.line()
+    output.table(["metric", "value"], [[name, value] for name, value in bundle.metrics.items()])
+    if history:
+        output.line()
+        output.table(
+            ["moved", "alias", "to", "from", "who", "why"],
+            [[m.at, m.alias, m.version, m.previous, m.who, m.why] for m in history],
+        )
+    return 0
+
+
+def _facts(bundle: Bundle, alias: str) -> dict[str, object]:
+    origin = bundle.provenance
+    return {
+        "model": bundle.model,
+        "version": bundle.version,
+        "alias": alias or None,
+        "created": bundle.created,
+        "classes": ", ".join(label.name for label in bundle.labels),
+        "input": f"uint8 {bundle.input.height}×{bundle.input.width}×3",
+        "backbone": origin.backbone,
+        "dataset": f"{origin.dataset} {origin.snapshot[:19]}",
+        "parent version": origin.parent_version,
+        "temperature": bundle.calibration.temperature,
+        "not sure below": bundle.thresholds.not_sure,
+        "size": f"{sum(file.size for file in bundle.files.values()) / 2**20:.1f} MiB",
+    }
+
+
+def promote(options: argparse.Namespace, output: Output) -> int:
+    """Moves stable to a version by hand; the gate has no say, the history says who and why."""
+    repository = ModelRepository(open_from(options))
+    move = repository.promote(
+        options.model,
+        options.version,
+        expected=repository.aliases(options.model),
+        who=options.who or user_name(),
+        why=options.why,
+    )
+    _print_move(options.model, move, output)
+    return 0
+
+
+def rollback(options: argparse.Namespace, output: Output) -> int:
+    """Moves stable back to the version it named before."""
+    repository = ModelRepository(open_from(options))
+    move = repository.rollback(options.model, who=options.who or user_name(), why=options.why)
+    _print_move(options.model, move, output)
+    return 0
+
+
+def _print_move(model: str, move: AliasMove, output: Output) -> None:
+    output.result(move.model_dump(mode="json"))
+    output.line(
+        f"{model}: {move.alias} is now version {move.version}"
+        + (f" (was {move.previous})" if move.previous else "")
+    )

@@ -1,0 +1,82 @@
+"""What the CLI says: for people by default, one JSON document on stdout with --json.
+
+Results go to stdout, everything else (progress, warnings, errors) to stderr, so that a pipe gets
+the result alone.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from typing import Any
+
+from visionloop.errors import VisionloopError
+
+
+class Output:
+    """Where a verb writes its result. A verb calls `result` once; `line` is for people only."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def line(self, text: str = "") -> None:
+        """One line for people; silent with --json."""
+        if not self.as_json:
+            sys.stdout.write(text + "\n")
+
+    def result(self, value: object) -> None:
+        """The verb's result as JSON; silent without --json."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(value, default=_plain, ensure_ascii=False, indent=2) + "\n")
+
+    def table(self, headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Aligned columns for people; numbers to the right."""
+        if self.as_json:
+            return
+        cells = [[_cell(value) for value in row] for row in rows]
+        widths = [
+            max([len(header), *(len(row[i]) for row in cells)]) for i, header in enumerate(headers)
+        ]
+        self.line("  ".join(h.ljust(w) for h, w in zip(headers, widths, strict=True)).rstrip())
+        for row, values in zip(cells, rows, strict=True):
+            aligned = [
+                text.rjust(width) if isinstance(value, int | float) else text.ljust(width)
+                for text, width, value in zip(row, widths, values, strict=True)
+            ]
+            self.line("  ".join(aligned).rstrip())
+
+    def fields(self, values: Mapping[str, object]) -> None:
+        """Names and values under one another, for people."""
+        width = max((len(name) for name in values), default=0)
+        for name, value in values.items():
+            self.line(f"{name.ljust(width)}  {_cell(value)}")
+
+    def note(self, text: str) -> None:
+        """A remark on stderr, with --json too."""
+        sys.stderr.write(text + "\n")
+
+    def error(self, error: VisionloopError) -> None:
+        """The one line a failing verb leaves on stderr."""
+        if self.as_json:
+            body: dict[str, Any] = {"reason": error.reason, "message": str(error)}
+            sys.stderr.write(json.dumps({"error": body}, ensure_ascii=False) + "\n")
+        else:
+            sys.stderr.write(f"visionloop: {error}\n")
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, datetime):
+        return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return str(value)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} has no JSON form")

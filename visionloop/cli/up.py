@@ -1,0 +1,189 @@
+"""`visionloop up`: all programs of the suite on this machine, in one data folder.
+
+Each program is its own process, started by its own entry point, as in a cluster; this one only
+starts them, waits until they listen, restarts one that dies, and passes the end signal on.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from visionloop.cli.output import Output
+from visionloop.errors import ConfigurationError, UnavailableError
+from visionloop.extras import require
+
+START_SECONDS = 60.0
+STOP_SECONDS = 30.0
+# A program that cannot live is not restarted for ever: this many deaths within a minute end `up`.
+DEATHS_PER_MINUTE = 5
+
+
+@dataclass
+class Program:
+    """One entry point with its flags, and the process that runs it now."""
+
+    name: str
+    arguments: list[str]
+    ready_file: Path
+    process: "subprocess.Popen[bytes] | None" = None
+    deaths: tuple[float, ...] = ()
+
+    def start(self) -> None:
+        """Starts the process in a session of its own, so that Ctrl-C reaches it through us only."""
+        self.ready_file.unlink(missing_ok=True)
+        self.process = subprocess.Popen(
+            [_entry_point(self.name), *self.arguments, "--ready-file", str(self.ready_file)],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def exit_code(self) -> int | None:
+        """The code it ended with; None while it runs."""
+        return None if self.process is None else self.process.poll()
+
+    def addresses(self) -> dict[str, object] | None:
+        """What it listens on, once it does."""
+        if not self.ready_file.is_file():
+            return None
+        addresses: dict[str, object] = json.loads(self.ready_file.read_text())
+        return addresses
+
+    def stop(self, deadline: float) -> None:
+        """SIGTERM, then SIGKILL at the deadline (monotonic seconds)."""
+        if self.process is None:
+            return
+        try:
+            self.process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def up(options: argparse.Namespace, output: Output) -> int:
+    """Runs until SIGINT or SIGTERM; exit code 0 when all programs ended well."""
+    require("inference")
+    require("labeling")
+    data = _data_folder(Path(options.data))
+    programs = _programs(options, data)
+    stopping = threading.Event()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    try:
+        for program in programs:
+            program.start()
+        _wait_until_ready(programs, stopping)
+        if not stopping.is_set():
+            _announce(options, data, programs, output)
+        while not stopping.wait(0.2):
+            for program in programs:
+                _restart_if_dead(program, output)
+    finally:
+        for program in programs:
+            if program.exit_code() is None and program.process is not None:
+                program.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        for program in programs:
+            program.stop(deadline)
+    return 0
+
+
+def _data_folder(data: Path) -> Path:
+    try:
+        (data / "run").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot use {data} as data folder: {error.strerror}", field="data"
+        ) from error
+    return data.resolve()
+
+
+def _programs(options: argparse.Namespace, data: Path) -> list[Program]:
+    store = options.store or (data / "store").as_uri()
+    return [
+        Program(
+            "visionloop-labeling",
+            ["--store", store, "--database", f"sqlite:///{data / 'labeling.db'}"]
+            + ["--http-port", str(options.labeling_http_port)]
+            + ["--grpc-port", str(options.labeling_port)],
+            data / "run" / "labeling.json",
+        ),
+        Program(
+            "visionloop-inference",
+            ["--store", store, "--cache", str(data / "model-cache")]
+            + ["--port", str(options.inference_port)]
+            + ["--http-port", str(options.inference_http_port)]
+            + ["--poll-seconds", str(options.poll_seconds)],
+            data / "run" / "inference.json",
+        ),
+    ]
+
+
+def _entry_point(name: str) -> str:
+    """The program beside this interpreter, else on the PATH."""
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.is_file() else shutil.which(name)
+    if found is None:
+        raise ConfigurationError(f"{name} is not installed beside {sys.executable}")
+    return found
+
+
+def _wait_until_ready(programs: list[Program], stopping: threading.Event) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    for program in programs:
+        while program.addresses() is None and not stopping.is_set():
+            code = program.exit_code()
+            if code is not None:
+                raise UnavailableError(
+                    f"{program.name} ended with code {code} at start; its message is above"
+                )
+            if time.monotonic() > deadline:
+                raise UnavailableError(f"{program.name} did not start in {START_SECONDS:.0f} s")
+            stopping.wait(0.05)
+
+
+def _announce(
+    options: argparse.Namespace, data: Path, programs: list[Program], output: Output
+) -> None:
+    addresses = {program.name: program.addresses() or {} for program in programs}
+    summary = {"pid": os.getpid(), "data": str(data), **addresses}
+    if options.ready_file:
+        target = Path(options.ready_file)
+        partial = target.with_name(target.name + ".partial")
+        partial.write_text(json.dumps(summary))
+        partial.replace(target)
+    output.result(summary)
+    labeling, inference = addresses["visionloop-labeling"], addresses["visionloop-inference"]
+    output.line(f"labeling-ingest  page http://{labeling.get('http')}  gRPC {labeling.get('grpc')}")
+    output.line(
+        f"inference        gRPC {inference.get('grpc')}  metrics http://{inference.get('http')}/metrics"
+    )
+    output.line(f"data in {data}; Ctrl-C stops everything")
+    sys.stdout.flush()
+
+
+def _restart_if_dead(program: Program, output: Output) -> None:
+    code = program.exit_code()
+    if code is None:
+        return
+    now = time.monotonic()
+    program.deaths = (*(t for t in program.deaths if now - t < 60.0), now)
+    if len(program.deaths) >= DEATHS_PER_MINUTE:
+        raise UnavailableError(
+            f"{program.name} ended {DEATHS_PER_MINUTE} times within a minute, "
+            f"last with code {code}; its messages are above"
+        )
+    output.note(f"{program.name} ended with code {code}; starting it again")
+    program.start()
