@@ -1,0 +1,104 @@
+"""Finding labelled files on disk: class folders and CSV files, and what is wrong with them."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from visionloop.cli.labelled_files import Columns, LabelledFile, batch_name, find
+from visionloop.errors import ConfigurationError, NotFoundError
+
+
+def write(path: Path, text: str = "x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_a_folder_per_class(tmp_path: Path) -> None:
+    for name in ("cat/b.jpg", "cat/deep/a.PNG", "dog/c.webp", "dog/notes.txt", ".trash/x.jpg"):
+        write(tmp_path / name)
+    found = find(tmp_path, Columns())
+    assert [(f.source, f.label, f.row) for f in found] == [
+        ("cat/b.jpg", "cat", 1),
+        ("cat/deep/a.PNG", "cat", 2),
+        ("dog/c.webp", "dog", 3),
+    ]
+
+
+def test_csv_columns_group_attributes_and_line_numbers(tmp_path: Path) -> None:
+    table = write(
+        tmp_path / "t.csv",
+        '\ufefffile,kind,patient,site\na.png,ok,p1,"north\nwing"\nb.png, bad ,,\n',
+    )
+    found = find(table, Columns("file", "kind", "patient", ("site",)))
+    assert [(f.row, f.path, f.label, f.group, f.attributes) for f in found] == [
+        (3, tmp_path / "a.png", "ok", "p1", {"site": "north\nwing"}),
+        (4, tmp_path / "b.png", "bad", "", {}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "said"),
+    [
+        ("path,label\n", Columns(), "no rows"),
+        ("path,class\na,b\n", Columns(), "no column 'label'; it has path, class"),
+        ("path,label\na,b\n", Columns(group="who"), "no column 'who'"),
+        ("path,label\na,b\n", Columns(attributes=("x", "y")), "no column 'x', 'y'"),
+        ("", Columns(), "it has no columns"),
+        ('path,label\n"a,b\n', Columns(), "not a CSV file"),
+    ],
+)
+def test_a_wrong_csv_is_told_in_words(
+    tmp_path: Path, content: str, columns: Columns, said: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=said.replace("(", r"\(")):
+        find(write(tmp_path / "t.csv", content), columns)
+
+
+def test_a_csv_that_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b"\xff\xfe\x00path")
+    with pytest.raises(ConfigurationError, match="not UTF-8"):
+        find(tmp_path / "t.csv", Columns())
+
+
+def test_wrong_paths_and_empty_folders(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="neither a folder nor a file"):
+        find(tmp_path / "nowhere", Columns())
+    with pytest.raises(ConfigurationError, match="no sub-folders"):
+        find(tmp_path, Columns())
+    write(tmp_path / "cat" / "readme.txt")
+    with pytest.raises(ConfigurationError, match="no images below"):
+        find(tmp_path, Columns())
+
+
+def test_short_rows_are_rows_with_an_empty_label(tmp_path: Path) -> None:
+    found = find(write(tmp_path / "t.csv", "path,label\nonly.png\n"), Columns())
+    assert [(f.source, f.label) for f in found] == [("only.png", "")]
+
+
+def test_batch_name_follows_content(tmp_path: Path) -> None:
+    image = write(tmp_path / "cat" / "a.jpg")
+    before = batch_name(find(tmp_path, Columns()))
+    assert before == batch_name(find(tmp_path, Columns()))
+    image.write_text("other bytes")
+    assert before != batch_name(find(tmp_path, Columns()))
+
+
+@given(
+    st.lists(
+        st.tuples(st.text(max_size=5), st.text(max_size=5), st.text(max_size=5)),
+        max_size=4,
+        unique=True,
+    )
+)
+def test_different_imports_have_different_names(rows: list[tuple[str, str, str]]) -> None:
+    files = [
+        LabelledFile(i, Path("/missing"), source, label, group)
+        for i, (source, label, group) in enumerate(rows)
+    ]
+    name = batch_name(files)
+    assert name == batch_name(list(files))
+    for i in range(len(files)):
+        assert batch_name(files[:i] + files[i + 1 :]) != name
