@@ -21,7 +21,9 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
 
 from visionloop.objectstore import ObjectStore, open_store
@@ -49,6 +51,16 @@ class S3Server:
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
+
+    def client(self) -> Any:
+        """A plain boto3 client, for what tests do behind a store's back."""
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=ACCESS_KEY,
+            aws_secret_access_key=SECRET_KEY,
+            region_name="us-east-1",
+        )
 
 
 def weed_program() -> Path | None:
@@ -111,7 +123,6 @@ def running_s3_server(folder: Path) -> Iterator[S3Server]:
                     f"-s3.port={s3}",
                     "-s3.port.iceberg=0",
                     "-s3.port.lance=0",
-                    f"-bucket={BUCKET}",
                 ],
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -126,10 +137,12 @@ def running_s3_server(folder: Path) -> Iterator[S3Server]:
         try:
             server = S3Server(f"http://127.0.0.1:{s3}")
             if _becomes_ready(process, server):
+                server.client().create_bucket(Bucket=BUCKET)
                 yield server
                 return
         finally:
-            _stop(process)
+            process.kill()  # its data is thrown away, and a clean stop may take 20 s
+            process.wait()
     raise RuntimeError(f"the S3 server does not start: {log.read_text(errors='replace')[-2000:]}")
 
 
@@ -144,15 +157,6 @@ def _becomes_ready(process: "subprocess.Popen[bytes]", server: S3Server) -> bool
         except OSError:
             time.sleep(0.05)
     return False
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
-    try:
-        process.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -65,11 +65,18 @@ class ObjectStore(Protocol):
         ...
 
     def list(self, prefix: str = "") -> Iterator[ObjectStat]:
-        """All objects whose key starts with `prefix`, in key order."""
+        """All objects whose key starts with `prefix`; those of one folder in the order of names.
+
+        How folders lie between them is the server's choice: S3 compares whole keys, SeaweedFS
+        walks a tree.
+        """
         ...
 
     def list_folders(self, prefix: str) -> Iterator[str]:
-        """The names one level below `prefix` (which ends in "/") that hold objects, in order."""
+        """The names one level below `prefix` (which ends in "/") that hold objects, in order.
+
+        Some servers (SeaweedFS) show a folder for a while after its last object was deleted.
+        """
         ...
 
     def download(self, key: str, path: Path, *, sha256: str, size: int | None = None) -> None:

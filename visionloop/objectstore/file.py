@@ -96,10 +96,7 @@ class FileStore:
     def stat(self, key: str) -> ObjectStat:
         path = self._path(key)
         with _translating(f"{self.url}/{key}"):
-            status = path.lstat()
-        if not stat.S_ISREG(status.st_mode):
-            raise NotFoundError(f"{self.url}/{key} is not there")
-        return _object_stat(key, status)
+            return _object_stat(key, _status(path))
 
     def list(self, prefix: str = "") -> Iterator[ObjectStat]:
         folder = check_prefix(prefix).rpartition("/")[0]
@@ -171,10 +168,9 @@ class FileStore:
     def _open(self, key: str) -> Iterator[BinaryIO]:
         path = self._path(key)
         with _translating(f"{self.url}/{key}"):
+            _status(path)
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             with os.fdopen(descriptor, "rb") as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise FileNotFoundError(errno.ENOENT, "is a folder")
                 yield file
 
     @contextmanager
@@ -277,6 +273,17 @@ def _entries(folder: Path) -> list["os.DirEntry[str]"]:
 def _order(entry: "os.DirEntry[str]") -> bytes:
     """Sorts a folder where its keys belong: `a-b` comes before `a/b`, as in S3."""
     return os.fsencode(entry.name) + (b"/" if entry.is_dir(follow_symlinks=False) else b"")
+
+
+def _status(path: Path) -> os.stat_result:
+    """The status of an object's file; what is not a plain file is no object."""
+    try:
+        status = path.lstat()
+    except NotADirectoryError:
+        raise FileNotFoundError(errno.ENOENT, "no such file") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise FileNotFoundError(errno.ENOENT, "no plain file")
+    return status
 
 
 def _etag(status: os.stat_result) -> str:
