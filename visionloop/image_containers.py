@@ -1,0 +1,305 @@
+"""Image files as containers: which format, is the file whole, how many frames; no pixels.
+
+Pillow loads files that lost their end as long as the first frame's pixels are there, walks long
+chains of TIFF pages in quadratic time, and decodes a JPEG of a hundred thousand scans without
+complaint. These walks visit every chunk, block, marker or directory once (at most about one second
+for 20 MB of hostile bytes, about a millisecond for a photograph), and `visionloop.images` makes
+them before it lets Pillow near a file.
+"""
+
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from visionloop.errors import ImageError
+
+
+class Refusal(StrEnum):
+    """Why bytes were refused: the `reason` of every ImageError."""
+
+    EMPTY = "empty"
+    TOO_MANY_BYTES = "too_many_bytes"
+    NOT_AN_IMAGE = "not_an_image"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    ASPECT_RATIO = "aspect_ratio"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+
+
+# Frames and pages are counted to here; a file with more says this many.
+MAX_FRAMES = 10_000
+# Encoders write about 10 scans, the longest known scripts 64. Every scan costs a pass over the
+# whole image, so a few kilobytes of empty scans would cost hours.
+MAX_JPEG_SCANS = 128
+
+_SIGNATURES = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"II*\x00", "TIFF"),
+    (b"MM\x00*", "TIFF"),
+    (b"II+\x00", "TIFF"),
+    (b"MM\x00+", "TIFF"),
+    (b"BM", "BMP"),
+)
+_FOREIGN = (
+    (b"%PDF-", "PDF"),
+    (b"%!PS", "PostScript"),
+    (b"8BPS", "Photoshop"),
+    (b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\x00\x00\x01\x00", "icon (ICO)"),
+    (b"\x76\x2f\x31\x01", "OpenEXR"),
+    (b"#?RADIANCE", "Radiance HDR"),
+    (b"SIMPLE  =", "FITS"),
+    (b"II*\x00\x10\x00\x00\x00CR", "Canon camera raw"),
+    (b"IIRO", "Olympus camera raw"),
+    (b"IIU\x00", "Panasonic camera raw"),
+    (b"FUJIFILMCCD-RAW", "Fujifilm camera raw"),
+    (b"\x1aE\xdf\xa3", "Matroska or WebM video"),
+)
+_ISO_BRANDS = {
+    b"heic": "HEIC",
+    b"heix": "HEIC",
+    b"heim": "HEIC",
+    b"hevc": "HEIC",
+    b"mif1": "HEIF",
+    b"msf1": "HEIF",
+    b"avif": "AVIF",
+    b"avis": "AVIF",
+    b"crx ": "Canon camera raw",
+}
+
+
+def sniff(data: bytes) -> str | None:
+    """Pillow's name of the format that these bytes begin as, or None for any other."""
+    if foreign(data):
+        return None
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    return next((name for prefix, name in _SIGNATURES if data.startswith(prefix)), None)
+
+
+def foreign(data: bytes) -> str | None:
+    """The name of a picture or document format that we know but do not take, or None."""
+    for prefix, name in _FOREIGN:
+        if data.startswith(prefix):
+            return name
+    if data[4:8] == b"ftyp":
+        return _ISO_BRANDS.get(data[8:12], "MP4 video")
+    start = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if start.startswith((b"<svg", b"<?xml", b"<!--", b"<!doctype svg")) and b"<svg" in start:
+        return "SVG"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """What the walk found. `size` is (width, height) where the walk had to read it anyway."""
+
+    frames: int = 1
+    size: tuple[int, int] | None = None
+
+
+def walk(data: bytes, format_name: str) -> Container:
+    """Visits the container's parts once.
+
+    Raises ImageError (truncated, corrupt) when the file does not reach its format's end.
+    """
+    return _WALKS[format_name](data)
+
+
+# --- JPEG: segments, then entropy-coded data in which a marker is FF and neither 00, FF nor RSTn.
+
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_JPEG_SCAN, _JPEG_END, _JPEG_BARE = 0xDA, 0xD9, {0x01, 0xD8}
+
+
+def _walk_jpeg(data: bytes) -> Container:
+    scans = 0
+    position = 2
+    while match := _JPEG_MARKER.search(data, position):
+        marker = data[match.start() + 1]
+        position = match.end()
+        if marker == _JPEG_END:
+            return Container()
+        if marker in _JPEG_BARE:
+            continue
+        scans += marker == _JPEG_SCAN
+        if scans > MAX_JPEG_SCANS:
+            raise broken(
+                Refusal.CORRUPT, f"the JPEG has more than {MAX_JPEG_SCANS} scans; save it again"
+            )
+        position += int.from_bytes(data[position : position + 2], "big")
+    raise broken(Refusal.TRUNCATED, "the JPEG ends before its end marker")
+
+
+# --- PNG: length, type, data, CRC. Pillow checks no CRC of the pixel data.
+
+
+def _walk_png(data: bytes) -> Container:
+    frames = 1
+    position = 8
+    while position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if end > len(data):
+            break
+        if kind[0] & 0x20 == 0:  # an upper-case letter: the chunk is critical
+            (expected,) = struct.unpack_from(">I", data, end - 4)
+            if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != expected:
+                name = kind.decode("latin-1")
+                raise broken(Refusal.CORRUPT, f"the PNG's {name!r} chunk fails its checksum")
+        if kind == b"acTL" and length >= 8:
+            frames = int.from_bytes(data[position + 8 : position + 12], "big")
+        if kind == b"IEND":
+            return Container(frames=min(max(frames, 1), MAX_FRAMES))
+        position = end
+    raise broken(Refusal.TRUNCATED, "the PNG ends before its IEND chunk")
+
+
+# --- GIF: blocks, each a list of sub-blocks of at most 255 bytes, up to the trailer.
+
+_GIF_EXTENSION, _GIF_IMAGE, _GIF_TRAILER = 0x21, 0x2C, 0x3B
+
+
+def _walk_gif(data: bytes) -> Container:
+    frames = 0
+    try:
+        position = 13 + _gif_palette(data[10])
+        while (block := data[position]) != _GIF_TRAILER:
+            position += 1
+            if block == _GIF_EXTENSION:
+                position = _gif_sub_blocks(data, position + 1)
+            elif block == _GIF_IMAGE:
+                position = _gif_sub_blocks(data, position + 10 + _gif_palette(data[position + 8]))
+                frames += 1
+    except IndexError:
+        raise broken(Refusal.TRUNCATED, "the GIF ends before its trailer") from None
+    if not frames:
+        raise broken(Refusal.CORRUPT, "the GIF holds no image")
+    return Container(frames=min(frames, MAX_FRAMES))
+
+
+def _gif_palette(flags: int) -> int:
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def _gif_sub_blocks(data: bytes, position: int) -> int:
+    while length := data[position]:
+        position += length + 1
+    return position + 1
+
+
+# --- WebP: a RIFF whose header says how long it is; the canvas is read here because libwebp
+# allocates it as soon as the file is opened.
+
+
+def _walk_webp(data: bytes) -> Container:
+    if len(data) < 8 + int.from_bytes(data[4:8], "little"):
+        raise broken(Refusal.TRUNCATED, "the WebP is shorter than its RIFF header says")
+    kind, rest = data[12:16], data[20:30]
+    if kind == b"VP8X" and len(rest) == 10:
+        width = 1 + int.from_bytes(rest[4:7], "little")
+        height = 1 + int.from_bytes(rest[7:10], "little")
+    elif kind == b"VP8L" and len(rest) >= 5:
+        bits = int.from_bytes(rest[1:5], "little")
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    elif kind == b"VP8 " and len(rest) == 10:
+        width = int.from_bytes(rest[6:8], "little") & 0x3FFF
+        height = int.from_bytes(rest[8:10], "little") & 0x3FFF
+    else:
+        raise broken(Refusal.CORRUPT, "the WebP does not begin with a picture chunk")
+    return Container(size=(width, height))
+
+
+# --- BMP: nothing to walk. Run-length encoding is refused: Pillow decodes it byte by byte in
+# Python, and 30 kB of it cost more than four seconds.
+
+_BMP_RUN_LENGTH = {1, 2}
+
+
+def _walk_bmp(data: bytes) -> Container:
+    compression = int.from_bytes(data[30:34], "little") if data[14:15] != b"\x0c" else 0
+    if compression in _BMP_RUN_LENGTH:
+        raise ImageError(
+            "the BMP is run-length encoded, which is not taken; save it uncompressed or as PNG",
+            reason=Refusal.UNSUPPORTED_FORMAT,
+        )
+    return Container()
+
+
+# --- TIFF: a chain of directories whose entries point anywhere in the file.
+
+_TIFF_VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8,
+                     13: 4, 16: 8, 17: 8, 18: 8}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _TiffLayout:
+    """Field sizes of classic TIFF and of BigTIFF."""
+
+    order: str
+    first: int  # where the offset of the first directory stands
+    count: str  # of a directory's entries
+    offset: str
+    entry: int  # bytes
+
+
+def _walk_tiff(data: bytes) -> Container:
+    order = "<" if data[:2] == b"II" else ">"
+    big = 43 in data[2:4]
+    layout = _TiffLayout(order, 8, "Q", "Q", 20) if big else _TiffLayout(order, 4, "H", "I", 12)
+    try:
+        (offset,) = struct.unpack_from(order + layout.offset, data, layout.first)
+        seen: set[int] = set()
+        while offset and offset not in seen and len(seen) < MAX_FRAMES:
+            following = _tiff_directory(data, offset, layout, check_values=not seen)
+            seen.add(offset)
+            offset = following
+    except struct.error:
+        raise broken(Refusal.TRUNCATED, "the TIFF ends before its directories do") from None
+    if not seen:
+        raise broken(Refusal.CORRUPT, "the TIFF has no directory")
+    return Container(frames=len(seen))
+
+
+def _tiff_directory(data: bytes, offset: int, layout: _TiffLayout, *, check_values: bool) -> int:
+    """Returns the offset of the directory after this one; 0 for the last."""
+    (entries,) = struct.unpack_from(layout.order + layout.count, data, offset)
+    start = offset + struct.calcsize(layout.count)
+    end = start + entries * layout.entry
+    if end > len(data):
+        raise struct.error
+    if check_values:
+        fields = struct.Struct(layout.order + "HH" + layout.offset * 2)
+        for position in range(start, end, layout.entry):
+            _, kind, count, where = fields.unpack_from(data, position)
+            size = count * _TIFF_VALUE_BYTES.get(kind, 0)
+            if size > struct.calcsize(layout.offset) and where + size > len(data):
+                raise struct.error
+    (following,) = struct.unpack_from(layout.order + layout.offset, data, end)
+    return int(following)
+
+
+_WALKS: dict[str, Callable[[bytes], Container]] = {
+    "JPEG": _walk_jpeg,
+    "PNG": _walk_png,
+    "GIF": _walk_gif,
+    "WEBP": _walk_webp,
+    "BMP": _walk_bmp,
+    "TIFF": _walk_tiff,
+}
+
+
+def broken(reason: Refusal, what: str) -> ImageError:
+    """The refusal of a damaged file, with what to do about it."""
+    advice = "send the whole file" if reason is Refusal.TRUNCATED else "send an undamaged file"
+    return ImageError(f"the image is {reason}: {what}; {advice}", reason=reason)

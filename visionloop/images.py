@@ -1,0 +1,369 @@
+"""The one decoder: encoded bytes from anywhere in, oriented uint8 RGB or a typed refusal out.
+
+Ingest, training and serving all call `decode`, so the three never disagree about a picture. The
+rules (docs/images.md says why, for people) are:
+
+- JPEG, PNG, WebP, BMP, TIFF and GIF, told by their first bytes, never by a name; the first frame or
+  page counts. Camera raw files that only look like TIFF are refused.
+- The header is read first. Bytes, pixels and aspect ratio are checked against `Limits` before any
+  pixel is decoded; Pillow's own bomb warning plays no part.
+- A file must be whole: it must reach its format's end (JPEG EOI, PNG IEND with good CRCs, GIF
+  trailer, the length in the RIFF header, the last row). Bytes after the end are ignored.
+- EXIF (and XMP) orientation is applied; sizes and boxes are always those of the oriented image. An
+  orientation that cannot be read counts as upright.
+- Colour: gray becomes three equal channels; CMYK, YCbCr and LAB become RGB; ICC profiles are not
+  applied. 16-bit samples keep their upper 8 bits (12-bit ones theirs). 32-bit integers and floats
+  have no agreed range and are stretched from their own minimum to their own maximum.
+- Transparency is laid over white, as a page shows it.
+
+Whatever the bytes, the answer is an array or an ImageError. The price of one strict decoder is
+speed: the pixels of a JPEG are all decoded (about 10 ms per megapixel), even where a
+quarter of them would do; at the default limits one image takes at most about 1 GB while it decodes.
+"""
+
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageCms, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from visionloop.errors import ImageError
+from visionloop.image_containers import Refusal, broken, foreign, sniff, walk
+
+__all__ = ["DEFAULT_LIMITS", "Header", "Limits", "Refusal", "decode", "read_header"]
+
+TAKEN = "JPEG, PNG, WebP, BMP, TIFF and GIF are taken"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is refused before any pixel is decoded.
+
+    `max_aspect_ratio` is the longer side over the shorter one.
+    """
+
+    max_bytes: int = 20 * 2**20
+    max_pixels: int = 50_000_000
+    max_aspect_ratio: float = 100.0
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the file says of itself. Sizes are in pixels, after EXIF orientation."""
+
+    format: str  # Pillow's name: JPEG, PNG, WEBP, BMP, TIFF or GIF
+    width: int
+    height: int
+    mode: str  # Pillow's name of how the pixels are stored: RGB, L, CMYK, P, I;16 …
+    frames: int  # frames or pages; only the first one is decoded. Counted to 10,000
+    media_type: str
+
+
+def read_header(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Header:
+    """Format, oriented size, mode and frames of an encoded image; decodes no pixels.
+
+    Raises ImageError for everything that shows without decoding: limits, formats that are not
+    taken, files that are cut.
+    """
+    with _only_image_errors(), _open(data, limits) as opened:
+        return opened.header
+
+
+def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
+    """The first frame as (height, width, 3) uint8 RGB, oriented; the caller's own, writable.
+
+    Raises ImageError, and nothing else, whatever the bytes.
+    """
+    with _only_image_errors(), _open(data, limits) as opened:
+        return opened.pixels()
+
+
+# --- opening
+
+_PLUGINS: dict[str, tuple[type[ImageFile.ImageFile], str]] = {
+    "JPEG": (JpegImageFile, "image/jpeg"),
+    "PNG": (PngImageFile, "image/png"),
+    "WEBP": (WebPImageFile, "image/webp"),
+    "BMP": (BmpImageFile, "image/bmp"),
+    "TIFF": (TiffImageFile, "image/tiff"),
+    "GIF": (GifImageFile, "image/gif"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    header: Header
+    image: ImageFile.ImageFile
+    orientation: int  # what is still to be done after loading, 1..8 as in EXIF
+    sample_bits: int  # significant bits of a 16-bit sample
+
+    def pixels(self) -> NDArray[np.uint8]:
+        self.image.load()
+        oriented = _oriented(_rgb(self.image, self.sample_bits), self.orientation)
+        if oriented.shape[:2] != (self.header.height, self.header.width):
+            raise broken(Refusal.CORRUPT, "its pixels are not of the size that its header says")
+        return oriented
+
+
+@contextmanager
+def _open(data: bytes, limits: Limits) -> Iterator[_Opened]:
+    """One opened file, its limits checked. The plugin classes are called directly: `Image.open`
+    adds a warning about big images (which a process may have turned into an error) and reads the
+    index of multi-picture JPEGs, both of no use here."""
+    if not data:
+        raise ImageError("the image is empty (0 bytes)", reason=Refusal.EMPTY)
+    if len(data) > limits.max_bytes:
+        raise ImageError(
+            f"the image has {len(data):,} bytes, the limit is {limits.max_bytes:,}; "
+            "send a smaller or more compressed one",
+            reason=Refusal.TOO_MANY_BYTES,
+        )
+    format_name = sniff(data)
+    if format_name is None:
+        raise _not_taken(data)
+    container = walk(data, format_name)
+    if container.size:
+        _check_size(*container.size, limits)
+    plugin, media_type = _PLUGINS[format_name]
+    with _truncated_filesbroken(), plugin(io.BytesIO(data)) as image:
+        orientation = _orientation(image)
+        width, height = image.size
+        sample_bits = 16
+        if isinstance(image, TiffImageFile):
+            width, height = _check_tiff(image, limits)
+            sample_bits = 12 if image.tag_v2.get(_BITS_PER_SAMPLE) in (12, (12,)) else 16
+        elif isinstance(image, PngImageFile):
+            _scale_colour_key(image, bit_depth=data[24])
+        _check_size(width, height, limits)
+        if orientation >= 5:
+            width, height = height, width
+        header = Header(
+            format=format_name,
+            width=width,
+            height=height,
+            mode=image.mode,
+            frames=getattr(image, "n_frames", 1) if format_name == "WEBP" else container.frames,
+            media_type=media_type,
+        )
+        # Pillow orients a TIFF itself while it loads it, and no other format.
+        remaining = 1 if format_name == "TIFF" else orientation
+        yield _Opened(header, image, remaining, sample_bits)
+
+
+def _check_size(width: int, height: int, limits: Limits) -> None:
+    if width < 1 or height < 1:
+        raise broken(Refusal.CORRUPT, f"its header says {width} x {height} pixels")
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            f"the image has {width:,} x {height:,} = {width * height:,} pixels, "
+            f"the limit is {limits.max_pixels:,}; scale it down",
+            reason=Refusal.TOO_MANY_PIXELS,
+        )
+    ratio = max(width, height) / min(width, height)
+    if ratio > limits.max_aspect_ratio:
+        raise ImageError(
+            f"the image is {width:,} x {height:,} pixels, an aspect ratio of {ratio:.1f}; "
+            f"the limit is {limits.max_aspect_ratio:g}; crop it",
+            reason=Refusal.ASPECT_RATIO,
+        )
+
+
+_NEW_SUBFILE_TYPE, _BITS_PER_SAMPLE, _TILE_WIDTH, _TILE_LENGTH = 254, 258, 322, 323
+_DNG_VERSION = 50706
+# Pillow's names. Left out: lzma, because xz lets a few bytes claim 4 GB of dictionary.
+_TIFF_COMPRESSIONS = frozenset(
+    ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "tiff_ccitt", "group3",
+     "group4", "jpeg", "tiff_jpeg", "zstd", "webp", "tiff_raw_16")
+)  # fmt: skip
+
+
+def _check_tiff(image: TiffImageFile, limits: Limits) -> tuple[int, int]:
+    """Returns (width, height) as stored, before orientation."""
+    tags = image.tag_v2
+    preview = tags.get(_NEW_SUBFILE_TYPE)
+    if _DNG_VERSION in tags or (isinstance(preview, int) and preview & 1):
+        raise ImageError(
+            f"the image is a camera raw file; {TAKEN}, so develop it first",
+            reason=Refusal.UNSUPPORTED_FORMAT,
+        )
+    compression = image.info.get("compression")
+    if compression not in _TIFF_COMPRESSIONS:
+        raise ImageError(
+            f"the TIFF is compressed by {compression}, which is not taken; "
+            "save it with LZW or deflate",
+            reason=Refusal.UNSUPPORTED_FORMAT,
+        )
+    # libtiff decodes whole tiles, so a tile may ask for more memory than the image does.
+    tile = int(tags.get(_TILE_WIDTH, 1)) * int(tags.get(_TILE_LENGTH, 1))
+    if tile > limits.max_pixels:
+        raise ImageError(
+            f"the TIFF has tiles of {tile:,} pixels, the limit is {limits.max_pixels:,}",
+            reason=Refusal.TOO_MANY_PIXELS,
+        )
+    return int(tags[256]), int(tags[257])
+
+
+def _orientation(image: ImageFile.ImageFile) -> int:
+    """1..8; metadata that cannot be read counts as upright, as in every viewer."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return value if isinstance(value, int) and 1 <= value <= 8 else 1
+    except Exception:  # noqa: BLE001 - EXIF is parsed by many hands, and none of it matters more
+        return 1
+
+
+# --- pixels
+
+_WHITE = (255, 255, 255)
+_ROWS_AT_ONCE = 256  # of float64 samples, so that stretching needs little memory
+
+
+def _rgb(image: Image.Image, sample_bits: int) -> NDArray[np.uint8]:
+    """(height, width, 3) uint8 of a loaded image of any mode."""
+    if image.mode.startswith("I;16"):
+        samples = np.asarray(image)
+        gray = (samples >> (sample_bits - 8)).astype(np.uint8)
+        if isinstance(key := image.info.get("transparency"), int):
+            gray[samples == key] = 255
+        return _three_channels(gray)
+    if image.mode in ("I", "F"):
+        return _three_channels(_stretched(image))
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        return np.array(converted)
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.mode in ("LA", "PA", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode == "RGBA":
+        page = Image.new("RGB", image.size, _WHITE)
+        page.paste(image, mask=image.getchannel("A"))
+        image = page
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _stretched(image: Image.Image) -> NDArray[np.uint8]:
+    """A 32-bit image from its own minimum (0) to its maximum (255); all 0 when they are equal.
+
+    Samples that are no finite number become 0.
+    """
+    samples = np.asarray(image)  # (height, width) int32 or float32
+    finite = np.isfinite(samples)
+    gray = np.zeros(samples.shape, np.uint8)
+    if not finite.any():
+        return gray
+    low = float(np.min(samples, where=finite, initial=np.inf))
+    high = float(np.max(samples, where=finite, initial=-np.inf))
+    if high <= low:
+        return gray
+    for top in range(0, len(samples), _ROWS_AT_ONCE):
+        rows = slice(top, top + _ROWS_AT_ONCE)
+        part = np.where(finite[rows], samples[rows], low).astype(np.float64)
+        gray[rows] = np.rint((part - low) * (255 / (high - low)))
+    return gray
+
+
+def _three_channels(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.repeat(gray[:, :, np.newaxis], 3, axis=2)
+
+
+def _scale_colour_key(image: PngImageFile, bit_depth: int) -> None:
+    """PNG names its transparent colour in samples of the file, Pillow compares it with pixels that
+    it scaled to 8 bits."""
+    key = image.info.get("transparency")
+    if image.mode == "RGB" and bit_depth == 16 and isinstance(key, tuple):
+        image.info["transparency"] = tuple(value >> 8 for value in key)
+    elif image.mode == "L" and bit_depth < 8 and isinstance(key, int):
+        image.info["transparency"] = key * 255 // (2**bit_depth - 1)
+
+
+def _oriented(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Undoes EXIF orientation 1..8, the way a viewer does."""
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+# --- refusing
+
+
+def _not_taken(data: bytes) -> ImageError:
+    if name := foreign(data):
+        return ImageError(
+            f"the image is {name}, which is not taken; {TAKEN}",
+            reason=Refusal.UNSUPPORTED_FORMAT,
+        )
+    if data[:512].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        what = "these bytes are a web page, perhaps the error page of the server they came from"
+    else:
+        what = "these bytes are not an image"
+    return ImageError(f"{what}; {TAKEN}", reason=Refusal.NOT_AN_IMAGE)
+
+
+@contextmanager
+def _only_image_errors() -> Iterator[None]:
+    """Pillow's plugins let through whatever their parsing raised: OSError, ValueError,
+    SyntaxError, struct.error, KeyError, AttributeError, zlib.error, OverflowError and more."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(
+            f"the image has too many pixels: {error}", reason=Refusal.TOO_MANY_PIXELS
+        ) from error
+    except MemoryError as error:
+        raise ImageError(
+            "the image needs more memory than this process has left; scale it down",
+            reason=Refusal.TOO_MANY_PIXELS,
+        ) from error
+    except Exception as error:
+        why = str(error) or type(error).__name__
+        reason = Refusal.TRUNCATED if "truncated" in why.lower() else Refusal.CORRUPT
+        raise broken(reason, f"it cannot be decoded ({why})") from error
+
+
+_strict = threading.Lock()
+_decoding = 0
+_lenient = False
+
+
+@contextmanager
+def _truncated_filesbroken() -> Iterator[None]:
+    """Pillow has one switch for the whole process that makes it fill what is missing with gray.
+
+    Where some other library turned it on, it is off while an image is decoded here and on again
+    after the last one; where nobody did, nothing is touched.
+    """
+    global _decoding, _lenient
+    with _strict:
+        _decoding += 1
+        if ImageFile.LOAD_TRUNCATED_IMAGES:
+            _lenient = True
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        with _strict:
+            _decoding -= 1
+            if _lenient and not _decoding:
+                _lenient = False
+                ImageFile.LOAD_TRUNCATED_IMAGES = True
