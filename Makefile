@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-DATA ?= build/data
+DATA ?= visionloop-data
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-kill lint format protos lock serve label up clean

@@ -38,7 +38,7 @@ class Request:
 async def send_until_stopped(
     target: str, images: Sequence[bytes], rate: float, deadline: float, out: TextIO
 ) -> None:
-    """Sends `rate` requests per second, one image each, until SIGTERM; then awaits the last ones."""
+    """Sends `rate` one-image requests per second until SIGTERM; then awaits the last ones."""
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     pending: set[asyncio.Task[None]] = set()
@@ -83,9 +83,7 @@ def main() -> None:
     options = parser.parse_args()
     images = [path.read_bytes() for path in options.images]
     with options.output.open("w") as out:
-        asyncio.run(
-            send_until_stopped(options.target, images, options.rate, options.deadline, out)
-        )
+        asyncio.run(send_until_stopped(options.target, images, options.rate, options.deadline, out))
 
 
 if __name__ == "__main__":

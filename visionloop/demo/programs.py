@@ -45,7 +45,9 @@ def _entry_point(name: str) -> str:
 
 
 @contextmanager
-def running(arguments: list[str], log: Path, **environment: str) -> Iterator["subprocess.Popen[bytes]"]:
+def running(
+    arguments: list[str], log: Path, **environment: str
+) -> Iterator["subprocess.Popen[bytes]"]:
     """A process that lives as long as the block; SIGTERM at its end, SIGKILL if that is ignored."""
     with log.open("ab") as output:
         process = subprocess.Popen(

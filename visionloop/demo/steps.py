@@ -103,9 +103,7 @@ def import_labelled(suite: Suite, cells: Sequence[Cell], output: Path) -> None:
     say(f"  {result['accepted']} accepted, {result['duplicates']} were there already")
 
 
-def train(
-    suite: Suite, preset: str, settings: Sequence[str], labelled: float
-) -> Training:
+def train(suite: Suite, preset: str, settings: Sequence[str], labelled: float) -> Training:
     """Steps 3 and 7: cut a snapshot, train, and wait until the promoted version is served."""
     snapshot = command("visionloop", "snapshots", "create", DATASET, "--target", suite.labeling)
     say(f"  snapshot {snapshot['id'][:19]}…: {snapshot['split_images']}")
@@ -180,7 +178,10 @@ def correct(suite: Suite, answers: Sequence[Answer]) -> None:
     rest = [answer.cell for answer in answers if answer.right]
     say(f"  {len(wrong)} corrections, {len(rest)} more labels")
     with LabelingClient(suite.labeling) as client:
-        for cells, batch, kind in ((wrong, "corrections", "human"), (rest, "second-half", "import")):
+        for cells, batch, kind in (
+            (wrong, "corrections", "human"),
+            (rest, "second-half", "import"),
+        ):
             rows = (
                 SubmitImage(
                     dataset=DATASET,
