@@ -1,0 +1,71 @@
+"""The inference service's metrics."""
+
+from functools import partial
+
+from visionloop.telemetry import metrics
+
+_counter = partial(metrics.counter, "inference")
+_gauge = partial(metrics.gauge, "inference")
+_histogram = partial(metrics.histogram, "inference")
+
+REQUEST_DURATION = _histogram(
+    "visionloop_request_duration_seconds",
+    "Time from a request's arrival to its answer, refused ones included.",
+    ("model",),
+)
+STAGE_DURATION = _histogram(
+    "visionloop_stage_duration_seconds",
+    "Time of one stage: decode and preprocess per image, queue per request, infer per batch.",
+    ("stage",),
+)
+BATCH_ROWS = _histogram(
+    "visionloop_batch_rows",
+    "Images per batch that ran, padding left out.",
+    ("model",),
+    buckets=metrics.ROW_BUCKETS,
+)
+QUEUE_ROWS = _gauge("visionloop_queue_rows", "Images waiting for a batch.", ("model",))
+INFLIGHT_REQUESTS = _gauge(
+    "visionloop_inflight_requests", "Requests that arrived and are not answered yet."
+)
+REJECTED = _counter(
+    "visionloop_rejected_total",
+    "Requests refused or dropped before they ran: queue_full, bytes, late, expired, cancelled, "
+    "draining.",
+    ("reason",),
+)
+IMAGE_ERRORS = _counter(
+    "visionloop_image_errors_total",
+    "Images refused, by the reason of visionloop.images.Refusal.",
+    ("reason",),
+)
+PREDICTIONS = _counter(
+    "visionloop_predictions_total",
+    "Answered images by best class; confidence is sure or not_sure.",
+    ("model", "class", "confidence"),
+)
+MODEL_INFO = _gauge(
+    "visionloop_model_info",
+    "1 for the version that an alias serves now, 0 for one that it served before.",
+    ("model", "version", "alias"),
+)
+MODEL_LOAD = _counter(
+    "visionloop_model_load_total",
+    "Attempts to load a version: loaded, or the state it ended in.",
+    ("outcome",),
+)
+MODEL_SWAP = _counter(
+    "visionloop_model_swap_total",
+    "Attempts to serve another version: swapped, demoted, or the state it ended in.",
+    ("result",),
+)
+SESSION_INFO = _gauge(
+    "visionloop_session_info",
+    "1 for the execution provider in use, beside the one that was asked for.",
+    ("provider", "required_provider"),
+)
+STORE_ERRORS = _counter(
+    "visionloop_store_errors_total",
+    "Failed looks at the model repository; the version before keeps serving.",
+    ("reason",),
+)

@@ -1,0 +1,137 @@
+"""The gRPC server metrics under the names that dashboards know, by one interceptor for grpc.aio.
+
+Names and labels are those of go-grpc-prometheus, codes in its spelling ("ResourceExhausted").
+A call counts once it has been handed to a handler; calls of unknown methods are not counted, so
+that a scanner cannot make a time series per guess. The price is about 10 microseconds a call.
+"""
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+
+from visionloop.telemetry import metrics
+
+_LABELS = ("grpc_type", "grpc_service", "grpc_method")
+
+STARTED = metrics.counter(
+    "inference, labeling-ingest",
+    "grpc_server_started_total",
+    "RPCs handed to a handler.",
+    _LABELS,
+)
+HANDLED = metrics.counter(
+    "inference, labeling-ingest",
+    "grpc_server_handled_total",
+    "RPCs finished, by status code.",
+    (*_LABELS, "grpc_code"),
+)
+HANDLING_SECONDS = metrics.histogram(
+    "inference, labeling-ingest",
+    "grpc_server_handling_seconds",
+    "Time that handlers took, streams from their first to their last message.",
+    _LABELS,
+)
+
+# Generic in the type stubs only.
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+class MetricsInterceptor(grpc.aio.ServerInterceptor):
+    """Give it to `grpc.aio.server(interceptors=[MetricsInterceptor()])`."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], "Awaitable[_Handler | None]"],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "_Handler | None":
+        """The handler of this call, measured; None where there is no such method."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        _, service, method = handler_call_details.method.split("/", 2)
+        return _measured(handler, service, method)
+
+
+def _measured(handler: _Handler, service: str, method: str) -> _Handler:
+    if handler.request_streaming and handler.response_streaming:
+        kind, function, make = "bidi_stream", handler.stream_stream, "stream_stream"
+    elif handler.request_streaming:
+        kind, function, make = "client_stream", handler.stream_unary, "stream_unary"
+    elif handler.response_streaming:
+        kind, function, make = "server_stream", handler.unary_stream, "unary_stream"
+    else:
+        kind, function, make = "unary", handler.unary_unary, "unary_unary"
+    build = getattr(grpc, f"{make}_rpc_method_handler")
+    measured = _wrapped(function, (kind, service, method))
+    return build(  # type: ignore[no-any-return]
+        measured, handler.request_deserializer, handler.response_serializer
+    )
+
+
+def _wrapped(function: Any, labels: tuple[str, str, str]) -> Callable[[Any, Any], Any]:
+    """The handler in the same style (async or not, generator or not), which grpc looks at."""
+    if inspect.isasyncgenfunction(function):
+
+        async def async_stream(request: Any, context: Any) -> AsyncIterator[Any]:
+            with _call(labels, context):
+                async for response in function(request, context):
+                    yield response
+
+        return async_stream
+    if inspect.iscoroutinefunction(function):
+
+        async def async_answer(request: Any, context: Any) -> Any:
+            with _call(labels, context):
+                return await function(request, context)
+
+        return async_answer
+    if inspect.isgeneratorfunction(function):
+
+        def stream(request: Any, context: Any) -> Iterator[Any]:
+            with _call(labels, context):
+                yield from function(request, context)
+
+        return stream
+
+    def answer(request: Any, context: Any) -> Any:
+        with _call(labels, context):
+            return function(request, context)
+
+    return answer
+
+
+@contextmanager
+def _call(labels: tuple[str, str, str], context: Any) -> Iterator[None]:
+    STARTED.labels(*labels).inc()
+    began = time.perf_counter()
+    code = "OK"
+    try:
+        yield
+        code = _spelled(context.code())
+    except (asyncio.CancelledError, GeneratorExit):
+        code = "Canceled"
+        raise
+    except BaseException:
+        # context.abort sets the code and raises; any other exception reaches callers as UNKNOWN.
+        code = _spelled(context.code(), when_unset="Unknown")
+        raise
+    finally:
+        HANDLED.labels(*labels, code).inc()
+        HANDLING_SECONDS.labels(*labels).observe(time.perf_counter() - began)
+
+
+def _spelled(code: grpc.StatusCode | int | None, when_unset: str = "OK") -> str:
+    """RESOURCE_EXHAUSTED, or its number, as ResourceExhausted."""
+    if isinstance(code, int):
+        code = next((known for known in grpc.StatusCode if known.value[0] == code), None)
+    if code is None or code is grpc.StatusCode.OK:
+        return when_unset
+    if code is grpc.StatusCode.CANCELLED:
+        return "Canceled"
+    return "".join(word.capitalize() for word in code.name.split("_"))
