@@ -36,10 +36,14 @@ from visionloop.errors import (
 )
 from visionloop.objectstore.base import ObjectStat, StoredObject
 from visionloop.objectstore.keys import RESERVED_NAME, check_key, check_prefix
-from visionloop.objectstore.local import CHUNK_BYTES, check_content, sync_folder, written_whole
+from visionloop.objectstore.local import (
+    CHUNK_BYTES,
+    check_content,
+    remove_abandoned,
+    sync_folder,
+    written_whole,
+)
 from visionloop.objectstore.probe import probe_conditional_writes
-
-UNFINISHED_SECONDS = 24 * 3600  # a file that no writer finished in this time has lost its writer
 
 
 class FileStore:
@@ -57,7 +61,7 @@ class FileStore:
             raise _translated(error, f"cannot make the folder {root} of the store") from error
         self._unfinished = self._root / RESERVED_NAME / "unfinished"
         self._locks = self._root / RESERVED_NAME / "locks"
-        self._remove_abandoned()
+        remove_abandoned(self._unfinished.glob("*"))
 
     @property
     def url(self) -> str:
@@ -247,16 +251,6 @@ class FileStore:
                     yield _object_stat(key, entry.stat(follow_symlinks=False))
                 except FileNotFoundError:
                     continue  # deleted while we were listing
-
-    def _remove_abandoned(self) -> None:
-        """Frees the room that killed writers took. Best effort: a read-only store is fine."""
-        oldest = time.time() - UNFINISHED_SECONDS
-        try:
-            for file in self._unfinished.iterdir():
-                if file.stat().st_mtime < oldest:
-                    file.unlink(missing_ok=True)
-        except OSError:
-            return
 
 
 def _entries(folder: Path) -> list["os.DirEntry[str]"]:

@@ -6,9 +6,10 @@ content or the new, never a mixture and never an empty file.
 
 import hashlib
 import os
+import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +17,7 @@ from visionloop.errors import CorruptError
 
 CHUNK_BYTES = 1 << 20
 PARTIAL_SUFFIX = ".partial"
+ABANDONED_SECONDS = 24 * 3600  # a file that is unfinished for so long has lost its writer
 
 
 @contextmanager
@@ -36,6 +38,18 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def remove_abandoned(files: Iterable[Path]) -> None:
+    """Frees the room that killed writers took: removes those of `files` that grew old.
+
+    Best effort: what cannot be removed (a read-only disk) stays.
+    """
+    oldest = time.time() - ABANDONED_SECONDS
+    with suppress(OSError):
+        for file in files:
+            if file.lstat().st_mtime < oldest:
+                file.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

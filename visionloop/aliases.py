@@ -1,0 +1,122 @@
+"""The names `stable` and `canary` of a model's versions, and the record of every move.
+
+    models/<model>/aliases.json               the current values, moved by compare-and-swap
+    models/<model>/history/<sequence>.json    one AliasMove for each move, written once
+
+The swap of aliases.json is the one moment that counts; its history entry follows. A writer killed
+in between loses nothing: aliases.json repeats its newest move, and whoever moves or reads the
+history next writes the entry. The price is one more conditional write before each move.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from visionloop.bundle import Aliases, AliasMove
+from visionloop.errors import ConflictError, NotFoundError, PermissionDeniedError
+from visionloop.failpoints import failpoint
+from visionloop.objectstore import ObjectStore
+from visionloop.record import parse_record, record_bytes
+
+
+@dataclass(frozen=True)
+class CurrentAliases:
+    """The aliases as they were read; a move is conditional on `etag` (None: never moved)."""
+
+    aliases: Aliases
+    etag: str | None
+
+
+class AliasLog:
+    """The aliases of one model. `model` is a checked name."""
+
+    def __init__(self, store: ObjectStore, model: str) -> None:
+        self._store = store
+        self._model = model
+        self._key = f"models/{model}/aliases.json"
+        self._history = f"models/{model}/history/"
+
+    def read(self) -> CurrentAliases:
+        """The current aliases; empty ones when none was ever moved. Raises CorruptError."""
+        try:
+            stored = self._store.get(self._key)
+        except NotFoundError:
+            return CurrentAliases(Aliases(), None)
+        return CurrentAliases(parse_record(Aliases, stored.data, self._key), stored.etag)
+
+    def move_stable(
+        self,
+        version: int,
+        *,
+        expected: CurrentAliases,
+        who: str,
+        why: str,
+        metrics: dict[str, float],
+    ) -> AliasMove:
+        """Points stable at `version`, unless somebody moved an alias since `expected` was read.
+
+        A canary of the same version ends. Raises ConflictError.
+        """
+        self._complete_history(expected.aliases)
+        current = expected.aliases
+        move = AliasMove(
+            sequence=current.sequence + 1,
+            alias="stable",
+            version=version,
+            previous=current.stable,
+            who=who,
+            why=why,
+            metrics=metrics,
+            at=datetime.now(UTC),
+        )
+        canary = current.canary
+        moved = Aliases(
+            stable=version,
+            canary=None if canary is not None and canary.version == version else canary,
+            sequence=move.sequence,
+            last_move=move,
+        )
+        try:
+            self._store.compare_and_swap(self._key, record_bytes(moved), expected.etag)
+        except ConflictError:
+            raise self._moved_meanwhile(version) from None
+        failpoint("aliases.moved")
+        self._complete_history(moved)
+        return move
+
+    def history(self) -> list[AliasMove]:
+        """All moves, oldest first, without a gap: a move whose entry is missing is completed."""
+        current = self.read().aliases
+        keys = [stat.key for stat in self._store.list(self._history)]
+        moves = {
+            move.sequence: move
+            for move in (
+                parse_record(AliasMove, self._store.get(key).data, key)
+                for key in keys
+                if key.endswith(".json")
+            )
+        }
+        if current.last_move is not None and current.sequence not in moves:
+            moves[current.sequence] = current.last_move
+            try:
+                self._complete_history(current)
+            except PermissionDeniedError:
+                pass  # a reader without the right to write; the next writer does it
+        return [moves[sequence] for sequence in sorted(moves)]
+
+    def _complete_history(self, aliases: Aliases) -> None:
+        """Writes the entry of the newest move unless it is there. Any number may try at once."""
+        if aliases.last_move is None:
+            return
+        key = f"{self._history}{aliases.sequence:08d}.json"
+        try:
+            self._store.put_if_absent(key, record_bytes(aliases.last_move))
+        except ConflictError:
+            return
+
+    def _moved_meanwhile(self, version: int) -> ConflictError:
+        last = self.read().aliases.last_move
+        by = f" ({last.who}: stable is now version {last.version})" if last is not None else ""
+        return ConflictError(
+            f"an alias of model {self._model!r} was moved meanwhile{by}; version {version} was not "
+            "promoted. Compare it with the new stable version and try again"
+        )

@@ -1,0 +1,369 @@
+"""The model repository: finished models as numbered versions in an object store.
+
+A version is a folder of files and, written last, its bundle.json. Until that marker is there nobody
+sees the version; afterwards nothing of it changes. A run first claims its number, so two racing
+runs get two numbers; a claimed number that never gets its marker stays unused for ever. Every file
+is checked by size and digest when it is published and again whenever it is fetched. The price:
+publishing reads back all it wrote (about 20 MB for the smallest models).
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+from pydantic import Field
+
+from visionloop.aliases import AliasLog, CurrentAliases
+from visionloop.bundle import MODEL_NAME_PATTERN, AliasMove, Bundle, BundleFile
+from visionloop.errors import (
+    ConflictError,
+    CorruptError,
+    InvalidInputError,
+    NotFoundError,
+    RefusedError,
+)
+from visionloop.failpoints import failpoint
+from visionloop.objectstore import ObjectStore
+from visionloop.objectstore.keys import check_key
+from visionloop.objectstore.local import PARTIAL_SUFFIX, remove_abandoned, sha256_of, written_whole
+from visionloop.record import Record, parse_record, record_bytes
+
+__all__ = ["CurrentAliases", "ModelRepository", "file_entry"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+MARKER = "bundle.json"
+CLAIM = "claim.json"
+TRANSFERS = 8  # files on their way at once
+RUN_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
+VERSION_PATTERN = r"[1-9][0-9]{0,8}"
+
+
+class Claim(Record):
+    """The content of claim.json: which run a version number belongs to."""
+
+    run_id: str = Field(pattern=f"^{RUN_ID_PATTERN}$")
+    at: datetime
+
+
+class ModelRepository:
+    """The models in a store. Safe to use from several threads and from any number of programs."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def models(self) -> list[str]:
+        """The names of the models that have at least one version, in order."""
+        names = [
+            name
+            for name in self._store.list_folders("models/")
+            if re.fullmatch(MODEL_NAME_PATTERN, name)
+        ]
+        return [name for name in names if self.versions(name)]
+
+    def versions(self, model: str) -> list[int]:
+        """The published versions, ascending; empty when there is no such model."""
+        folder = _versions_folder(model)
+        marker = re.compile(f"{re.escape(folder)}({VERSION_PATTERN})/{re.escape(MARKER)}")
+        matches = (marker.fullmatch(stat.key) for stat in self._store.list(folder))
+        return sorted(int(match[1]) for match in matches if match)
+
+    def read(self, model: str, version: int) -> Bundle:
+        """The content of bundle.json; the other files are not looked at.
+
+        Raises NotFoundError, and CorruptError when it is torn, altered or of an unknown format.
+        """
+        return self._read(model, version)[0]
+
+    def fetch(self, model: str, version: int, folder: Path) -> Bundle:
+        """Puts all files of a version into `folder`, bundle.json last, and checks their digests.
+
+        Files that are there with the right content are kept, so a restart fetches only what is
+        missing; several processes may fetch into one folder at once. Raises NotFoundError, and
+        CorruptError when a file is missing, torn or altered: bundle.json is not written then.
+        """
+        bundle, data = self._read(model, version)
+        remove_abandoned(folder.rglob(f".*{PARTIAL_SUFFIX}"))
+        self._fetch_files(bundle, folder)
+        with written_whole(folder / MARKER) as file:
+            file.write(data)
+        return bundle
+
+    def claim(self, model: str, run_id: str) -> int:
+        """Reserves the next free version number for a run.
+
+        The same `run_id` gets the number back that it has, so a restarted run goes on with it.
+        """
+        if not re.fullmatch(RUN_ID_PATTERN, run_id):
+            raise InvalidInputError(
+                f"run id {run_id!r} must be 1 to 128 letters, digits or ._:-", field="run_id"
+            )
+        taken = self._numbers(model)
+        owners = _in_parallel(lambda number: self._owner(model, number), taken)
+        for number, owner in zip(taken, owners, strict=True):
+            if owner == run_id:
+                return number
+        number = max(taken, default=0) + 1
+        while not self._claimed(model, number, run_id):
+            number += 1  # another run was faster
+        return number
+
+    def publish(self, bundle: Bundle, folder: Path) -> None:
+        """Uploads the files that `bundle.files` lists from `folder`, then bundle.json.
+
+        The number must be claimed by `bundle.provenance.run_id`, or by nobody yet. What was
+        uploaded is read back and checked before the marker makes it visible. Raises ConflictError
+        when the version is published already or belongs to another run, CorruptError when a file
+        does not agree with its entry.
+        """
+        _check_names(bundle)
+        _check_local_files(bundle, folder)
+        start = _version_folder(bundle.model, bundle.version)
+        taken = ConflictError(
+            f"version {bundle.version} of model {bundle.model!r} is published already; versions "
+            "never change. Claim a new number"
+        )
+        # Looked at before the files are sent: those of a published version must stay as they are.
+        if self._exists(start + MARKER):
+            raise taken
+        if not self._claimed(bundle.model, bundle.version, bundle.provenance.run_id):
+            owner = self._owner(bundle.model, bundle.version)
+            raise ConflictError(
+                f"version {bundle.version} of model {bundle.model!r} is claimed by run {owner}, "
+                f"not by {bundle.provenance.run_id}"
+            )
+        _in_parallel(lambda name: self._store.upload(folder / name, start + name), bundle.files)
+        with TemporaryDirectory(prefix=".published-", dir=folder) as copy:
+            self._fetch_files(bundle, Path(copy))
+        failpoint("publish.files_uploaded")
+        try:
+            self._store.put_if_absent(start + MARKER, record_bytes(bundle))
+        except ConflictError:
+            raise taken from None
+
+    def aliases(self, model: str) -> CurrentAliases:
+        """What stable and canary point at; empty when none was ever promoted."""
+        return self._log(model).read()
+
+    def resolve(self, model: str, version: str) -> int:
+        """The number that "" (stable), "stable", "canary" or a number as "7" stands for.
+
+        Raises NotFoundError that says what there is instead.
+        """
+        if re.fullmatch(VERSION_PATTERN, version):
+            if not self._exists(_version_folder(model, int(version)) + MARKER):
+                raise self._no_version(model, int(version))
+            return int(version)
+        aliases = self.aliases(model).aliases
+        if version in ("", "stable"):
+            found = aliases.stable
+        elif version == "canary":
+            found = aliases.canary.version if aliases.canary is not None else None
+        else:
+            raise InvalidInputError(
+                f"version {version!r} is neither a number nor stable nor canary", field="version"
+            )
+        if found is None:
+            raise self._no_alias(model, version or "stable")
+        return found
+
+    def promote(
+        self,
+        model: str,
+        version: int,
+        *,
+        expected: CurrentAliases,
+        who: str,
+        why: str,
+        metrics: dict[str, float] | None = None,
+    ) -> AliasMove:
+        """Points stable at a published version, if no alias moved since `expected` was read.
+
+        Promoting what is stable already writes nothing and returns the move that made it so.
+        Raises NotFoundError or CorruptError for the version, ConflictError when another was faster.
+        """
+        self.read(model, version)
+        log = self._log(model)
+        if expected.aliases.stable == version and log.read().etag == expected.etag:
+            return _made_stable(log.history(), version)
+        return log.move_stable(
+            version, expected=expected, who=who, why=why, metrics=dict(metrics or {})
+        )
+
+    def rollback(self, model: str, *, who: str, why: str) -> AliasMove:
+        """Points stable back at the version it pointed at before the current one.
+
+        "Before" is `previous` of the newest move to the current version, as with `helm rollback`
+        and `kubectl rollout undo`: a second rollback undoes the first. To go further back, promote
+        that version. Raises RefusedError when there is nothing before.
+        """
+        log = self._log(model)
+        current = log.read()
+        if current.aliases.stable is None:
+            raise self._no_alias(model, "stable")
+        target = _made_stable(log.history(), current.aliases.stable).previous
+        if target is None:
+            raise RefusedError(
+                f"model {model!r} had no stable version before {current.aliases.stable}: there is "
+                "nothing to roll back to"
+            )
+        self.read(model, target)
+        return log.move_stable(target, expected=current, who=who, why=why, metrics={})
+
+    def history(self, model: str) -> list[AliasMove]:
+        """Every move of the model's aliases, oldest first."""
+        return self._log(model).history()
+
+    def _log(self, model: str) -> AliasLog:
+        return AliasLog(self._store, _checked_name(model))
+
+    def _read(self, model: str, version: int) -> tuple[Bundle, bytes]:
+        key = _version_folder(model, version) + MARKER
+        try:
+            data = self._store.get(key).data
+        except NotFoundError:
+            raise self._no_version(model, version) from None
+        bundle = parse_record(Bundle, data, f"{self._store.url}/{key}")
+        if (bundle.model, bundle.version) != (model, version):
+            raise CorruptError(
+                f"{self._store.url}/{key} is the one of {bundle.model!r} version {bundle.version}"
+            )
+        try:
+            _check_names(bundle)
+        except InvalidInputError as error:
+            raise CorruptError(f"{self._store.url}/{key}: {error}") from None
+        return bundle, data
+
+    def _fetch_files(self, bundle: Bundle, folder: Path) -> None:
+        start = _version_folder(bundle.model, bundle.version)
+
+        def fetch(name: str) -> None:
+            entry, path = bundle.files[name], folder / name
+            if _is_local(path, entry):
+                return
+            try:
+                self._store.download(start + name, path, sha256=entry.sha256, size=entry.size)
+            except NotFoundError:
+                raise CorruptError(
+                    f"{self._store.url}/{start}{name} is missing, but {MARKER} lists it"
+                ) from None
+
+        _in_parallel(fetch, bundle.files)
+
+    def _numbers(self, model: str) -> list[int]:
+        """All numbers that were ever claimed, ascending."""
+        folders = self._store.list_folders(_versions_folder(model))
+        return sorted(int(name) for name in folders if re.fullmatch(VERSION_PATTERN, name))
+
+    def _owner(self, model: str, version: int) -> str | None:
+        key = _version_folder(model, version) + CLAIM
+        try:
+            return parse_record(Claim, self._store.get(key).data, key).run_id
+        except NotFoundError:
+            return None
+
+    def _claimed(self, model: str, version: int, run_id: str) -> bool:
+        """Claims the number for the run; False when it is another run's."""
+        claim = Claim(run_id=run_id, at=datetime.now(UTC))
+        try:
+            self._store.put_if_absent(_version_folder(model, version) + CLAIM, record_bytes(claim))
+        except ConflictError:
+            return self._owner(model, version) == run_id
+        return True
+
+    def _exists(self, key: str) -> bool:
+        try:
+            self._store.stat(key)
+        except NotFoundError:
+            return False
+        return True
+
+    def _no_version(self, model: str, version: int) -> NotFoundError:
+        there = self.versions(model)
+        if not there:
+            return self._no_model(model)
+        shown = ", ".join(str(number) for number in there[-10:])
+        return NotFoundError(f"model {model!r} has no version {version}; there are: {shown}")
+
+    def _no_alias(self, model: str, alias: str) -> NotFoundError:
+        there = self.versions(model)
+        if not there:
+            return self._no_model(model)
+        if alias == "canary":
+            return NotFoundError(f"model {model!r} has no canary version")
+        return NotFoundError(
+            f"model {model!r} has no stable version yet; promote one: "
+            f"visionloop models promote {model} {there[-1]}"
+        )
+
+    def _no_model(self, model: str) -> NotFoundError:
+        names = ", ".join(self.models())
+        there = f"there are: {names}" if names else "there is none yet; train and publish one"
+        return NotFoundError(f"no model {model!r} in {self._store.url}; {there}")
+
+
+def file_entry(path: Path) -> BundleFile:
+    """Size and digest of a file, for `Bundle.files`."""
+    return BundleFile(size=path.stat().st_size, sha256=sha256_of(path))
+
+
+def _checked_name(model: str) -> str:
+    if not re.fullmatch(MODEL_NAME_PATTERN, model):
+        raise InvalidInputError(
+            f"model name {model!r} must be 1 to 63 of a-z, 0-9, - and _, with a letter or digit at "
+            "both ends",
+            field="model",
+        )
+    return model
+
+
+def _versions_folder(model: str) -> str:
+    return f"models/{_checked_name(model)}/versions/"
+
+
+def _version_folder(model: str, version: int) -> str:
+    if version < 1:
+        raise InvalidInputError(f"version {version} must be 1 or more", field="version")
+    return f"{_versions_folder(model)}{version}/"
+
+
+def _check_names(bundle: Bundle) -> None:
+    """The names in `files` become paths on the reader's disk: none may leave its folder."""
+    for name in bundle.files:
+        check_key(name)
+        if name.split("/")[0] in (MARKER, CLAIM):
+            raise InvalidInputError(
+                f"files lists {name!r}, which is the repository's", field="files"
+            )
+        folders = {"/".join(name.split("/")[:depth]) for depth in range(1, name.count("/") + 1)}
+        if not folders.isdisjoint(bundle.files):
+            raise InvalidInputError(f"files lists {name!r} and a folder of it", field="files")
+
+
+def _check_local_files(bundle: Bundle, folder: Path) -> None:
+    for name, entry in bundle.files.items():
+        if not (folder / name).is_file():
+            raise NotFoundError(f"{folder / name} is not there, but the bundle lists it")
+        if not _is_local(folder / name, entry):
+            raise CorruptError(f"{folder / name} changed since the bundle was put together")
+
+
+def _is_local(path: Path, entry: BundleFile) -> bool:
+    return path.is_file() and path.stat().st_size == entry.size and sha256_of(path) == entry.sha256
+
+
+def _made_stable(history: list[AliasMove], version: int) -> AliasMove:
+    for move in reversed(history):
+        if move.alias == "stable" and move.version == version:
+            return move
+    raise CorruptError(f"the history has no move of stable to version {version}")
+
+
+def _in_parallel(call: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    with ThreadPoolExecutor(TRANSFERS, thread_name_prefix="repository") as pool:
+        return list(pool.map(call, items))
