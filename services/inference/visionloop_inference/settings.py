@@ -1,0 +1,173 @@
+"""The service's flags: every knob, its default, and why the default is what it is.
+
+A flag that is not given falls back to the environment variable VISIONLOOP_<FLAG> (as
+VISIONLOOP_MAX_BATCH). Nothing else in this package reads the command line or the environment.
+"""
+
+import argparse
+import ipaddress
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import NoReturn
+
+from visionloop.errors import ConfigurationError
+from visionloop_inference.providers import PROVIDERS, cores
+
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line said. Times in seconds, sizes in bytes unless named otherwise."""
+
+    store: str
+    models: tuple[str, ...]
+    host: str
+    port: int
+    http_port: int
+    insecure: bool
+    ready_file: Path | None
+    cache: Path | None
+    poll_seconds: float
+    provider: str
+    threads: int
+    decode_threads: int
+    max_batch: int
+    queue_rows: int
+    queue_bytes: int
+    max_images: int
+    max_message_bytes: int
+    drain_seconds: float
+    drain_quiet_seconds: float
+    log_json: bool | None
+
+    def check(self) -> None:
+        """Raises ConfigurationError for values that cannot work together."""
+        positive = (
+            "poll_seconds", "threads", "decode_threads", "max_batch", "queue_rows", "queue_bytes",
+            "max_images", "max_message_bytes",
+        )  # fmt: skip
+        for name in positive:
+            if getattr(self, name) <= 0:
+                raise ConfigurationError(
+                    f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0",
+                    field=name,
+                )
+        for name in ("port", "http_port"):
+            if not 0 <= getattr(self, name) <= 65535:
+                raise ConfigurationError(
+                    f"--{name.replace('_', '-')} is {getattr(self, name)}; "
+                    "a port is 0 (any free one) to 65535",
+                    field=name,
+                )
+        if self.queue_rows < self.max_images:
+            raise ConfigurationError(
+                f"--queue-rows {self.queue_rows} is below --max-images {self.max_images}: the "
+                "largest request allowed could never be admitted; raise one or lower the other",
+                field="queue_rows",
+            )
+        if not 0 <= self.drain_quiet_seconds <= self.drain_seconds:
+            raise ConfigurationError(
+                f"--drain-quiet-seconds {self.drain_quiet_seconds} must lie between 0 and "
+                f"--drain-seconds {self.drain_seconds}",
+                field="drain_quiet_seconds",
+            )
+        if not is_loopback(self.host) and not self.insecure:
+            raise ConfigurationError(
+                f"--host {self.host} is reachable from other machines, and this server has neither "
+                "TLS nor authentication; add --insecure if the network around it is trusted",
+                field="host",
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """True for localhost and the addresses that never leave this machine."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigurationError(f"{message}; see {self.prog} --help")
+
+
+def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
+    """The checked settings. Raises ConfigurationError; `--help` prints and exits as usual."""
+    parser = _parser()
+    for action in parser._actions:
+        value = environment.get(f"VISIONLOOP_{action.dest.upper()}")
+        if value is not None and action.option_strings and action.dest != "help":
+            action.required = False
+            action.default = _from_environment(action, value)
+    values = vars(parser.parse_args(arguments))
+    settings = Settings(**{field.name: values[field.name] for field in fields(Settings)})
+    settings.check()
+    return settings
+
+
+def _from_environment(action: argparse.Action, value: str) -> object:
+    if isinstance(action, argparse.BooleanOptionalAction | argparse._StoreTrueAction):
+        return value.lower() in {"1", "true", "yes", "on"}
+    if action.choices is not None and value not in action.choices:
+        raise ConfigurationError(
+            f"VISIONLOOP_{action.dest.upper()} is {value!r}; it must be one of "
+            f"{', '.join(map(str, action.choices))}",
+            field=action.dest,
+        )
+    return value  # argparse converts string defaults with the action's type
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="visionloop-inference",
+        description="Serves the stable version of every model in a store over gRPC.",
+        epilog="Each flag can be given as an environment variable: VISIONLOOP_<FLAG>.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--store", required=True, help="file:///folder or s3://bucket/prefix with models/ in it")
+    add(
+        "--models",
+        type=lambda text: tuple(name.strip() for name in text.split(",") if name.strip()),
+        default=(),
+        help="comma-separated; only these, and all must load before the server is ready; "
+        "the first is the default model. Empty: every model with a stable alias",
+    )
+    add("--host", default="127.0.0.1", help="address to listen on")
+    add("--port", type=int, default=8001, help="gRPC port; 0 takes a free one")
+    add("--http-port", type=int, default=8002, help="port of /healthz, /readyz and /metrics")
+    add("--insecure", action="store_true", help="allow other addresses than loopback")
+    add("--ready-file", type=Path, help="written as JSON (pid, grpc, http) once it listens")
+    add("--cache", type=Path, help="folder that keeps fetched bundles; default: a temporary one")
+    add("--poll-seconds", type=float, default=5.0, help="how often the aliases are looked at")
+    add("--provider", choices=sorted(PROVIDERS), default="cpu", help="what runs the graph")
+    add("--threads", type=int, default=cores(), help="threads for one graph run on the CPU")
+    add("--decode-threads", type=int, default=min(4, cores()), help="threads that decode images")
+    add("--max-batch", type=int, default=32, help="most rows in one run of the graph")
+    add("--queue-rows", type=int, default=256, help="most rows admitted per model, unanswered")
+    add(
+        "--queue-bytes",
+        type=int,
+        default=512 * MEBIBYTE,
+        help="most request bytes held at once, over all models",
+    )
+    add("--max-images", type=int, default=64, help="most images or rows in one request")
+    add("--max-message-bytes", type=int, default=64 * MEBIBYTE, help="largest gRPC message")
+    add("--drain-seconds", type=float, default=30.0, help="longest time to serve after SIGTERM")
+    add(
+        "--drain-quiet-seconds",
+        type=float,
+        default=1.0,
+        help="after SIGTERM, serve on until no request has come for so long",
+    )
+    add(
+        "--log-json",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="JSON log lines; default: only when stderr is not a terminal",
+    )
+    return parser

@@ -1,0 +1,48 @@
+"""Which requests are under way, and the end of them: what a drain waits for.
+
+Kubernetes takes a pod out of its endpoints and sends SIGTERM at the same time, so requests still
+arrive for a while afterwards. A drain therefore says "not serving" first, serves on until no
+request has come for a quiet moment, and only then closes the door.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from visionloop.telemetry import inference as metrics
+
+LOOK_EVERY = 0.05  # seconds
+
+
+class Traffic:
+    """Counts the requests under way. Health checks and reflection do not count."""
+
+    def __init__(self) -> None:
+        self.under_way = 0
+        self._last_arrival = time.monotonic()
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        self._last_arrival = time.monotonic()
+        self.under_way += 1
+        metrics.INFLIGHT_REQUESTS.set(self.under_way)
+        try:
+            yield
+        finally:
+            self.under_way -= 1
+            metrics.INFLIGHT_REQUESTS.set(self.under_way)
+
+    async def quiet(self, seconds: float, longest: float) -> bool:
+        """Waits until no request has come for `seconds` from now, but at most `longest`.
+
+        True when it became quiet.
+        """
+        began = time.monotonic()
+        while True:
+            now = time.monotonic()
+            if now - max(self._last_arrival, began) >= seconds:
+                return True
+            if now - began >= longest:
+                return False
+            await asyncio.sleep(min(LOOK_EVERY, seconds, longest))
