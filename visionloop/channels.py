@@ -1,0 +1,139 @@
+"""How our clients reach a service: channel options, deadlines, and errors in the suite's words.
+
+Nothing is retried here unless the caller asks for it: a call that fails is seen, and its deadline
+is the caller's. (gRPC itself sends a call again when it knows that no server has seen it.) Needs
+grpcio alone.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
+
+import grpc
+
+from visionloop.errors import (
+    DeadlineExceededError,
+    InvalidInputError,
+    OverloadedError,
+    UnavailableError,
+    UnimplementedError,
+    VisionloopError,
+    error_for_grpc_code,
+)
+
+# gRPC's own limit of 4 MB is below one photograph. Requests are kept far below what the servers
+# take; answers are small, but embeddings and masks of many images are not.
+MAX_RECEIVE_BYTES = 128 * 2**20
+MAX_REQUEST_BYTES = 32 * 2**20
+
+Options = Sequence[tuple[str, int | str]]
+
+
+def channel_options(retries: int = 0) -> Options:
+    """Options for one channel to a service.
+
+    Calls go round robin over all addresses of a DNS name (a headless Kubernetes service). Pings are
+    rare enough (5 minutes) for servers with default settings; with them set, an address that no
+    longer acknowledges is given up after 10 seconds instead of the kernel's 15 minutes. `retries`
+    is how often a call that was answered UNAVAILABLE is sent again, within its deadline.
+    """
+    method: dict[str, object] = {"name": [{}]}
+    if retries:
+        method["retryPolicy"] = {
+            "maxAttempts": retries + 1,
+            "initialBackoff": "0.1s",
+            "maxBackoff": "1s",
+            "backoffMultiplier": 2,
+            "retryableStatusCodes": ["UNAVAILABLE"],
+        }
+    service = {"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [method]}
+    return (
+        ("grpc.service_config", json.dumps(service)),
+        ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.keepalive_time_ms", 300_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        # Each channel has connections of its own, so several reach several server processes.
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+    )
+
+
+def check_target(target: str, timeout: float) -> None:
+    """Raises InvalidInputError for what no call could work with."""
+    if not target or target.startswith(("http://", "https://")) or " " in target:
+        raise InvalidInputError(
+            f"target is {target!r}; it must be host:port or a gRPC name as dns:///host:port",
+            field="target",
+        )
+    if not 0 < timeout < float("inf"):
+        raise InvalidInputError(
+            f"timeout is {timeout}; it must be a number of seconds above 0", field="timeout"
+        )
+
+
+def check_retries(retries: int) -> None:
+    """Raises InvalidInputError outside of 0..4, the most that gRPC does."""
+    if not 0 <= retries <= 4:
+        raise InvalidInputError(f"retries is {retries}; it must be 0 to 4", field="retries")
+
+
+@runtime_checkable
+class _Finished(Protocol):
+    """What the errors of grpc and of grpc.aio have in common, though they share no class."""
+
+    def code(self) -> grpc.StatusCode: ...
+    def details(self) -> str | None: ...
+    def trailing_metadata(self) -> Iterable[tuple[str, str | bytes]] | None: ...
+
+
+def error_from(error: grpc.RpcError, service: str, target: str, timeout: float) -> VisionloopError:
+    """What a caller of ours sees instead of a gRPC error: the target, what happened, what to do."""
+    code, details = "UNKNOWN", str(error)
+    if isinstance(error, _Finished):
+        code, details = error.code().name, error.details() or details
+    where = f"the {service} service at {target}"
+    if code == "UNAVAILABLE":
+        return UnavailableError(_unavailable(where, details))
+    if code == "DEADLINE_EXCEEDED":
+        return DeadlineExceededError(
+            f"{where} gave no answer within {timeout:g} s ({details}); "
+            "try again, send less at once, or raise the timeout"
+        )
+    if code == "RESOURCE_EXHAUSTED":
+        return OverloadedError(
+            f"{where} refused the call: {details}", retry_after_seconds=_pushback(error)
+        )
+    if code == "UNIMPLEMENTED":
+        return UnimplementedError(
+            f"{where} does not offer this call ({details}); "
+            "is it the right program, and as new as this client?"
+        )
+    if code in ("UNKNOWN", "INTERNAL", "DATA_LOSS", "CANCELLED"):
+        return VisionloopError(f"{where} failed: {code.lower()}: {details}; its log says more")
+    # Everything else is the service's own sentence about the request.
+    return error_for_grpc_code(code, details)
+
+
+_UNREACHABLE = ("connect", "dns", "resol", "refused", "unreachable", "http1", "handshak", "address")
+
+
+def _unavailable(where: str, details: str) -> str:
+    if any(word in details.lower() for word in _UNREACHABLE):
+        return f"{where} cannot be reached ({details}); is it running, and is the address right?"
+    return f"{where} is not ready: {details}; try again"
+
+
+def _pushback(error: grpc.RpcError) -> float | None:
+    """Seconds that the server asks callers to wait."""
+    if not isinstance(error, _Finished):
+        return None
+    for name, value in error.trailing_metadata() or ():
+        if name == "grpc-retry-pushback-ms":
+            try:
+                return max(0.0, int(value) / 1000)
+            except ValueError:
+                return None
+    return None

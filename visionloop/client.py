@@ -1,0 +1,388 @@
+"""The client that apps import: encoded images in, labelled and calibrated results out.
+
+    with Client("inference:8001") as client:
+        for result in client.recognize(["cell.png", other_image_bytes]):
+            print(result.label, result.not_sure, result.error)
+
+`AsyncClient` is the same on asyncio. Both need grpcio and protobuf alone. A call has a deadline, a
+bad image costs only its own result, and what goes wrong with the call as a whole is an error of
+`visionloop.errors`. Nothing is retried unless `retries` says so: a caller with a deadline of its
+own knows better, and a retry under overload makes it worse.
+"""
+
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeAlias
+
+import grpc
+import grpc.aio
+
+from visionloop.channels import (
+    MAX_REQUEST_BYTES,
+    channel_options,
+    check_retries,
+    check_target,
+    error_from,
+)
+from visionloop.errors import (
+    ImageError,
+    InvalidInputError,
+    NotFoundError,
+    VisionloopError,
+    error_for_grpc_code,
+)
+from visionloop.proto.v1 import recognition_pb2 as pb
+from visionloop.proto.v1 import recognition_pb2_grpc
+
+Image: TypeAlias = bytes | str | os.PathLike[str]
+_Call: TypeAlias = "grpc.Future[pb.RecognizeResponse]"
+DEFAULT_TARGET = "127.0.0.1:8001"
+DEFAULT_TIMEOUT = 10.0  # seconds
+# Channels have a connection each. Two keep a small server busy while an answer is read, and reach
+# two of its processes; a client that feeds a large server by itself wants one per front end.
+DEFAULT_CHANNELS = 2
+IMAGES_PER_REQUEST = 32
+
+_SERVICE = "inference"
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredLabel:
+    """A class with its calibrated probability, 0..1."""
+
+    class_id: str
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recognition:
+    """What the service says of one image.
+
+    Either `error` is set (an ImageError for an image that was refused) and `labels` is empty, or
+    the other way round. `width` and `height` are in pixels after EXIF orientation.
+    """
+
+    image_id: str  # the path that was given, or the place in the list
+    model: str
+    version: int
+    labels: tuple[ScoredLabel, ...] = ()  # best first
+    not_sure: bool = False
+    prediction_id: str = ""
+    width: int = 0
+    height: int = 0
+    error: VisionloopError | None = field(default=None, compare=False)
+
+    @property
+    def label(self) -> ScoredLabel | None:
+        """The best label, or None when there is an error."""
+        return self.labels[0] if self.labels else None
+
+
+class Client:
+    """Calls an inference service; threads may share it.
+
+    `timeout` (seconds) is the deadline of each `recognize` as a whole. `channels` connections are
+    used in turn. `retries` (0 to 4) is how often a request that was answered UNAVAILABLE is sent
+    again. With `credentials` the connection is TLS, without it is not encrypted.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        channels: int = DEFAULT_CHANNELS,
+        retries: int = 0,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        _check(target, timeout, channels, retries)
+        self.target = target
+        self.timeout = timeout
+        options = channel_options(retries)
+        self._channels = [
+            grpc.secure_channel(target, credentials, options)
+            if credentials
+            else grpc.insecure_channel(target, options)
+            for _ in range(channels)
+        ]
+        self._stubs = [recognition_pb2_grpc.RecognitionStub(c) for c in self._channels]
+        self._turn = itertools.count()
+        self._closed = False
+
+    def recognize(
+        self,
+        images: Image | Sequence[Image],
+        *,
+        model: str = "",
+        version: str = "",
+        top_k: int = 0,
+        timeout: float | None = None,
+    ) -> list[Recognition]:
+        """One result per image, in their order.
+
+        Images are encoded bytes (JPEG, PNG, WebP, BMP, TIFF, GIF) or paths of files to read. Long
+        lists are sent as several requests, a few at a time, under one deadline. `model` empty is
+        the server's default; `version` is a number, an alias, or empty for stable; `top_k` 0 is all
+        classes. Raises NotFoundError for a file, model or version that is not there,
+        UnavailableError, OverloadedError, DeadlineExceededError and other errors of
+        `visionloop.errors`; an image that the service refuses is no error of the call.
+        """
+        if self._closed:
+            raise _closed()
+        seconds = _seconds(timeout, self.timeout)
+        deadline = time.monotonic() + seconds
+        sources = _sources(images)
+        results: list[Recognition] = []
+        waiting: list[tuple[list[str], _Call]] = []
+        loaded = ((_name(n, source), _read(source)) for n, source in enumerate(sources))
+        try:
+            for names, request in _requests(loaded, model, version, top_k):
+                if len(waiting) == len(self._channels):
+                    results += self._answers(*waiting.pop(0), seconds)
+                left = deadline - time.monotonic()
+                waiting.append((names, self._stub().Recognize.future(request, timeout=left)))
+            while waiting:
+                results += self._answers(*waiting.pop(0), seconds)
+        finally:
+            for _, call in waiting:
+                call.cancel()
+        return results
+
+    def close(self) -> None:
+        """Closes the connections; calls that are under way fail."""
+        self._closed = True
+        for channel in self._channels:
+            channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _stub(self) -> recognition_pb2_grpc.RecognitionStub:
+        return self._stubs[next(self._turn) % len(self._stubs)]
+
+    def _answers(self, names: list[str], call: _Call, seconds: float) -> list[Recognition]:
+        try:
+            response = call.result()
+        except grpc.RpcError as error:
+            raise error_from(error, _SERVICE, self.target, seconds) from error
+        return _results(names, response, self.target)
+
+
+class AsyncClient:
+    """`Client` on asyncio. Make and use it within one event loop; tasks may share it."""
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        channels: int = DEFAULT_CHANNELS,
+        retries: int = 0,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        _check(target, timeout, channels, retries)
+        self.target = target
+        self.timeout = timeout
+        self._count = channels
+        self._options = channel_options(retries)
+        self._credentials = credentials
+        # Opened by the first call, because a channel belongs to the loop that is running then.
+        self._channels: list[grpc.aio.Channel] = []
+        self._stubs: list[recognition_pb2_grpc.RecognitionStub] = []
+        self._turn = itertools.count()
+        self._closed = False
+
+    async def recognize(
+        self,
+        images: Image | Sequence[Image],
+        *,
+        model: str = "",
+        version: str = "",
+        top_k: int = 0,
+        timeout: float | None = None,  # noqa: ASYNC109 - a gRPC deadline, which the server sees
+    ) -> list[Recognition]:
+        """See `Client.recognize`. Files are read in a thread."""
+        if self._closed:
+            raise _closed()
+        seconds = _seconds(timeout, self.timeout)
+        deadline = time.monotonic() + seconds
+        sources = _sources(images)
+        loaded = [(_name(n, source), await _read_async(source)) for n, source in enumerate(sources)]
+        self._open()
+        turns = asyncio.Semaphore(self._count)
+
+        async def ask(names: list[str], request: pb.RecognizeRequest) -> list[Recognition]:
+            async with turns:
+                stub = self._stubs[next(self._turn) % len(self._stubs)]
+                left = deadline - time.monotonic()
+                try:
+                    response = await stub.Recognize(request, timeout=left)
+                except grpc.RpcError as error:
+                    raise error_from(error, _SERVICE, self.target, seconds) from error
+                return _results(names, response, self.target)
+
+        requests = _requests(loaded, model, version, top_k)
+        tasks = [asyncio.create_task(ask(names, request)) for names, request in requests]
+        try:
+            return [result for answers in await asyncio.gather(*tasks) for result in answers]
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def close(self) -> None:
+        """Closes the connections; calls that are under way fail."""
+        self._closed = True
+        for channel in self._channels:
+            await channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def _open(self) -> None:
+        if self._channels:
+            return
+        for _ in range(self._count):
+            if self._credentials:
+                channel = grpc.aio.secure_channel(self.target, self._credentials, self._options)
+            else:
+                channel = grpc.aio.insecure_channel(self.target, self._options)
+            self._channels.append(channel)
+            self._stubs.append(recognition_pb2_grpc.RecognitionStub(channel))
+
+
+# --- what both have in common
+
+
+def _requests(
+    loaded: Iterable[tuple[str, bytes]], model: str, version: str, top_k: int
+) -> Iterator[tuple[list[str], pb.RecognizeRequest]]:
+    """Requests of a bounded size, each with its images' names. Names stay here: a path on the
+    caller's machine is nobody else's business."""
+    if top_k < 0:
+        raise InvalidInputError(f"top_k is {top_k}; it must be 0 (all) or more", field="top_k")
+    names: list[str] = []
+    size = 0
+    request = pb.RecognizeRequest(model=model, version=version, top_k=top_k)
+    for name, data in loaded:
+        if names and (size + len(data) > MAX_REQUEST_BYTES or len(names) == IMAGES_PER_REQUEST):
+            yield names, request
+            names, size = [], 0
+            request = pb.RecognizeRequest(model=model, version=version, top_k=top_k)
+        request.images.add(data=data)
+        names.append(name)
+        size += len(data)
+    if names:
+        yield names, request
+
+
+def _results(names: list[str], response: pb.RecognizeResponse, target: str) -> list[Recognition]:
+    if len(response.results) != len(names):
+        raise VisionloopError(
+            f"the {_SERVICE} service at {target} gave {len(response.results)} results for "
+            f"{len(names)} images; its version and the client's do not fit"
+        )
+    return [
+        Recognition(
+            image_id=name,
+            model=response.model,
+            version=response.version,
+            labels=tuple(
+                ScoredLabel(label.class_id, label.name, label.probability)
+                for label in result.classification.labels
+            ),
+            not_sure=result.classification.not_sure,
+            prediction_id=result.prediction_id,
+            width=result.width,
+            height=result.height,
+            error=_image_error(result.status),
+        )
+        for name, result in zip(names, response.results, strict=True)
+    ]
+
+
+_CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
+
+
+def _image_error(status: pb.ImageStatus) -> VisionloopError | None:
+    if status.code == 0:
+        return None
+    code = _CODE_NAMES.get(status.code, "UNKNOWN")
+    if code == "INVALID_ARGUMENT":
+        return ImageError(status.message, reason=status.reason)
+    return error_for_grpc_code(code, status.message)
+
+
+def _sources(images: Image | Sequence[Image]) -> Sequence[Image]:
+    return [images] if isinstance(images, bytes | bytearray | str | os.PathLike) else images
+
+
+def _name(place: int, source: Image) -> str:
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else str(place)
+
+
+def _read(source: Image) -> bytes:
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source)
+    if not isinstance(source, str | os.PathLike):
+        raise InvalidInputError(
+            f"an image is of type {type(source).__name__}; give encoded bytes or a path",
+            field="images",
+        )
+    try:
+        return Path(source).read_bytes()
+    except FileNotFoundError:
+        raise NotFoundError(f"there is no file {os.fspath(source)}; check the path") from None
+    except OSError as error:
+        raise InvalidInputError(
+            f"cannot read {os.fspath(source)}: {error.strerror}", field="images"
+        ) from error
+
+
+async def _read_async(source: Image) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    return await asyncio.to_thread(_read, source)
+
+
+def _check(target: str, timeout: float, channels: int, retries: int) -> None:
+    check_target(target, timeout)
+    check_retries(retries)
+    if channels < 1:
+        raise InvalidInputError(f"channels is {channels}; it must be 1 or more", field="channels")
+
+
+def _seconds(timeout: float | None, default: float) -> float:
+    if timeout is None:
+        return default
+    if not 0 < timeout < float("inf"):
+        raise InvalidInputError(
+            f"timeout is {timeout}; it must be a number of seconds above 0", field="timeout"
+        )
+    return timeout
+
+
+def _closed() -> InvalidInputError:
+    return InvalidInputError("the client is closed; make a new one", field="client")
