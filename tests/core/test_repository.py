@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support.bundles import publish_version, write_bundle
+from support.file_bundles import publish_version, write_bundle
 
 from visionloop.bundle import Aliases, BundleFile, Canary
 from visionloop.errors import (

@@ -1,6 +1,6 @@
 """Small real model bundles: true ONNX graphs, real photographs, answers computed by onnxruntime.
 
-    bundle = publish_bundle(store, version=1, folder=tmp_path / "bundle")
+    bundle = publish_bundle(ModelRepository(store), "cells", seed=1, promote=True)
 
 The graph is what training exports, only smaller: uint8 NHWC in, cast and normalisation inside,
 features by pooling, one linear layer, calibrated softmax; outputs logits, probabilities and
@@ -11,10 +11,13 @@ images are crops of scikit-image's and scikit-learn's photographs, decoded by `v
 import hashlib
 import io
 import json
+import tempfile
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -36,7 +39,6 @@ from visionloop.bundle import (
     Thresholds,
 )
 from visionloop.images import decode
-from visionloop.objectstore import ObjectStore
 from visionloop.preprocessing import Preprocessing, Resize
 from visionloop.repository import ModelRepository, file_entry
 
@@ -184,13 +186,14 @@ def build_bundle(
     trap: bool = False,
     hidden: int = 0,
     change: Change | None = None,
+    run_id: str = "test",
 ) -> Bundle:
     """Writes a bundle's files into `folder`; bundle.json is the repository's to write.
 
     `seed` defaults to the version. `wrong_golden` falsifies the expected answer of that golden
     image. `change` may alter the files before their digests are taken.
     """
-    (folder / "golden").mkdir(parents=True)
+    (folder / "golden").mkdir(parents=True, exist_ok=True)
     data = graph(version if seed is None else seed, trap=trap, hidden=hidden).SerializeToString()
     (folder / "model.onnx").write_bytes(data)
     images = [encoded(1000 + index) for index in range(golden)]
@@ -235,7 +238,7 @@ def build_bundle(
             dataset="test",
             snapshot="sha256-" + "0" * 64,
             parent_version=version - 1 or None,
-            run_id=f"test-{model}-{version}",
+            run_id=run_id,
             code_version="test",
             seed=version,
             backbone="pooled",
@@ -248,27 +251,22 @@ def build_bundle(
 
 
 def publish_bundle(
-    store: ObjectStore,
-    folder: Path,
-    *,
-    model: str = "cells",
-    version: int = 1,
-    promote: bool = True,
-    **options: object,
+    repository: ModelRepository, model: str = "cells", *, promote: bool = False, **options: Any
 ) -> Bundle:
-    """Builds a bundle in `folder/<model>-<version>`, publishes it and makes it stable."""
-    place = folder / f"{model}-{version}"
-    bundle = build_bundle(place, model=model, version=version, **options)  # type: ignore[arg-type]
-    repository = ModelRepository(store)
-    repository.publish(bundle, place)
+    """Builds a bundle (`options` as for build_bundle) under the next free version number and
+    publishes it; with `promote` it becomes stable."""
+    run_id = f"test-{uuid.uuid4().hex}"
+    version = repository.claim(model, run_id)
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = build_bundle(Path(folder), model=model, version=version, run_id=run_id, **options)
+        repository.publish(bundle, Path(folder))
     if promote:
-        promote_version(store, version, model=model)
+        promote_version(repository, version, model=model)
     return bundle
 
 
-def promote_version(store: ObjectStore, version: int, *, model: str = "cells") -> None:
+def promote_version(repository: ModelRepository, version: int, *, model: str = "cells") -> None:
     """Moves the stable alias."""
-    repository = ModelRepository(store)
     repository.promote(
         model, version, expected=repository.aliases(model), who="a test", why="to see it served"
     )

@@ -1,0 +1,74 @@
+"""Small model bundles for tests of the repository: real files and digests, no real graph."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from visionloop.bundle import (
+    Bundle,
+    BundleLabel,
+    Calibration,
+    GoldenSet,
+    Provenance,
+    TensorInput,
+    TensorOutput,
+    Thresholds,
+)
+from visionloop.preprocessing import Preprocessing, Resize
+from visionloop.repository import ModelRepository, file_entry
+
+
+def write_bundle(
+    folder: Path, version: int, *, model: str = "cells", run_id: str = "run", content: bytes = b"m"
+) -> Bundle:
+    """Writes a few files into `folder` and returns the bundle that lists them."""
+    contents = {
+        "model.onnx": content * 1000,
+        "golden/golden.json": b"[]",
+        "golden/0.jpg": b"\xff\xd8" + content,
+        "report/report.json": b"{}",
+    }
+    for name, data in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return Bundle(
+        model=model,
+        version=version,
+        created=datetime.now(UTC),
+        labels=[BundleLabel(id="good", name="Good"), BundleLabel(id="bad", name="Bad")],
+        input=TensorInput(name="images", height=8, width=8),
+        preprocessing=Preprocessing(
+            steps=[Resize(height=8, width=8)], mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+        ),
+        outputs=[TensorOutput(name="probabilities", kind="probabilities", shape=[2])],
+        calibration=Calibration(temperature=1.5, ece_before=0.1, ece_after=0.05),
+        thresholds=Thresholds(not_sure=0.6),
+        golden=GoldenSet(
+            file="golden/golden.json", items=1, max_probability_difference={"default": 1e-3}
+        ),
+        metrics={"accuracy": 0.9},
+        provenance=Provenance(
+            dataset="cells",
+            snapshot="sha256-" + "0" * 64,
+            parent_version=None,
+            run_id=run_id,
+            code_version="test",
+            seed=0,
+            backbone="none",
+            backbone_sha256=None,
+            config={},
+            libraries={},
+        ),
+        files={name: file_entry(folder / name) for name in contents},
+    )
+
+
+def publish_version(
+    repository: ModelRepository, folder: Path, *, model: str = "cells", run_id: str | None = None
+) -> Bundle:
+    """Claims the next number and publishes a bundle whose content differs from all others."""
+    run = run_id or f"run-{folder.name}"
+    version = repository.claim(model, run)
+    content = f"{model}-{run}-{version}".encode()
+    bundle = write_bundle(folder, version, model=model, run_id=run, content=content)
+    repository.publish(bundle, folder)
+    return bundle
