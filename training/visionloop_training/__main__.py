@@ -1,14 +1,8 @@
-"""Entry point of `visionloop-train`: says what to install when the extra is missing."""
+"""`python -m visionloop_training` is `visionloop-train`."""
 
 import sys
 
-from visionloop.entry_point import run
-
-
-def main() -> None:
-    """Runs one training job; does not return."""
-    sys.exit(run("visionloop-train", "training", "visionloop_training.app"))
-
+from visionloop_training.app import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""Arrays on disk, one .npy file per (kind, key, image, variant); nothing in it is ever pickled.
+
+The key is a digest of all that decides the array's content, so an entry is never stale, only
+unused. Folders of keys that were not touched for the longest time are removed when the cache
+outgrows its limit: losing one costs time, never correctness.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+DEFAULT_LIMIT_BYTES = 20 * 2**30
+
+
+def default_folder() -> Path:
+    """Where caches go when `--cache` is not given: XDG_CACHE_HOME or ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "visionloop" / "training"
+
+
+def key_of(parts: dict[str, object]) -> str:
+    """A digest of what decides an array's content."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+class ArrayCache:
+    """The arrays of one kind and key, by image digest and variant number."""
+
+    def __init__(self, folder: Path, kind: str, key: str) -> None:
+        self.folder = folder / kind / key
+        self.folder.mkdir(parents=True, exist_ok=True)
+        os.utime(self.folder)  # used now: see `trim`
+
+    def has(self, sha256: str, variant: int = 0) -> bool:
+        """Whether the array is there."""
+        return self._path(sha256, variant).exists()
+
+    def get(self, sha256: str, variant: int = 0) -> NDArray[np.generic]:
+        """The array. Raises FileNotFoundError, or ValueError for a file that is no array."""
+        array: NDArray[np.generic] = np.load(self._path(sha256, variant), allow_pickle=False)
+        return array
+
+    def put(self, sha256: str, array: NDArray[np.generic], variant: int = 0) -> None:
+        """Writes the array whole or not at all."""
+        path = self._path(sha256, variant)
+        path.parent.mkdir(exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+        Path(file.name).replace(path)
+
+    def _path(self, sha256: str, variant: int) -> Path:
+        return self.folder / sha256[:2] / f"{sha256}-{variant}.npy"
+
+
+def trim(folder: Path, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> int:
+    """Removes the keys unused for longest until the rest fits; returns the bytes removed."""
+    keys = [key for kind in folder.iterdir() for key in kind.iterdir() if key.is_dir()]
+    sizes = {k: sum(f.stat().st_size for f in k.rglob("*") if f.is_file()) for k in keys}
+    excess = sum(sizes.values()) - limit_bytes
+    removed = 0
+    for key in sorted(keys, key=lambda k: k.stat().st_mtime):
+        if removed >= excess:
+            break
+        shutil.rmtree(key, ignore_errors=True)
+        removed += sizes[key]
+    return removed

@@ -1,0 +1,152 @@
+"""A snapshot's images as training reads them: items with a class index, pixels by digest.
+
+Blobs are fetched once into the cache folder and verified against their digest; decoding and
+resizing are `visionloop.images` and the bundle's own `Preprocessing`, so training sees what the
+service will see. Everything that makes a snapshot untrainable is found before any work is done.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from visionloop.snapshot import SPLITS, Snapshot, blob_key
+
+from visionloop import images
+from visionloop.errors import CorruptError, ImageError, InvalidInputError, NotFoundError
+from visionloop.objectstore import ObjectStore
+from visionloop.preprocessing import Preprocessing
+
+Pixels = NDArray[np.uint8]  # (height, width, 3) RGB
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One labelled image."""
+
+    sha256: str
+    label: int  # place in `Dataset.class_ids`
+    group: str
+    attributes: tuple[tuple[str, str], ...]
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A snapshot, checked and split."""
+
+    name: str
+    snapshot: str
+    class_ids: tuple[str, ...]
+    class_names: tuple[str, ...]
+    train: tuple[Item, ...]
+    val: tuple[Item, ...]
+    test: tuple[Item, ...]
+
+
+def dataset(snapshot: Snapshot) -> Dataset:
+    """The snapshot's items by split. Raises InvalidInputError when nothing can be learned."""
+    manifest = snapshot.manifest
+    ids = tuple(entry.id for entry in manifest.classes)
+    place = {class_id: index for index, class_id in enumerate(ids)}
+    parts: dict[str, tuple[Item, ...]] = {}
+    for split in SPLITS:
+        parts[split] = tuple(
+            Item(
+                sha256=row.sha256,
+                label=place[row.class_id],
+                group=row.group_id,
+                attributes=tuple(sorted(row.attributes.items())),
+                weight=row.weight,
+            )
+            for row in sorted(snapshot.split(split), key=lambda row: row.sha256)
+        )
+    _check(manifest.dataset, manifest.id, ids, parts)
+    return Dataset(
+        name=manifest.dataset,
+        snapshot=manifest.id,
+        class_ids=ids,
+        class_names=tuple(entry.name for entry in manifest.classes),
+        train=parts["train"],
+        val=parts["val"],
+        test=parts["test"],
+    )
+
+
+def _check(
+    name: str, snapshot: str, ids: Sequence[str], parts: dict[str, tuple[Item, ...]]
+) -> None:
+    where = f"dataset {name}, snapshot {snapshot[:19]}"
+    labelled = Counter(item.label for items in parts.values() for item in items)
+    if len(labelled) < 2:
+        only = f"only {ids[next(iter(labelled))]!r}" if labelled else "none at all"
+        raise InvalidInputError(
+            f"{where}: labelled classes: {only}; a classifier needs at least 2. "
+            "Label images of another class and make a new snapshot",
+            field="snapshot",
+        )
+    for split, items in parts.items():
+        if not items:
+            raise InvalidInputError(
+                f"{where}: no image in {split}; label more images (splits are drawn by group, so "
+                "a small dataset can leave one empty) and make a new snapshot",
+                field="snapshot",
+            )
+    train = Counter(item.label for item in parts["train"])
+    if len(parts["train"]) < len(labelled):
+        raise InvalidInputError(
+            f"{where}: {len(parts['train'])} train images for {len(labelled)} classes; "
+            "label at least a few images of every class",
+            field="snapshot",
+        )
+    missing = [ids[label] for label in range(len(ids)) if not train[label]]
+    if missing:
+        raise InvalidInputError(
+            f"{where}: no train image of class {', '.join(map(repr, missing))}; label some, or "
+            "remove the class from the schema",
+            field="snapshot",
+        )
+
+
+class Blobs:
+    """Encoded images by digest, kept in a folder. Safe to use from several threads."""
+
+    def __init__(self, store: ObjectStore, folder: Path) -> None:
+        self._store = store
+        self._folder = folder
+
+    def read(self, sha256: str) -> bytes:
+        """The encoded bytes. Raises NotFoundError or CorruptError naming the image."""
+        path = self._folder / sha256[:2] / sha256
+        if path.exists():
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest() == sha256:
+                return data
+            path.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._store.download(blob_key(sha256), path, sha256=sha256)
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"image {sha256} is in the snapshot but not in {self._store.url} "
+                f"({blob_key(sha256)}); restore the blob, or make a snapshot without it"
+            ) from error
+        return path.read_bytes()
+
+    def decoded(self, sha256: str) -> Pixels:
+        """The oriented RGB image of its own size. Raises CorruptError where it does not decode."""
+        try:
+            return images.decode(self.read(sha256))
+        except ImageError as error:
+            raise CorruptError(
+                f"image {sha256} cannot be decoded ({error}); make a snapshot without it"
+            ) from error
+
+    def prepared(self, shas: Iterable[str], preprocessing: Preprocessing) -> list[Pixels]:
+        """Decoded and preprocessed images, in order; decoding runs in threads."""
+        with ThreadPoolExecutor() as threads:
+            return list(threads.map(lambda sha: preprocessing(self.decoded(sha)), shas))

@@ -1,0 +1,120 @@
+"""From the trained network to model.onnx, and onnxruntime sessions on such files.
+
+The graph takes `images` (batch, height, width, 3) uint8 and gives `logits`, `probabilities` (with
+the temperature inside) and `embedding`; the batch is dynamic and the weights are in the file, so
+one digest names the model. Opset 20 is what onnxruntime, TensorRT and OpenVINO all read. Export
+runs in eval mode: in train mode dropout would stay in the graph without a word.
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from visionloop.errors import VisionloopError
+from visionloop_training.network import Network
+
+OPSET = 20
+INPUT = "images"
+OUTPUTS = ("logits", "probabilities", "embedding")
+_MAX_BATCH = 4096
+
+
+class Graph(nn.Module):
+    """What is exported: the network with softmax(logits / temperature)."""
+
+    def __init__(self, network: Network, temperature: float) -> None:
+        super().__init__()
+        self.network = network
+        self.temperature = temperature
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """uint8 images -> logits, calibrated probabilities, embedding."""
+        logits, embedding = self.network(images)
+        return logits, torch.softmax(logits / self.temperature, dim=1), embedding
+
+
+def export(graph: Graph, path: Path, height: int, width: int, metadata: dict[str, str]) -> None:
+    """Writes model.onnx with `metadata` in its properties."""
+    export_module(graph, path, height, width, OUTPUTS)
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, metadata)
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def export_module(
+    module: nn.Module, path: Path, height: int, width: int, outputs: Sequence[str]
+) -> None:
+    """Exports a module of one uint8 NHWC input. Raises VisionloopError when torch cannot."""
+    module = module.eval()
+    batch = torch.export.Dim("batch", min=1, max=_MAX_BATCH)
+    example = torch.zeros((2, height, width, 3), dtype=torch.uint8)
+    try:
+        with _quiet():
+            torch.onnx.export(
+                module,
+                (example,),
+                str(path),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=list(outputs),
+                dynamic_shapes=({0: batch},),
+                external_data=False,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        cause = str(error.__cause__ or error).strip().splitlines()[0]
+        raise VisionloopError(f"the network cannot be exported to ONNX: {cause}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints its progress and logs hundreds of rewrites; neither helps users."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+class Session:
+    """A graph in onnxruntime on the CPU, called with uint8 images (batch, height, width, 3)."""
+
+    def __init__(self, path: Path, threads: int = 0) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        self.shapes = {o.name: tuple(o.shape) for o in self._session.get_outputs()}
+
+    def __call__(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """All outputs by name."""
+        values = self._session.run(self._outputs, {INPUT: images})
+        return dict(zip(self._outputs, values, strict=True))
+
+    def batched(
+        self, images: Sequence[NDArray[np.uint8]], size: int = 32
+    ) -> dict[str, NDArray[np.float32]]:
+        """All outputs of any number of images, run `size` at a time."""
+        parts = [self(np.stack(images[i : i + size])) for i in range(0, len(images), size)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in self._outputs}

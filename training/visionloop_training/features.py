@@ -1,0 +1,158 @@
+"""What enters the trained stages of the network, per image and variant; computed once, on disk.
+
+With stages frozen their output is the same in every epoch and every round, so it is cached: a
+round with 900 new images among 1,800 computes 900. The frozen stages run as an ONNX graph in
+onnxruntime, which on a CPU does five to six times torch's images per second; the price is some
+four seconds of export, once per freeze point. Activations are kept as float16: half the disk, and
+their rounding is far below what augmentation does to an image.
+
+With nothing frozen, the cache holds the preprocessed pixels, and augmentation runs on each batch.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from visionloop.preprocessing import Preprocessing
+from visionloop.telemetry import progress
+from visionloop_training import augment
+from visionloop_training.cache import ArrayCache, key_of
+from visionloop_training.config import AugmentConfig
+from visionloop_training.data import Blobs, Item
+from visionloop_training.export import Session, export_module
+from visionloop_training.network import Network
+from visionloop_training.weights import tensor_bytes
+
+_BATCH = 32
+_FLOAT16_MAX = 65504.0
+
+
+class Features:
+    """Inputs of `Network.embed` by (image digest, variant)."""
+
+    def __init__(
+        self,
+        network: Network,
+        blobs: Blobs,
+        preprocessing: Preprocessing,
+        augmentation: AugmentConfig,
+        folder: Path,
+    ) -> None:
+        self._network = network
+        self._blobs = blobs
+        self._preprocessing = preprocessing
+        self._augmentation = augmentation
+        pixels: dict[str, object] = {"preprocessing": preprocessing.model_dump(mode="json")}
+        self._cache = ArrayCache(folder, "pixels", key_of(pixels))
+        self._folder = folder
+        self.computed = 0  # arrays that were not in the cache yet
+        if network.frozen:
+            self._key = key_of(
+                {
+                    **pixels,
+                    "backbone": network.backbone.name,
+                    "weights": _digest(network.backbone.stages[: network.frozen]),
+                    "frozen": network.frozen,
+                    "augmentation": augmentation.model_dump(mode="json", exclude={"variants"}),
+                }
+            )
+            self._cache = ArrayCache(folder, "activations", self._key)
+
+    @property
+    def variants(self) -> int | None:
+        """How many variants of a train image there are; None: a fresh one each time."""
+        return self._augmentation.variants if self._network.frozen else None
+
+    def prepare(self, items: Sequence[Item], variants: int) -> None:
+        """Computes what the cache lacks of the items' first `variants` variants."""
+        if not self._network.frozen:
+            variants = 1
+        wanted = [
+            (item.sha256, number)
+            for item in items
+            for number in range(variants)
+            if not self._cache.has(item.sha256, number)
+        ]
+        self.computed += len(wanted)
+        if not wanted:
+            return
+        bottom = self._bottom() if self._network.frozen else None
+        for batch in _batches(progress(wanted, description="features", unit="images"), _BATCH):
+            shas = list(dict.fromkeys(sha for sha, _ in batch))
+            pixels = dict(zip(shas, self._blobs.prepared(shas, self._preprocessing), strict=True))
+            if bottom is None:
+                for sha, number in batch:
+                    self._cache.put(sha, pixels[sha], number)
+                continue
+            varied = np.stack(
+                [augment.variant(pixels[sha], self._augmentation, sha, n) for sha, n in batch]
+            )
+            for (sha, number), array in zip(batch, bottom(varied), strict=True):
+                self._cache.put(sha, _compact(array), number)
+
+    def batch(self, wanted: Sequence[tuple[str, int]]) -> Tensor:
+        """The network's inputs for (digest, variant) pairs, float32, channels last where 4-D."""
+        if self._network.frozen:
+            arrays = [self._cache.get(sha, number) for sha, number in wanted]
+            stacked = torch.from_numpy(np.stack(arrays)).float()
+        else:
+            pixels = [self._cache.get(sha).astype(np.uint8, copy=False) for sha, _ in wanted]
+            varied = [
+                augment.variant(image, self._augmentation, sha, number)
+                for image, (sha, number) in zip(pixels, wanted, strict=True)
+            ]
+            images = torch.from_numpy(np.stack(varied)).to(self._network.head.weight.device)
+            with torch.no_grad():
+                stacked = self._network.normalise(images)
+        if stacked.ndim == 4:
+            stacked = stacked.contiguous(memory_format=torch.channels_last)
+        return stacked.to(self._network.head.weight.device)
+
+    def _bottom(self) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+        """The frozen stages as a function of uint8 images (batch, height, width, 3)."""
+        path = self._folder / "graphs" / f"{self._key}.onnx"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            height, width = self._preprocessing.output_size
+            partial = path.with_suffix(f".{os.getpid()}")
+            export_module(_Bottom(self._network), partial, height, width, ["activations"])
+            partial.replace(path)
+        session = Session(path, threads=torch.get_num_threads())
+        return lambda images: session(images)["activations"]
+
+
+class _Bottom(nn.Module):
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network.bottom(images)
+
+
+def _digest(stages: nn.Module) -> str:
+    """Of the frozen weights themselves, so that no two networks ever share a cache entry."""
+    digest = hashlib.sha256()
+    for name, tensor in stages.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _compact(array: NDArray[np.float32]) -> NDArray[np.generic]:
+    if float(np.abs(array).max(initial=0.0)) > _FLOAT16_MAX:
+        return array
+    return array.astype(np.float16)
+
+
+def _batches(items: Iterable[tuple[str, int]], size: int) -> Iterator[list[tuple[str, int]]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
