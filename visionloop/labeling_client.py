@@ -1,0 +1,451 @@
+"""The client of the labeling-ingest service: images and labels in, snapshots and labels out.
+
+    with LabelingClient("labeling:8081") as client:
+        client.create_dataset("solar-cells")
+        for receipt in client.submit_images(rows):
+            print(receipt.ordinal, receipt.outcome, receipt.message)
+
+Submitting is a resumable stream: a row counts as sent when its receipt is there, and a broken
+connection is mended by sending the rows without one again, which is safe because the service
+answers a known (batch, ordinal) from its first receipt. The price is that the rows in flight (64 of
+them, or 32 MB) are kept in memory. Needs grpcio and protobuf alone.
+"""
+
+import time
+import uuid
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Final, Literal, Self
+
+import grpc
+
+from visionloop.channels import channel_options, check_target, error_from
+from visionloop.errors import (
+    DeadlineExceededError,
+    InvalidInputError,
+    UnavailableError,
+    VisionloopError,
+)
+from visionloop.proto.v1 import labeling_pb2 as pb
+from visionloop.proto.v1 import labeling_pb2_grpc
+from visionloop.resumable import Window
+
+AuthorKind = Literal["human", "import", "app", "model"]
+Outcome = Literal["accepted", "duplicate", "rejected"]
+
+DEFAULT_TARGET = "127.0.0.1:8081"
+DEFAULT_TIMEOUT = 30.0  # seconds, of each call but submit_images
+# A stream is cut and resumed after so many seconds, which finds servers that went silent and lets
+# long imports move to new replicas.
+STREAM_SECONDS = 300.0
+# Tries in a row that bring not one receipt, before submit_images gives up.
+FRUITLESS_TRIES = 6
+# Larger images are rejected here: as a message they would break the stream of all the others.
+MAX_IMAGE_BYTES: Final = 64 * 2**20
+
+_SERVICE = "labeling-ingest"
+_KINDS: dict[str, pb.AuthorKind] = {
+    "human": pb.AUTHOR_KIND_HUMAN,
+    "import": pb.AUTHOR_KIND_IMPORT,
+    "app": pb.AUTHOR_KIND_APP,
+    "model": pb.AUTHOR_KIND_MODEL,
+}
+_KIND_NAMES = {number: name for name, number in _KINDS.items()}
+_OUTCOMES: dict[int, Outcome] = {
+    pb.SubmitImageReceipt.ACCEPTED: "accepted",
+    pb.SubmitImageReceipt.DUPLICATE: "duplicate",
+    pb.SubmitImageReceipt.REJECTED: "rejected",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LabelClass:
+    """A class of a dataset: the id stays, the name may change."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A dataset with its classes and counts."""
+
+    name: str
+    classes: tuple[LabelClass, ...]
+    images: int
+    labelled: int
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitImage:
+    """One row to submit: an encoded image, and its label if it has one.
+
+    (`batch`, `ordinal`) names the row for ever: sending it again is answered by the first receipt.
+    Images of one `group` (a patient, a product) stay in one split. `source` is for people.
+    """
+
+    dataset: str
+    batch: str
+    ordinal: int
+    image: bytes
+    label: str | None = None
+    group: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    author_kind: AuthorKind = "app"
+    author: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of one row. It is durable when the receipt is there.
+
+    A rejected row has a `reason` (one stable word), a `message` for people and perhaps a `field`;
+    every other one has the image's `sha256`. `replayed` tells the stored answer to an earlier try.
+    """
+
+    batch: str
+    ordinal: int
+    outcome: Outcome
+    sha256: str = ""
+    reason: str = ""
+    message: str = ""
+    field: str = ""
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LabelReceipt:
+    """What became of one label event; `current` is False when it changed nothing that counts."""
+
+    sequence: int
+    class_id: str
+    current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotReceipt:
+    """A snapshot: `created` is False when the same content already had this id."""
+
+    id: str
+    created: bool
+    split_images: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedLabel:
+    """The current label of one image."""
+
+    sha256: str
+    class_id: str
+    class_name: str
+    split: str
+    group: str
+    attributes: dict[str, str]
+    author_kind: str
+    author: str
+    source: str
+    labelled: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LabelEvent:
+    """One entry of an image's history."""
+
+    sequence: int
+    event_id: str
+    class_id: str
+    class_name: str
+    author_kind: str
+    author: str
+    at: datetime
+    current: bool
+
+
+class LabelingClient:
+    """Calls a labeling-ingest service; threads may share it.
+
+    `timeout` (seconds) is the deadline of each call except `submit_images`. With `credentials` the
+    connection is TLS, without it is not encrypted.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        check_target(target, timeout)
+        self.target = target
+        self.timeout = timeout
+        options = channel_options()
+        self._channel = (
+            grpc.secure_channel(target, credentials, options)
+            if credentials
+            else grpc.insecure_channel(target, options)
+        )
+        self._stub = labeling_pb2_grpc.LabelingIngestStub(self._channel)
+
+    def create_dataset(self, name: str) -> Dataset:
+        """Makes the dataset, or returns the one of this name."""
+        request = pb.CreateDatasetRequest(name=name)
+        with self._errors():
+            return _dataset(self._stub.CreateDataset(request, timeout=self.timeout))
+
+    def list_datasets(self) -> list[Dataset]:
+        """All datasets."""
+        with self._errors():
+            answer = self._stub.ListDatasets(pb.ListDatasetsRequest(), timeout=self.timeout)
+        return [_dataset(dataset) for dataset in answer.datasets]
+
+    def submit_images(self, rows: Iterable[SubmitImage]) -> Iterator[Receipt]:
+        """Sends rows as they come and yields their receipts, in order, as they come.
+
+        `rows` is read in a thread of its own, never far ahead of the receipts. When the connection
+        breaks, rows without a receipt are sent again; after six tries in a row without a single
+        receipt UnavailableError is raised, and repeating the import then doubles nothing. An
+        exception from `rows` is raised here, after the receipts of the rows before it.
+        """
+        window = Window(map(_Row.of, rows), size_of=_Row.size)
+        fruitless = 0
+        try:
+            while window.first() is not None:
+                before = window.acknowledged
+                broken = yield from self._stream(window)
+                if broken is None:
+                    return
+                fruitless = 1 if window.acknowledged > before else fruitless + 1
+                if fruitless == FRUITLESS_TRIES:
+                    raise broken
+                time.sleep(min(0.1 * 2**fruitless, 5.0))
+        finally:
+            window.close()
+
+    def submit_label(
+        self,
+        dataset: str,
+        sha256: str,
+        label: str,
+        *,
+        event_id: str = "",
+        author_kind: AuthorKind = "app",
+        author: str = "",
+        base_sequence: int | None = None,
+    ) -> LabelReceipt:
+        """A first label or a correction for an image that is already there.
+
+        The same `event_id` (a UUID; a fresh one when empty) is recorded once. With `base_sequence`,
+        the sequence of the label that the author saw (0 for none), ConflictError is raised when
+        another label has come since.
+        """
+        request = pb.SubmitLabelRequest(
+            dataset=dataset,
+            sha256=sha256,
+            label=pb.Label(class_name=label),
+            event_id=event_id or str(uuid.uuid4()),
+            author_kind=_kind(author_kind),
+            author=author,
+            base_sequence=base_sequence,
+        )
+        with self._errors():
+            answer = self._stub.SubmitLabel(request, timeout=self.timeout)
+        return LabelReceipt(answer.sequence, answer.class_id, answer.current)
+
+    def create_snapshot(self, dataset: str, *, timeout: float | None = None) -> SnapshotReceipt:
+        """Cuts a snapshot of what is labelled now."""
+        request = pb.CreateSnapshotRequest(dataset=dataset)
+        with self._errors(timeout):
+            answer = self._stub.CreateSnapshot(request, timeout=timeout or self.timeout)
+        return SnapshotReceipt(answer.id, answer.created, dict(answer.split_images))
+
+    def export_labels(
+        self, dataset: str, *, timeout: float | None = None
+    ) -> Iterator[ExportedLabel]:
+        """The current labels, in the order of the images' arrival."""
+        request = pb.ExportLabelsRequest(dataset=dataset)
+        with self._errors(timeout):
+            for label in self._stub.ExportLabels(request, timeout=timeout or self.timeout):
+                yield ExportedLabel(
+                    sha256=label.sha256,
+                    class_id=label.class_id,
+                    class_name=label.class_name,
+                    split=label.split,
+                    group=label.group,
+                    attributes=dict(label.attributes),
+                    author_kind=_KIND_NAMES.get(label.author_kind, ""),
+                    author=label.author,
+                    source=label.source,
+                    labelled=label.labelled.ToDatetime(UTC),
+                )
+
+    def history(self, dataset: str, sha256: str) -> list[LabelEvent]:
+        """Every label event of one image, oldest first."""
+        request = pb.GetHistoryRequest(dataset=dataset, sha256=sha256)
+        with self._errors():
+            answer = self._stub.GetHistory(request, timeout=self.timeout)
+        return [
+            LabelEvent(
+                sequence=event.sequence,
+                event_id=event.event_id,
+                class_id=event.class_id,
+                class_name=event.class_name,
+                author_kind=_KIND_NAMES.get(event.author_kind, ""),
+                author=event.author,
+                at=event.at.ToDatetime(UTC),
+                current=event.current,
+            )
+            for event in answer.events
+        ]
+
+    def close(self) -> None:
+        """Closes the connection; calls that are under way fail."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _errors(self, timeout: float | None = None) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise error_from(error, _SERVICE, self.target, timeout or self.timeout) from error
+
+    def _stream(
+        self, window: Window["_Row"]
+    ) -> Generator[Receipt, None, UnavailableError | DeadlineExceededError | None]:
+        """One connection's receipts. Returns what broke it, or None when all rows are through."""
+        stream = window.stream()
+        requests = (row.request for row in stream if row.request is not None)
+        call = self._stub.SubmitImages(requests, timeout=STREAM_SECONDS)
+        try:
+            while (row := window.first()) is not None:
+                if row.refusal is not None:
+                    window.acknowledge()
+                    yield row.refusal
+                    continue
+                asked = time.monotonic()
+                try:
+                    answer = next(call, None)
+                except grpc.RpcError as error:
+                    return self._mendable(error, silent_seconds=time.monotonic() - asked)
+                if answer is None:
+                    return UnavailableError(
+                        f"the {_SERVICE} service at {self.target} ended the stream before it "
+                        "answered every row; is it stopping? Repeat the import"
+                    )
+                receipt = row.receipt(answer)
+                window.acknowledge()
+                yield receipt
+            with suppress(grpc.RpcError):
+                next(call, None)  # the status; every row has its receipt, so it tells nothing new
+        finally:
+            stream.stop()
+            call.cancel()
+        return None
+
+    def _mendable(
+        self, error: grpc.RpcError, silent_seconds: float
+    ) -> UnavailableError | DeadlineExceededError:
+        """The broken connection as our error, or raises it when a new connection would not help."""
+        told = error_from(error, _SERVICE, self.target, STREAM_SECONDS)
+        if isinstance(told, UnavailableError):
+            return told
+        # The stream's time is over: fine while receipts come, not after a long silence.
+        if isinstance(told, DeadlineExceededError) and silent_seconds < self.timeout:
+            return told
+        raise told from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row on its way: a request, or the refusal of one that never leaves."""
+
+    request: pb.SubmitImageRequest | None
+    refusal: Receipt | None = None
+
+    @classmethod
+    def of(cls, row: SubmitImage) -> Self:
+        if len(row.image) > MAX_IMAGE_BYTES:
+            message = (
+                f"the image has {len(row.image):,} bytes; this client sends at most "
+                f"{MAX_IMAGE_BYTES:,}, so scale it down"
+            )
+            refusal = Receipt(
+                row.batch, row.ordinal, "rejected", reason="too_many_bytes", message=message,
+                field="image",
+            )  # fmt: skip
+            return cls(None, refusal)
+        try:
+            request = pb.SubmitImageRequest(
+                dataset=row.dataset,
+                batch=row.batch,
+                ordinal=row.ordinal,
+                image=row.image,
+                label=None if row.label is None else pb.Label(class_name=row.label),
+                group=row.group,
+                attributes=row.attributes,
+                author_kind=_kind(row.author_kind),
+                author=row.author,
+                source=row.source,
+            )
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(
+                f"row {row.ordinal} of batch {row.batch!r} cannot be sent: {error}"
+            ) from error
+        return cls(request)
+
+    def size(self) -> int:
+        return len(self.request.image) if self.request is not None else 0
+
+    def receipt(self, answer: pb.SubmitImageReceipt) -> Receipt:
+        """The service's answer, which must be this row's: receipts come in order."""
+        if self.request is None or (answer.batch, answer.ordinal) != (
+            self.request.batch,
+            self.request.ordinal,
+        ):
+            raise VisionloopError(
+                f"the {_SERVICE} service answered row {answer.ordinal} of batch {answer.batch!r} "
+                "out of turn; its version and the client's do not fit"
+            )
+        return Receipt(
+            batch=answer.batch,
+            ordinal=answer.ordinal,
+            outcome=_OUTCOMES.get(answer.outcome, "rejected"),
+            sha256=answer.sha256,
+            reason=answer.reason,
+            message=answer.message,
+            field=answer.field,
+            replayed=answer.replayed,
+        )
+
+
+def _kind(name: str) -> pb.AuthorKind:
+    if name not in _KINDS:
+        raise InvalidInputError(
+            f"author_kind is {name!r}; it must be {', '.join(_KINDS)}", field="author_kind"
+        )
+    return _KINDS[name]
+
+
+def _dataset(dataset: pb.Dataset) -> Dataset:
+    return Dataset(
+        name=dataset.name,
+        classes=tuple(LabelClass(each.id, each.name) for each in dataset.classes),
+        images=dataset.images,
+        labelled=dataset.labelled,
+        created=dataset.created.ToDatetime(UTC),
+    )
