@@ -1,0 +1,179 @@
+"""Opening the database: engines, transactions, locks, migrations.
+
+SQLite is for one process: WAL, every write transaction BEGIN IMMEDIATE, and an exclusive lock on
+`<file>.lock` for as long as the program runs, so that a second program is refused in words instead
+of corrupting assumptions. `synchronous=FULL` makes a commit durable before its receipt; the price
+is one fsync a commit, which ingest shares among up to 64 rows. Postgres takes any number of
+replicas: writers of one dataset take its row lock, migrations an advisory lock.
+"""
+
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.orm import Session
+
+from visionloop.errors import ConfigurationError, UnavailableError
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_ADVISORY_LOCK = 0x76_69_73_69_6F_6E  # "vision"
+_BUSY_TIMEOUT_MS = 30_000
+_WRITES = "visionloop_writes"
+
+
+class Database:
+    """One opened database. `read()` and `write()` give sessions; both are safe from any thread."""
+
+    def __init__(self, engine: Engine, lock_file: IO[str] | None) -> None:
+        self._engine = engine
+        self._writing_engine = engine.execution_options(**{_WRITES: True})
+        self._lock_file = lock_file
+        # SQLite has one writer; queueing here is fair, its busy handler is not.
+        self._writer = threading.Lock() if self.single_process else None
+
+    @property
+    def single_process(self) -> bool:
+        """True when no other process can be writing (SQLite)."""
+        return self._engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A consistent view; nothing is written."""
+        with Session(self._engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """One transaction: committed when the block ends, rolled back when it raises."""
+        if self._writer is None:
+            with Session(self._writing_engine, expire_on_commit=False) as session, session.begin():
+                yield session
+            return
+        with (
+            self._writer,
+            Session(self._writing_engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            yield session
+
+    def close(self) -> None:
+        """Closes all connections and lets the next program in."""
+        self._engine.dispose()
+        if self._lock_file is not None:
+            self._lock_file.close()
+
+
+def open_database(url: str) -> Database:
+    """Opens and migrates the database at `url` (sqlite:///file or postgresql://…).
+
+    Raises ConfigurationError for a bad URL or a SQLite file that another program holds, and
+    UnavailableError when the database cannot be reached.
+    """
+    engine, lock_file = _connect(url)
+    try:
+        _migrate(engine)
+    except OperationalError as error:
+        raise UnavailableError(
+            f"database {_shown(url)} cannot be used: {error.orig}; check that it is there and that "
+            "this user may write to it"
+        ) from error
+    return Database(engine, lock_file)
+
+
+def _shown(url: str) -> str:
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def _connect(url: str) -> tuple[Engine, IO[str] | None]:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ConfigurationError(
+            "--database is not a database URL; use sqlite:///path/to/labeling.db or "
+            "postgresql://user@host/name",
+            field="database",
+        ) from error
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername == "postgresql+psycopg":
+        # REPEATABLE READ would make every wait for a row lock a serialisation failure.
+        return create_engine(parsed, pool_pre_ping=True, isolation_level="READ COMMITTED"), None
+    if parsed.drivername != "sqlite":
+        raise ConfigurationError(
+            f"--database: {parsed.drivername} is not supported; use sqlite:///path or "
+            "postgresql://user@host/name",
+            field="database",
+        )
+    if not parsed.database or parsed.database == ":memory:":
+        raise ConfigurationError(
+            "--database needs a file: labels kept in memory are lost; use sqlite:///path/to/file",
+            field="database",
+        )
+    path = Path(parsed.database)
+    lock_file = _lock(path)
+    engine = create_engine(parsed)
+    event.listen(engine, "connect", _on_sqlite_connect)
+    event.listen(engine, "begin", _on_sqlite_begin)
+    return engine, lock_file
+
+
+def _lock(path: Path) -> IO[str]:
+    lock_path = path.with_name(path.name + ".lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock_file = lock_path.open("a+", encoding="ascii")
+    except OSError as error:
+        raise ConfigurationError(
+            f"--database: {lock_path} cannot be opened ({error.strerror}); name a file in a folder "
+            "that this program may write to",
+            field="database",
+        ) from error
+    try:
+        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock_file.seek(0)
+        holder = lock_file.read(20).strip() or "unknown"
+        lock_file.close()
+        raise ConfigurationError(
+            f"--database: {path} is in use by process {holder}; SQLite is for one program at a "
+            "time: stop that one, or use Postgres for several replicas",
+            field="database",
+        ) from error
+    lock_file.truncate(0)
+    lock_file.write(f"{os.getpid()}\n")
+    lock_file.flush()
+    return lock_file
+
+
+def _on_sqlite_connect(connection: Any, _record: Any) -> None:
+    # The driver must not begin transactions by itself: _on_sqlite_begin does, and says which kind.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _on_sqlite_begin(connection: Any) -> None:
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _migrate(engine: Engine) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    with engine.execution_options(**{_WRITES: True}).begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

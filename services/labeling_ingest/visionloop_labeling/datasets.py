@@ -1,0 +1,151 @@
+"""Datasets and their classes: made, locked, listed, looked up."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from visionloop.errors import ConflictError, InvalidInputError, NotFoundError
+from visionloop.record import Record
+from visionloop_labeling.schema import Dataset, ImageGroup, Item, LabelClass
+from visionloop_labeling.splits import SplitRatios
+
+MAX_CLASSES = 10_000
+_KEY = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+class DatasetSettings(Record):
+    """What a dataset was made with."""
+
+    ratios: SplitRatios = SplitRatios()
+    # Whether labels from apps' feedback and from models are put into snapshots, in train only.
+    train_on_app_labels: bool = True
+    train_on_model_labels: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetSummary:
+    """A dataset as it is shown to people."""
+
+    name: str
+    classes: list[tuple[str, str]]  # (id, name), in the order they appeared
+    images: int
+    labelled: int
+    created: datetime
+
+
+def create(session: Session, name: str, settings: DatasetSettings | None = None) -> Dataset:
+    """The dataset of this name, made if need be. `name` has been validated.
+
+    Raises ConflictError when it exists with other settings than the ones asked for.
+    """
+    found = session.scalar(select(Dataset).where(Dataset.name == name))
+    if found is not None:
+        if settings is not None and settings_of(found) != settings:
+            raise ConflictError(
+                f'dataset "{name}" exists with other settings ({settings_of(found)!r}); splits are '
+                "sticky, so settings never change: make a dataset of another name"
+            )
+        return found
+    dataset = Dataset(
+        name=name,
+        created=datetime.now(UTC),
+        settings=(settings or DatasetSettings()).model_dump(mode="json"),
+        last_sequence=0,
+        last_position=0,
+        labelled=0,
+    )
+    session.add(dataset)
+    session.flush()
+    return dataset
+
+
+def find(session: Session, name: str, *, lock: bool = False) -> Dataset:
+    """The dataset of this name. Raises NotFoundError.
+
+    `lock=True` holds back all other writers of the dataset until the transaction ends. SQLite
+    needs no row lock: its write transactions exclude each other from their beginning.
+    """
+    query = select(Dataset).where(Dataset.name == name)
+    dataset = session.scalar(query.with_for_update() if lock else query)
+    if dataset is None:
+        raise NotFoundError(
+            f'there is no dataset "{name}"; make it first (CreateDataset, POST /v1/datasets)'
+        )
+    return dataset
+
+
+def settings_of(dataset: Dataset) -> DatasetSettings:
+    """The settings a dataset was made with."""
+    return DatasetSettings.model_validate(dataset.settings)
+
+
+def classes_of(session: Session, dataset: Dataset) -> Sequence[LabelClass]:
+    """The classes in the order they appeared."""
+    query = select(LabelClass).where(LabelClass.dataset_id == dataset.id).order_by(LabelClass.id)
+    return session.scalars(query).all()
+
+
+def class_named(session: Session, dataset: Dataset, name: str) -> LabelClass:
+    """The class of this (validated) name; an unknown one is added. The dataset is locked."""
+    query = select(LabelClass).where(LabelClass.dataset_id == dataset.id, LabelClass.name == name)
+    found = session.scalar(query)
+    if found is not None:
+        return found
+    known = {one.key for one in classes_of(session, dataset)}
+    if len(known) >= MAX_CLASSES:
+        raise InvalidInputError(
+            f'class "{name}" would be number {len(known) + 1} of the dataset; the limit is '
+            f"{MAX_CLASSES}. Is the label column the right one?",
+            field="label",
+        )
+    added = LabelClass(dataset_id=dataset.id, key=_key_for(name, known), name=name)
+    session.add(added)
+    session.flush()
+    return added
+
+
+def summary(session: Session, dataset: Dataset) -> DatasetSummary:
+    """The dataset with its classes and counts."""
+    return DatasetSummary(
+        name=dataset.name,
+        classes=[(one.key, one.name) for one in classes_of(session, dataset)],
+        images=dataset.last_position,
+        labelled=dataset.labelled,
+        created=dataset.created,
+    )
+
+
+def summaries(session: Session) -> list[DatasetSummary]:
+    """All datasets by name."""
+    found = session.scalars(select(Dataset).order_by(Dataset.name)).all()
+    return [summary(session, dataset) for dataset in found]
+
+
+def images_by_split(session: Session) -> Sequence[tuple[str, str | None, int]]:
+    """(dataset, split, images) for all datasets; the split is None for what has none yet."""
+    query = (
+        select(Dataset.name, ImageGroup.split, func.count())
+        .select_from(Item)
+        .join(Dataset, Dataset.id == Item.dataset_id)
+        .join(ImageGroup, ImageGroup.id == Item.group_id)
+        .group_by(Dataset.name, ImageGroup.split)
+    )
+    return session.execute(query).tuples().all()
+
+
+def _key_for(name: str, taken: set[str]) -> str:
+    # Readable, and the same for the same name in another dataset or after a fresh import: so equal
+    # content has an equal snapshot id. The digest tells apart what the slug cannot.
+    if _KEY.fullmatch(name) and name not in taken:
+        return name
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    length = 8
+    while (key := f"{slug}-{digest[:length]}".lstrip("-")) in taken:
+        length += 8
+    return key

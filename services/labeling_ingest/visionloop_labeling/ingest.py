@@ -1,0 +1,309 @@
+"""Images in: from a row as a caller sends it to a receipt that may be relied on.
+
+Delivery is at least once, effects are once, by three keys: (dataset, batch, ordinal) of a row, the
+UUID of a label event, the sha256 of an image. A group of rows goes through in this order, and a
+crash after any step is repaired by sending the rows again:
+
+  1. intent   the blobs are noted as pending, in one transaction
+              (crash: a pending row without an object; `reconcile` removes it)
+  2. objects  the bytes are put if absent; "already there" is success
+              (crash: an object that only a pending row names; `reconcile` removes both)
+  3. effects  one transaction: blobs stored, items, groups, labels, splits, receipts
+              (crash: all there, the caller unsure; the same key gives the stored receipt)
+  4. receipts
+
+Two transactions and their fsyncs are shared by the group. Refused rows get a receipt of their own
+and never hold up the good ones; what was refused may be sent again, corrected, under its key.
+"""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Final
+
+from sqlalchemy import select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from visionloop.errors import ConflictError, InvalidInputError, NotFoundError, UnavailableError
+from visionloop.failpoints import failpoint
+from visionloop.images import Limits
+from visionloop.objectstore import ObjectStore
+from visionloop.snapshot import blob_key
+from visionloop_labeling import datasets, groups, labels, validation
+from visionloop_labeling.database import Database
+from visionloop_labeling.duplicates import pack_hash
+from visionloop_labeling.labels import AuthorKind, Statement
+from visionloop_labeling.neighbours import Neighbourhood, Neighbours
+from visionloop_labeling.receipts import (
+    ImageRow,
+    Outcome,
+    Prepared,
+    Receipt,
+    ReceiptBook,
+    refused,
+    request_digest,
+)
+from visionloop_labeling.schema import (
+    BLOB_PENDING,
+    BLOB_STORED,
+    Blob,
+    Dataset,
+    Item,
+    NearDuplicate,
+)
+from visionloop_labeling.validation import Inspection
+
+_STORE_THREADS: Final = 8
+
+
+class Ingest:
+    """The ingest of one program. Safe to use from several threads."""
+
+    def __init__(self, database: Database, store: ObjectStore, limits: Limits) -> None:
+        self._database = database
+        self._store = store
+        self._limits = limits
+        self._neighbours = Neighbours()
+        self._pool = ThreadPoolExecutor(_STORE_THREADS, thread_name_prefix="blob-store")
+
+    def close(self) -> None:
+        """Waits for running uploads."""
+        self._pool.shutdown()
+
+    def prepare(self, row: ImageRow) -> Prepared:
+        """Checks a row and decodes its image; touches neither store nor database.
+
+        A bad row is returned with its refusal, not raised.
+        """
+        digest = request_digest(row)
+        try:
+            checked = _check(row)
+            inspection = validation.inspect(row.image, self._limits)
+        except InvalidInputError as refusal:
+            return Prepared(row, digest, None, refusal)
+        return Prepared(checked, digest, inspection, None)
+
+    def commit(self, rows: Sequence[Prepared]) -> list[Receipt]:
+        """Makes the rows durable and answers each, in order.
+
+        Raises UnavailableError when the store or database cannot be reached: then rows without a
+        receipt may be sent again, whatever became of them.
+        """
+        receipts: list[Receipt] = []
+        for name, run in groupby(rows, key=lambda prepared: prepared.row.dataset):
+            receipts += self._commit_run(name, list(run))
+        return receipts
+
+    def _commit_run(self, dataset_name: str, rows: list[Prepared]) -> list[Receipt]:
+        try:
+            with self._database.read() as session:
+                dataset = datasets.find(session, validation.dataset_name(dataset_name))
+                book = ReceiptBook(session, dataset)
+                fresh = [row for row in rows if book.find(row) is None]
+                wanted = {r.inspection.sha256: r for r in fresh if r.inspection is not None}
+                missing = _not_stored(session, wanted)
+        except (NotFoundError, InvalidInputError) as refusal:
+            return [refused(row, row.refusal or refusal) for row in rows]
+        if missing:
+            self._store_blobs(missing)
+        with self._database.write() as session:
+            dataset = datasets.find(session, dataset_name, lock=True)
+            neighbourhood = self._neighbours.of(session, dataset)
+            effects = _Effects(session, dataset, neighbourhood)
+            receipts = [effects.of(row) for row in rows]
+        failpoint("ingest.committed")
+        return receipts
+
+    def _store_blobs(self, missing: Mapping[str, Prepared]) -> None:
+        foreign = dict(zip(missing, self._pool.map(self._is_stored, missing), strict=True))
+        intents = [
+            _intent(row.inspection, foreign=foreign[sha256])
+            for sha256, row in missing.items()
+            if row.inspection is not None
+        ]
+        with self._database.write() as session:
+            _insert_missing(session, intents)
+        failpoint("ingest.intent")
+        images = [row.row.image for row in missing.values()]
+        for _ in self._pool.map(self._put, missing, images):
+            failpoint("ingest.blob_stored")
+
+    def _is_stored(self, sha256: str) -> bool:
+        try:
+            self._store.stat(blob_key(sha256))
+        except NotFoundError:
+            return False
+        return True
+
+    def _put(self, sha256: str, image: bytes) -> None:
+        try:
+            self._store.put_if_absent(blob_key(sha256), image)
+        except ConflictError:
+            pass  # The key is the content's digest: what is there is what we would write.
+
+
+class _Effects:
+    """Writes rows' effects in one transaction, in order."""
+
+    def __init__(self, session: Session, dataset: Dataset, neighbourhood: Neighbourhood) -> None:
+        self._session = session
+        self._dataset = dataset
+        self._neighbourhood = neighbourhood
+        self._book = ReceiptBook(session, dataset)
+
+    def of(self, prepared: Prepared) -> Receipt:
+        """The receipt of one row, its effects written unless they are there already."""
+        answered = self._book.find(prepared)
+        if answered is not None:
+            return answered
+        receipt = self._perform(prepared)
+        self._book.keep(prepared, receipt)
+        return receipt
+
+    def _perform(self, prepared: Prepared) -> Receipt:
+        if prepared.refusal is not None or prepared.inspection is None:
+            return refused(prepared, prepared.refusal)
+        row, inspection = prepared.row, prepared.inspection
+        try:
+            if row.label is not None:
+                datasets.class_named(self._session, self._dataset, row.label)
+        except InvalidInputError as refusal:
+            return refused(prepared, refusal)
+        item = self._session.scalar(
+            select(Item).where(
+                Item.dataset_id == self._dataset.id, Item.sha256 == inspection.sha256
+            )
+        )
+        outcome = Outcome.ACCEPTED if item is None else Outcome.DUPLICATE
+        if item is None:
+            item = self._add_item(row, inspection)
+        else:
+            self._complete(item, row)
+        receipt = Receipt(row.batch, row.ordinal, outcome, inspection.sha256)
+        return receipt if row.label is None else self._label(row, row.label, item, receipt)
+
+    def _add_item(self, row: ImageRow, inspection: Inspection) -> Item:
+        self._settle_blob(inspection)
+        prints = inspection.fingerprint
+        alike = [] if prints is None else self._neighbourhood.alike(prints)
+        group = groups.place(
+            self._session,
+            self._dataset,
+            sha256=inspection.sha256,
+            pixel_sha256=inspection.pixel_sha256,
+            declared=row.group,
+            alike=alike,
+        )
+        self._dataset.last_position += 1
+        item = Item(
+            dataset_id=self._dataset.id,
+            position=self._dataset.last_position,
+            sha256=inspection.sha256,
+            group_id=group.id,
+            declared_group=row.group,
+            attributes=dict(row.attributes),
+            source=row.source,
+            created=datetime.now(UTC),
+        )
+        self._session.add(item)
+        self._session.flush()
+        for found in alike:
+            self._session.add(
+                NearDuplicate(
+                    later_id=item.id,
+                    earlier_id=found.key,
+                    distance=found.distance,
+                    correlation=found.correlation,
+                    orientation=found.orientation,
+                )
+            )
+        if prints is not None:
+            self._neighbourhood.add(item.id, prints)
+        return item
+
+    def _settle_blob(self, inspection: Inspection) -> None:
+        blob = self._session.get(Blob, inspection.sha256)
+        if blob is None:
+            raise UnavailableError(
+                f"the intent to store {inspection.sha256} was cleared away while it was being "
+                "stored; send the rows without a receipt again"
+            )
+        blob.state = BLOB_STORED
+
+    def _complete(self, item: Item, row: ImageRow) -> None:
+        # The first word on an image stands; later rows fill in what it left open.
+        item.attributes = {**row.attributes, **item.attributes}
+        item.source = item.source or row.source
+        if row.group and not item.declared_group:
+            groups.declare(self._session, self._dataset, item, row.group)
+
+    def _label(self, row: ImageRow, label: str, item: Item, receipt: Receipt) -> Receipt:
+        recorded = labels.record(
+            self._session,
+            self._dataset,
+            item,
+            Statement(
+                str(uuid.uuid4()), label, AuthorKind(row.author_kind), row.author, from_row=True
+            ),
+        )
+        if not recorded.disagrees_with:
+            return receipt
+        stands = label if recorded.applied else recorded.disagrees_with
+        return replace(
+            receipt,
+            reason="label_conflict",
+            message=f'the image was labelled "{recorded.disagrees_with}" before and "{label}" now; '
+            f'"{stands}" stands and is marked as disputed until somebody decides',
+            field="label",
+        )
+
+
+def _check(row: ImageRow) -> ImageRow:
+    return replace(
+        row,
+        dataset=validation.dataset_name(row.dataset),
+        batch=validation.text(row.batch, "batch"),
+        ordinal=validation.ordinal(row.ordinal),
+        label=None if row.label is None else validation.text(row.label, "label"),
+        group=validation.text(row.group, "group", required=False),
+        attributes=validation.attributes(row.attributes),
+        author_kind=labels.author_kind_named(row.author_kind),
+        author=validation.text(row.author, "author", required=False),
+        source=validation.text(row.source, "source", limit=validation.MAX_SOURCE, required=False),
+    )
+
+
+def _not_stored(session: Session, wanted: Mapping[str, Prepared]) -> dict[str, Prepared]:
+    stored = set(
+        session.scalars(
+            select(Blob.sha256).where(Blob.sha256.in_(wanted), Blob.state == BLOB_STORED)
+        )
+    )
+    return {sha256: row for sha256, row in wanted.items() if sha256 not in stored}
+
+
+def _intent(inspection: Inspection, *, foreign: bool) -> dict[str, object]:
+    prints = inspection.fingerprint
+    return {
+        "sha256": inspection.sha256,
+        "state": BLOB_PENDING,
+        "size": inspection.size,
+        "media_type": inspection.media_type,
+        "width": inspection.width,
+        "height": inspection.height,
+        "pixel_sha256": inspection.pixel_sha256,
+        "phash": b"" if prints is None else pack_hash(prints.hashes[0]),
+        "thumbnail": b"" if prints is None else prints.thumbnail.tobytes(),
+        "foreign": foreign,
+        "created": datetime.now(UTC),
+    }
+
+
+def _insert_missing(session: Session, blobs: Sequence[Mapping[str, object]]) -> None:
+    # Another stream may be noting the same image right now: whoever is first is fine.
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    session.execute(dialect.insert(Blob).on_conflict_do_nothing(), blobs)

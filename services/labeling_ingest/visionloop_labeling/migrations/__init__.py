@@ -1,0 +1,1 @@
+"""Alembic migrations, run by `database.open_database` under a lock."""

@@ -1,0 +1,190 @@
+"""What the service does, once, for both of its faces (`api` over HTTP, `grpc_api` over gRPC).
+
+Blocking work (database, store, pixels) runs in threads; the event loop only waits. Draining stops
+reading from open streams; what has been read is still made durable and answered.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import ParamSpec, TypeVar
+
+from visionloop.errors import UnavailableError
+from visionloop.images import Limits
+from visionloop.objectstore import ObjectStore
+from visionloop.telemetry import labeling as metrics
+from visionloop_labeling import datasets, exports, labels, snapshots, validation
+from visionloop_labeling.database import Database
+from visionloop_labeling.datasets import DatasetSettings, DatasetSummary
+from visionloop_labeling.exports import ExportedLabel
+from visionloop_labeling.ingest import Ingest
+from visionloop_labeling.labels import HistoryEntry, Recorded
+from visionloop_labeling.receipts import ImageRow, Receipt
+from visionloop_labeling.snapshots import Cut
+from visionloop_labeling.stream import IngestStream
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+_Row = TypeVar("_Row")
+
+
+class LabelingService:
+    """The operations of labeling-ingest. Made and used on one event loop."""
+
+    def __init__(self, database: Database, store: ObjectStore, limits: Limits) -> None:
+        self.limits = limits
+        self._database = database
+        self._store = store
+        self._ingest = Ingest(database, store, limits)
+        self._stream = IngestStream(self._ingest)
+        self._draining = asyncio.Event()
+        self._snapshot_lock = asyncio.Lock()
+
+    @property
+    def draining(self) -> bool:
+        """True once no new work is taken."""
+        return self._draining.is_set()
+
+    def drain(self) -> None:
+        """From now on open streams are not read further, and new work is refused."""
+        self._draining.set()
+
+    def close(self) -> None:
+        """Waits for the work in flight, then closes the database."""
+        self._stream.close()
+        self._ingest.close()
+        self._database.close()
+
+    async def check_ready(self) -> None:
+        """Raises UnavailableError while draining or without the database."""
+        await self.list_datasets()
+
+    async def check_dataset(self, name: str) -> None:
+        """Raises NotFoundError or InvalidInputError where there is no such dataset."""
+
+        def work() -> None:
+            with self._database.read() as session:
+                datasets.find(session, validation.dataset_name(name))
+
+        await self._run(work)
+
+    async def measure(self) -> None:
+        """Brings the gauges up to date that describe stored data."""
+
+        def work() -> None:
+            with self._database.read() as session:
+                for name, split, images in datasets.images_by_split(session):
+                    metrics.DATASET_IMAGES.labels(name, split or "unassigned").set(images)
+
+        await asyncio.to_thread(work)
+
+    async def create_dataset(
+        self, name: str, settings: DatasetSettings | None = None
+    ) -> DatasetSummary:
+        """Makes a dataset, or gives the one of this name."""
+
+        def work() -> DatasetSummary:
+            checked = validation.dataset_name(name)
+            with self._database.write() as session:
+                return datasets.summary(session, datasets.create(session, checked, settings))
+
+        return await self._run(work)
+
+    async def list_datasets(self) -> list[DatasetSummary]:
+        """All datasets by name."""
+
+        def work() -> list[DatasetSummary]:
+            with self._database.read() as session:
+                return datasets.summaries(session)
+
+        return await self._run(work)
+
+    def submit_images(self, rows: AsyncIterator[ImageRow]) -> AsyncIterator[Receipt]:
+        """A receipt for each row, in order, each row durable before its receipt.
+
+        When the service drains, the rows read so far are answered and UnavailableError is raised.
+        """
+        return self._stream.submit(self._until_drained(rows))
+
+    async def submit_image(self, row: ImageRow) -> Receipt:
+        """One row."""
+        self._refuse_when_draining()
+        return await self._stream.submit_one(row)
+
+    async def submit_label(
+        self,
+        *,
+        dataset: str,
+        sha256: str,
+        class_name: str,
+        event_id: str,
+        author_kind: str,
+        author: str,
+        base_sequence: int | None,
+    ) -> Recorded:
+        """A first label or a correction for an image that is there."""
+
+        def work() -> Recorded:
+            statement = labels.statement(
+                event_id=event_id,
+                class_name=class_name,
+                author_kind=author_kind,
+                author=author,
+                base_sequence=base_sequence,
+            )
+            with self._database.write() as session:
+                return labels.submit(session, dataset, sha256, statement)
+
+        return await self._run(work)
+
+    async def history(self, dataset: str, sha256: str) -> list[HistoryEntry]:
+        """Every label event of an image, oldest first."""
+
+        def work() -> list[HistoryEntry]:
+            with self._database.read() as session:
+                return labels.history(session, dataset, sha256)
+
+        return await self._run(work)
+
+    async def export(self, dataset: str) -> AsyncIterator[list[ExportedLabel]]:
+        """The current labels, a page at a time."""
+        pages = exports.pages(self._database, dataset)
+        while page := await self._run(_next_page, pages):
+            yield page
+
+    async def create_snapshot(self, dataset: str) -> Cut:
+        """Cuts a snapshot; one at a time, so that parents form a line."""
+        async with self._snapshot_lock:
+            return await self._run(snapshots.cut, self._database, self._store, dataset)
+
+    async def _run(
+        self,
+        work: Callable[_Arguments, _Result],
+        *args: _Arguments.args,
+        **kwargs: _Arguments.kwargs,
+    ) -> _Result:
+        self._refuse_when_draining()
+        return await asyncio.to_thread(work, *args, **kwargs)
+
+    def _refuse_when_draining(self) -> None:
+        if self.draining:
+            raise UnavailableError("the service is shutting down; send this again in a moment")
+
+    async def _until_drained(self, rows: AsyncIterator[_Row]) -> AsyncIterator[_Row]:
+        drained = asyncio.ensure_future(self._draining.wait())
+        try:
+            while True:
+                coming = asyncio.ensure_future(anext(rows))
+                await asyncio.wait({coming, drained}, return_when=asyncio.FIRST_COMPLETED)
+                if not coming.done():
+                    coming.cancel()
+                    self._refuse_when_draining()
+                try:
+                    yield await coming
+                except StopAsyncIteration:
+                    return
+        finally:
+            drained.cancel()
+
+
+def _next_page(pages: Iterator[list[ExportedLabel]]) -> list[ExportedLabel]:
+    return next(pages, [])

@@ -1,0 +1,134 @@
+"""Many rows at once: checked in parallel, made durable in groups, answered in order.
+
+Threads, because decoding and hashing release the interpreter's lock. While one group is being
+committed the next is being decoded. What is in flight is bounded in rows and in bytes over all
+callers together, so a fast sender waits instead of filling memory. A row's budget is taken in the
+order of its stream, so the oldest row of each stream can always finish.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from visionloop_labeling.ingest import Ingest
+from visionloop_labeling.receipts import ImageRow, Prepared, Receipt
+
+GROUP: Final = 64  # rows that share two transactions
+_ROWS_IN_FLIGHT: Final = 256
+_BYTES_IN_FLIGHT: Final = 256 * 2**20
+_COMMITTERS: Final = 8
+
+
+class _Budget:
+    """Bytes and rows in flight. A row larger than the budget goes alone."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Condition()
+        self._rows = 0
+        self._bytes = 0
+
+    async def take(self, size: int) -> None:
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: (
+                    self._rows == 0
+                    or (self._rows < _ROWS_IN_FLIGHT and self._bytes + size <= _BYTES_IN_FLIGHT)
+                )
+            )
+            self._rows += 1
+            self._bytes += size
+
+    async def give_back(self, sizes: list[int]) -> None:
+        async with self._changed:
+            self._rows -= len(sizes)
+            self._bytes -= sum(sizes)
+            self._changed.notify_all()
+
+
+_Pending = tuple[int, asyncio.Future[Prepared]]  # size in bytes, the row being checked
+
+
+class IngestStream:
+    """The way of rows from an event loop through threads. Made and used on one event loop."""
+
+    def __init__(self, ingest: Ingest, *, workers: int | None = None) -> None:
+        self._ingest = ingest
+        self._budget = _Budget()
+        self._checkers = ThreadPoolExecutor(workers or os.cpu_count(), thread_name_prefix="check")
+        self._committers = ThreadPoolExecutor(_COMMITTERS, thread_name_prefix="commit")
+
+    def close(self) -> None:
+        """Waits for the rows in flight."""
+        self._checkers.shutdown()
+        self._committers.shutdown()
+
+    async def submit_one(self, row: ImageRow) -> Receipt:
+        """One row; its receipt when it is durable."""
+
+        async def alone() -> AsyncIterator[ImageRow]:
+            yield row
+
+        receipts = [receipt async for receipt in self.submit(alone())]
+        return receipts[0]
+
+    async def submit(self, rows: AsyncIterator[ImageRow]) -> AsyncIterator[Receipt]:
+        """A receipt for each row, in order, as soon as the row is durable.
+
+        Raises what `rows` raises, after the receipts of the rows before, and UnavailableError.
+        """
+        checked: asyncio.Queue[_Pending | None] = asyncio.Queue()  # the budget bounds it
+        reader = asyncio.create_task(self._check(rows, checked))
+        try:
+            while group := await _next_group(checked):
+                sizes = [size for size, _ in group]
+                try:
+                    receipts = await self._commit([future for _, future in group])
+                finally:
+                    await self._budget.give_back(sizes)
+                for receipt in receipts:
+                    yield receipt
+            await reader
+        finally:
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+            left = [entry for entry in _drain(checked) if entry is not None]
+            await self._budget.give_back([size for size, _ in left])
+
+    async def _check(
+        self, rows: AsyncIterator[ImageRow], checked: asyncio.Queue[_Pending | None]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async for row in rows:
+                await self._budget.take(len(row.image))
+                future = loop.run_in_executor(self._checkers, self._ingest.prepare, row)
+                checked.put_nowait((len(row.image), future))
+        finally:
+            # Also after an error: the rows before it still get their receipts.
+            checked.put_nowait(None)
+
+    async def _commit(self, futures: list[asyncio.Future[Prepared]]) -> list[Receipt]:
+        prepared = await asyncio.gather(*futures)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._committers, self._ingest.commit, prepared)
+
+
+async def _next_group(checked: asyncio.Queue[_Pending | None]) -> list[_Pending]:
+    """The rows that wait, at least one, at most GROUP; empty at the end."""
+    first = await checked.get()
+    if first is None:
+        return []
+    group = [first]
+    while len(group) < GROUP and not checked.empty():
+        entry = checked.get_nowait()
+        if entry is None:
+            checked.put_nowait(None)
+            break
+        group.append(entry)
+    return group
+
+
+def _drain(checked: asyncio.Queue[_Pending | None]) -> list[_Pending | None]:
+    return [checked.get_nowait() for _ in range(checked.qsize())]

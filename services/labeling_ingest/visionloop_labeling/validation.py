@@ -1,0 +1,144 @@
+"""What may come in: names, sizes and images, each refused with its field, value and limit.
+
+Text is trimmed and must be free of control characters, because it ends up in logs, CSV files and
+pages. Images go through `visionloop.images`, whole, so that what is stored can be decoded.
+"""
+
+import hashlib
+import re
+import unicodedata
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from visionloop.errors import InvalidInputError
+from visionloop.images import Limits, decode, read_header
+from visionloop_labeling.duplicates import Fingerprint, fingerprint
+
+MAX_NAME: Final = 200  # characters, of a label, group, batch, author or attribute value
+MAX_SOURCE: Final = 1000
+MAX_ATTRIBUTES: Final = 32
+MAX_ORDINAL: Final = 2**63 - 1
+
+_DATASET = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_ATTRIBUTE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_UNPRINTABLE = {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"}
+_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inspection:
+    """What an image is, once it has been decoded. Sizes are after EXIF orientation."""
+
+    sha256: str  # of the bytes
+    pixel_sha256: str  # of the size and the oriented RGB pixels
+    size: int  # bytes
+    media_type: str
+    width: int
+    height: int
+    fingerprint: Fingerprint | None
+
+
+def inspect(image: bytes, limits: Limits) -> Inspection:
+    """Decodes an image fully and says what it is. Raises ImageError."""
+    header = read_header(image, limits)
+    pixels = decode(image, limits)
+    height, width = pixels.shape[:2]
+    content = hashlib.sha256(f"{width}x{height}\0".encode())
+    content.update(pixels.tobytes())
+    return Inspection(
+        sha256=hashlib.sha256(image).hexdigest(),
+        pixel_sha256=content.hexdigest(),
+        size=len(image),
+        media_type=header.media_type,
+        width=width,
+        height=height,
+        fingerprint=fingerprint(pixels),
+    )
+
+
+def dataset_name(name: str) -> str:
+    """A dataset's name: it becomes part of object keys."""
+    if not _DATASET.fullmatch(name):
+        raise InvalidInputError(
+            f"dataset {_show(name)} is not a usable name; use 1 to 63 lower-case letters, digits, "
+            '"-" and "_", beginning with a letter or digit',
+            field="dataset",
+        )
+    return name
+
+
+def text(value: str, field: str, *, limit: int = MAX_NAME, required: bool = True) -> str:
+    """Trimmed text without control characters, at most `limit` characters."""
+    trimmed = value.strip()
+    if required and not trimmed:
+        raise InvalidInputError(f"{field} is empty; give it 1 to {limit} characters", field=field)
+    if len(trimmed) > limit:
+        raise InvalidInputError(
+            f"{field} {_show(trimmed)} has {len(trimmed)} characters; the limit is {limit}",
+            field=field,
+        )
+    bad = next((c for c in trimmed if unicodedata.category(c) in _UNPRINTABLE), None)
+    if bad is not None:
+        raise InvalidInputError(
+            f"{field} {_show(trimmed)} holds the control character U+{ord(bad):04X}; remove it",
+            field=field,
+        )
+    # One spelling for characters that can be encoded in two ways, or "é" would be two classes.
+    return unicodedata.normalize("NFC", trimmed)
+
+
+def attributes(values: Mapping[str, str]) -> dict[str, str]:
+    """Attribute names and values, sorted by name."""
+    if len(values) > MAX_ATTRIBUTES:
+        raise InvalidInputError(
+            f"{len(values)} attributes are given; the limit is {MAX_ATTRIBUTES}", field="attributes"
+        )
+    checked = {}
+    for name in sorted(values):
+        if not _ATTRIBUTE.fullmatch(name):
+            raise InvalidInputError(
+                f"attribute {_show(name)} is not a usable name; use 1 to 63 letters, digits, "
+                '"_", "." and "-", beginning with a letter or "_"',
+                field="attributes",
+            )
+        checked[name] = text(values[name], f"attributes.{name}", required=False)
+    return checked
+
+
+def ordinal(value: int) -> int:
+    """A row's number within its batch."""
+    if not 0 <= value <= MAX_ORDINAL:
+        raise InvalidInputError(
+            f"ordinal {value} is not within 0 to {MAX_ORDINAL}", field="ordinal"
+        )
+    return value
+
+
+def sha256(value: str) -> str:
+    """An image's digest as callers give it."""
+    lowered = value.strip().lower()
+    if not _SHA256.fullmatch(lowered):
+        raise InvalidInputError(
+            f"sha256 {_show(value)} is not a digest; use 64 hex digits", field="sha256"
+        )
+    return lowered
+
+
+def event_id(value: str) -> str:
+    """A label event's UUID in its canonical spelling."""
+    try:
+        return str(uuid.UUID(value))
+    except ValueError as error:
+        raise InvalidInputError(
+            f"event_id {_show(value)} is not a UUID; make a new one for each label and repeat it "
+            "when you repeat the call",
+            field="event_id",
+        ) from error
+
+
+def _show(value: str) -> str:
+    shown = value if len(value) <= _SHOWN else value[:_SHOWN] + "…"
+    return ascii(shown) if not shown.isprintable() else f'"{shown}"'
