@@ -1,0 +1,425 @@
+"""Snapshots on a folder and on a real S3 server: one id for one content, verified when read."""
+
+import csv
+import gzip
+import io
+import json
+import multiprocessing
+from collections.abc import Callable
+from hashlib import sha256
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+import visionloop.snapshot_format
+from visionloop.errors import CorruptError, InvalidInputError, NotFoundError
+from visionloop.objectstore import ObjectStore, open_store
+from visionloop.snapshot import (
+    SnapshotClass,
+    SnapshotManifest,
+    SnapshotRepository,
+    SnapshotRow,
+    blob_key,
+    diff,
+    snapshot_id,
+)
+from visionloop.snapshot_format import (
+    check_content,
+    labels_csv,
+    part_rows,
+    rows_from_parquet,
+    rows_to_parquet,
+)
+
+SPAWN = multiprocessing.get_context("spawn")
+CLASSES = [SnapshotClass(id="good", name="Good"), SnapshotClass(id="bad", name="Bad")]
+POLICY: dict[str, object] = {"split_rule": "group-sticky/1", "split_ratios": {"train": 0.8}}
+
+
+def digest(number: int) -> str:
+    return sha256(f"{number}".encode()).hexdigest()
+
+
+def make_row(number: int, **changes: object) -> SnapshotRow:
+    return SnapshotRow.model_validate(
+        {
+            "sha256": digest(number),
+            "width": 300,
+            "height": 200,
+            "split": ("train", "train", "val", "test")[number % 4],
+            "group_id": f"g-{number}",
+            "class_id": ("good", "bad")[number % 2],
+            "attributes": {"module": "mono"},
+            "label_source": "import",
+            "source": f"cells/{number}.png",
+            **changes,
+        }
+    )
+
+
+ROWS = [make_row(number) for number in range(12)]
+
+
+def write(
+    store: ObjectStore, rows: list[SnapshotRow] = ROWS, *, label_sequence: int = 12
+) -> tuple[SnapshotManifest, bool]:
+    return SnapshotRepository(store).write(
+        "cells", rows, CLASSES, POLICY, label_sequence=label_sequence, parent=None
+    )
+
+
+class TestWriteAndRead:
+    def test_round_trip(self, store: ObjectStore) -> None:
+        repository = SnapshotRepository(store)
+        manifest, created = write(store)
+        assert created
+        assert manifest.id == snapshot_id(ROWS, CLASSES, POLICY)
+        assert manifest.split_images == {"train": 6, "val": 3, "test": 3}
+        assert manifest.class_images["train"] == {"bad": 3, "good": 3}
+        assert (manifest.groups, manifest.largest_group) == (12, 1)
+        snapshot = repository.read("cells", manifest.id)
+        assert snapshot.manifest == manifest
+        assert snapshot.rows == sorted(ROWS, key=lambda row: row.sha256)
+        assert {row.split for row in snapshot.split("val")} == {"val"}
+        assert len(snapshot.split("val")) == 3
+        assert (repository.datasets(), repository.list("cells")) == (["cells"], [manifest])
+        assert repository.latest("cells") == manifest
+        digits = manifest.id.removeprefix("sha256-")
+        for name in ("latest", manifest.id[:15], digits[:4], digits):
+            assert repository.read("cells", name).manifest == manifest
+
+    def test_the_same_content_is_written_once(self, store: ObjectStore) -> None:
+        first, _ = write(store)
+        before = {stat.key: stat.etag for stat in store.list()}
+        again, created = write(store, list(reversed(ROWS)))
+        assert (again, created) == (first, False)
+        assert {stat.key: stat.etag for stat in store.list()} == before
+
+    def test_other_content_is_another_snapshot(self, store: ObjectStore) -> None:
+        repository = SnapshotRepository(store)
+        first, _ = write(store)
+        second, created = write(store, [*ROWS[:-1], make_row(11, class_id="good")])
+        assert created
+        assert first.id != second.id
+        assert [one.id for one in repository.list("cells")] == [first.id, second.id]
+        assert repository.latest("cells") == second
+        assert repository.read("cells", first.id).rows != repository.read("cells", second.id).rows
+
+    def test_nothing_there(self, store: ObjectStore) -> None:
+        repository = SnapshotRepository(store)
+        assert (repository.datasets(), repository.list("cells")) == ([], [])
+        for call in (
+            lambda: repository.latest("cells"),
+            lambda: repository.read("cells", "latest"),
+        ):
+            with pytest.raises(NotFoundError, match="visionloop snapshots create cells"):
+                call()
+        for name in ("sha256-" + "0" * 64, "abcd"):
+            with pytest.raises(NotFoundError, match=f"no snapshot {name}"):
+                repository.read("cells", name)
+
+    @pytest.mark.parametrize("name", ["", "abc", "sha256-", "../../x", "ABCD", "latest "])
+    def test_bad_ids(self, file_store: ObjectStore, name: str) -> None:
+        with pytest.raises(InvalidInputError, match="neither latest nor an id"):
+            SnapshotRepository(file_store).read("cells", name)
+
+    def test_a_start_that_two_ids_share(self, file_store: ObjectStore) -> None:
+        repository = SnapshotRepository(file_store)
+        for name in ("sha256-abcd" + "0" * 60, "sha256-abcd" + "1" * 60):
+            file_store.put(f"datasets/cells/snapshots/{name}/manifest.json", b"{}")
+        with pytest.raises(InvalidInputError, match="2 snapshots of 'cells' start with abcd"):
+            repository.read("cells", "abcd")
+
+    @pytest.mark.parametrize("dataset", ["", "..", "a/b", "A", "-a", "a" * 64, "a\n"])
+    def test_names_of_datasets(self, file_store: ObjectStore, dataset: str) -> None:
+        repository = SnapshotRepository(file_store)
+        for call in (
+            lambda: repository.list(dataset),
+            lambda: repository.latest(dataset),
+            lambda: repository.read(dataset, "abcd"),
+            lambda: repository.write(dataset, ROWS, CLASSES, POLICY, label_sequence=1, parent=None),
+        ):
+            with pytest.raises(InvalidInputError) as caught:
+                call()
+            assert caught.value.field == "dataset"
+
+    def test_blob_key(self) -> None:
+        assert blob_key("ab12" + "0" * 60) == "blobs/sha256/ab/12/ab12" + "0" * 60
+        for bad in ("", "../" + "0" * 61, "AB" * 32, "0" * 63, "0" * 64 + "\n"):
+            with pytest.raises(InvalidInputError):
+                blob_key(bad)
+
+
+class TestContent:
+    @pytest.mark.parametrize(
+        ("rows", "message"),
+        [
+            ([], "at least one row"),
+            ([make_row(1), make_row(1)], "stands 2 times in rows"),
+            ([make_row(1, class_id="ugly")], "'ugly', which classes does not list"),
+            ([make_row(0, group_id="g"), make_row(2, group_id="g")], "'g' is in train and in val"),
+            ([make_row(2, label_source="app")], "belong in train only"),
+            ([make_row(3, label_source="model")], "belong in train only"),
+        ],
+    )
+    def test_what_no_snapshot_may_hold(
+        self, file_store: ObjectStore, rows: list[SnapshotRow], message: str
+    ) -> None:
+        with pytest.raises(InvalidInputError, match=message):
+            write(file_store, rows)
+        assert list(file_store.list()) == []
+
+    def test_two_classes_with_one_id(self) -> None:
+        with pytest.raises(InvalidInputError, match="class id 'good' stands 2 times"):
+            check_content(ROWS, [*CLASSES, CLASSES[0]])
+
+    @pytest.mark.parametrize("policy", [{"a": object()}, {"a": float("nan")}, {"a": b""}])
+    def test_a_policy_that_is_not_json(
+        self, file_store: ObjectStore, policy: dict[str, object]
+    ) -> None:
+        with pytest.raises(InvalidInputError, match="policy"):
+            SnapshotRepository(file_store).write(
+                "cells", ROWS, CLASSES, policy, label_sequence=1, parent=None
+            )
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"sha256": "x"},
+            {"width": 0},
+            {"height": -1},
+            {"split": "dev"},
+            {"class_id": ""},
+            {"weight": float("nan")},
+            {"weight": -1.0},
+            {"label_source": "rumour"},
+            {"unknown": 1},
+        ],
+    )
+    def test_rows_are_checked(self, change: dict[str, object]) -> None:
+        with pytest.raises(ValidationError):
+            make_row(1, **change)
+
+    def test_everything_counts_for_the_id(self) -> None:
+        plain = snapshot_id(ROWS, CLASSES, POLICY)
+        changes: list[dict[str, object]] = [
+            {"width": 301},
+            {"split": "val"},
+            {"group_id": "other"},
+            {"class_id": "good"},
+            {"attributes": {}},
+            {"weight": 2.0},
+            {"label_source": "human"},
+            {"source": "elsewhere"},
+        ]
+        ids = {
+            snapshot_id([make_row(1, **change), *ROWS[2:]], CLASSES, POLICY) for change in changes
+        }
+        ids |= {
+            plain,
+            snapshot_id(ROWS[:-1], CLASSES, POLICY),
+            snapshot_id(ROWS, CLASSES[::-1], POLICY),
+            snapshot_id(ROWS, CLASSES, {}),
+        }
+        assert len(ids) == len(changes) + 4
+
+    def test_the_id_of_a_format_never_changes(self) -> None:
+        assert snapshot_id(ROWS[:2], CLASSES, POLICY) == (
+            "sha256-20886fcc4e70e0f84578901a7db8367b395da932ba93944877dd2e9ef7d312c6"
+        )
+
+
+text = st.text(max_size=20)
+name = st.text(min_size=1, max_size=20)
+some_rows = st.lists(
+    st.builds(
+        make_row,
+        st.integers(0, 10**9),
+        width=st.integers(1, 2**31),
+        attributes=st.dictionaries(name, text, max_size=3),
+        weight=st.floats(0, 1e308, allow_nan=False),
+        class_id=name,
+        source=text,
+    ),
+    min_size=1,
+    max_size=8,
+    unique_by=lambda row: row.sha256,
+)
+
+
+class TestProperties:
+    @settings(max_examples=60, deadline=None)
+    @given(rows=some_rows, policy=st.dictionaries(text, st.integers() | text | st.booleans()))
+    def test_any_rows_survive_parquet_and_any_order_has_one_id(
+        self, rows: list[SnapshotRow], policy: dict[str, object]
+    ) -> None:
+        assert rows_from_parquet(rows_to_parquet(rows), "part") == rows
+        classes = [SnapshotClass(id=one, name=one) for one in {row.class_id for row in rows}]
+        identity = snapshot_id(rows, classes, policy)
+        assert snapshot_id(rows[::-1], classes, dict(reversed(policy.items()))) == identity
+        turned = [
+            row.model_copy(update={"attributes": dict(reversed(row.attributes.items()))})
+            for row in rows
+        ]
+        assert snapshot_id(turned, classes, policy) == identity
+
+    @settings(max_examples=60, deadline=None)
+    @given(rows=some_rows)
+    def test_no_cell_of_the_csv_begins_a_formula(self, rows: list[SnapshotRow]) -> None:
+        classes = [SnapshotClass(id=one, name=f"={one}") for one in {r.class_id for r in rows}]
+        content = gzip.decompress(labels_csv(rows, classes)).decode()
+        table = list(csv.DictReader(io.StringIO(content, newline="")))
+        for row, cells in zip(sorted(rows, key=lambda row: row.sha256), table, strict=True):
+            assert not any(
+                cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in cells.values()
+            )
+            assert cells["sha256"] == row.sha256
+            assert cells["class_name"] == f"'={row.class_id}"
+            assert json.loads(cells["attributes"]) == row.attributes
+
+
+class TestParts:
+    def test_a_changed_row_changes_one_part(
+        self, file_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(visionloop.snapshot_format, "MAX_PART_ROWS", 20)
+        rows = [make_row(number) for number in range(200)]
+        assert all(len(part) <= 20 for part in part_rows(rows))
+        first, _ = write(file_store, rows)
+        second, _ = write(file_store, [*rows[:-1], make_row(199, class_id="good")])
+        assert len(first.parts) > 10
+        assert len({part.key for part in first.parts} ^ {part.key for part in second.parts}) == 2
+        read = SnapshotRepository(file_store).read("cells", second.id).rows
+        assert len(read) == 200
+
+    def test_a_lost_part_is_written_again(self, file_store: ObjectStore) -> None:
+        manifest, _ = write(file_store)
+        part = manifest.parts[0]
+        good = file_store.get(part.key).data
+        file_store.put(part.key, good[:-1])
+        file_store.delete(f"datasets/cells/snapshots/{manifest.id}/manifest.json")
+        write(file_store)
+        assert SnapshotRepository(file_store).read("cells", manifest.id).manifest.id == manifest.id
+
+
+class TestDamage:
+    def test_altered_torn_and_missing_parts(self, store: ObjectStore) -> None:
+        manifest, _ = write(store)
+        repository = SnapshotRepository(store)
+        part = manifest.parts[0]
+        good = store.get(part.key).data
+        for bad in (good[:-1], good[:-1] + bytes([good[-1] ^ 1]), b""):
+            store.put(part.key, bad)
+            with pytest.raises(CorruptError, match="altered"):
+                repository.read("cells", manifest.id)
+        store.delete(part.key)
+        with pytest.raises(CorruptError, match="missing"):
+            repository.read("cells", manifest.id)
+        store.put(part.key, good)
+        assert repository.read("cells", manifest.id).manifest == manifest
+
+    def test_content_that_does_not_give_the_id(self, file_store: ObjectStore) -> None:
+        """A manifest whose digests are all right, put together by somebody else."""
+        manifest, _ = write(file_store)
+        data = rows_to_parquet([make_row(number, class_id="bad") for number in range(12)])
+        other = sha256(data).hexdigest()
+        file_store.put(f"datasets/cells/parts/{other}.parquet", data)
+        document = json.loads(manifest.model_dump_json())
+        document["parts"] = [
+            {"key": f"datasets/cells/parts/{other}.parquet", "rows": 12, "sha256": other}
+        ]
+        key = f"datasets/cells/snapshots/{manifest.id}/manifest.json"
+        file_store.put(key, json.dumps(document).encode())
+        with pytest.raises(CorruptError, match="does not give this id"):
+            SnapshotRepository(file_store).read("cells", manifest.id)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda one: one.update(format_version=2), "format version 2"),
+            (lambda one: one.update(extra=1), "extra"),
+            (lambda one: one.update(dataset="birds"), "the one of 'birds'"),
+            (lambda one: one.update(id="sha256-" + "0" * 64), "the one of"),
+            (lambda one: one["parts"][0].update(key="blobs/secret"), "is not datasets/cells/parts"),
+            (lambda one: one["parts"][0].update(rows=3), "the manifest says 3"),
+            (lambda one: one["parts"].clear(), "parts"),
+            (lambda one: one["classes"].pop(), "does not list"),
+        ],
+    )
+    def test_a_damaged_manifest(
+        self, file_store: ObjectStore, change: Callable[[dict[str, object]], object], message: str
+    ) -> None:
+        manifest, _ = write(file_store)
+        document = json.loads(manifest.model_dump_json())
+        change(document)
+        key = f"datasets/cells/snapshots/{manifest.id}/manifest.json"
+        file_store.put(key, json.dumps(document).encode())
+        with pytest.raises(CorruptError, match=message):
+            SnapshotRepository(file_store).read("cells", manifest.id)
+
+
+class TestLatest:
+    def test_it_follows_the_labels_not_the_clock(self, file_store: ObjectStore) -> None:
+        repository = SnapshotRepository(file_store)
+        newer, _ = write(file_store, label_sequence=20)
+        older, created = write(file_store, ROWS[:-1], label_sequence=10)  # a slow writer
+        assert created
+        assert repository.latest("cells").id == newer.id
+        again, created = write(file_store, ROWS[:-1], label_sequence=30)  # the labels went back
+        assert (again.id, created) == (older.id, False)
+        assert repository.latest("cells").id == older.id
+
+    def test_without_the_pointer(self, file_store: ObjectStore) -> None:
+        repository = SnapshotRepository(file_store)
+        write(file_store, label_sequence=10)
+        newer, _ = write(file_store, ROWS[:-1], label_sequence=20)
+        file_store.delete("datasets/cells/refs/latest.json")
+        assert repository.latest("cells") == newer
+        write(file_store, ROWS[:-1], label_sequence=20)
+        assert json.loads(file_store.get("datasets/cells/refs/latest.json").data)["id"] == newer.id
+
+    def test_a_pointer_that_was_not_moved(self, store: ObjectStore) -> None:
+        """As after a crash between the manifest and the pointer."""
+        repository = SnapshotRepository(store)
+        write(store, label_sequence=10)
+        pointer = store.get("datasets/cells/refs/latest.json").data
+        newer, _ = write(store, ROWS[:-1], label_sequence=20)
+        manifest_key = f"datasets/cells/snapshots/{newer.id}/manifest.json"
+        store.put("datasets/cells/refs/latest.json", pointer)
+        store.put(manifest_key, store.get(manifest_key).data)
+        assert repository.latest("cells") == newer
+        _, created = write(store, ROWS[:-1], label_sequence=20)
+        assert not created
+        assert json.loads(store.get("datasets/cells/refs/latest.json").data)["id"] == newer.id
+
+    def test_processes_that_write_at_once(self, store: ObjectStore, store_url: str) -> None:
+        """Two write the same content, two others; all are there and the latest labels win."""
+        counts = [6, 8, 10, 10]
+        with SPAWN.Pool(4) as pool:
+            created = pool.starmap(write_first_rows, [(store_url, count) for count in counts])
+        repository = SnapshotRepository(store)
+        assert created[:2] == [True, True]
+        assert sorted(created[2:]) == [False, True]
+        assert len(repository.list("cells")) == 3
+        assert len(repository.read("cells", "latest").rows) == 10
+
+
+def write_first_rows(url: str, count: int) -> bool:
+    return write(open_store(url), ROWS[:count], label_sequence=count)[1]
+
+
+def test_diff(file_store: ObjectStore) -> None:
+    repository = SnapshotRepository(file_store)
+    before, _ = write(file_store, ROWS[:8])
+    after, _ = write(
+        file_store,
+        [*ROWS[1:6], make_row(6, class_id="bad"), make_row(7, split="train"), make_row(8)],
+    )
+    changes = diff(repository.read("cells", before.id), repository.read("cells", after.id))
+    assert (changes.added, changes.removed) == ([digest(8)], [digest(0)])
+    assert (changes.relabelled, changes.split_changed) == ([digest(6)], [digest(7)])
+    assert changes.class_counts == {"bad": (4, 5), "good": (4, 3)}
+    same = repository.read("cells", after.id)
+    assert not any((diff(same, same).added, diff(same, same).removed, diff(same, same).relabelled))

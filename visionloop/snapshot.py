@@ -1,0 +1,373 @@
+"""The dataset snapshot: the only thing that labeling hands to training.
+
+    datasets/<ds>/parts/<sha256>.parquet           rows; snapshots share parts
+    datasets/<ds>/snapshots/<id>/labels.csv.gz     the same rows for people
+    datasets/<ds>/snapshots/<id>/classes.json
+    datasets/<ds>/snapshots/<id>/manifest.json     written last; without it there is no snapshot
+    datasets/<ds>/refs/latest.json                 the current one, moved by compare-and-swap
+
+Writing what a snapshot says already writes no snapshot: the id is the content's digest. Reading
+one checks every part's digest and then that the rows still give the id. What the records and the
+id are is in `visionloop.snapshot_format`.
+"""
+
+import builtins
+import json
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256 as new_sha256
+
+from pydantic import Field
+
+from visionloop.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError
+from visionloop.failpoints import failpoint
+from visionloop.objectstore import ObjectStore
+from visionloop.record import Record, parse_record, record_bytes
+from visionloop.snapshot_format import (
+    DATASET_NAME_PATTERN,
+    SNAPSHOT_ID_PATTERN,
+    SPLITS,
+    Part,
+    SnapshotClass,
+    SnapshotManifest,
+    SnapshotRow,
+    check_content,
+    counts_of,
+    labels_csv,
+    part_rows,
+    plain_policy,
+    rows_from_parquet,
+    rows_to_parquet,
+    snapshot_id,
+)
+
+__all__ = [
+    "SPLITS",
+    "Part",
+    "Snapshot",
+    "SnapshotClass",
+    "SnapshotDiff",
+    "SnapshotManifest",
+    "SnapshotRepository",
+    "SnapshotRow",
+    "blob_key",
+    "diff",
+    "snapshot_id",
+]
+
+TRANSFERS = 8  # objects on their way at once
+MIN_PREFIX_DIGITS = 4
+
+
+class LatestSnapshot(Record):
+    """The content of refs/latest.json. A higher `label_sequence` is the later state of labels."""
+
+    id: str = Field(pattern=f"^{SNAPSHOT_ID_PATTERN}$")
+    label_sequence: int = Field(ge=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A verified snapshot; rows in the order of their sha256."""
+
+    manifest: SnapshotManifest
+    rows: list[SnapshotRow]
+
+    def split(self, name: str) -> list[SnapshotRow]:
+        """The rows of "train", "val" or "test"."""
+        if name not in SPLITS:
+            raise InvalidInputError(f"split {name!r} is none of {', '.join(SPLITS)}", field="split")
+        return [row for row in self.rows if row.split == name]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotDiff:
+    """What the second snapshot has, lacks or says otherwise. Lists hold sha256, sorted."""
+
+    added: list[str]
+    removed: list[str]
+    relabelled: list[str]
+    split_changed: list[str]
+    class_counts: dict[str, tuple[int, int]]  # class id -> images before, after; all splits
+
+
+def blob_key(sha256: str) -> str:
+    """Where the bytes of an image are stored."""
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise InvalidInputError(f"{sha256!r} is not a sha256 in 64 hex digits", field="sha256")
+    return f"blobs/sha256/{sha256[:2]}/{sha256[2:4]}/{sha256}"
+
+
+class SnapshotRepository:
+    """The snapshots in a store. Safe to use from several threads and programs at once."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def write(
+        self,
+        dataset: str,
+        rows: Iterable[SnapshotRow],
+        classes: Sequence[SnapshotClass],
+        policy: dict[str, object],
+        *,
+        label_sequence: int,
+        leak_pairs: int = 0,
+        parent: str | None,
+    ) -> tuple[SnapshotManifest, bool]:
+        """Writes a snapshot and makes it the latest; returns its manifest and whether it is new.
+
+        The same content has the same id, and is written once. `label_sequence` counts the label
+        events it covers; latest never goes back to a lower one. Raises InvalidInputError for
+        content that `check_content` refuses.
+        """
+        _check_dataset(dataset)
+        rows = sorted(rows, key=lambda row: row.sha256)
+        check_content(rows, classes)
+        policy = plain_policy(policy)
+        identity = snapshot_id(rows, classes, policy)
+        try:
+            manifest, created = self._manifest(dataset, identity), False
+        except NotFoundError:
+            manifest, created = self._commit(
+                SnapshotManifest(
+                    dataset=dataset,
+                    id=identity,
+                    created=datetime.now(UTC),
+                    parent=parent,
+                    classes=list(classes),
+                    policy=policy,
+                    parts=self._write_parts(dataset, rows),
+                    leak_pairs=leak_pairs,
+                    label_sequence=label_sequence,
+                    **counts_of(rows),
+                ),
+                rows,
+            )
+        self._move_latest(dataset, identity, label_sequence)
+        return manifest, created
+
+    def list(self, dataset: str) -> builtins.list[SnapshotManifest]:
+        """The manifests of all snapshots, oldest first; empty when there is no such dataset."""
+        _check_dataset(dataset)
+        ids = self._modified(dataset)
+        with ThreadPoolExecutor(TRANSFERS) as pool:
+            manifests = pool.map(lambda identity: self._manifest(dataset, identity), ids)
+            return sorted(manifests, key=lambda manifest: (manifest.created, manifest.id))
+
+    def datasets(self) -> builtins.list[str]:
+        """The names of the datasets that have a snapshot, in order."""
+        names = [
+            name
+            for name in self._store.list_folders("datasets/")
+            if re.fullmatch(DATASET_NAME_PATTERN, name)
+        ]
+        return [name for name in names if self._modified(name)]
+
+    def latest(self, dataset: str) -> SnapshotManifest:
+        """The manifest of the current snapshot. Raises NotFoundError that says what to do.
+
+        A writer that was killed between a manifest and the move of refs/latest.json is made good
+        here: manifests that came after the last move count, when they cover more label events.
+        """
+        _check_dataset(dataset)
+        modified = self._modified(dataset)
+        if not modified:
+            raise NotFoundError(
+                f"dataset {dataset!r} has no snapshot yet; label some images, then: "
+                f"visionloop snapshots create {dataset}"
+            )
+        try:
+            key = _latest_key(dataset)
+            moved = self._store.stat(key).modified
+            current = parse_record(LatestSnapshot, self._store.get(key).data, key)
+        except NotFoundError:
+            newer = [self._manifest(dataset, identity) for identity in modified]
+            return max(newer, key=_order)
+        newer = [
+            self._manifest(dataset, identity)
+            for identity, written in modified.items()
+            if written >= moved and identity != current.id
+        ]
+        newer = [one for one in newer if one.label_sequence > current.label_sequence]
+        return max(newer, key=_order) if newer else self._manifest(dataset, current.id)
+
+    def read(self, dataset: str, id: str) -> Snapshot:
+        """A snapshot with all its rows, verified. `id` may be "latest" or a unique start of an id.
+
+        Raises NotFoundError, InvalidInputError for a start that several ids share, and
+        CorruptError when a part is missing or altered or the rows do not give the id.
+        """
+        manifest = self.latest(dataset) if id == "latest" else self._resolve(dataset, id)
+        folder = f"datasets/{dataset}/parts/"
+        with ThreadPoolExecutor(TRANSFERS) as pool:
+            parts = pool.map(lambda part: self._read_part(part, folder), manifest.parts)
+            rows = [row for part in parts for row in part]
+        rows.sort(key=lambda row: row.sha256)
+        try:
+            check_content(rows, manifest.classes)
+        except InvalidInputError as error:
+            raise CorruptError(f"snapshot {manifest.id} of {dataset!r}: {error}") from None
+        if snapshot_id(rows, manifest.classes, manifest.policy) != manifest.id:
+            raise CorruptError(
+                f"snapshot {manifest.id} of {dataset!r}: its content does not give this id: altered"
+            )
+        return Snapshot(manifest, rows)
+
+    def _write_parts(self, dataset: str, rows: Sequence[SnapshotRow]) -> builtins.list[Part]:
+        def write(rows: Sequence[SnapshotRow]) -> Part:
+            data = rows_to_parquet(rows)
+            digest = new_sha256(data).hexdigest()
+            key = f"datasets/{dataset}/parts/{digest}.parquet"
+            try:
+                self._store.put_if_absent(key, data)
+            except ConflictError:
+                # An earlier snapshot's, and the same bytes, unless the store lost some.
+                if self._store.get(key).data != data:
+                    self._store.put(key, data)
+            return Part(key=key, rows=len(rows), sha256=digest)
+
+        with ThreadPoolExecutor(TRANSFERS) as pool:
+            return [*pool.map(write, part_rows(rows))]
+
+    def _commit(
+        self, manifest: SnapshotManifest, rows: Sequence[SnapshotRow]
+    ) -> tuple[SnapshotManifest, bool]:
+        folder = _snapshot_folder(manifest.dataset, manifest.id)
+        classes = json.dumps([entry.model_dump() for entry in manifest.classes], indent=2)
+        self._store.put(f"{folder}labels.csv.gz", labels_csv(rows, manifest.classes))
+        self._store.put(f"{folder}classes.json", classes.encode() + b"\n")
+        failpoint("snapshot.parts_written")
+        try:
+            self._store.put_if_absent(f"{folder}manifest.json", record_bytes(manifest))
+        except ConflictError:
+            return self._manifest(manifest.dataset, manifest.id), False  # somebody was faster
+        failpoint("snapshot.manifest_written")
+        return manifest, True
+
+    def _move_latest(self, dataset: str, identity: str, label_sequence: int) -> None:
+        """Points latest at the snapshot unless it points at a later one already.
+
+        Of two writers the later state of the labels wins, in whichever order they get here: the
+        one that loses the swap looks again.
+        """
+        key = _latest_key(dataset)
+        wanted = LatestSnapshot(id=identity, label_sequence=label_sequence)
+        while True:
+            etag = None
+            try:
+                stored = self._store.get(key)
+                etag = stored.etag
+                current = parse_record(LatestSnapshot, stored.data, key)
+                if current == wanted or current.label_sequence > label_sequence:
+                    return
+            except NotFoundError:
+                pass
+            try:
+                self._store.compare_and_swap(key, record_bytes(wanted), etag)
+            except ConflictError:
+                continue
+            return
+
+    def _modified(self, dataset: str) -> dict[str, datetime]:
+        """The ids of the committed snapshots, and when each was."""
+        folder = f"datasets/{dataset}/snapshots/"
+        marker = re.compile(f"{re.escape(folder)}({SNAPSHOT_ID_PATTERN})/manifest\\.json")
+        found: dict[str, datetime] = {}
+        for stat in self._store.list(folder):
+            if match := marker.fullmatch(stat.key):
+                found[match[1]] = stat.modified
+        return found
+
+    def _manifest(self, dataset: str, identity: str) -> SnapshotManifest:
+        key = f"{_snapshot_folder(dataset, identity)}manifest.json"
+        try:
+            data = self._store.get(key).data
+        except NotFoundError:
+            raise NotFoundError(f"dataset {dataset!r} has no snapshot {identity}") from None
+        manifest = parse_record(SnapshotManifest, data, f"{self._store.url}/{key}")
+        if (manifest.dataset, manifest.id) != (dataset, identity):
+            raise CorruptError(
+                f"{self._store.url}/{key} is the one of {manifest.dataset!r} {manifest.id}"
+            )
+        return manifest
+
+    def _resolve(self, dataset: str, start: str) -> SnapshotManifest:
+        _check_dataset(dataset)
+        if re.fullmatch(SNAPSHOT_ID_PATTERN, start):
+            return self._manifest(dataset, start)
+        digits = start.removeprefix("sha256-")
+        if not re.fullmatch(f"[0-9a-f]{{{MIN_PREFIX_DIGITS},64}}", digits):
+            raise InvalidInputError(
+                f"snapshot {start!r} is neither latest nor an id nor the first {MIN_PREFIX_DIGITS} "
+                "or more digits of one",
+                field="snapshot",
+            )
+        found = [name for name in self._modified(dataset) if name.startswith(f"sha256-{digits}")]
+        if len(found) > 1:
+            raise InvalidInputError(
+                f"{len(found)} snapshots of {dataset!r} start with {start}; give more digits",
+                field="snapshot",
+            )
+        if not found:
+            raise NotFoundError(
+                f"dataset {dataset!r} has no snapshot {start}; see: visionloop snapshots list"
+            )
+        return self._manifest(dataset, found[0])
+
+    def _read_part(self, part: Part, folder: str) -> builtins.list[SnapshotRow]:
+        if part.key != f"{folder}{part.sha256}.parquet":
+            raise CorruptError(f"part {part.key!r} is not {folder}{part.sha256}.parquet")
+        try:
+            data = self._store.get(part.key).data
+        except NotFoundError:
+            raise CorruptError(f"{self._store.url}/{part.key} is missing") from None
+        if new_sha256(data).hexdigest() != part.sha256:
+            raise CorruptError(f"{self._store.url}/{part.key} was altered: its digest is another")
+        rows = rows_from_parquet(data, part.key)
+        if len(rows) != part.rows:
+            raise CorruptError(f"{part.key} has {len(rows)} rows, the manifest says {part.rows}")
+        return rows
+
+
+def diff(a: Snapshot, b: Snapshot) -> SnapshotDiff:
+    """What changed from `a` to `b`."""
+    before = {row.sha256: row for row in a.rows}
+    after = {row.sha256: row for row in b.rows}
+    both = sorted(before.keys() & after.keys())
+    classes = sorted({row.class_id for row in (*a.rows, *b.rows)})
+    return SnapshotDiff(
+        added=sorted(after.keys() - before.keys()),
+        removed=sorted(before.keys() - after.keys()),
+        relabelled=[one for one in both if before[one].class_id != after[one].class_id],
+        split_changed=[one for one in both if before[one].split != after[one].split],
+        class_counts={name: (_images(a, name), _images(b, name)) for name in classes},
+    )
+
+
+def _images(snapshot: Snapshot, class_id: str) -> int:
+    return sum(row.class_id == class_id for row in snapshot.rows)
+
+
+def _order(manifest: SnapshotManifest) -> tuple[int, datetime]:
+    return manifest.label_sequence, manifest.created
+
+
+def _check_dataset(dataset: str) -> None:
+    if not re.fullmatch(DATASET_NAME_PATTERN, dataset):
+        raise InvalidInputError(
+            f"dataset name {dataset!r} must be 1 to 63 of a-z, 0-9, - and _, and begin with a "
+            "letter or digit",
+            field="dataset",
+        )
+
+
+def _snapshot_folder(dataset: str, identity: str) -> str:
+    return f"datasets/{dataset}/snapshots/{identity}/"
+
+
+def _latest_key(dataset: str) -> str:
+    return f"datasets/{dataset}/refs/latest.json"
