@@ -6,7 +6,7 @@ from visionloop.errors import ConfigurationError
 
 # The modules that only this extra brings; finding them is enough, importing them would be slow.
 MODULES: dict[str, tuple[str, ...]] = {
-    "core": ("numpy", "PIL", "pyarrow", "pydantic", "boto3"),
+    "core": ("numpy", "PIL", "pyarrow", "pydantic", "boto3", "tqdm"),
     "inference": ("onnxruntime", "grpc_health", "numpy", "PIL"),
     "labeling": ("fastapi", "sqlalchemy", "alembic", "uvicorn", "numpy", "PIL"),
     "training": ("torch", "torchvision", "timm", "onnx", "onnxruntime", "yaml"),

@@ -15,7 +15,7 @@ def answered(sent: float, version: int, took: float = 0.1, error: str = "") -> R
 
 def test_a_clean_swap_counts_nothing_wrong() -> None:
     run = [answered(t / 10, 1) for t in range(100)] + [answered(10 + t / 10, 2) for t in range(50)]
-    counts, swapped = count_requests(run, (1, 2), promoted=9.0, after_seconds=3.0)
+    counts, swapped = count_requests(run, (1, 2), promoted=8.95, after_seconds=2.95)
     assert (counts.sent, counts.failed, counts.wrong_version) == (150, 0, 0)
     assert swapped == pytest.approx(10.1)
     assert counts.during_swap == 41

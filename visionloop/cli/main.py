@@ -10,6 +10,7 @@ from typing import TypeAlias
 from visionloop import __version__
 from visionloop.cli.output import Output
 from visionloop.errors import VisionloopError
+from visionloop.extras import require
 
 DEFAULT_DATA = "visionloop-data"
 EXIT_CODES = """\
@@ -23,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     output = Output(as_json=options.json)
     try:
+        if options.needs:
+            require(options.needs)
         verb = importlib.import_module(f"visionloop.cli.{options.module}")
         code: int = getattr(verb, options.function)(options, output)
     except VisionloopError as error:
@@ -60,13 +63,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+# The verbs' modules whose libraries are not in the bare install.
+NEEDS = {"imports": "core", "models": "core", "snapshots": "core"}
+
+
 def _verb(
     verbs: Verbs, name: str, runs: str, parents: Sequence[argparse.ArgumentParser], help_text: str
 ) -> argparse.ArgumentParser:
     """A verb that calls `runs` ("module.function" below visionloop.cli)."""
     parser = verbs.add_parser(name, parents=list(parents), help=help_text, description=help_text)
     module, function = runs.split(".")
-    parser.set_defaults(module=module, function=function)
+    parser.set_defaults(module=module, function=function, needs=NEEDS.get(module))
     return parser
 
 

@@ -5,13 +5,11 @@ import getpass
 from pathlib import Path
 
 from visionloop.errors import NotFoundError
-from visionloop.extras import require
 from visionloop.objectstore import ObjectStore, open_store
 
 
 def open_from(options: argparse.Namespace) -> ObjectStore:
     """The store of --store, or the one that `visionloop up` keeps in this folder."""
-    require("core")
     if options.store:
         return open_store(options.store)
     folder = Path("visionloop-data/store")

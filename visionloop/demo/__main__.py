@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from visionloop.client import Client
 from visionloop.demo import load, solar_cells, steps
 from visionloop.demo.programs import say
 from visionloop.demo.report import DemoRun, write_report
@@ -73,7 +74,7 @@ def _loop(options: argparse.Namespace, output: Path) -> DemoRun:
             two = steps.train(suite, options.preset, options.set, labelled)
             time.sleep(AFTER_SWAP_SECONDS)
         say("9. Report")
-        with steps.Client(suite.inference) as client:
+        with Client(suite.inference) as client:
             served = client.recognize(first[0].path)[0].version
         return DemoRun(
             images=len(cells),

@@ -76,7 +76,7 @@ def mcnemar_worse(only_old_right: int, only_new_right: int) -> float:
     """
     discordant = only_old_right + only_new_right
     tail = sum(math.comb(discordant, k) for k in range(only_old_right, discordant + 1))
-    return tail / 2**discordant
+    return tail / (1 << discordant)
 
 
 def promises(report: dict[str, Any], worse_p: float) -> list[Promise]:

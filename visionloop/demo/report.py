@@ -82,9 +82,10 @@ def write_report(run: DemoRun, output: Path) -> list[str]:
 
 def _scored(training: Training) -> dict[str, Scored]:
     """The per-item test answers of the bundle's report, by image digest."""
+    place = {label["id"]: index for index, label in enumerate(training.report["labels"])}
     return {
-        item["sha256"]: Scored(item["label"], tuple(item["probabilities"]))
-        for item in training.report["test"]["items"]
+        item["sha256"]: Scored(place[item["label"]], tuple(item["probabilities"]))
+        for item in training.report["predictions"]
     }
 
 
@@ -94,8 +95,8 @@ def _round(training: Training) -> dict[str, Any]:
         "version": training.version,
         "train_images": report["images"]["train"],
         "test_images": report["images"]["test"],
-        "test_accuracy": report["test"]["accuracy"],
-        "macro_f1": report["test"]["macro_f1"],
+        "test_accuracy": report["evaluation"]["accuracy"]["value"],
+        "macro_f1": report["evaluation"]["macro_f1"],
         "ece_before": report["calibration"]["ece_before"],
         "ece_after": report["calibration"]["ece_after"],
         "train_seconds": training.seconds,
@@ -143,7 +144,7 @@ def _page(
 
 
 def _panel(training: Training, items: dict[str, Scored]) -> dict[str, Any]:
-    classes = training.report["classes"]
+    classes = [label["name"] for label in training.report["labels"]]
     confusion = [[0] * len(classes) for _ in classes]
     for item in items.values():
         confusion[item.truth][item.said] += 1
@@ -177,7 +178,8 @@ def _print(report: dict[str, Any], kept: Sequence[Promise], output: Path) -> Non
         own = report["round1_test_accuracy"][str(entry["version"])]
         say(
             f"  version {entry['version']}: {entry['train_images']} images learned, test accuracy "
-            f"{entry['test_accuracy']:.2%} of {entry['test_images']} ({own:.2%} on round 1's test), "
+            f"{entry['test_accuracy']:.2%} of {entry['test_images']} "
+            f"({own:.2%} on round 1's test), "
             f"macro F1 {entry['macro_f1']:.3f}, ECE {entry['ece_before']:.3f} → "
             f"{entry['ece_after']:.3f}, label to serving {entry['label_to_serving_seconds']:.0f} s"
         )

@@ -14,7 +14,7 @@ from visionloop.demo import solar_cells
 from visionloop.demo.programs import command, running, say, wait_for
 from visionloop.demo.solar_cells import Cell
 from visionloop.errors import UnavailableError, VisionloopError
-from visionloop.labeling_client import LabelingClient, SubmitImage
+from visionloop.labeling_client import AuthorKind, LabelingClient, SubmitImage
 from visionloop.objectstore import open_store
 from visionloop.repository import ModelRepository
 from visionloop.telemetry import progress
@@ -116,7 +116,7 @@ def train(suite: Suite, preset: str, settings: Sequence[str], labelled: float) -
     )
     seconds = time.time() - started
     version = int(result["version"])
-    served = _wait_until_served(suite, version)
+    served = wait_until_served(suite.inference, version)
     repository = suite.repository()
     promoted = max(m.at.timestamp() for m in repository.history(MODEL) if m.version == version)
     report = open_store(suite.store).get(f"models/{MODEL}/versions/{version}/report/report.json")
@@ -124,11 +124,11 @@ def train(suite: Suite, preset: str, settings: Sequence[str], labelled: float) -
     return Training(version, json.loads(report.data), seconds, promoted, served, labelled)
 
 
-def _wait_until_served(suite: Suite, version: int) -> float:
+def wait_until_served(inference: str, version: int) -> float:
     """The time at which the service first answered by this version."""
     image = solar_cells.load()[0].path
     deadline = time.monotonic() + 120
-    with Client(suite.inference, timeout=10) as client:
+    with Client(inference, timeout=10) as client:
         while time.monotonic() < deadline:
             try:
                 if client.recognize(image)[0].version == version:
@@ -178,25 +178,28 @@ def correct(suite: Suite, answers: Sequence[Answer]) -> None:
     rest = [answer.cell for answer in answers if answer.right]
     say(f"  {len(wrong)} corrections, {len(rest)} more labels")
     with LabelingClient(suite.labeling) as client:
-        for cells, batch, kind in (
-            (wrong, "corrections", "human"),
-            (rest, "second-half", "import"),
-        ):
-            rows = (
-                SubmitImage(
-                    dataset=DATASET,
-                    batch=batch,
-                    ordinal=ordinal,
-                    image=cell.path.read_bytes(),
-                    label=cell.label,
-                    attributes={"module": cell.module},
-                    author_kind=kind,
-                    author="demo",
-                    source=cell.path.name,
-                )
-                for ordinal, cell in enumerate(cells)
-            )
-            receipts = client.submit_images(rows)
-            for receipt in progress(receipts, total=len(cells), description=batch, unit="image"):
-                if receipt.outcome == "rejected":
-                    raise VisionloopError(f"{batch} row {receipt.ordinal}: {receipt.message}")
+        _submit(client, wrong, "corrections", "human")
+        _submit(client, rest, "second-half", "import")
+
+
+def _submit(
+    client: LabelingClient, cells: Sequence[Cell], batch: str, author_kind: AuthorKind
+) -> None:
+    rows = (
+        SubmitImage(
+            dataset=DATASET,
+            batch=batch,
+            ordinal=ordinal,
+            image=cell.path.read_bytes(),
+            label=cell.label,
+            attributes={"module": cell.module},
+            author_kind=author_kind,
+            author="demo",
+            source=cell.path.name,
+        )
+        for ordinal, cell in enumerate(cells)
+    )
+    receipts = client.submit_images(rows)
+    for receipt in progress(receipts, total=len(cells), description=batch, unit="image"):
+        if receipt.outcome == "rejected":
+            raise VisionloopError(f"{batch} row {receipt.ordinal}: {receipt.message}")

@@ -1,0 +1,209 @@
+"""The CLI against the real programs: what it prints, its JSON, its exit codes, its error lines."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.bundles import publish_bundle
+
+from visionloop.demo import solar_cells
+from visionloop.demo.steps import Suite, suite_running, wait_until_served
+from visionloop.objectstore import open_store
+from visionloop.repository import ModelRepository
+
+MODEL = "tiny"
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
+    """`visionloop up`, with two versions of a small real model in its store."""
+    with suite_running(tmp_path_factory.mktemp("suite"), None) as running:
+        repository = ModelRepository(open_store(running.store))
+        for seed in (1, 2):
+            publish_bundle(repository, MODEL, seed=seed)
+        yield running
+
+
+def visionloop(*arguments: str | Path, code: int = 0, cwd: Path | None = None) -> str:
+    """Runs the CLI; returns stdout, or stderr's one line where it is to fail."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("VISIONLOOP_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "visionloop.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=cwd,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    if code in (0, 65):
+        return done.stdout
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    return done.stderr
+
+
+def result(*arguments: str | Path, code: int = 0) -> Any:
+    return json.loads(visionloop(*arguments, "--json", code=code))
+
+
+def photographs(folder: Path, number: int, start: int = 0) -> list[solar_cells.Cell]:
+    cells = solar_cells.load()[start : start + number]
+    for cell in cells:
+        (folder / cell.label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(cell.path, folder / cell.label / cell.path.name)
+    return cells
+
+
+def test_import_a_folder_twice_is_once(suite: Suite, tmp_path: Path) -> None:
+    photographs(tmp_path, 12)
+    flags = ("--dataset", "folders", "--target", suite.labeling)
+    first = result("import", tmp_path, *flags)
+    assert (first["rows"], first["accepted"], first["rejected"]) == (12, 12, [])
+    again = result("import", tmp_path, *flags)
+    assert (again["batch"], again["accepted"]) == (first["batch"], 12)
+    exported = result("labels", "export", "folders", "--target", suite.labeling)
+    assert len(exported) == 12
+    said = visionloop("import", tmp_path, *flags, "--batch", "another-name")
+    assert "12 were there already" in said
+
+
+def test_import_keeps_good_rows_and_names_bad_ones(suite: Suite, tmp_path: Path) -> None:
+    cells = solar_cells.load()[40:44]
+    half = tmp_path / "half.png"
+    half.write_bytes(cells[0].path.read_bytes()[:3000])
+    (tmp_path / "page.jpg").write_text("<html>not an image</html>")
+    with (tmp_path / "t.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "kind", "panel", "module"])
+        writer.writerow([cells[1].path, "defective", "p1", "mono"])  # line 2
+        writer.writerow([half, "defective", "p1", "mono"])
+        writer.writerow(["page.jpg", "defective", "p1", "mono"])
+        writer.writerow([cells[2].path, "", "p1", "mono"])
+        writer.writerow(["nowhere.png", "functional", "p1", "mono"])
+        writer.writerow([cells[3].path, "functional", "p2", "poly"])  # line 7
+    flags = ["--path-column", "file", "--label-column", "kind", "--group-column", "panel"]
+    flags += ["--attribute-columns", "module", "--dataset", "rows", "--target", suite.labeling]
+    report = result("import", tmp_path / "t.csv", *flags, code=65)
+    assert report["accepted"] == 2
+    assert [(row["row"], row["reason"]) for row in report["rejected"]] == [
+        (3, "truncated"),
+        (4, "not_an_image"),
+        (5, "empty_label"),
+        (6, "unreadable_file"),
+    ]
+    exported = result("labels", "export", "rows", "--target", suite.labeling)
+    assert [label["attributes"] for label in exported] == [{"module": "mono"}, {"module": "poly"}]
+
+
+def test_labels_export_as_csv(suite: Suite, tmp_path: Path) -> None:
+    cell = solar_cells.load()[60]
+    (tmp_path / "=cmd").mkdir()
+    shutil.copy(cell.path, tmp_path / "=cmd")
+    visionloop("import", tmp_path, "--dataset", "formula", "--target", suite.labeling)
+    out = tmp_path / "labels.csv"
+    visionloop("labels", "export", "formula", "-o", out, "--target", suite.labeling)
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == ["'=cmd"]
+    missing = tmp_path / "none" / "x.csv"
+    said = visionloop(
+        "labels", "export", "formula", "-o", missing, "--target", suite.labeling, code=64
+    )
+    assert "cannot write" in said
+
+
+def test_snapshots_create_list_show_diff(suite: Suite, tmp_path: Path) -> None:
+    service, store = ("--target", suite.labeling), ("--store", suite.store)
+    photographs(tmp_path / "one", 30, start=100)
+    visionloop("import", tmp_path / "one", "--dataset", "snaps", *service)
+    before = result("snapshots", "create", "snaps", *service)
+    assert before["created"] is True
+    assert result("snapshots", "create", "snaps", *service)["created"] is False
+    photographs(tmp_path / "two", 6, start=200)
+    visionloop("import", tmp_path / "two", "--dataset", "snaps", *service)
+    after = result("snapshots", "create", "snaps", *service)
+    listed = result("snapshots", "list", "snaps", *store)
+    assert [manifest["id"] for manifest in listed] == [before["id"], after["id"]]
+    shown = result("snapshots", "show", "snaps", *store)
+    assert shown["id"] == after["id"]
+    assert sum(shown["split_images"].values()) == 36
+    assert "functional" in visionloop("snapshots", "show", "snaps", before["id"][:20], *store)
+    changes = result("snapshots", "diff", "snaps", before["id"], *store)
+    assert len(changes["added"]) == 6
+    assert changes["removed"] == []
+
+
+def test_models_promote_predict_rollback(suite: Suite) -> None:
+    store, target = ("--store", suite.store), ("--target", suite.inference)
+    image = solar_cells.load()[0].path
+    assert [row["version"] for row in result("models", "list", *store)] == [1, 2]
+    said = visionloop("models", "show", MODEL, *store, code=66)
+    assert "no stable version" in said
+    for version in (1, 2):
+        move = result("models", "promote", MODEL, str(version), "--why", "a test", *store)
+        assert (move["version"], move["why"]) == (version, "a test")
+    move = result("models", "rollback", MODEL, "--why", "second thoughts", "--who", "me", *store)
+    assert (move["version"], move["previous"], move["who"]) == (1, 2, "me")
+    shown = result("models", "show", MODEL, "1", *store)
+    assert [entry["version"] for entry in shown["history"]] == [1, 2, 1]
+    assert "stable" in visionloop("models", "list", *store)
+    wait_until_served(suite.inference, 1)
+    answer = result("predict", image, "--top-k", "1", *target)[0]
+    assert (answer["model"], answer["version"], len(answer["labels"])) == (MODEL, 1, 1)
+
+
+def test_predict_names_the_bad_image_and_answers_the_good(suite: Suite, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("no")
+    target = ("--target", suite.inference)
+    repository = ModelRepository(open_store(suite.store))
+    if repository.aliases(MODEL).aliases.stable is None:
+        visionloop("models", "promote", MODEL, "1", "--why", "test", "--store", suite.store)
+    wait_until_served(suite.inference, repository.resolve(MODEL, "stable"))
+    answers = result("predict", bad, solar_cells.load()[0].path, *target, code=65)
+    assert "image" in answers[0]["error"]
+    assert answers[1]["error"] is None
+    assert answers[1]["labels"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["predict", "nowhere.jpg"], 66, "nowhere.jpg"),
+        (["import", "nowhere", "--dataset", "d"], 66, "nowhere is neither"),
+        (["models", "list", "--store", "file:///proc/none/here"], 64, "/proc/none/here"),
+        (["models", "list", "--store", "ftp://x"], 64, "file:///"),
+        (["models", "list"], 66, "VISIONLOOP_STORE"),
+        (["snapshots", "create", "x", "--target", "127.0.0.1:9"], 69, "127.0.0.1:9"),
+        (["predict", __file__, "--target", "127.0.0.1:9", "--timeout", "2"], 69, "127.0.0.1:9"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], code: int, said: str, tmp_path: Path) -> None:
+    assert said in visionloop(*arguments, code=code, cwd=tmp_path)
+
+
+def test_mistakes_against_a_running_suite(suite: Suite) -> None:
+    store, service = ("--store", suite.store), ("--target", suite.labeling)
+    assert "nobody" in visionloop("snapshots", "create", "nobody", *service, code=66)
+    assert "nobody" in visionloop("snapshots", "show", "nobody", *store, code=66)
+    assert "99" in visionloop("models", "promote", MODEL, "99", "--why", "x", *store, code=66)
+    assert "nobody" in visionloop("models", "rollback", "nobody", "--why", "x", *store, code=66)
+    said = visionloop(
+        "predict",
+        solar_cells.load()[0].path,
+        "--model",
+        "nobody",
+        "--target",
+        suite.inference,
+        code=66,
+    )
+    assert "nobody" in said
