@@ -7,8 +7,9 @@ rules (docs/images.md says why, for people) are:
   page counts. Camera raw files that only look like TIFF are refused.
 - The header is read first. Bytes, pixels and aspect ratio are checked against `Limits` before any
   pixel is decoded; Pillow's own bomb warning plays no part.
-- A file must be whole: it must reach its format's end (JPEG EOI, PNG IEND with good CRCs, GIF
-  trailer, the length in the RIFF header, the last row). Bytes after the end are ignored.
+- A file must be whole: it must have the first frame's last row and reach its format's end (JPEG
+  EOI, PNG IEND with good CRCs, GIF trailer, the length in the RIFF header, the last TIFF
+  directory). Bytes after the end are ignored.
 - EXIF (and XMP) orientation is applied; sizes and boxes are always those of the oriented image. An
   orientation that cannot be read counts as upright.
 - Colour: gray becomes three equal channels; CMYK, YCbCr and LAB become RGB; ICC profiles are not
@@ -266,8 +267,9 @@ def _stretched(image: Image.Image) -> NDArray[np.uint8]:
     gray = np.zeros(samples.shape, np.uint8)
     if not finite.any():
         return gray
-    low = float(np.min(samples, where=finite, initial=np.inf))
-    high = float(np.max(samples, where=finite, initial=-np.inf))
+    any_finite = samples.flat[finite.argmax()]
+    low = float(np.min(samples, where=finite, initial=any_finite))
+    high = float(np.max(samples, where=finite, initial=any_finite))
     if high <= low:
         return gray
     for top in range(0, len(samples), _ROWS_AT_ONCE):
