@@ -7,6 +7,7 @@ server too.
 
 import contextlib
 import ctypes
+import json
 import os
 import random
 import shutil
@@ -31,6 +32,17 @@ from visionloop.objectstore import ObjectStore, open_store
 BUCKET = "visionloop"
 ACCESS_KEY = "test"
 SECRET_KEY = "test-secret-of-the-test-server"
+READER_KEY = "reader"  # may read and list, with the same secret
+RIGHTS = {
+    "identities": [
+        {
+            "name": name,
+            "credentials": [{"accessKey": name, "secretKey": SECRET_KEY}],
+            "actions": actions,
+        }
+        for name, actions in ((ACCESS_KEY, ["Admin"]), (READER_KEY, ["Read", "List"]))
+    ]
+}
 GRPC_OFFSET = 10_000  # weed listens on every port plus this, too
 
 
@@ -105,6 +117,8 @@ def running_s3_server(folder: Path) -> Iterator[S3Server]:
         log = folder / f"weed-{attempt}.log"
         data = folder / f"data-{attempt}"
         data.mkdir()
+        rights = folder / "rights.json"
+        rights.write_text(json.dumps(RIGHTS))
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [
@@ -123,15 +137,13 @@ def running_s3_server(folder: Path) -> Iterator[S3Server]:
                     f"-s3.port={s3}",
                     "-s3.port.iceberg=0",
                     "-s3.port.lance=0",
+                    "-s3.autoCreateBucket=false",
+                    f"-s3.config={rights}",
                 ],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=folder,
-                env={
-                    **{k: v for k, v in os.environ.items() if not k.startswith("AWS_")},
-                    "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-                    "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
-                },
+                env={k: v for k, v in os.environ.items() if not k.startswith("AWS_")},
                 preexec_fn=_die_with_parent,
             )
         try:

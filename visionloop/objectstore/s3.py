@@ -68,13 +68,9 @@ class S3Store:
             raise ConfigurationError(f"{bucket!r} is not the name of a bucket", field="store")
         self._bucket = bucket
         self._prefix = _checked_prefix(prefix)
-        try:
+        with translating(self.url, bucket=bucket, endpoint=""):
             # A session of its own: the default one is shared and not safe between threads.
             self._client = boto3.session.Session().client("s3", config=_config())
-        except (BotoCoreError, ValueError) as error:
-            raise ConfigurationError(
-                f"cannot set up the S3 client: {error}; check the AWS_* variables", field="store"
-            ) from error
 
     @property
     def url(self) -> str:

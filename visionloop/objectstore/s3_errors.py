@@ -20,6 +20,7 @@ from botocore.exceptions import (
     SSLError,
     TokenRetrievalError,
 )
+from botocore.exceptions import ConnectionError as BotocoreConnectionError
 
 from visionloop.errors import (
     ConfigurationError,
@@ -97,6 +98,8 @@ def translating(what: str, *, bucket: str, endpoint: str) -> Iterator[None]:
         ) from error
     except BotoCoreError as error:
         raise _no_answer(error, what, shown_endpoint(endpoint)) from error
+    except ValueError as error:  # botocore's word for an endpoint that is no URL
+        raise ConfigurationError(f"{what}: {error}; check the AWS_* variables") from error
 
 
 def shown_endpoint(endpoint: str) -> str:
@@ -152,7 +155,7 @@ def _no_answer(error: BotoCoreError, what: str, endpoint: str) -> VisionloopErro
         return UnavailableError(
             f"{what}: no TLS connection to {endpoint}; check its certificate and AWS_CA_BUNDLE"
         )
-    if isinstance(error, HTTPClientError):
+    if isinstance(error, HTTPClientError | BotocoreConnectionError):
         return UnavailableError(
             f"{what}: {endpoint} cannot be reached ({type(error).__name__}); check "
             "AWS_ENDPOINT_URL, the network and whether the server runs"

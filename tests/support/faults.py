@@ -1,0 +1,115 @@
+"""A reverse proxy that breaks HTTP answers on demand, to stand before a real S3 server.
+
+The signatures stay valid: the client signs the proxy's address, and the Host header is passed on.
+"""
+
+import contextlib
+import http.client
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal
+from urllib.parse import urlsplit
+
+HOP_BY_HOP = {"transfer-encoding", "connection"}
+Kind = Literal["lose_answer", "cut_body", "busy", "refuse"]
+
+
+@dataclass
+class Fault:
+    """What happens to the next `times` requests of `method` whose target holds `part`.
+
+    lose_answer: the server does the work, the connection breaks before the answer;
+    cut_body: the answer breaks off in the middle of its body; busy: 503; refuse: 403.
+    """
+
+    method: str
+    kind: Kind
+    times: int = 1
+    part: str = ""
+
+
+@dataclass
+class FaultyProxy:
+    """Where to connect, the faults that are still to happen, and what was asked so far."""
+
+    url: str
+    faults: list[Fault] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)  # "PUT /bucket/key?query"
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def fault_for(self, method: str, target: str) -> Kind | None:
+        """The fault of this request, used up by it."""
+        with self._lock:
+            self.requests.append(f"{method} {target}")
+            for fault in self.faults:
+                if fault.method == method and fault.part in target and fault.times > 0:
+                    fault.times -= 1
+                    return fault.kind
+        return None
+
+    def count(self, method: str) -> int:
+        """How many requests of this method came."""
+        return sum(request.startswith(f"{method} ") for request in self.requests)
+
+
+@contextlib.contextmanager
+def faulty_proxy(upstream: str) -> Iterator[FaultyProxy]:
+    """Runs a proxy before `upstream` (http://host:port) on a free port of the loopback address."""
+    address = urlsplit(upstream)
+    proxy: FaultyProxy
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            fault = proxy.fault_for(self.command, self.path)
+            if fault in ("busy", "refuse"):
+                status, code = (503, "SlowDown") if fault == "busy" else (403, "AccessDenied")
+                self.reply(status, [], f"<Error><Code>{code}</Code></Error>".encode())
+                return
+            connection = http.client.HTTPConnection(str(address.hostname), address.port or 80)
+            headers = {k: v for k, v in self.headers.items() if k.lower() != "expect"}
+            connection.request(self.command, self.path, body, headers)
+            answer = connection.getresponse()
+            content = answer.read()
+            connection.close()
+            if fault == "lose_answer":
+                self.close_connection = True
+            elif fault == "cut_body":
+                self.reply(answer.status, answer.getheaders(), content, cut=True)
+            else:
+                self.reply(answer.status, answer.getheaders(), content)
+
+        def reply(
+            self, status: int, headers: list[tuple[str, str]], body: bytes, cut: bool = False
+        ) -> None:
+            kept = {name: value for name, value in headers if name.lower() not in HOP_BY_HOP}
+            if self.command != "HEAD":  # whose length is that of the body it does not have
+                kept["Content-Length"] = str(len(body))
+            self.send_response_only(status)
+            for name, value in kept.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body[: len(body) // 2] if cut else body)
+            if cut:
+                self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            return
+
+        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer  # noqa: N815
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    proxy = FaultyProxy(f"http://127.0.0.1:{server.server_address[1]}")
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
