@@ -113,7 +113,7 @@ async def _listen(
     traffic = Traffic()
     server, port = front_end(
         Recognition(supervisor, decoder, settings.max_images),
-        OpenInference(supervisor, decoder, settings.max_images),
+        OpenInference(supervisor, decoder, settings.max_images, lambda: readiness.ready),
         readiness.health,
         traffic,
         address=f"{settings.host}:{settings.port}",
@@ -129,6 +129,7 @@ async def _listen(
         await readiness.stopping.wait()
         await _drain(settings, traffic, readiness)
         follow.cancel()
+        readiness.health.close()
         await server.stop(GRACE)
     finally:
         await http.close()

@@ -30,7 +30,11 @@ _FIELDS: dict[str, dict[str, tuple[int, str, bool]]] = {
         "initializer": (5, "Tensor", True),
         "sparse_initializer": (15, "SparseTensor", True),
     },
-    "Function": {"node": (7, "Node", True), "domain": (10, "string", False)},
+    "Function": {
+        "node": (7, "Node", True),
+        "domain": (10, "string", False),
+        "attribute_proto": (11, "Attribute", True),
+    },
     "Node": {
         "op_type": (4, "string", False),
         "attribute": (5, "Attribute", True),

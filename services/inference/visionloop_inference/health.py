@@ -20,6 +20,12 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     def __init__(self, serving: Callable[[str], bool | None]) -> None:
         self._serving = serving
         self._changed = asyncio.Event()
+        self._closed = False
+
+    def close(self) -> None:
+        """Ends every Watch, which would otherwise hold the server's stop."""
+        self._closed = True
+        self.notify()
 
     def notify(self) -> None:
         """Something may have changed: every watcher looks again."""
@@ -40,7 +46,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self, request: health_pb2.HealthCheckRequest, _context: object
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         said: object = object()
-        while True:
+        while not self._closed:
             changed = self._changed  # taken before looking, so that no change falls in between
             serving = self._serving(request.service)
             if serving is not said:

@@ -5,7 +5,7 @@ go through the same decoder as Recognize's. A request is one unit here: one bad 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import grpc
 import numpy as np
@@ -38,8 +38,11 @@ InferContext = grpc.aio.ServicerContext[pb.ModelInferRequest, pb.ModelInferRespo
 class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
     """The servicer. Errors are raised; the front end maps them."""
 
-    def __init__(self, supervisor: Supervisor, decoder: Decoder, max_rows: int) -> None:
+    def __init__(
+        self, supervisor: Supervisor, decoder: Decoder, max_rows: int, ready: Callable[[], bool]
+    ) -> None:
         self._supervisor = supervisor
+        self._ready = ready
         self._decoder = decoder
         self._max_rows = max_rows
 
@@ -51,7 +54,7 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
     async def ServerReady(  # noqa: N802
         self, _request: pb.ServerReadyRequest, _context: object
     ) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=self._supervisor.ready)
+        return pb.ServerReadyResponse(ready=self._ready())
 
     async def ModelReady(  # noqa: N802
         self, request: pb.ModelReadyRequest, _context: object

@@ -32,11 +32,17 @@ class Readiness:
         self.stopping.set()
         self.health.notify()
 
+    @property
+    def ready(self) -> bool:
+        """For the server as a whole."""
+        supervisor = self._supervisor
+        return supervisor is not None and supervisor.ready and not self.stopping.is_set()
+
     def serving(self, name: str) -> bool | None:
         """For the server (""), one of its gRPC services, or a model; None for any other name."""
-        supervisor = self._supervisor
         if name in self._services:
-            return supervisor is not None and supervisor.ready and not self.stopping.is_set()
+            return self.ready
+        supervisor = self._supervisor
         if supervisor is None or (model := supervisor.models.get(name)) is None:
             return None
         return model.current is not None and not self.stopping.is_set()
@@ -45,7 +51,7 @@ class Readiness:
         """Why the server is not ready; "" when it is."""
         if self.stopping.is_set():
             return "draining"
-        if self.serving(SERVER):
+        if self.ready:
             return ""
         models = self._supervisor.models.values() if self._supervisor is not None else ()
         return "; ".join(model.problem for model in models if model.problem) or NO_MODEL_YET

@@ -253,8 +253,10 @@ def _check_signature(graph: onnxruntime.InferenceSession, bundle: Bundle) -> Non
     inputs = {found.name: (found.type, found.shape) for found in graph.get_inputs()}
     spec = bundle.input
     kind, shape = inputs.get(spec.name, ("", []))
-    fixed = [size for size in shape[1:] if isinstance(size, int)]
-    if len(inputs) != 1 or kind != "tensor(uint8)" or fixed != [spec.height, spec.width, 3]:
+    # A size without a name or number is free; a number must be the declared one.
+    sizes = zip(shape[1:], (spec.height, spec.width, 3), strict=False)
+    fits = len(shape) == 4 and all(not isinstance(a, int) or a == b for a, b in sizes)
+    if len(inputs) != 1 or kind != "tensor(uint8)" or not fits:
         raise CorruptError(
             f"{bundle.graph} takes {inputs}; bundle.json says one input {spec.name!r} of uint8 "
             f"(n, {spec.height}, {spec.width}, 3)"

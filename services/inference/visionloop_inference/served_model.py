@@ -50,6 +50,7 @@ class ServedModel:
         self.admission = Admission(name, queue_rows, budget)
         self.current: ModelVersion | None = None
         self.coming: ModelVersion | None = None
+        self.standby: ModelVersion | None = None  # the one before, until the current is proven
         self.problem = ""  # why there is no version, or not the wanted one
         self._loader = loader
         self._changed = changed  # told when the pointer moved
@@ -128,6 +129,7 @@ class ServedModel:
         version.move(State.PROBATION)
         if old is not None:
             old.move(State.STANDBY)
+        self.standby = old
         self._point(version)
         self.problem = ""
         return old
@@ -155,15 +157,15 @@ class ServedModel:
             "%s passed all golden images; largest difference of the rest %.2g",
             version, difference,
         )  # fmt: skip
-        if old is not None:
-            old.move(State.RETIRING)
-            self._release(old)
+        self._retire(old)
+        self.standby = None
 
     def _demote(self, version: ModelVersion, old: ModelVersion | None, error: Exception) -> None:
         version.move(State.DEMOTED, str(error))
         if old is not None:
             old.move(State.PROVEN)
         self._point(old)
+        self.standby = None
         self.problem = f"version {version.number} was demoted: {error}"
         metrics.MODEL_SWAP.labels(result="demoted").inc()
         back = f"{old} serves again" if old is not None else "no version serves"
@@ -172,13 +174,18 @@ class ServedModel:
 
     def retire(self, why: str) -> None:
         """Takes the model out of service."""
-        if self.current is not None:
-            version = self.current
-            self._point(None)
+        versions = (self.current, self.standby)
+        self.standby = None
+        self._point(None)
+        for version in versions:
+            self._retire(version)
+        self.problem = why
+        log.info("%s is not served any more: %s", self.name, why)
+
+    def _retire(self, version: ModelVersion | None) -> None:
+        if version is not None:
             version.move(State.RETIRING)
             self._release(version)
-            log.info("%s retires: %s", version, why)
-        self.problem = why
 
     def _release(self, version: ModelVersion) -> None:
         """In the background: a slow request on the old version must not hold up the next alias."""
@@ -193,7 +200,7 @@ class ServedModel:
         task.add_done_callback(self._releases.discard)
 
     async def close(self) -> None:
-        """Lets every version go, once its last request is answered."""
+        """Lets every version go, once its last request is answered. Nothing may swap meanwhile."""
         self.retire("the server is shutting down")
         await asyncio.gather(*self._releases)
 

@@ -95,7 +95,7 @@ class Supervisor:
             return all(name in self.models and self.models[name].current for name in self.named)
         return (
             self._scanned
-            and self._tried >= set(self.models)
+            and all(model.current or name in self._tried for name, model in self.models.items())
             and any(model.current for model in self.models.values())
         )
 
@@ -144,12 +144,13 @@ class Supervisor:
 
     async def _follow(self, model: ServedModel) -> None:
         while True:
-            await self._guarded(f"following {model.name}", lambda: self._look(model))
+            await self._guarded(f"following {model.name}", lambda: self.look(model))
             self._tried.add(model.name)
             self._changed()
             await asyncio.sleep(self._poll_seconds)
 
-    async def _look(self, model: ServedModel) -> None:
+    async def look(self, model: ServedModel) -> None:
+        """Reads the model's aliases once, and acts when they changed since they were acted upon."""
         found = await self._loader.in_thread(self._loader.repository.aliases, model.name)
         unseen = found.etag != self._settled.get(model.name, "")
         if unseen and await self._act(model, found.aliases):

@@ -1,0 +1,107 @@
+"""The door, and the pace it predicts by."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from visionloop_inference.admission import Admission, ByteBudget
+from visionloop_inference.pace import Pace
+
+from visionloop.errors import DeadlineExceededError, OverloadedError
+
+
+def door(rows: int = 10, size: int = 1000) -> Admission:
+    return Admission("door", rows, ByteBudget(size))
+
+
+def a_second_a_row(rows: int) -> float:
+    return float(rows)
+
+
+def test_rows_are_held_for_the_length_of_the_block() -> None:
+    admission = door()
+    with admission.admit(4, 10, None, a_second_a_row):
+        with admission.admit(6, 10, None, a_second_a_row):
+            assert admission.rows == 10
+        assert admission.rows == 4
+    assert admission.rows == 0
+
+
+def test_an_error_inside_gives_the_room_back() -> None:
+    budget = ByteBudget(1000)
+    admission = Admission("door", 10, budget)
+    with pytest.raises(ZeroDivisionError), admission.admit(4, 10, None, a_second_a_row):
+        raise ZeroDivisionError
+    assert (admission.rows, budget.held) == (0, 0)
+
+
+def test_no_room_is_refused_with_a_time_to_come_back() -> None:
+    admission = door()
+    with (
+        admission.admit(8, 10, None, a_second_a_row),
+        pytest.raises(OverloadedError, match="8 rows are waiting and the limit is 10") as refusal,
+        admission.admit(5, 10, None, a_second_a_row),
+    ):
+        pass
+    assert refusal.value.retry_after_seconds == 3.0  # the rows that are too many
+    assert admission.rows == 0
+
+
+def test_bytes_are_shared_by_the_models() -> None:
+    budget = ByteBudget(100)
+    one, other = Admission("one", 10, budget), Admission("other", 10, budget)
+    with (
+        one.admit(1, 80, None, a_second_a_row),
+        pytest.raises(OverloadedError, match="80 bytes are being answered and the limit is 100"),
+        other.admit(1, 30, None, a_second_a_row),
+    ):
+        pass
+
+
+def test_what_would_answer_late_is_refused_early() -> None:
+    admission = door()
+    with (
+        admission.admit(5, 10, None, a_second_a_row),
+        pytest.raises(OverloadedError, match="5 rows are ahead") as refusal,
+        admission.admit(1, 10, time.monotonic() + 4.0, a_second_a_row),
+    ):
+        pass
+    assert refusal.value.retry_after_seconds == pytest.approx(2.0, abs=0.5)
+    with admission.admit(3, 10, time.monotonic() + 4.0, a_second_a_row):
+        pass
+
+
+def test_a_passed_deadline_is_no_overload() -> None:
+    with (
+        pytest.raises(DeadlineExceededError),
+        door().admit(1, 10, time.monotonic() - 1, a_second_a_row),
+    ):
+        pass
+
+
+@given(fixed=st.floats(0, 1), per_row=st.floats(1e-6, 1), rows=st.integers(0, 500))
+def test_more_rows_never_take_less_time(fixed: float, per_row: float, rows: int) -> None:
+    pace = Pace(fixed, per_row)
+    assert pace.seconds(rows, 32) <= pace.seconds(rows + 1, 32) + 1e-9
+
+
+def test_the_pace_follows_what_is_measured() -> None:
+    pace = Pace(0.0, 0.01)
+    for _ in range(50):
+        pace.observe(10, 0.3)  # three times slower than thought
+    assert pace.seconds(10, 32) == pytest.approx(0.3, rel=0.01)
+
+
+def test_one_hiccup_does_not_close_the_door() -> None:
+    pace = Pace(0.0, 0.01)
+    pace.observe(1, 100.0)
+    assert pace.seconds(1, 32) < 0.05
+
+
+def test_measuring_runs_both_sizes_and_is_never_free() -> None:
+    ran: list[int] = []
+    pace = Pace.measure(ran.append, (1, 4))
+    assert sorted(ran) == [1, 1, 4, 4]
+    assert pace.batch_seconds(1) > 0.0
+    assert pace.batch_seconds(0) == 0.0

@@ -1,0 +1,108 @@
+"""What a graph file may hold."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.onnx_ml_pb2 as onnx_pb2
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from support.bundles import graph
+from visionloop_inference import providers
+from visionloop_inference.graph import _FIELDS, check_graph
+
+from visionloop.errors import ConfigurationError, CorruptError, RefusedError
+
+
+def saved(folder: Path, model: onnx.ModelProto) -> Path:
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def with_node(model: onnx.ModelProto, node: onnx.NodeProto) -> onnx.ModelProto:
+    model.graph.node.append(node)
+    return model
+
+
+def external_tensor() -> onnx.TensorProto:
+    tensor = numpy_helper.from_array(np.zeros(4, np.float32), "w")
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+    return tensor
+
+
+def test_a_plain_graph_passes(tmp_path: Path) -> None:
+    check_graph(saved(tmp_path, graph(1, trap=True, hidden=8)))
+
+
+def test_external_data_is_refused(tmp_path: Path) -> None:
+    model = graph(1)
+    model.graph.initializer.append(external_tensor())
+    with pytest.raises(RefusedError, match="'w' in another file"):
+        check_graph(saved(tmp_path, model))
+
+
+def test_external_data_in_a_branch_is_refused(tmp_path: Path) -> None:
+    branch = helper.make_graph([], "branch", [], [], [external_tensor()])
+    node = helper.make_node("If", ["c"], ["d"], then_branch=branch, else_branch=branch)
+    with pytest.raises(RefusedError, match="external data"):
+        check_graph(saved(tmp_path, with_node(graph(1), node)))
+
+
+def test_external_data_in_a_constant_is_refused(tmp_path: Path) -> None:
+    node = helper.make_node("Constant", [], ["d"], value=external_tensor())
+    with pytest.raises(RefusedError, match="external data"):
+        check_graph(saved(tmp_path, with_node(graph(1), node)))
+
+
+def test_foreign_operators_are_refused(tmp_path: Path) -> None:
+    node = helper.make_node("Steal", ["pixels"], ["d"], domain="com.example")
+    with pytest.raises(RefusedError, match=r"com\.example:Steal"):
+        check_graph(saved(tmp_path, with_node(graph(1), node)))
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xff\xff", b"not onnx at all"])
+def test_other_files_are_corrupt(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(data)
+    with pytest.raises(CorruptError, match=r"model\.onnx is not an ONNX file"):
+        check_graph(path)
+
+
+def test_the_partial_description_agrees_with_onnx() -> None:
+    for message, fields in _FIELDS.items():
+        name = "StringStringEntryProto" if message == "Entry" else f"{message}Proto"
+        real = onnx_pb2.DESCRIPTOR.message_types_by_name[name].fields_by_name
+        for field, (number, _, repeated) in fields.items():
+            assert (real[field].number, real[field].is_repeated) == (number, repeated), field
+
+
+def test_every_field_of_onnx_that_can_hold_a_node_or_a_tensor_is_looked_at() -> None:
+    known = {message: set(fields) for message, fields in _FIELDS.items()}
+    known["StringStringEntry"] = known.pop("Entry")
+    # Training graphs are not run; types, shapes and metadata hold neither nodes nor tensors.
+    harmless = {"training_info", "metadata_props", "opset_import", "value_info", "input", "output"}
+    harmless |= {"quantization_annotation", "tp", "type_protos", "configuration"}
+    harmless |= {"device_configurations", "segment"}
+    for message, fields in known.items():
+        for field in onnx_pb2.DESCRIPTOR.message_types_by_name[f"{message}Proto"].fields:
+            if field.message_type is not None and field.name not in fields:
+                assert field.name in harmless, f"{message}.{field.name}"
+
+
+def test_the_probe_graph_is_a_valid_model() -> None:
+    onnx.checker.check_model(onnx.load_from_string(providers.PROBE_GRAPH), full_check=True)
+    session = providers.session(providers.PROBE_GRAPH, "cpu", threads=1)
+    assert session.run(None, {"x": np.asarray([2.5], np.float32)})[0].tolist() == [2.5]
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_that_cannot_load_is_said(provider: str) -> None:
+    if providers.PROVIDERS[provider] in onnxruntime.get_available_providers():
+        providers.prove(provider)  # a GPU build: it must then really load
+        return
+    with pytest.raises(ConfigurationError, match=f"--provider {provider} cannot be loaded"):
+        providers.prove(provider)

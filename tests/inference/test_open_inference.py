@@ -1,0 +1,161 @@
+"""The Open Inference Protocol, by NVIDIA's client and by hand, beside our own stubs."""
+
+import struct
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from support.bundles import LABELS, SIDE, answers, encoded, graph, preprocessing
+from support.inference_server import Server
+from tritonclient.utils import InferenceServerException
+
+from visionloop.images import decode
+from visionloop.proto.inference import open_inference_pb2 as pb
+from visionloop.proto.inference import open_inference_pb2_grpc
+
+IMAGES = [encoded(i) for i in range(5)]
+PIXELS = np.stack([preprocessing()(decode(image)) for image in IMAGES])
+EXPECTED = answers(graph(1).SerializeToString(), IMAGES)
+
+
+@pytest.fixture
+def client(server: Server) -> triton.InferenceServerClient:
+    with triton.InferenceServerClient(server.target) as made:
+        yield made
+
+
+@pytest.fixture
+def stub(server: Server) -> open_inference_pb2_grpc.GRPCInferenceServiceStub:
+    return open_inference_pb2_grpc.GRPCInferenceServiceStub(server.channel)
+
+
+def pixel_input(pixels: np.ndarray = PIXELS) -> triton.InferInput:
+    made = triton.InferInput("pixels", list(pixels.shape), "UINT8")
+    made.set_data_from_numpy(pixels)
+    return made
+
+
+def test_live_ready_and_metadata(client: triton.InferenceServerClient) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("cells")
+    assert client.is_model_ready("cells", "1")
+    assert not client.is_model_ready("cells", "2")
+    assert not client.is_model_ready("dogs")
+    assert client.get_server_metadata().name == "visionloop-inference"
+    metadata = client.get_model_metadata("cells", as_json=True)
+    assert metadata["versions"] == ["1"]
+    assert metadata["inputs"] == [
+        {"name": "pixels", "datatype": "UINT8", "shape": ["-1", str(SIDE), str(SIDE), "3"]}
+    ]
+    assert [output["name"] for output in metadata["outputs"]] == list(EXPECTED)
+
+
+def test_metadata_of_an_unknown_model(client: triton.InferenceServerClient) -> None:
+    with pytest.raises(InferenceServerException, match="model 'dogs' is not served here"):
+        client.get_model_metadata("dogs")
+
+
+def test_infer_by_tritonclient(client: triton.InferenceServerClient) -> None:
+    result = client.infer("cells", [pixel_input()], request_id="seven")
+    for name, values in EXPECTED.items():
+        np.testing.assert_allclose(result.as_numpy(name), values, atol=1e-5)
+    answer = result.get_response()
+    assert (answer.id, answer.model_name, answer.model_version) == ("seven", "cells", "1")
+
+
+def test_outputs_are_chosen(client: triton.InferenceServerClient) -> None:
+    wanted = [triton.InferRequestedOutput(name) for name in ("embedding", "logits")]
+    result = client.infer("cells", [pixel_input()], outputs=wanted)
+    assert [output.name for output in result.get_response().outputs] == ["embedding", "logits"]
+    np.testing.assert_allclose(result.as_numpy("logits"), EXPECTED["logits"], atol=1e-5)
+
+
+def test_encoded_images_by_tritonclient(client: triton.InferenceServerClient) -> None:
+    sent = triton.InferInput("pixels", [len(IMAGES)], "BYTES")
+    sent.set_data_from_numpy(np.asarray(IMAGES, dtype=np.object_))
+    result = client.infer("cells", [sent])
+    np.testing.assert_allclose(
+        result.as_numpy("probabilities"), EXPECTED["probabilities"], atol=1e-5
+    )
+
+
+def test_typed_contents_are_answered_typed(
+    stub: open_inference_pb2_grpc.GRPCInferenceServiceStub,
+) -> None:
+    request = pb.ModelInferRequest(model_name="cells")
+    tensor = request.inputs.add(name="pixels", datatype="UINT8", shape=[1, SIDE, SIDE, 3])
+    tensor.contents.uint_contents.extend(PIXELS[0].ravel().tolist())
+    response = stub.ModelInfer(request, timeout=30)
+    assert not response.raw_output_contents
+    [probabilities] = [o for o in response.outputs if o.name == "probabilities"]
+    assert list(probabilities.shape) == [1, len(LABELS)]
+    assert list(probabilities.contents.fp32_contents) == pytest.approx(
+        EXPECTED["probabilities"][0].tolist(), abs=1e-5
+    )
+
+
+def request(**changes: object) -> pb.ModelInferRequest:
+    fields: dict[str, object] = {
+        "model_name": "cells",
+        "inputs": [{"name": "pixels", "datatype": "UINT8", "shape": PIXELS.shape}],
+        "raw_input_contents": [PIXELS.tobytes()],
+    }
+    return pb.ModelInferRequest(**{**fields, **changes})
+
+
+BAD_IMAGE = struct.pack("<I", len(IMAGES[0])) + IMAGES[0] + struct.pack("<I", 3) + b"bad"
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        ({"model_name": "dogs"}, "NOT_FOUND", "model 'dogs'"),
+        ({"model_version": "9"}, "NOT_FOUND", "loaded is 1"),
+        ({"inputs": []}, "INVALID_ARGUMENT", "inputs are []"),
+        ({"raw_input_contents": [b"1"]}, "INVALID_ARGUMENT", "1 bytes in raw_input_contents"),
+        ({"outputs": [{"name": "boxes"}]}, "INVALID_ARGUMENT", "output 'boxes' is not one of"),
+        (
+            {"outputs": [{"name": "logits"}, {"name": "logits"}]},
+            "INVALID_ARGUMENT",
+            "'logits' is asked for twice",
+        ),
+        (
+            {"outputs": [{"name": "logits", "parameters": {"classification": {"int64_param": 1}}}]},
+            "UNIMPLEMENTED",
+            "'classification' is not offered",
+        ),
+        (
+            {"parameters": {"sequence_id": {"int64_param": 1}}},
+            "UNIMPLEMENTED",
+            "'sequence_id' is not offered",
+        ),
+        (
+            {
+                "inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [17, SIDE, SIDE, 3]}],
+                "raw_input_contents": [bytes(17 * SIDE * SIDE * 3)],
+            },
+            "INVALID_ARGUMENT",
+            "rows of pixels: 17 given; send 1 to 16",
+        ),
+        (
+            {
+                "inputs": [{"name": "pixels", "datatype": "BYTES", "shape": [2]}],
+                "raw_input_contents": [BAD_IMAGE],
+            },
+            "INVALID_ARGUMENT",
+            "image 1: ",
+        ),
+    ],
+)
+def test_wrong_requests_are_said(
+    stub: open_inference_pb2_grpc.GRPCInferenceServiceStub,
+    changes: dict[str, object],
+    code: str,
+    words: str,
+) -> None:
+    with pytest.raises(grpc.RpcError) as refusal:
+        stub.ModelInfer(request(**changes), timeout=30)
+    assert refusal.value.code() is grpc.StatusCode[code]
+    assert words in refusal.value.details()
