@@ -26,8 +26,10 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
     """`visionloop up`, with two versions of a small real model in its store."""
     with suite_running(tmp_path_factory.mktemp("suite"), None) as running:
         repository = ModelRepository(open_store(running.store))
-        for seed in (1, 2):
-            publish_bundle(repository, MODEL, seed=seed)
+        publish_bundle(repository, MODEL, seed=1, promote=True)
+        publish_bundle(repository, MODEL, seed=2)
+        publish_bundle(repository, "waiting", seed=3)
+        wait_until_served(running.inference, 1)
         yield running
 
 
@@ -145,12 +147,12 @@ def test_snapshots_create_list_show_diff(suite: Suite, tmp_path: Path) -> None:
 def test_models_promote_predict_rollback(suite: Suite) -> None:
     store, target = ("--store", suite.store), ("--target", suite.inference)
     image = solar_cells.load()[0].path
-    assert [row["version"] for row in result("models", "list", *store)] == [1, 2]
-    said = visionloop("models", "show", MODEL, *store, code=66)
-    assert "no stable version" in said
-    for version in (1, 2):
-        move = result("models", "promote", MODEL, str(version), "--why", "a test", *store)
-        assert (move["version"], move["why"]) == (version, "a test")
+    listed = [(row["model"], row["version"]) for row in result("models", "list", *store)]
+    assert listed == [(MODEL, 1), (MODEL, 2), ("waiting", 1)]
+    assert "no stable version" in visionloop("models", "show", "waiting", *store, code=66)
+    move = result("models", "promote", MODEL, "2", "--why", "a test", *store)
+    assert (move["version"], move["why"]) == (2, "a test")
+    wait_until_served(suite.inference, 2)
     move = result("models", "rollback", MODEL, "--why", "second thoughts", "--who", "me", *store)
     assert (move["version"], move["previous"], move["who"]) == (1, 2, "me")
     shown = result("models", "show", MODEL, "1", *store)
@@ -165,10 +167,6 @@ def test_predict_names_the_bad_image_and_answers_the_good(suite: Suite, tmp_path
     bad = tmp_path / "bad.jpg"
     bad.write_text("no")
     target = ("--target", suite.inference)
-    repository = ModelRepository(open_store(suite.store))
-    if repository.aliases(MODEL).aliases.stable is None:
-        visionloop("models", "promote", MODEL, "1", "--why", "test", "--store", suite.store)
-    wait_until_served(suite.inference, repository.resolve(MODEL, "stable"))
     answers = result("predict", bad, solar_cells.load()[0].path, *target, code=65)
     assert "image" in answers[0]["error"]
     assert answers[1]["error"] is None
@@ -180,7 +178,7 @@ def test_predict_names_the_bad_image_and_answers_the_good(suite: Suite, tmp_path
     [
         (["predict", "nowhere.jpg"], 66, "nowhere.jpg"),
         (["import", "nowhere", "--dataset", "d"], 66, "nowhere is neither"),
-        (["models", "list", "--store", "file:///proc/none/here"], 64, "/proc/none/here"),
+        (["models", "list", "--store", "file:///proc/none/here"], 66, "/proc/none/here"),
         (["models", "list", "--store", "ftp://x"], 64, "file:///"),
         (["models", "list"], 66, "VISIONLOOP_STORE"),
         (["snapshots", "create", "x", "--target", "127.0.0.1:9"], 69, "127.0.0.1:9"),

@@ -3,22 +3,28 @@
 import argparse
 import getpass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from visionloop.errors import NotFoundError
 from visionloop.objectstore import ObjectStore, open_store
 
+DEFAULT_FOLDER = Path("visionloop-data/store")
+
 
 def open_from(options: argparse.Namespace) -> ObjectStore:
-    """The store of --store, or the one that `visionloop up` keeps in this folder."""
-    if options.store:
-        return open_store(options.store)
-    folder = Path("visionloop-data/store")
-    if not folder.is_dir():
-        raise NotFoundError(
-            f"no store given and none at {folder}; name one: --store file:///dir or "
-            "--store s3://bucket/prefix, or set VISIONLOOP_STORE"
-        )
-    return open_store(folder.resolve().as_uri())
+    """The store of --store, or the one that `visionloop up` keeps in this folder.
+
+    The CLI steers stores that programs made; a folder that is not there is a mistyped path.
+    """
+    url: str = options.store or DEFAULT_FOLDER.resolve().as_uri()
+    if url.startswith("file://"):
+        folder = Path(unquote(urlsplit(url).path))
+        if not folder.is_dir():
+            raise NotFoundError(
+                f"there is no store at {folder}; name one: --store file:///folder or "
+                "--store s3://bucket/prefix, or set VISIONLOOP_STORE"
+            )
+    return open_store(url)
 
 
 def user_name() -> str:

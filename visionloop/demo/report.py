@@ -100,7 +100,7 @@ def _round(training: Training) -> dict[str, Any]:
         "ece_before": report["calibration"]["ece_before"],
         "ece_after": report["calibration"]["ece_after"],
         "train_seconds": training.seconds,
-        "parity_max_abs_probability_difference": report["parity"]["max_abs_probability_difference"],
+        "parity_max_abs_probability_difference": report["parity"]["max_probability_difference"],
         "label_to_serving_seconds": training.served - training.labelled,
     }
 
