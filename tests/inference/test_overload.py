@@ -1,0 +1,122 @@
+"""More work than there is room or time for is refused early; what callers gave up does not run."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from support.bundles import SIDE, encoded, publish_bundle
+from support.inference_server import Server, running_server, wait_for
+
+from visionloop.proto.inference import open_inference_pb2 as pb
+from visionloop.proto.inference import open_inference_pb2_grpc
+from visionloop.repository import ModelRepository
+
+ROWS = 256
+
+
+@pytest.fixture
+def slow(tmp_path: Path, repository: ModelRepository, store_of_models: str):
+    """A server whose graph takes milliseconds for each row, one row a batch."""
+    publish_bundle(repository, seed=1, promote=True, hidden=2048, golden=2, before_ready=1)
+    flags = ("--max-batch=1", f"--max-images={ROWS}", f"--queue-rows={8 * ROWS}")
+    with running_server(tmp_path / "server", store_of_models, *flags) as server:
+        yield server.ready()
+
+
+def infer(server: Server, rows: int = ROWS) -> grpc.Future:
+    request = pb.ModelInferRequest(
+        model_name="cells",
+        inputs=[{"name": "pixels", "datatype": "UINT8", "shape": [rows, SIDE, SIDE, 3]}],
+        raw_input_contents=[np.zeros((rows, SIDE, SIDE, 3), np.uint8).tobytes()],
+    )
+    stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(server.channel)
+    return stub.ModelInfer.future(request, timeout=300)
+
+
+def pushback(error: grpc.RpcError) -> int:
+    """Milliseconds."""
+    metadata = dict(error.trailing_metadata())
+    return int(metadata["grpc-retry-pushback-ms"])
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back(slow: Server) -> None:
+    work = [infer(slow) for _ in range(8)]
+    wait_for(
+        lambda: slow.metric("visionloop_queue_rows", model="cells") == 8 * ROWS,
+        hint="a full queue",
+    )
+    with pytest.raises(grpc.RpcError) as refusal:
+        slow.recognize(encoded(1), timeout=300)
+    assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert f"{8 * ROWS} rows are waiting and the limit is {8 * ROWS}" in refusal.value.details()
+    assert pushback(refusal.value) >= 1
+    assert not all(call.done() for call in work)  # refused while the others still wait
+    assert slow.metric("visionloop_rejected_total", reason="queue_full") == 1
+    for call in work:
+        call.cancel()
+    wait_for(
+        lambda: slow.metric("visionloop_queue_rows", model="cells") == 0, hint="an empty queue"
+    )
+    assert slow.recognize(encoded(1)).version == 1
+
+
+def test_what_would_come_late_is_refused_early(slow: Server) -> None:
+    work = [infer(slow) for _ in range(7)]
+    wait_for(
+        lambda: slow.metric("visionloop_queue_rows", model="cells") >= 6 * ROWS,
+        hint="a long queue",
+    )
+    with pytest.raises(grpc.RpcError) as refusal:
+        slow.recognize(encoded(1), timeout=0.5)
+    assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "the answer is predicted in" in refusal.value.details()
+    assert pushback(refusal.value) >= 1
+    assert slow.metric("visionloop_rejected_total", reason="late") == 1
+    for call in work:
+        call.cancel()
+
+
+def test_rows_of_callers_who_left_do_not_run(slow: Server) -> None:
+    first = infer(slow)
+    wait_for(lambda: slow.metric("visionloop_queue_rows", model="cells") == ROWS)
+    rest = [infer(slow) for _ in range(6)]
+    wait_for(lambda: slow.metric("visionloop_queue_rows", model="cells") == 7 * ROWS)
+    for call in rest:
+        call.cancel()
+    first.result()
+    slow.recognize(encoded(1))  # behind the cancelled ones in the queue
+    assert slow.metric("visionloop_rejected_total", reason="cancelled") == 6
+    # All that ran: the first request, this one, and the two golden images.
+    assert slow.metric("visionloop_batch_rows_sum", model="cells") == ROWS + 1 + 2
+
+
+def test_messages_over_the_limit_are_refused(
+    tmp_path: Path, repository: ModelRepository, store_of_models: str
+) -> None:
+    publish_bundle(repository, seed=1, promote=True)
+    flags = ("--max-message-bytes=100000",)
+    with running_server(tmp_path / "server", store_of_models, *flags) as server:
+        server.ready()
+        with pytest.raises(grpc.RpcError) as refusal:
+            server.recognize(bytes(200_000))
+        assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert server.recognize(encoded(1)).version == 1
+
+
+def test_bytes_held_are_bounded(
+    tmp_path: Path, repository: ModelRepository, store_of_models: str
+) -> None:
+    publish_bundle(repository, seed=1, promote=True)
+    image = encoded(1)
+    flags = (f"--queue-bytes={len(image) // 2}",)
+    with running_server(tmp_path / "server", store_of_models, *flags) as server:
+        server.ready()
+        with pytest.raises(grpc.RpcError) as refusal:
+            server.recognize(image)
+        assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert f"the limit is {len(image) // 2}" in refusal.value.details()
+        with ThreadPoolExecutor(4) as pool:  # the room comes back after each refusal
+            for call in [pool.submit(server.recognize, b"tiny") for _ in range(20)]:
+                assert call.result().results[0].status.reason == "not_an_image"
