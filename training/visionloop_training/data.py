@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from visionloop.snapshot import SPLITS, Snapshot, blob_key
 
 from visionloop import images
 from visionloop.errors import CorruptError, ImageError, InvalidInputError, NotFoundError
 from visionloop.objectstore import ObjectStore
 from visionloop.preprocessing import Preprocessing
+from visionloop.snapshot import SPLITS, Snapshot, blob_key
 
 Pixels = NDArray[np.uint8]  # (height, width, 3) RGB
 
@@ -51,7 +51,10 @@ class Dataset:
 def dataset(snapshot: Snapshot) -> Dataset:
     """The snapshot's items by split. Raises InvalidInputError when nothing can be learned."""
     manifest = snapshot.manifest
-    ids = tuple(entry.id for entry in manifest.classes)
+    used = {row.class_id for row in snapshot.rows}
+    # A class that nobody has labelled yet is no mistake; there is only nothing to learn of it.
+    classes = [entry for entry in manifest.classes if entry.id in used]
+    ids = tuple(entry.id for entry in classes)
     place = {class_id: index for index, class_id in enumerate(ids)}
     parts: dict[str, tuple[Item, ...]] = {}
     for split in SPLITS:
@@ -70,7 +73,7 @@ def dataset(snapshot: Snapshot) -> Dataset:
         name=manifest.dataset,
         snapshot=manifest.id,
         class_ids=ids,
-        class_names=tuple(entry.name for entry in manifest.classes),
+        class_names=tuple(entry.name for entry in classes),
         train=parts["train"],
         val=parts["val"],
         test=parts["test"],
@@ -81,9 +84,8 @@ def _check(
     name: str, snapshot: str, ids: Sequence[str], parts: dict[str, tuple[Item, ...]]
 ) -> None:
     where = f"dataset {name}, snapshot {snapshot[:19]}"
-    labelled = Counter(item.label for items in parts.values() for item in items)
-    if len(labelled) < 2:
-        only = f"only {ids[next(iter(labelled))]!r}" if labelled else "none at all"
+    if len(ids) < 2:
+        only = f"only {ids[0]!r}" if ids else "none at all"
         raise InvalidInputError(
             f"{where}: labelled classes: {only}; a classifier needs at least 2. "
             "Label images of another class and make a new snapshot",
@@ -97,9 +99,9 @@ def _check(
                 field="snapshot",
             )
     train = Counter(item.label for item in parts["train"])
-    if len(parts["train"]) < len(labelled):
+    if len(parts["train"]) < len(ids):
         raise InvalidInputError(
-            f"{where}: {len(parts['train'])} train images for {len(labelled)} classes; "
+            f"{where}: {len(parts['train'])} train images for {len(ids)} classes; "
             "label at least a few images of every class",
             field="snapshot",
         )

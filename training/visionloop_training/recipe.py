@@ -29,7 +29,7 @@ def optimiser(network: Network, config: FitConfig) -> torch.optim.AdamW:
             if tensors and peak > 0:
                 decay = config.weight_decay if decays else 0.0
                 groups.append({"params": tensors, "lr": peak, "peak": peak, "weight_decay": decay})
-    return torch.optim.AdamW(groups)
+    return torch.optim.AdamW(groups, fused=True)
 
 
 def rate_at(step: int, steps: int, warm_up: float) -> float:
