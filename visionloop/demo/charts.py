@@ -45,7 +45,7 @@ def reliability(bins: Sequence[Bin], label: str) -> str:
         return 8 + (1 - value) * size
 
     parts = [
-        f'<svg viewBox="0 0 {size + margin + 12} {size + margin + 12}" role="img" '
+        f'<svg class="square" viewBox="0 0 {size + margin + 12} {size + margin + 12}" role="img" '
         f'aria-label="{label}">',
         f'<rect x="{x(0)}" y="{y(1)}" width="{size}" height="{size}" class="frame"/>',
         f'<line x1="{x(0)}" y1="{y(0)}" x2="{x(1)}" y2="{y(1)}" class="ideal"/>',

@@ -135,9 +135,9 @@ def _page(
             samples=[
                 {
                     "title": "What the first version got wrong, and was corrected",
-                    "items_": [_sample(answer) for answer in wrong],
+                    "answers": [_sample(answer) for answer in wrong],
                 },
-                {"title": "What it got right", "items_": [_sample(answer) for answer in right]},
+                {"title": "What it got right", "answers": [_sample(answer) for answer in right]},
             ],
         )
     )
@@ -154,7 +154,7 @@ def _panel(training: Training, items: dict[str, Scored]) -> dict[str, Any]:
     )
     return {
         "version": training.version,
-        "items": len(items),
+        "test_images": len(items),
         "classes": classes,
         "confusion": confusion,
         "reliability": charts.reliability(bins, f"Calibration of version {training.version}"),
