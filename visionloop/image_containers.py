@@ -100,36 +100,40 @@ def foreign(data: bytes) -> str | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class Container:
-    """What the walk found. `size` is (width, height) where the walk had to read it anyway."""
-
-    frames: int = 1
-    size: tuple[int, int] | None = None
+CheckSize = Callable[[int, int], None]
 
 
-def walk(data: bytes, format_name: str) -> Container:
-    """Visits the container's parts once.
+def count_frames(data: bytes, format_name: str, check_size: CheckSize) -> int:
+    """Visits the container's parts once and returns how many frames or pages there are.
 
-    Raises ImageError (truncated, corrupt) when the file does not reach its format's end.
+    `check_size(width, height)` is called, and may raise, as soon as a size is seen that decoding
+    would trust. Raises ImageError (truncated, corrupt) when the file does not reach its format's
+    end. WebP's frames are not counted, because libwebp does.
     """
-    return _WALKS[format_name](data)
+    return _WALKS[format_name](data, check_size)
 
 
 # --- JPEG: segments, then entropy-coded data in which a marker is FF and neither 00, FF nor RSTn.
 
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _JPEG_SCAN, _JPEG_END, _JPEG_BARE = 0xDA, 0xD9, {0x01, 0xD8}
+# The least that Huffman coding can spend on a block of 8 x 8 pixels, by start-of-frame marker.
+_JPEG_BITS_PER_BLOCK = {0xC0: 2, 0xC1: 2, 0xC2: 1}
 
 
-def _walk_jpeg(data: bytes) -> Container:
-    scans = 0
-    position = 2
+def _walk_jpeg(data: bytes, check_size: CheckSize) -> int:
+    scans = coded_bytes = needed_bits = 0
+    marker, position = 0, 2
     while match := _JPEG_MARKER.search(data, position):
+        if marker == _JPEG_SCAN:
+            coded_bytes += match.start() - position
         marker = data[match.start() + 1]
         position = match.end()
         if marker == _JPEG_END:
-            return Container()
+            if coded_bytes * 8 < needed_bits:
+                # libjpeg would paint what is missing gray, and say so to nobody.
+                raise broken(Refusal.TRUNCATED, "the JPEG has too few bytes for its size in pixels")
+            return 1
         if marker in _JPEG_BARE:
             continue
         scans += marker == _JPEG_SCAN
@@ -137,6 +141,11 @@ def _walk_jpeg(data: bytes) -> Container:
             raise broken(
                 Refusal.CORRUPT, f"the JPEG has more than {MAX_JPEG_SCANS} scans; save it again"
             )
+        if marker in _JPEG_BITS_PER_BLOCK:
+            height = int.from_bytes(data[position + 3 : position + 5], "big")
+            width = int.from_bytes(data[position + 5 : position + 7], "big")
+            check_size(width, height)
+            needed_bits = _JPEG_BITS_PER_BLOCK[marker] * -(-width // 8) * -(-height // 8)
         position += int.from_bytes(data[position : position + 2], "big")
     raise broken(Refusal.TRUNCATED, "the JPEG ends before its end marker")
 
@@ -144,7 +153,7 @@ def _walk_jpeg(data: bytes) -> Container:
 # --- PNG: length, type, data, CRC. Pillow checks no CRC of the pixel data.
 
 
-def _walk_png(data: bytes) -> Container:
+def _walk_png(data: bytes, check_size: CheckSize) -> int:
     frames = 1
     position = 8
     while position + 12 <= len(data):
@@ -157,12 +166,27 @@ def _walk_png(data: bytes) -> Container:
             if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != expected:
                 name = kind.decode("latin-1")
                 raise broken(Refusal.CORRUPT, f"the PNG's {name!r} chunk fails its checksum")
+        if kind == b"IHDR" and length >= 8:
+            check_size(*struct.unpack_from(">II", data, position + 8))
         if kind == b"acTL" and length >= 8:
             frames = int.from_bytes(data[position + 8 : position + 12], "big")
         if kind == b"IEND":
-            return Container(frames=min(max(frames, 1), MAX_FRAMES))
+            return min(max(frames, 1), MAX_FRAMES)
         position = end
     raise broken(Refusal.TRUNCATED, "the PNG ends before its IEND chunk")
+
+
+def png_exif(data: bytes) -> bytes | None:
+    """The EXIF block of a whole PNG, which tools like to append after the pixels."""
+    position = 8
+    while position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if kind == b"IEND":
+            return None
+        if kind == b"eXIf":
+            return b"Exif\0\0" + data[position + 8 : position + 8 + length]
+        position += 12 + length
+    return None
 
 
 # --- GIF: blocks, each a list of sub-blocks of at most 255 bytes, up to the trailer.
@@ -170,7 +194,7 @@ def _walk_png(data: bytes) -> Container:
 _GIF_EXTENSION, _GIF_IMAGE, _GIF_TRAILER = 0x21, 0x2C, 0x3B
 
 
-def _walk_gif(data: bytes) -> Container:
+def _walk_gif(data: bytes, _check_size: CheckSize) -> int:
     frames = 0
     try:
         position = 13 + _gif_palette(data[10])
@@ -185,7 +209,7 @@ def _walk_gif(data: bytes) -> Container:
         raise broken(Refusal.TRUNCATED, "the GIF ends before its trailer") from None
     if not frames:
         raise broken(Refusal.CORRUPT, "the GIF holds no image")
-    return Container(frames=min(frames, MAX_FRAMES))
+    return min(frames, MAX_FRAMES)
 
 
 def _gif_palette(flags: int) -> int:
@@ -202,7 +226,7 @@ def _gif_sub_blocks(data: bytes, position: int) -> int:
 # allocates it as soon as the file is opened.
 
 
-def _walk_webp(data: bytes) -> Container:
+def _walk_webp(data: bytes, check_size: CheckSize) -> int:
     if len(data) < 8 + int.from_bytes(data[4:8], "little"):
         raise broken(Refusal.TRUNCATED, "the WebP is shorter than its RIFF header says")
     kind, rest = data[12:16], data[20:30]
@@ -217,7 +241,8 @@ def _walk_webp(data: bytes) -> Container:
         height = int.from_bytes(rest[8:10], "little") & 0x3FFF
     else:
         raise broken(Refusal.CORRUPT, "the WebP does not begin with a picture chunk")
-    return Container(size=(width, height))
+    check_size(width, height)
+    return 1
 
 
 # --- BMP: nothing to walk. Run-length encoding is refused: Pillow decodes it byte by byte in
@@ -226,14 +251,14 @@ def _walk_webp(data: bytes) -> Container:
 _BMP_RUN_LENGTH = {1, 2}
 
 
-def _walk_bmp(data: bytes) -> Container:
+def _walk_bmp(data: bytes, _check_size: CheckSize) -> int:
     compression = int.from_bytes(data[30:34], "little") if data[14:15] != b"\x0c" else 0
     if compression in _BMP_RUN_LENGTH:
         raise ImageError(
             "the BMP is run-length encoded, which is not taken; save it uncompressed or as PNG",
             reason=Refusal.UNSUPPORTED_FORMAT,
         )
-    return Container()
+    return 1
 
 
 # --- TIFF: a chain of directories whose entries point anywhere in the file.
@@ -253,7 +278,7 @@ class _TiffLayout:
     entry: int  # bytes
 
 
-def _walk_tiff(data: bytes) -> Container:
+def _walk_tiff(data: bytes, _check_size: CheckSize) -> int:
     order = "<" if data[:2] == b"II" else ">"
     big = 43 in data[2:4]
     layout = _TiffLayout(order, 8, "Q", "Q", 20) if big else _TiffLayout(order, 4, "H", "I", 12)
@@ -268,7 +293,7 @@ def _walk_tiff(data: bytes) -> Container:
         raise broken(Refusal.TRUNCATED, "the TIFF ends before its directories do") from None
     if not seen:
         raise broken(Refusal.CORRUPT, "the TIFF has no directory")
-    return Container(frames=len(seen))
+    return len(seen)
 
 
 def _tiff_directory(data: bytes, offset: int, layout: _TiffLayout, *, check_values: bool) -> int:
@@ -289,7 +314,7 @@ def _tiff_directory(data: bytes, offset: int, layout: _TiffLayout, *, check_valu
     return int(following)
 
 
-_WALKS: dict[str, Callable[[bytes], Container]] = {
+_WALKS: dict[str, Callable[[bytes, CheckSize], int]] = {
     "JPEG": _walk_jpeg,
     "PNG": _walk_png,
     "GIF": _walk_gif,

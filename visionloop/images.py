@@ -27,6 +27,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,14 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from visionloop.errors import ImageError
-from visionloop.image_containers import Refusal, broken, foreign, sniff, walk
+from visionloop.image_containers import (
+    Refusal,
+    broken,
+    count_frames,
+    foreign,
+    png_exif,
+    sniff,
+)
 
 __all__ = ["DEFAULT_LIMITS", "Header", "Limits", "Refusal", "decode", "read_header"]
 
@@ -135,12 +143,9 @@ def _open(data: bytes, limits: Limits) -> Iterator[_Opened]:
     format_name = sniff(data)
     if format_name is None:
         raise _not_taken(data)
-    container = walk(data, format_name)
-    if container.size:
-        _check_size(*container.size, limits)
+    frames = count_frames(data, format_name, partial(_check_size, limits))
     plugin, media_type = _PLUGINS[format_name]
     with _truncated_filesbroken(), plugin(io.BytesIO(data)) as image:
-        orientation = _orientation(image)
         width, height = image.size
         sample_bits = 16
         if isinstance(image, TiffImageFile):
@@ -148,7 +153,10 @@ def _open(data: bytes, limits: Limits) -> Iterator[_Opened]:
             sample_bits = 12 if image.tag_v2.get(_BITS_PER_SAMPLE) in (12, (12,)) else 16
         elif isinstance(image, PngImageFile):
             _scale_colour_key(image, bit_depth=data[24])
-        _check_size(width, height, limits)
+            if "exif" not in image.info and (exif := png_exif(data)):
+                image.info["exif"] = exif
+        _check_size(limits, width, height)
+        orientation = _orientation(image)
         if orientation >= 5:
             width, height = height, width
         header = Header(
@@ -156,7 +164,7 @@ def _open(data: bytes, limits: Limits) -> Iterator[_Opened]:
             width=width,
             height=height,
             mode=image.mode,
-            frames=getattr(image, "n_frames", 1) if format_name == "WEBP" else container.frames,
+            frames=getattr(image, "n_frames", 1) if format_name == "WEBP" else frames,
             media_type=media_type,
         )
         # Pillow orients a TIFF itself while it loads it, and no other format.
@@ -164,7 +172,7 @@ def _open(data: bytes, limits: Limits) -> Iterator[_Opened]:
         yield _Opened(header, image, remaining, sample_bits)
 
 
-def _check_size(width: int, height: int, limits: Limits) -> None:
+def _check_size(limits: Limits, width: int, height: int) -> None:
     if width < 1 or height < 1:
         raise broken(Refusal.CORRUPT, f"its header says {width} x {height} pixels")
     if width * height > limits.max_pixels:
@@ -220,7 +228,8 @@ def _check_tiff(image: TiffImageFile, limits: Limits) -> tuple[int, int]:
 def _orientation(image: ImageFile.ImageFile) -> int:
     """1..8; metadata that cannot be read counts as upright, as in every viewer."""
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        # The base class's method: PNG's own one decodes the pixels first.
+        value = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
         return value if isinstance(value, int) and 1 <= value <= 8 else 1
     except Exception:  # noqa: BLE001 - EXIF is parsed by many hands, and none of it matters more
         return 1
