@@ -8,17 +8,22 @@ publishing reads back all it wrote (about 20 MB for the smallest models).
 """
 
 import re
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
 
 from pydantic import Field
 
 from visionloop.aliases import AliasLog, CurrentAliases
-from visionloop.bundle import MODEL_NAME_PATTERN, AliasMove, Bundle, BundleFile
+from visionloop.bundle import MODEL_NAME_PATTERN, AliasMove, Bundle
+from visionloop.bundle_files import (
+    CLAIM,
+    MARKER,
+    check_local_files,
+    check_names,
+    file_entry,
+    is_intact,
+)
 from visionloop.errors import (
     ConflictError,
     CorruptError,
@@ -28,18 +33,12 @@ from visionloop.errors import (
 )
 from visionloop.failpoints import failpoint
 from visionloop.objectstore import ObjectStore
-from visionloop.objectstore.keys import check_key
-from visionloop.objectstore.local import PARTIAL_SUFFIX, remove_abandoned, sha256_of, written_whole
+from visionloop.objectstore.local import PARTIAL_SUFFIX, remove_abandoned, written_whole
+from visionloop.objectstore.transfers import in_parallel
 from visionloop.record import Record, parse_record, record_bytes
 
 __all__ = ["CurrentAliases", "ModelRepository", "file_entry"]
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-MARKER = "bundle.json"
-CLAIM = "claim.json"
-TRANSFERS = 8  # files on their way at once
 RUN_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
 VERSION_PATTERN = r"[1-9][0-9]{0,8}"
 
@@ -104,7 +103,7 @@ class ModelRepository:
                 f"run id {run_id!r} must be 1 to 128 letters, digits or ._:-", field="run_id"
             )
         taken = self._numbers(model)
-        owners = _in_parallel(lambda number: self._owner(model, number), taken)
+        owners = in_parallel(lambda number: self._owner(model, number), taken)
         for number, owner in zip(taken, owners, strict=True):
             if owner == run_id:
                 return number
@@ -121,8 +120,8 @@ class ModelRepository:
         when the version is published already or belongs to another run, CorruptError when a file
         does not agree with its entry.
         """
-        _check_names(bundle)
-        _check_local_files(bundle, folder)
+        check_names(bundle)
+        check_local_files(bundle, folder)
         start = _version_folder(bundle.model, bundle.version)
         taken = ConflictError(
             f"version {bundle.version} of model {bundle.model!r} is published already; versions "
@@ -137,7 +136,7 @@ class ModelRepository:
                 f"version {bundle.version} of model {bundle.model!r} is claimed by run {owner}, "
                 f"not by {bundle.provenance.run_id}"
             )
-        _in_parallel(lambda name: self._store.upload(folder / name, start + name), bundle.files)
+        in_parallel(lambda name: self._store.upload(folder / name, start + name), bundle.files)
         with TemporaryDirectory(prefix=".published-", dir=folder) as copy:
             self._fetch_files(bundle, Path(copy))
         failpoint("publish.files_uploaded")
@@ -234,7 +233,7 @@ class ModelRepository:
                 f"{self._store.url}/{key} is the one of {bundle.model!r} version {bundle.version}"
             )
         try:
-            _check_names(bundle)
+            check_names(bundle)
         except InvalidInputError as error:
             raise CorruptError(f"{self._store.url}/{key}: {error}") from None
         return bundle, data
@@ -244,7 +243,7 @@ class ModelRepository:
 
         def fetch(name: str) -> None:
             entry, path = bundle.files[name], folder / name
-            if _is_local(path, entry):
+            if is_intact(path, entry):
                 return
             try:
                 self._store.download(start + name, path, sha256=entry.sha256, size=entry.size)
@@ -253,7 +252,7 @@ class ModelRepository:
                     f"{self._store.url}/{start}{name} is missing, but {MARKER} lists it"
                 ) from None
 
-        _in_parallel(fetch, bundle.files)
+        in_parallel(fetch, bundle.files)
 
     def _numbers(self, model: str) -> list[int]:
         """All numbers that were ever claimed, ascending."""
@@ -307,11 +306,6 @@ class ModelRepository:
         return NotFoundError(f"no model {model!r} in {self._store.url}; {there}")
 
 
-def file_entry(path: Path) -> BundleFile:
-    """Size and digest of a file, for `Bundle.files`."""
-    return BundleFile(size=path.stat().st_size, sha256=sha256_of(path))
-
-
 def _checked_name(model: str) -> str:
     if not re.fullmatch(MODEL_NAME_PATTERN, model):
         raise InvalidInputError(
@@ -332,38 +326,8 @@ def _version_folder(model: str, version: int) -> str:
     return f"{_versions_folder(model)}{version}/"
 
 
-def _check_names(bundle: Bundle) -> None:
-    """The names in `files` become paths on the reader's disk: none may leave its folder."""
-    for name in bundle.files:
-        check_key(name)
-        if name.split("/")[0] in (MARKER, CLAIM):
-            raise InvalidInputError(
-                f"files lists {name!r}, which is the repository's", field="files"
-            )
-        folders = {"/".join(name.split("/")[:depth]) for depth in range(1, name.count("/") + 1)}
-        if not folders.isdisjoint(bundle.files):
-            raise InvalidInputError(f"files lists {name!r} and a folder of it", field="files")
-
-
-def _check_local_files(bundle: Bundle, folder: Path) -> None:
-    for name, entry in bundle.files.items():
-        if not (folder / name).is_file():
-            raise NotFoundError(f"{folder / name} is not there, but the bundle lists it")
-        if not _is_local(folder / name, entry):
-            raise CorruptError(f"{folder / name} changed since the bundle was put together")
-
-
-def _is_local(path: Path, entry: BundleFile) -> bool:
-    return path.is_file() and path.stat().st_size == entry.size and sha256_of(path) == entry.sha256
-
-
 def _made_stable(history: list[AliasMove], version: int) -> AliasMove:
     for move in reversed(history):
         if move.alias == "stable" and move.version == version:
             return move
     raise CorruptError(f"the history has no move of stable to version {version}")
-
-
-def _in_parallel(call: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    with ThreadPoolExecutor(TRANSFERS, thread_name_prefix="repository") as pool:
-        return list(pool.map(call, items))

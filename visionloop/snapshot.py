@@ -15,7 +15,6 @@ import builtins
 import json
 import re
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256 as new_sha256
@@ -25,6 +24,7 @@ from pydantic import Field
 from visionloop.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError
 from visionloop.failpoints import failpoint
 from visionloop.objectstore import ObjectStore
+from visionloop.objectstore.transfers import in_parallel
 from visionloop.record import Record, parse_record, record_bytes
 from visionloop.snapshot_format import (
     DATASET_NAME_PATTERN,
@@ -58,7 +58,6 @@ __all__ = [
     "snapshot_id",
 ]
 
-TRANSFERS = 8  # objects on their way at once
 MIN_PREFIX_DIGITS = 4
 
 
@@ -154,9 +153,8 @@ class SnapshotRepository:
         """The manifests of all snapshots, oldest first; empty when there is no such dataset."""
         _check_dataset(dataset)
         ids = self._modified(dataset)
-        with ThreadPoolExecutor(TRANSFERS) as pool:
-            manifests = pool.map(lambda identity: self._manifest(dataset, identity), ids)
-            return sorted(manifests, key=lambda manifest: (manifest.created, manifest.id))
+        manifests = in_parallel(lambda identity: self._manifest(dataset, identity), ids)
+        return sorted(manifests, key=lambda manifest: (manifest.created, manifest.id))
 
     def datasets(self) -> builtins.list[str]:
         """The names of the datasets that have a snapshot, in order."""
@@ -203,9 +201,8 @@ class SnapshotRepository:
         """
         manifest = self.latest(dataset) if id == "latest" else self._resolve(dataset, id)
         folder = f"datasets/{dataset}/parts/"
-        with ThreadPoolExecutor(TRANSFERS) as pool:
-            parts = pool.map(lambda part: self._read_part(part, folder), manifest.parts)
-            rows = [row for part in parts for row in part]
+        parts = in_parallel(lambda part: self._read_part(part, folder), manifest.parts)
+        rows = [row for part in parts for row in part]
         rows.sort(key=lambda row: row.sha256)
         try:
             check_content(rows, manifest.classes)
@@ -230,8 +227,7 @@ class SnapshotRepository:
                     self._store.put(key, data)
             return Part(key=key, rows=len(rows), sha256=digest)
 
-        with ThreadPoolExecutor(TRANSFERS) as pool:
-            return [*pool.map(write, part_rows(rows))]
+        return in_parallel(write, part_rows(rows))
 
     def _commit(
         self, manifest: SnapshotManifest, rows: Sequence[SnapshotRow]

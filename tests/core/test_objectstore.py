@@ -265,7 +265,7 @@ class TestFiles:
         store.upload(tmp_path / "source", "key")
         assert store.get("key").data == b"new"
 
-    @pytest.mark.parametrize("size", [1000, 20 * 2**20])
+    @pytest.mark.parametrize("size", [1000, 33 * 2**20])
     def test_altered_or_torn_is_refused_and_nothing_is_left(
         self, store: ObjectStore, tmp_path: Path, size: int
     ) -> None:

@@ -1,5 +1,6 @@
 """What only the file store can meet: links, modes, other files in the way, killed writers."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from visionloop.errors import (
     InvalidInputError,
     NotFoundError,
     PermissionDeniedError,
+    UnavailableError,
     VisionloopError,
 )
 from visionloop.objectstore import ObjectStore, open_store
@@ -125,6 +127,37 @@ for write in (
     except PermissionDeniedError as error:
         print(error)
 """
+
+
+class TestFileSystemsThatLackSomething:
+    """Which this machine has not, so the system call's answer is put in its place."""
+
+    @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK])
+    def test_no_hard_links(
+        self, file_store: ObjectStore, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "link", refuse)
+        for call in (file_store.probe, lambda: file_store.put_if_absent("key", b"1")):
+            with pytest.raises(ConfigurationError, match="one file system that has hard links"):
+                call()
+
+    def test_a_full_disk(
+        self, file_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(_: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        file_store.put("key", b"1")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", refuse)
+            for call in (lambda: file_store.put("key", b"2"), lambda: file_store.put("new", b"2")):
+                with pytest.raises(UnavailableError, match="No space left on device; check disk"):
+                    call()
+        assert visible(tmp_path / "store") == ["key"]
+        assert file_store.get("key").data == b"1"
 
 
 class TestWriters:

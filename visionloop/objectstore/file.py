@@ -82,6 +82,10 @@ class FileStore:
                 path.hardlink_to(new)  # atomic: fails when the name is taken, no window
             except FileExistsError:
                 raise ConflictError(f"{self.url}/{key} exists already") from None
+            except PermissionError as error:
+                if error.errno == errno.EPERM:  # Linux's word for "this file system has no links"
+                    raise OSError(errno.EOPNOTSUPP, "no hard links here") from error
+                raise
             sync_folder(path.parent)
             return etag
 

@@ -4,6 +4,7 @@
 content or the new, never a mixture and never an empty file.
 """
 
+import errno
 import hashlib
 import os
 import time
@@ -57,6 +58,9 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that cannot do this for folders
+            raise
     finally:
         os.close(descriptor)
 
