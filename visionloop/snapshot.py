@@ -19,13 +19,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256 as new_sha256
 
-from pydantic import Field
-
 from visionloop.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError
 from visionloop.failpoints import failpoint
 from visionloop.objectstore import ObjectStore
 from visionloop.objectstore.transfers import in_parallel
-from visionloop.record import Record, parse_record, record_bytes
+from visionloop.record import parse_record, record_bytes
 from visionloop.snapshot_format import (
     DATASET_NAME_PATTERN,
     SNAPSHOT_ID_PATTERN,
@@ -43,6 +41,7 @@ from visionloop.snapshot_format import (
     rows_to_parquet,
     snapshot_id,
 )
+from visionloop.snapshot_latest import LatestPointer, LatestSnapshot
 
 __all__ = [
     "SPLITS",
@@ -59,13 +58,6 @@ __all__ = [
 ]
 
 MIN_PREFIX_DIGITS = 4
-
-
-class LatestSnapshot(Record):
-    """The content of refs/latest.json. A higher `label_sequence` is the later state of labels."""
-
-    id: str = Field(pattern=f"^{SNAPSHOT_ID_PATTERN}$")
-    label_sequence: int = Field(ge=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +138,9 @@ class SnapshotRepository:
                 ),
                 rows,
             )
-        self._move_latest(dataset, identity, label_sequence)
+        LatestPointer(self._store, dataset).move(
+            LatestSnapshot(id=identity, label_sequence=label_sequence)
+        )
         return manifest, created
 
     def list(self, dataset: str) -> builtins.list[SnapshotManifest]:
@@ -178,20 +172,20 @@ class SnapshotRepository:
                 f"dataset {dataset!r} has no snapshot yet; label some images, then: "
                 f"visionloop snapshots create {dataset}"
             )
-        try:
-            key = _latest_key(dataset)
-            moved = self._store.stat(key).modified
-            current = parse_record(LatestSnapshot, self._store.get(key).data, key)
-        except NotFoundError:
-            newer = [self._manifest(dataset, identity) for identity in modified]
-            return max(newer, key=_order)
-        newer = [
-            self._manifest(dataset, identity)
-            for identity, written in modified.items()
-            if written >= moved and identity != current.id
+        pointer = LatestPointer(self._store, dataset).read()
+        if pointer is None:
+            return max((self._manifest(dataset, identity) for identity in modified), key=_order)
+        current, moved = pointer
+        later = [
+            manifest
+            for manifest in (
+                self._manifest(dataset, identity)
+                for identity, written in modified.items()
+                if written >= moved and identity != current.id
+            )
+            if manifest.label_sequence > current.label_sequence
         ]
-        newer = [one for one in newer if one.label_sequence > current.label_sequence]
-        return max(newer, key=_order) if newer else self._manifest(dataset, current.id)
+        return max(later, key=_order) if later else self._manifest(dataset, current.id)
 
     def read(self, dataset: str, id: str) -> Snapshot:
         """A snapshot with all its rows, verified. `id` may be "latest" or a unique start of an id.
@@ -243,30 +237,6 @@ class SnapshotRepository:
             return self._manifest(manifest.dataset, manifest.id), False  # somebody was faster
         failpoint("snapshot.manifest_written")
         return manifest, True
-
-    def _move_latest(self, dataset: str, identity: str, label_sequence: int) -> None:
-        """Points latest at the snapshot unless it points at a later one already.
-
-        Of two writers the later state of the labels wins, in whichever order they get here: the
-        one that loses the swap looks again.
-        """
-        key = _latest_key(dataset)
-        wanted = LatestSnapshot(id=identity, label_sequence=label_sequence)
-        while True:
-            etag = None
-            try:
-                stored = self._store.get(key)
-                etag = stored.etag
-                current = parse_record(LatestSnapshot, stored.data, key)
-                if current == wanted or current.label_sequence > label_sequence:
-                    return
-            except NotFoundError:
-                pass
-            try:
-                self._store.compare_and_swap(key, record_bytes(wanted), etag)
-            except ConflictError:
-                continue
-            return
 
     def _modified(self, dataset: str) -> dict[str, datetime]:
         """The ids of the committed snapshots, and when each was."""
@@ -363,7 +333,3 @@ def _check_dataset(dataset: str) -> None:
 
 def _snapshot_folder(dataset: str, identity: str) -> str:
     return f"datasets/{dataset}/snapshots/{identity}/"
-
-
-def _latest_key(dataset: str) -> str:
-    return f"datasets/{dataset}/refs/latest.json"

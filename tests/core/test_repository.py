@@ -106,7 +106,18 @@ class TestVersions:
         assert local.claim("cells", "run-b") == 6
 
     @pytest.mark.parametrize(
-        "name", ["../x", "/etc/x", "a//b", "", "a\\b", "bundle.json", "claim.json"]
+        "name",
+        [
+            "../x",
+            "/etc/x",
+            "a//b",
+            "",
+            "a\\b",
+            "bundle.json",
+            "claim.json",
+            "golden",
+            "report/report.json/x",
+        ],
     )
     def test_names_that_leave_the_folder_are_refused(
         self, local: ModelRepository, file_store: ObjectStore, tmp_path: Path, name: str
