@@ -1,6 +1,7 @@
 """The door, and the pace it predicts by."""
 
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -80,28 +81,75 @@ def test_a_passed_deadline_is_no_overload() -> None:
         pass
 
 
-@given(fixed=st.floats(0, 1), per_row=st.floats(1e-6, 1), rows=st.integers(0, 500))
-def test_more_rows_never_take_less_time(fixed: float, per_row: float, rows: int) -> None:
-    pace = Pace(fixed, per_row)
-    assert pace.seconds(rows, 32) <= pace.seconds(rows + 1, 32) + 1e-9
+class Machine:
+    """Runs batches in a time of its own; `cost(rows)` is the seconds one takes."""
+
+    def __init__(self, cost: Callable[[int], float]) -> None:
+        self.now = 0.0
+        self.sizes: list[int] = []
+        self._cost = cost
+
+    def run(self, rows: int) -> None:
+        self.sizes.append(rows)
+        self.now += self._cost(rows)
+
+    def measured(self, max_batch: int) -> Pace:
+        return Pace.measure(self.run, max_batch, clock=lambda: self.now)
+
+
+def test_where_rows_get_cheaper_batches_are_large() -> None:
+    machine = Machine(lambda rows: 0.01 + 0.001 * rows)
+    pace = machine.measured(32)
+    assert pace.batch == 32
+    assert pace.batch_seconds(10) == pytest.approx(0.02)
+    assert pace.seconds(40) == pytest.approx(0.042 + 0.018)
+
+
+def test_where_they_do_not_batches_stay_small_and_large_ones_are_not_even_tried() -> None:
+    machine = Machine(lambda rows: 0.01 * rows)
+    assert machine.measured(32).batch == 1
+    assert max(machine.sizes) == 4
+
+
+def test_a_size_between_is_found() -> None:
+    machine = Machine(lambda rows: 0.01 + 0.01 * rows + (0.02 * rows if rows > 8 else 0.0))
+    assert machine.measured(32).batch == 8
+
+
+def test_a_batch_that_takes_seconds_is_not_made_larger() -> None:
+    machine = Machine(lambda rows: 0.6 + 0.3 * rows)
+    machine.measured(32)
+    assert max(machine.sizes) == 2
+
+
+@pytest.mark.parametrize("max_batch", [1, 3, 5])
+def test_the_limit_is_never_passed(max_batch: int) -> None:
+    machine = Machine(lambda rows: 1e-3)
+    assert machine.measured(max_batch).batch == max_batch
+    assert max(machine.sizes) == max_batch
+
+
+@given(
+    fixed=st.floats(0, 1),
+    per_row=st.floats(1e-6, 1),
+    rows=st.integers(0, 500),
+    batch=st.integers(1, 64),
+)
+def test_more_rows_never_take_less_time(
+    fixed: float, per_row: float, rows: int, batch: int
+) -> None:
+    pace = Pace(fixed, per_row, batch)
+    assert pace.seconds(rows) <= pace.seconds(rows + 1) + 1e-9
 
 
 def test_the_pace_follows_what_is_measured() -> None:
-    pace = Pace(0.0, 0.01)
+    pace = Pace(0.0, 0.01, 32)
     for _ in range(50):
         pace.observe(10, 0.3)  # three times slower than thought
-    assert pace.seconds(10, 32) == pytest.approx(0.3, rel=0.01)
+    assert pace.seconds(10) == pytest.approx(0.3, rel=0.01)
 
 
 def test_one_hiccup_does_not_close_the_door() -> None:
-    pace = Pace(0.0, 0.01)
+    pace = Pace(0.0, 0.01, 32)
     pace.observe(1, 100.0)
-    assert pace.seconds(1, 32) < 0.05
-
-
-def test_measuring_runs_both_sizes_and_is_never_free() -> None:
-    ran: list[int] = []
-    pace = Pace.measure(ran.append, (1, 4))
-    assert sorted(ran) == [1, 1, 4, 4]
-    assert pace.batch_seconds(1) > 0.0
-    assert pace.batch_seconds(0) == 0.0
+    assert pace.seconds(1) < 0.05

@@ -1,5 +1,6 @@
 """More work than there is room or time for is refused early; what callers gave up does not run."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +21,7 @@ ROWS = 256
 def slow(tmp_path: Path, repository: ModelRepository, store_of_models: str):
     """A server whose graph takes milliseconds for each row, one row a batch."""
     publish_bundle(repository, seed=1, promote=True, hidden=2048, golden=2, before_ready=1)
-    flags = ("--max-batch=1", f"--max-images={ROWS}", f"--queue-rows={8 * ROWS}")
+    flags = ("--max-batch=1", f"--max-images={ROWS}", f"--queue-rows={9 * ROWS}")
     with running_server(tmp_path / "server", store_of_models, *flags) as server:
         yield server.ready()
 
@@ -42,15 +43,15 @@ def pushback(error: grpc.RpcError) -> int:
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_back(slow: Server) -> None:
-    work = [infer(slow) for _ in range(8)]
+    work = [infer(slow) for _ in range(9)]
     wait_for(
-        lambda: slow.metric("visionloop_queue_rows", model="cells") == 8 * ROWS,
+        lambda: slow.metric("visionloop_queue_rows", model="cells") == 9 * ROWS,
         hint="a full queue",
     )
     with pytest.raises(grpc.RpcError) as refusal:
         slow.recognize(encoded(1), timeout=300)
     assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert f"{8 * ROWS} rows are waiting and the limit is {8 * ROWS}" in refusal.value.details()
+    assert f"{9 * ROWS} rows are waiting and the limit is {9 * ROWS}" in refusal.value.details()
     assert pushback(refusal.value) >= 1
     assert not all(call.done() for call in work)  # refused while the others still wait
     assert slow.metric("visionloop_rejected_total", reason="queue_full") == 1
@@ -63,13 +64,16 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(slow: Server) -> None:
 
 
 def test_what_would_come_late_is_refused_early(slow: Server) -> None:
-    work = [infer(slow) for _ in range(7)]
+    began = time.monotonic()
+    infer(slow).result()
+    one = time.monotonic() - began
+    work = [infer(slow) for _ in range(8)]
     wait_for(
-        lambda: slow.metric("visionloop_queue_rows", model="cells") >= 6 * ROWS,
+        lambda: slow.metric("visionloop_queue_rows", model="cells") >= 7 * ROWS,
         hint="a long queue",
     )
     with pytest.raises(grpc.RpcError) as refusal:
-        slow.recognize(encoded(1), timeout=0.5)
+        slow.recognize(encoded(1), timeout=3 * one)  # about 7 are ahead
     assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "the answer is predicted in" in refusal.value.details()
     assert pushback(refusal.value) >= 1

@@ -3,7 +3,7 @@
 Batching is eager: `take` never waits for more rows than are there, so a lone request pays no
 delay, and while the runner is busy the queue grows into the next, larger batch. Requests are
 split over batches where they do not fit, first come first served. Batches are not padded to fixed
-sizes: on the CPU a padding row costs as much as a real one. Price: under light load batches stay
+sizes: on a CPU a padding row costs as much as a real one. Price: under light load batches stay
 small even where waiting a little would have filled them.
 
 One lock guards the queue. The front end's event loop puts; the runner's thread takes. A job's

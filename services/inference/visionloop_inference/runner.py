@@ -2,9 +2,10 @@
 
 `Runner.run` is the whole contract: rows in, outputs out, a deadline that is kept. A runner that
 lives in its own process needs nothing more. The one here is a thread that owns an onnxruntime
-session: `session.run` releases the GIL, and so does creating a session since onnxruntime 1.31
-(largest stall of another thread 2 ms while a 13 MB graph loads for 90 ms), so requests go on while
-the next version loads. Price: a native crash takes the whole server along.
+session: `session.run` releases the GIL, and so does creating a session in onnxruntime 1.31 (another
+thread was held up for at most 2 ms while a 13 MB graph loaded for 90 ms; older releases held it all
+the while), so requests go on while the next version loads. Price: a native crash takes the whole
+server along.
 
 A batch on which the graph fails is split in halves until the guilty rows are alone: the others get
 their answers, at the cost of at most twice the runs.
@@ -41,15 +42,13 @@ from visionloop_inference.providers import session
 
 log = logging.getLogger(__name__)
 
-WARM_UP_ROWS = 4  # the larger of the two batch sizes that are measured
-
 
 class Runner(Protocol):
     """One loaded model version."""
 
     @property
-    def rows_per_second(self) -> float:
-        """Measured at full batches."""
+    def batch(self) -> int:
+        """Most rows in one batch: the best size measured at warm-up."""
         ...
 
     def seconds(self, rows: int) -> float:
@@ -89,7 +88,7 @@ class ThreadRunner:
         self._provider = provider
         self._threads = threads
         self._queue = BatchQueue(max_batch)
-        self._pace = Pace(0.0, 1.0)
+        self._pace = Pace(0.0, 1.0, max_batch)
         self._loop = asyncio.get_running_loop()
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(
@@ -98,11 +97,11 @@ class ThreadRunner:
         self._rows_observed = metrics.BATCH_ROWS.labels(model=bundle.model)
 
     @property
-    def rows_per_second(self) -> float:
-        return self._queue.max_batch / self._pace.batch_seconds(self._queue.max_batch)
+    def batch(self) -> int:
+        return self._pace.batch
 
     def seconds(self, rows: int) -> float:
-        return self._pace.seconds(rows, self._queue.max_batch)
+        return self._pace.seconds(rows)
 
     async def start(self) -> None:
         self._thread.start()
@@ -161,14 +160,16 @@ class ThreadRunner:
             ) from error
         _check_signature(graph, self._bundle)
         spec = self._bundle.input
-        rows = min(WARM_UP_ROWS, self._queue.max_batch)
-        pixels = np.zeros((rows, spec.height, spec.width, 3), np.uint8)
+        pixels = np.zeros((self._queue.max_batch, spec.height, spec.width, 3), np.uint8)
         try:
-            self._pace = Pace.measure(lambda n: self._run(graph, pixels[:n]), (1, rows))
+            self._pace = Pace.measure(
+                lambda rows: self._run(graph, pixels[:rows]), self._queue.max_batch
+            )
         except VisionloopError:
             raise
         except Exception as error:
             raise CorruptError(f"{self._bundle.graph} fails on black images: {error}") from error
+        self._queue.max_batch = self._pace.batch
         return graph
 
     def _tell_started(self, error: Exception | None) -> None:

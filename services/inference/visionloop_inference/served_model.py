@@ -100,7 +100,10 @@ class ServedModel:
         metrics.MODEL_LOAD.labels(outcome="loaded").inc()
         failpoint("swap.loaded")
         old = self._put_in_service(version)
-        log.info("%s serves, %.2f s after its load began", version, perf_counter() - began)
+        log.info(
+            "%s serves, %.2f s after its load began", version, perf_counter() - began,
+            extra={"batch": version.runner.batch, "predicted_seconds": version.runner.seconds(1)},
+        )  # fmt: skip
         await self._prove(version, old, rest)
         return True
 

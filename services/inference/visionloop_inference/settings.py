@@ -147,7 +147,12 @@ def _parser() -> _Parser:
     add("--provider", choices=sorted(PROVIDERS), default="cpu", help="what runs the graph")
     add("--threads", type=int, default=cores(), help="threads for one graph run on the CPU")
     add("--decode-threads", type=int, default=min(4, cores()), help="threads that decode images")
-    add("--max-batch", type=int, default=32, help="most rows in one run of the graph")
+    add(
+        "--max-batch",
+        type=int,
+        default=32,
+        help="most rows in one run of the graph; warm-up may find that fewer are faster",
+    )
     add("--queue-rows", type=int, default=256, help="most rows admitted per model, unanswered")
     add(
         "--queue-bytes",
