@@ -1,4 +1,4 @@
-"""The HTTP face: the same operations as gRPC, as JSON, with OpenAPI at /docs.
+"""The HTTP face: the same operations as gRPC, as JSON, described at /openapi.json.
 
 Errors have one shape, {"reason", "message", "field"}, and the status of `visionloop.errors`.
 Uploads are counted while they are read and cut off at the limit, whatever Content-Length says.
@@ -50,11 +50,15 @@ def make_api(service: LabelingService) -> FastAPI:
         title="Visionloop labeling-ingest",
         version=visionloop.__version__,
         description="Labelled images in, dataset snapshots out.",
+        # The documentation pages load their scripts from another site, which clusters cannot reach.
+        docs_url=None,
+        redoc_url=None,
     )
     api.add_middleware(_BodyLimit, limit=service.limits.max_bytes + _FORM_OVERHEAD)
     api.add_exception_handler(VisionloopError, _on_our_error)
     api.add_exception_handler(HTTPException, _on_http_error)
     api.add_exception_handler(RequestValidationError, _on_invalid_request)
+    api.add_exception_handler(Exception, _on_our_fault)
     _add_health(api, service)
     _add_datasets(api, service)
     _add_images(api, service)
@@ -214,11 +218,16 @@ async def _on_our_error(_request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, _RejectedRowError):
         receipt = error.receipt
         status = {"not_found": 404, "conflict": 409}.get(receipt.reason, 400)
-        return _error(status, receipt.reason, receipt.message, receipt.field)
+        return _error_body(status, receipt.reason, receipt.message, receipt.field)
     if not isinstance(error, VisionloopError):
         raise error
     field = error.field if isinstance(error, InvalidInputError) else ""
-    return _error(error.http_status, error.reason, str(error), field)
+    return _error_body(error.http_status, error.reason, str(error), field)
+
+
+async def _on_our_fault(_request: Request, _error: Exception) -> JSONResponse:
+    # Starlette logs the traceback; callers need not see what it names.
+    return _error_body(500, "internal", "the service failed; its log says why", "")
 
 
 async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:
@@ -226,7 +235,7 @@ async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:
         raise error
     words = {404: "not_found", 405: "method_not_allowed", 413: "too_many_bytes"}
     reason = words.get(error.status_code, "invalid_input")
-    return _error(error.status_code, reason, str(error.detail), "")
+    return _error_body(error.status_code, reason, str(error.detail), "")
 
 
 async def _on_invalid_request(_request: Request, error: Exception) -> JSONResponse:
@@ -234,10 +243,10 @@ async def _on_invalid_request(_request: Request, error: Exception) -> JSONRespon
         raise error
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"][1:])
-    return _error(422, "invalid_input", f"{field}: {first['msg']}", field)
+    return _error_body(422, "invalid_input", f"{field}: {first['msg']}", field)
 
 
-def _error(status: int, reason: str, message: str, field: str) -> JSONResponse:
+def _error_body(status: int, reason: str, message: str, field: str) -> JSONResponse:
     body = ErrorOut(reason=reason, message=message, field=field)
     headers = {"Retry-After": "1"} if status == 503 else None
     return JSONResponse(body.model_dump(), status, headers)

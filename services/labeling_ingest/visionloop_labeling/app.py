@@ -108,6 +108,7 @@ class _HttpServer(uvicorn.Server):
             log_config=None,
             access_log=False,
             lifespan="off",
+            log_level="warning",
             server_header=False,
             timeout_graceful_shutdown=max(1, int(drain_seconds)),
         )

@@ -11,17 +11,18 @@ import fcntl
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.util.exc import CommandError
 from sqlalchemy import Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 from sqlalchemy.orm import Session
 
-from visionloop.errors import ConfigurationError, UnavailableError
+from visionloop.errors import ConfigurationError, UnavailableError, VisionloopError
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _ADVISORY_LOCK = 0x76_69_73_69_6F_6E  # "vision"
@@ -47,18 +48,15 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A consistent view; nothing is written."""
-        with Session(self._engine, expire_on_commit=False) as session:
+        with _reachable(), Session(self._engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """One transaction: committed when the block ends, rolled back when it raises."""
-        if self._writer is None:
-            with Session(self._writing_engine, expire_on_commit=False) as session, session.begin():
-                yield session
-            return
         with (
-            self._writer,
+            self._writer or nullcontext(),
+            _reachable(),
             Session(self._writing_engine, expire_on_commit=False) as session,
             session.begin(),
         ):
@@ -78,18 +76,45 @@ def open_database(url: str) -> Database:
     UnavailableError when the database cannot be reached.
     """
     engine, lock_file = _connect(url)
+    opened = Database(engine, lock_file)
     try:
         _migrate(engine)
+    except (DatabaseError, CommandError) as error:
+        opened.close()
+        raise _unusable(url, error) from error
+    return opened
+
+
+def _unusable(url: str, error: DatabaseError | CommandError) -> VisionloopError:
+    shown = make_url(url).render_as_string(hide_password=True)
+    if isinstance(error, CommandError):
+        return ConfigurationError(
+            f"database {shown} was made by a newer version of this program ({error}); run that one",
+            field="database",
+        )
+    if isinstance(error, OperationalError):
+        return UnavailableError(
+            f"database {shown} cannot be used: {_one_line(error)}; check that it is there and that "
+            "this user may write to it"
+        )
+    return ConfigurationError(
+        f"database {shown} cannot be used: {_one_line(error)}; name another file or database",
+        field="database",
+    )
+
+
+def _one_line(error: DatabaseError) -> str:
+    return " ".join(str(error.orig).split())
+
+
+@contextmanager
+def _reachable() -> Iterator[None]:
+    try:
+        yield
     except OperationalError as error:
         raise UnavailableError(
-            f"database {_shown(url)} cannot be used: {error.orig}; check that it is there and that "
-            "this user may write to it"
+            f"the database cannot be used right now ({_one_line(error)}); try again"
         ) from error
-    return Database(engine, lock_file)
-
-
-def _shown(url: str) -> str:
-    return make_url(url).render_as_string(hide_password=True)
 
 
 def _connect(url: str) -> tuple[Engine, IO[str] | None]:

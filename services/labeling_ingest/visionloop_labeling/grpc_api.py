@@ -4,6 +4,7 @@ Messages may be larger than the image limit, so that an image that is too large 
 row with a reason, not as a broken stream.
 """
 
+import logging
 from collections.abc import AsyncIterator, Awaitable
 from datetime import datetime
 from typing import Any, Final, NoReturn, TypeVar
@@ -26,6 +27,7 @@ from visionloop_labeling.receipts import ImageRow, Outcome, Receipt
 from visionloop_labeling.service import LabelingService
 
 MAX_MESSAGE_BYTES: Final = 96 * 2**20
+_log = logging.getLogger(__name__)
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["LabelingIngest"].full_name
 _Result = TypeVar("_Result")
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -166,7 +168,7 @@ async def _answer(context: _Context, work: Awaitable[_Result]) -> _Result:
     """The result, or the error as a gRPC status."""
     try:
         return await work
-    except VisionloopError as error:
+    except Exception as error:  # noqa: BLE001 - told to the caller, and logged if it is ours
         await _abort(context, error)
 
 
@@ -174,11 +176,15 @@ async def _answers(context: _Context, results: AsyncIterator[_Result]) -> AsyncI
     try:
         async for result in results:
             yield result
-    except VisionloopError as error:
+    except Exception as error:  # noqa: BLE001 - told to the caller, and logged if it is ours
         await _abort(context, error)
 
 
-async def _abort(context: _Context, error: VisionloopError) -> NoReturn:
+async def _abort(context: _Context, error: Exception) -> NoReturn:
+    if not isinstance(error, VisionloopError):
+        # A fault of ours: its words stay in the log, they may name what callers need not know.
+        _log.error("a call failed", exc_info=error)
+        error = VisionloopError("the service failed; its log says why")
     details = (("reason", error.reason),)
     await context.abort(grpc.StatusCode[error.grpc_code], str(error), details)
 

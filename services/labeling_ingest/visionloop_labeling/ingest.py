@@ -16,7 +16,6 @@ Two transactions and their fsyncs are shared by the group. Refused rows get a re
 and never hold up the good ones; what was refused may be sent again, corrected, under its key.
 """
 
-import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -33,10 +32,11 @@ from visionloop.failpoints import failpoint
 from visionloop.images import Limits
 from visionloop.objectstore import ObjectStore
 from visionloop.snapshot import blob_key
+from visionloop.telemetry import labeling as metrics
 from visionloop_labeling import datasets, groups, labels, validation
 from visionloop_labeling.database import Database
 from visionloop_labeling.duplicates import pack_hash
-from visionloop_labeling.labels import AuthorKind, Statement
+from visionloop_labeling.labels import AuthorKind, LabelLog, Statement
 from visionloop_labeling.neighbours import Neighbourhood, Neighbours
 from visionloop_labeling.receipts import (
     ImageRow,
@@ -44,6 +44,8 @@ from visionloop_labeling.receipts import (
     Prepared,
     Receipt,
     ReceiptBook,
+    answer_from,
+    find_stored,
     refused,
     request_digest,
 )
@@ -75,17 +77,20 @@ class Ingest:
         self._pool.shutdown()
 
     def prepare(self, row: ImageRow) -> Prepared:
-        """Checks a row and decodes its image; touches neither store nor database.
+        """Checks a row and decodes its image, unless it has been answered before. Writes nothing.
 
         A bad row is returned with its refusal, not raised.
         """
         digest = request_digest(row)
         try:
-            checked = _check(row)
+            row = _check(row)
+            answer = self._answer(row, digest)
+            if answer is not None:
+                return Prepared(row, digest, answer=answer)
             inspection = validation.inspect(row.image, self._limits)
         except InvalidInputError as refusal:
-            return Prepared(row, digest, None, refusal)
-        return Prepared(checked, digest, inspection, None)
+            return Prepared(row, digest, refusal=refusal)
+        return Prepared(row, digest, inspection)
 
     def commit(self, rows: Sequence[Prepared]) -> list[Receipt]:
         """Makes the rows durable and answers each, in order.
@@ -96,26 +101,35 @@ class Ingest:
         receipts: list[Receipt] = []
         for name, run in groupby(rows, key=lambda prepared: prepared.row.dataset):
             receipts += self._commit_run(name, list(run))
+        for receipt in receipts:
+            _measure(receipt)
         return receipts
 
+    def _answer(self, row: ImageRow, digest: str) -> Receipt | None:
+        with self._database.read() as session:
+            stored = find_stored(session, row)
+        return None if stored is None else answer_from(stored, row, digest)
+
     def _commit_run(self, dataset_name: str, rows: list[Prepared]) -> list[Receipt]:
+        answers = [row.answer for row in rows if row.answer is not None]
+        if len(answers) == len(rows):
+            return answers
+        wanted = {row.inspection.sha256: row for row in rows if row.inspection is not None}
         try:
             with self._database.read() as session:
-                dataset = datasets.find(session, validation.dataset_name(dataset_name))
-                book = ReceiptBook(session, dataset)
-                fresh = [row for row in rows if book.find(row) is None]
-                wanted = {r.inspection.sha256: r for r in fresh if r.inspection is not None}
+                datasets.find(session, validation.dataset_name(dataset_name))
                 missing = _not_stored(session, wanted)
         except (NotFoundError, InvalidInputError) as refusal:
-            return [refused(row, row.refusal or refusal) for row in rows]
+            return [refused(row.row, row.refusal or refusal) for row in rows]
         if missing:
             self._store_blobs(missing)
         with self._database.write() as session:
             dataset = datasets.find(session, dataset_name, lock=True)
             neighbourhood = self._neighbours.of(session, dataset)
-            effects = _Effects(session, dataset, neighbourhood)
-            receipts = [effects.of(row) for row in rows]
+            effects = _Effects(session, dataset, neighbourhood, ReceiptBook(session, dataset, rows))
+            receipts = [row.answer or effects.of(row) for row in rows]
         failpoint("ingest.committed")
+        effects.measure()
         return receipts
 
     def _store_blobs(self, missing: Mapping[str, Prepared]) -> None:
@@ -149,11 +163,18 @@ class Ingest:
 class _Effects:
     """Writes rows' effects in one transaction, in order."""
 
-    def __init__(self, session: Session, dataset: Dataset, neighbourhood: Neighbourhood) -> None:
+    def __init__(
+        self, session: Session, dataset: Dataset, neighbourhood: Neighbourhood, book: ReceiptBook
+    ) -> None:
         self._session = session
         self._dataset = dataset
         self._neighbourhood = neighbourhood
-        self._book = ReceiptBook(session, dataset)
+        self._book = book
+        self._log = LabelLog(session, dataset)
+
+    def measure(self) -> None:
+        """Counts label events, once the transaction is committed."""
+        self._log.measure()
 
     def of(self, prepared: Prepared) -> Receipt:
         """The receipt of one row, its effects written unless they are there already."""
@@ -165,14 +186,14 @@ class _Effects:
         return receipt
 
     def _perform(self, prepared: Prepared) -> Receipt:
-        if prepared.refusal is not None or prepared.inspection is None:
-            return refused(prepared, prepared.refusal)
         row, inspection = prepared.row, prepared.inspection
+        if inspection is None:
+            return refused(row, prepared.refusal or InvalidInputError("the row has no image"))
         try:
             if row.label is not None:
-                datasets.class_named(self._session, self._dataset, row.label)
+                self._log.class_named(row.label)
         except InvalidInputError as refusal:
-            return refused(prepared, refusal)
+            return refused(row, refusal)
         item = self._session.scalar(
             select(Item).where(
                 Item.dataset_id == self._dataset.id, Item.sha256 == inspection.sha256
@@ -242,14 +263,8 @@ class _Effects:
             groups.declare(self._session, self._dataset, item, row.group)
 
     def _label(self, row: ImageRow, label: str, item: Item, receipt: Receipt) -> Receipt:
-        recorded = labels.record(
-            self._session,
-            self._dataset,
-            item,
-            Statement(
-                str(uuid.uuid4()), label, AuthorKind(row.author_kind), row.author, from_row=True
-            ),
-        )
+        statement = Statement(label, AuthorKind(row.author_kind), row.author, from_row=True)
+        recorded = self._log.record(item, statement)
         if not recorded.disagrees_with:
             return receipt
         stands = label if recorded.applied else recorded.disagrees_with
@@ -260,6 +275,12 @@ class _Effects:
             f'"{stands}" stands and is marked as disputed until somebody decides',
             field="label",
         )
+
+
+def _measure(receipt: Receipt) -> None:
+    metrics.INGEST_IMAGES.labels("replayed" if receipt.replayed else receipt.outcome).inc()
+    if receipt.outcome is Outcome.REJECTED:
+        metrics.INGEST_REJECTED.labels(receipt.reason).inc()
 
 
 def _check(row: ImageRow) -> ImageRow:

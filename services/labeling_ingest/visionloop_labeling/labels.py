@@ -22,7 +22,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from visionloop.errors import ConflictError, InvalidInputError, NotFoundError
+from visionloop.telemetry import labeling as metrics
 from visionloop_labeling import datasets, validation
+from visionloop_labeling.database import Database
 from visionloop_labeling.schema import (
     Dataset,
     ImageGroup,
@@ -32,7 +34,7 @@ from visionloop_labeling.schema import (
     LabelHead,
     SplitCount,
 )
-from visionloop_labeling.splits import SPLITS, choose_split
+from visionloop_labeling.splits import choose_split
 
 
 class AuthorKind(StrEnum):
@@ -66,10 +68,11 @@ _RANKS: Final = {
 class Statement:
     """Somebody says what an image shows."""
 
-    event_id: str
     class_name: str
     author_kind: AuthorKind
     author: str
+    # The UUID that makes repeating it harmless; None where something else does.
+    event_id: str | None = None
     # The sequence of the label the author saw (0: none), if that matters to him.
     base_sequence: int | None = None
     # True for the label of a submitted row, which may not know of the label that is there.
@@ -112,6 +115,112 @@ def author_kind_named(value: str) -> AuthorKind:
         ) from error
 
 
+class LabelLog:
+    """The label log of one dataset within one transaction. The dataset is locked."""
+
+    def __init__(self, session: Session, dataset: Dataset) -> None:
+        self._session = session
+        self._dataset = dataset
+        # The session forgets what nobody holds, and would ask the database again for each row.
+        self._classes: dict[str, LabelClass] = {}
+        self._counts: dict[int, dict[str, SplitCount]] = {}
+        self._recorded: list[AuthorKind] = []
+
+    def measure(self) -> None:
+        """Counts the events in the metrics, once the transaction is committed."""
+        for kind in self._recorded:
+            metrics.LABEL_EVENTS.labels(kind).inc()
+
+    def class_named(self, name: str) -> LabelClass:
+        """The class of this (validated) name; an unknown one is added."""
+        if name not in self._classes:
+            self._classes[name] = datasets.class_named(self._session, self._dataset, name)
+        return self._classes[name]
+
+    def record(self, item: Item, statement: Statement) -> Recorded:
+        """Appends the statement and folds it in.
+
+        The same event_id is recorded once: repeating it gives the first answer. Raises
+        ConflictError when it was used for something else, or when the label changed since
+        `base_sequence`.
+        """
+        if statement.event_id is not None:
+            earlier = _recorded_before(self._session, item, statement, statement.event_id)
+            if earlier is not None:
+                return earlier
+        head = self._session.get(LabelHead, item.id)
+        _check_base(self._session, head, statement)
+        named = self.class_named(statement.class_name)
+        event = self._append(item, head, named, statement)
+        contradicted = ""
+        if head is not None and head.class_id != named.id:
+            contradicted = self._session.get_one(LabelClass, head.class_id).name
+        if head is None or event.applied:
+            head = self._apply(item, head, event)
+        _settle_dispute(head, statement, event, contradicts=bool(contradicted))
+        self._recorded.append(statement.author_kind)
+        return Recorded(event.sequence, named.key, event.applied, disagrees_with=contradicted)
+
+    def _append(
+        self, item: Item, head: LabelHead | None, named: LabelClass, statement: Statement
+    ) -> LabelEvent:
+        self._dataset.last_sequence += 1
+        event = LabelEvent(
+            event_id=statement.event_id or str(uuid.uuid4()),
+            dataset_id=self._dataset.id,
+            sequence=self._dataset.last_sequence,
+            item_id=item.id,
+            class_id=named.id,
+            author_kind=statement.author_kind,
+            author=statement.author,
+            base_sequence=statement.base_sequence,
+            applied=_applies(head, named, statement),
+            at=datetime.now(UTC),
+        )
+        self._session.add(event)
+        self._session.flush()
+        return event
+
+    def _apply(self, item: Item, head: LabelHead | None, event: LabelEvent) -> LabelHead:
+        group = self._session.get_one(ImageGroup, item.group_id)
+        if head is None:
+            self._dataset.labelled += 1
+            head = LabelHead(item_id=item.id, disputed=False)
+            self._session.add(head)
+        elif AuthorKind(head.author_kind).accepted and group.split is not None:
+            self._count(head.class_id, group.split, -1)
+        head.event_row_id = event.id
+        head.sequence = event.sequence
+        head.class_id = event.class_id
+        head.author_kind = event.author_kind
+        if AuthorKind(event.author_kind).accepted:
+            if group.split is None:
+                self._give_split(group, event)
+            self._count(event.class_id, str(group.split), +1)
+        return head
+
+    def _give_split(self, group: ImageGroup, event: LabelEvent) -> None:
+        counts = {split: one.images for split, one in self._counts_of(event.class_id).items()}
+        ratios = datasets.settings_of(self._dataset).ratios
+        # The dataset's name is the salt: the same import elsewhere gives the same splits.
+        salt = self._dataset.name
+        group.split = choose_split(counts, 1, ratios, salt=salt, group=group.key)
+        group.split_sequence = event.sequence
+
+    def _count(self, class_id: int, split: str, change: int) -> None:
+        counts = self._counts_of(class_id)
+        if split not in counts:
+            counts[split] = SplitCount(class_id=class_id, split=split, images=0)
+            self._session.add(counts[split])
+        counts[split].images += change
+
+    def _counts_of(self, class_id: int) -> dict[str, SplitCount]:
+        if class_id not in self._counts:
+            query = select(SplitCount).where(SplitCount.class_id == class_id)
+            self._counts[class_id] = {one.split: one for one in self._session.scalars(query)}
+        return self._counts[class_id]
+
+
 def find_item(session: Session, dataset: Dataset, sha256: str) -> Item:
     """The image of this digest. Raises NotFoundError."""
     item = session.scalar(select(Item).where(Item.dataset_id == dataset.id, Item.sha256 == sha256))
@@ -122,45 +231,15 @@ def find_item(session: Session, dataset: Dataset, sha256: str) -> Item:
     return item
 
 
-def record(session: Session, dataset: Dataset, item: Item, statement: Statement) -> Recorded:
-    """Appends the statement and folds it in. The dataset is locked.
-
-    The same event_id is recorded once: repeating it gives the first answer. Raises ConflictError
-    when it was used for something else, or when the label changed since `base_sequence`.
-    """
-    earlier = _recorded_before(session, item, statement)
-    if earlier is not None:
-        return earlier
-    head = session.get(LabelHead, item.id)
-    _check_base(session, head, statement)
-    named = datasets.class_named(session, dataset, statement.class_name)
-    dataset.last_sequence += 1
-    event = LabelEvent(
-        event_id=statement.event_id,
-        dataset_id=dataset.id,
-        sequence=dataset.last_sequence,
-        item_id=item.id,
-        class_id=named.id,
-        author_kind=statement.author_kind,
-        author=statement.author,
-        base_sequence=statement.base_sequence,
-        applied=_applies(head, named, statement),
-        at=datetime.now(UTC),
-    )
-    session.add(event)
-    session.flush()
-    contradicted = _contradicted(session, head, named)
-    if event.applied:
-        _apply(session, dataset, item, head, event)
-    _settle_dispute(session.get_one(LabelHead, item.id), statement, event, bool(contradicted))
-    return Recorded(event.sequence, named.key, event.applied, disagrees_with=contradicted)
-
-
-def submit(session: Session, dataset_name: str, sha256: str, statement: Statement) -> Recorded:
+def submit(database: Database, dataset_name: str, sha256: str, statement: Statement) -> Recorded:
     """A label for an image that is there: validates, locks and records."""
-    dataset = datasets.find(session, validation.dataset_name(dataset_name), lock=True)
-    item = find_item(session, dataset, validation.sha256(sha256))
-    return record(session, dataset, item, statement)
+    with database.write() as session:
+        dataset = datasets.find(session, validation.dataset_name(dataset_name), lock=True)
+        item = find_item(session, dataset, validation.sha256(sha256))
+        log = LabelLog(session, dataset)
+        recorded = log.record(item, statement)
+    log.measure()
+    return recorded
 
 
 def statement(
@@ -171,9 +250,9 @@ def statement(
     author: str,
     base_sequence: int | None = None,
 ) -> Statement:
-    """A statement from outside, validated. An empty event_id gets a new UUID."""
+    """A statement from outside, validated. Without an event_id, repeating it records it again."""
     return Statement(
-        event_id=validation.event_id(event_id) if event_id else str(uuid.uuid4()),
+        event_id=validation.event_id(event_id) if event_id else None,
         class_name=validation.text(class_name, "label"),
         author_kind=author_kind_named(author_kind),
         author=validation.text(author, "author", required=False),
@@ -207,8 +286,10 @@ def history(session: Session, dataset_name: str, sha256: str) -> list[HistoryEnt
     ]
 
 
-def _recorded_before(session: Session, item: Item, statement: Statement) -> Recorded | None:
-    event = session.scalar(select(LabelEvent).where(LabelEvent.event_id == statement.event_id))
+def _recorded_before(
+    session: Session, item: Item, statement: Statement, event_id: str
+) -> Recorded | None:
+    event = session.scalar(select(LabelEvent).where(LabelEvent.event_id == event_id))
     if event is None:
         return None
     named = session.get_one(LabelClass, event.class_id)
@@ -221,7 +302,7 @@ def _recorded_before(session: Session, item: Item, statement: Statement) -> Reco
     )
     if not same:
         raise ConflictError(
-            f"event_id {statement.event_id} is already the label event {event.sequence} "
+            f"event_id {event_id} is already the label event {event.sequence} "
             f'("{named.name}"), which says something else; use a new UUID for a new label'
         )
     return Recorded(event.sequence, named.key, event.applied, replayed=True)
@@ -251,56 +332,8 @@ def _applies(head: LabelHead | None, named: LabelClass, statement: Statement) ->
     return now > before or (now == before and named.id != head.class_id)
 
 
-def _contradicted(session: Session, head: LabelHead | None, named: LabelClass) -> str:
-    if head is None or head.class_id == named.id:
-        return ""
-    return session.get_one(LabelClass, head.class_id).name
-
-
-def _apply(
-    session: Session, dataset: Dataset, item: Item, head: LabelHead | None, event: LabelEvent
-) -> None:
-    group = session.get_one(ImageGroup, item.group_id)
-    if head is None:
-        dataset.labelled += 1
-        head = LabelHead(item_id=item.id, disputed=False)
-        session.add(head)
-    elif AuthorKind(head.author_kind).accepted and group.split is not None:
-        _count(session, head.class_id, group.split, -1)
-    head.event_row_id = event.id
-    head.sequence = event.sequence
-    head.class_id = event.class_id
-    head.author_kind = event.author_kind
-    if AuthorKind(event.author_kind).accepted:
-        if group.split is None:
-            _give_split(session, dataset, group, event)
-        _count(session, event.class_id, str(group.split), +1)
-    session.flush()
-
-
-def _give_split(session: Session, dataset: Dataset, group: ImageGroup, event: LabelEvent) -> None:
-    counts = {
-        split: count.images
-        for split in SPLITS
-        if (count := session.get(SplitCount, (event.class_id, split))) is not None
-    }
-    ratios = datasets.settings_of(dataset).ratios
-    # The dataset's name is the salt: the same import elsewhere gives the same splits.
-    group.split = choose_split(counts, 1, ratios, salt=dataset.name, group=group.key)
-    group.split_sequence = event.sequence
-
-
-def _count(session: Session, class_id: int, split: str, change: int) -> None:
-    count = session.get(SplitCount, (class_id, split))
-    if count is None:
-        session.add(SplitCount(class_id=class_id, split=split, images=change))
-        session.flush()
-    else:
-        count.images += change
-
-
 def _settle_dispute(
-    head: LabelHead, statement: Statement, event: LabelEvent, contradicts: bool
+    head: LabelHead, statement: Statement, event: LabelEvent, *, contradicts: bool
 ) -> None:
     if contradicts and (statement.from_row or not event.applied):
         head.disputed = True

@@ -26,7 +26,7 @@ th, td {{ text-align: left; padding: .4rem .8rem .4rem 0; border-bottom: 1px sol
 <body>
 <h1>Visionloop labelling</h1>
 <p>Takes labelled images and corrections, and cuts the dataset snapshots that training reads.
-The interface for programs is described at <a href="/docs">/docs</a>.</p>
+The interface for programs is described at <a href="/openapi.json">/openapi.json</a>.</p>
 {datasets}
 </body>
 </html>

@@ -7,10 +7,12 @@ as a conflict. Only a refusal may be replaced, by the corrected row.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -20,6 +22,8 @@ from visionloop_labeling import validation
 from visionloop_labeling.labels import AuthorKind
 from visionloop_labeling.schema import Dataset, IngestBatch, IngestRow
 from visionloop_labeling.validation import Inspection
+
+_KEPT_MESSAGE: Final = 1000  # characters
 
 
 class Outcome(StrEnum):
@@ -62,121 +66,135 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A row that has been checked: either inspected or refused. `digest` is of what was asked."""
+    """A row that has been checked: answered before, inspected, or refused.
+
+    `digest` is of what was asked.
+    """
 
     row: ImageRow
     digest: str
-    inspection: Inspection | None
-    refusal: VisionloopError | None
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """The idempotency key within the dataset."""
-        return self.row.batch, self.row.ordinal
+    inspection: Inspection | None = None
+    refusal: VisionloopError | None = None
+    answer: Receipt | None = None
 
 
 class ReceiptBook:
-    """The stored receipts of one dataset, as one transaction sees them."""
+    """The receipts of one dataset for a group of rows, within one transaction."""
 
-    def __init__(self, session: Session, dataset: Dataset) -> None:
+    def __init__(self, session: Session, dataset: Dataset, rows: Iterable[Prepared]) -> None:
         self._session = session
         self._dataset = dataset
         self._batches: dict[str, IngestBatch] = {}
+        self._stored: dict[tuple[str, int], IngestRow] = {}
+        ordinals = defaultdict[str, list[int]](list)
+        for prepared in rows:
+            if has_usable_key(prepared.row):
+                ordinals[prepared.row.batch].append(prepared.row.ordinal)
+        for name, wanted in ordinals.items():
+            self._load(name, wanted)
 
     def find(self, prepared: Prepared) -> Receipt | None:
         """The answer to this key, or None when the row is new or corrects a refused one."""
-        row = prepared.row
-        if not _has_usable_key(row):
-            return None
-        stored = self._session.scalar(
-            select(IngestRow)
-            .join(IngestBatch, IngestBatch.id == IngestRow.batch_id)
-            .where(
-                IngestBatch.dataset_id == self._dataset.id,
-                IngestBatch.name == row.batch,
-                IngestRow.ordinal == row.ordinal,
-            )
-        )
-        if stored is None or _corrects(prepared, stored):
-            return None
-        return _replay(prepared, stored)
+        stored = self._stored.get((prepared.row.batch, prepared.row.ordinal))
+        return None if stored is None else answer_from(stored, prepared.row, prepared.digest)
 
     def keep(self, prepared: Prepared, receipt: Receipt) -> None:
         """Writes the receipt of a row; one without a usable key cannot be kept."""
-        if not _has_usable_key(prepared.row):
+        row = prepared.row
+        if not has_usable_key(row):
             return
-        kept = IngestRow(
-            batch_id=self._batch(prepared.row.batch).id,
-            ordinal=prepared.row.ordinal,
-            request_digest=prepared.digest,
-            outcome=receipt.outcome,
-            sha256=receipt.sha256,
-            reason=receipt.reason,
-            message=receipt.message[:1000],
-            field=receipt.field,
-            source=prepared.row.source[: validation.MAX_SOURCE],
-            at=datetime.now(UTC),
+        stored = self._stored.get((row.batch, row.ordinal))
+        if stored is None:
+            stored = IngestRow(batch_id=self._batch(row.batch).id, ordinal=row.ordinal)
+            self._session.add(stored)
+            self._stored[row.batch, row.ordinal] = stored
+        stored.request_digest = prepared.digest
+        stored.outcome = receipt.outcome
+        stored.sha256 = receipt.sha256
+        stored.reason = receipt.reason
+        stored.message = receipt.message[:_KEPT_MESSAGE]
+        stored.field = receipt.field
+        stored.source = row.source[: validation.MAX_SOURCE]
+        stored.at = datetime.now(UTC)
+
+    def _load(self, name: str, ordinals: list[int]) -> None:
+        batch = self._session.scalar(
+            select(IngestBatch).where(
+                IngestBatch.dataset_id == self._dataset.id, IngestBatch.name == name
+            )
         )
-        # merge, because a refused row may be replaced by its corrected self.
-        self._session.merge(kept)
-        self._session.flush()
+        if batch is None:
+            return
+        self._batches[name] = batch
+        query = select(IngestRow).where(
+            IngestRow.batch_id == batch.id, IngestRow.ordinal.in_(ordinals)
+        )
+        for stored in self._session.scalars(query):
+            self._stored[name, stored.ordinal] = stored
 
     def _batch(self, name: str) -> IngestBatch:
         if name not in self._batches:
-            batch = self._session.scalar(
-                select(IngestBatch).where(
-                    IngestBatch.dataset_id == self._dataset.id, IngestBatch.name == name
-                )
-            )
-            if batch is None:
-                batch = IngestBatch(
-                    dataset_id=self._dataset.id, name=name, created=datetime.now(UTC)
-                )
-                self._session.add(batch)
-                self._session.flush()
+            batch = IngestBatch(dataset_id=self._dataset.id, name=name, created=datetime.now(UTC))
+            self._session.add(batch)
+            self._session.flush()
             self._batches[name] = batch
         return self._batches[name]
 
 
-def refused(prepared: Prepared, refusal: VisionloopError | None) -> Receipt:
+def find_stored(session: Session, row: ImageRow) -> IngestRow | None:
+    """The stored receipt under a row's key, whatever it was for."""
+    query = (
+        select(IngestRow)
+        .join(IngestBatch, IngestBatch.id == IngestRow.batch_id)
+        .join(Dataset, Dataset.id == IngestBatch.dataset_id)
+        .where(
+            Dataset.name == row.dataset,
+            IngestBatch.name == row.batch,
+            IngestRow.ordinal == row.ordinal,
+        )
+    )
+    return session.scalar(query)
+
+
+def answer_from(stored: IngestRow, row: ImageRow, digest: str) -> Receipt | None:
+    """What the stored receipt says to this row; None when the row corrects a refused one."""
+    if stored.request_digest == digest:
+        return Receipt(
+            row.batch,
+            row.ordinal,
+            Outcome(stored.outcome),
+            stored.sha256,
+            stored.reason,
+            stored.message,
+            stored.field,
+            replayed=True,
+        )
+    if stored.outcome == Outcome.REJECTED:
+        return None
+    refusal = ConflictError(
+        f'row {row.ordinal} of batch "{row.batch}" was {stored.outcome} before with other content '
+        f"(image {stored.sha256}); number the rows of an import once, or begin a new batch"
+    )
+    return replace(refused(row, refusal), field="ordinal")
+
+
+def refused(row: ImageRow, refusal: VisionloopError) -> Receipt:
     """The receipt of a refused row."""
-    row = prepared.row
-    error = refusal or InvalidInputError("the row has no image")
     return Receipt(
         row.batch,
         row.ordinal,
         Outcome.REJECTED,
-        reason=error.reason,
-        message=str(error),
-        field=error.field if isinstance(error, InvalidInputError) else "dataset",
+        reason=refusal.reason,
+        message=str(refusal),
+        field=refusal.field if isinstance(refusal, InvalidInputError) else "dataset",
     )
 
 
-def _replay(prepared: Prepared, stored: IngestRow) -> Receipt:
-    if stored.request_digest != prepared.digest:
-        refusal = ConflictError(
-            f'row {prepared.row.ordinal} of batch "{prepared.row.batch}" was {stored.outcome} '
-            f"before with other content (image {stored.sha256}); number the rows of an import "
-            "once, or begin a new batch"
-        )
-        return replace(refused(prepared, refusal), field="ordinal")
-    return Receipt(
-        prepared.row.batch,
-        prepared.row.ordinal,
-        Outcome(stored.outcome),
-        stored.sha256,
-        stored.reason,
-        stored.message,
-        stored.field,
-        replayed=True,
-    )
-
-
-def _has_usable_key(row: ImageRow) -> bool:
+def has_usable_key(row: ImageRow) -> bool:
+    """Whether a receipt can be kept under the row's batch and ordinal."""
     try:
-        return validation.text(row.batch, "batch") == row.batch and row.ordinal == (
-            validation.ordinal(row.ordinal)
-        )
+        validation.ordinal(row.ordinal)
+        return validation.text(row.batch, "batch") == row.batch
     except InvalidInputError:
         return False
 
@@ -193,7 +211,3 @@ def request_digest(row: ImageRow) -> str:
         row.source,
     ]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
-
-
-def _corrects(prepared: Prepared, stored: IngestRow) -> bool:
-    return stored.outcome == Outcome.REJECTED and stored.request_digest != prepared.digest

@@ -131,8 +131,7 @@ class LabelingService:
                 author=author,
                 base_sequence=base_sequence,
             )
-            with self._database.write() as session:
-                return labels.submit(session, dataset, sha256, statement)
+            return labels.submit(self._database, dataset, sha256, statement)
 
         return await self._run(work)
 

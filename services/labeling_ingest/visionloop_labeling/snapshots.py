@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session, aliased
 from visionloop.errors import CorruptError, NotFoundError, RefusedError
 from visionloop.objectstore import ObjectStore
 from visionloop.snapshot import SnapshotClass, SnapshotManifest, SnapshotRepository, SnapshotRow
+from visionloop.telemetry import labeling as metrics
 from visionloop_labeling import datasets, validation
 from visionloop_labeling.database import Database
 from visionloop_labeling.datasets import DatasetSettings
@@ -73,6 +74,17 @@ def cut(database: Database, store: ObjectStore, dataset_name: str) -> Cut:
     Raises NotFoundError for an unknown dataset and RefusedError when nothing is labelled.
     """
     validation.dataset_name(dataset_name)
+    try:
+        with metrics.SNAPSHOT_SECONDS.time():
+            done = _cut(database, store, dataset_name)
+    except Exception:
+        metrics.SNAPSHOTS.labels("failed").inc()
+        raise
+    metrics.SNAPSHOTS.labels("created" if done.created else "unchanged").inc()
+    return done
+
+
+def _cut(database: Database, store: ObjectStore, dataset_name: str) -> Cut:
     with database.write() as session:
         content = _content(session, datasets.find(session, dataset_name, lock=True))
     repository = SnapshotRepository(store)

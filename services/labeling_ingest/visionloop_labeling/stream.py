@@ -8,10 +8,13 @@ order of its stream, so the oldest row of each stream can always finish.
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Final
 
+from visionloop.telemetry import labeling as metrics
 from visionloop_labeling.ingest import Ingest
 from visionloop_labeling.receipts import ImageRow, Prepared, Receipt
 
@@ -47,7 +50,11 @@ class _Budget:
             self._changed.notify_all()
 
 
-_Pending = tuple[int, asyncio.Future[Prepared]]  # size in bytes, the row being checked
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    size: int  # bytes
+    arrived: float  # on the monotonic clock
+    row: asyncio.Future[Prepared]
 
 
 class IngestStream:
@@ -82,19 +89,18 @@ class IngestStream:
         reader = asyncio.create_task(self._check(rows, checked))
         try:
             while group := await _next_group(checked):
-                sizes = [size for size, _ in group]
                 try:
-                    receipts = await self._commit([future for _, future in group])
+                    receipts = await self._commit(group)
                 finally:
-                    await self._budget.give_back(sizes)
+                    await self._budget.give_back([pending.size for pending in group])
                 for receipt in receipts:
                     yield receipt
             await reader
         finally:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
-            left = [entry for entry in _drain(checked) if entry is not None]
-            await self._budget.give_back([size for size, _ in left])
+            left = [checked.get_nowait() for _ in range(checked.qsize())]
+            await self._budget.give_back([one.size for one in left if one is not None])
 
     async def _check(
         self, rows: AsyncIterator[ImageRow], checked: asyncio.Queue[_Pending | None]
@@ -102,17 +108,22 @@ class IngestStream:
         loop = asyncio.get_running_loop()
         try:
             async for row in rows:
+                arrived = time.monotonic()
                 await self._budget.take(len(row.image))
                 future = loop.run_in_executor(self._checkers, self._ingest.prepare, row)
-                checked.put_nowait((len(row.image), future))
+                checked.put_nowait(_Pending(len(row.image), arrived, future))
         finally:
             # Also after an error: the rows before it still get their receipts.
             checked.put_nowait(None)
 
-    async def _commit(self, futures: list[asyncio.Future[Prepared]]) -> list[Receipt]:
-        prepared = await asyncio.gather(*futures)
+    async def _commit(self, group: list[_Pending]) -> list[Receipt]:
+        prepared = await asyncio.gather(*(pending.row for pending in group))
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._committers, self._ingest.commit, prepared)
+        receipts = await loop.run_in_executor(self._committers, self._ingest.commit, prepared)
+        durable = time.monotonic()
+        for pending in group:
+            metrics.INGEST_SECONDS.observe(durable - pending.arrived)
+        return receipts
 
 
 async def _next_group(checked: asyncio.Queue[_Pending | None]) -> list[_Pending]:
@@ -128,7 +139,3 @@ async def _next_group(checked: asyncio.Queue[_Pending | None]) -> list[_Pending]
             break
         group.append(entry)
     return group
-
-
-def _drain(checked: asyncio.Queue[_Pending | None]) -> list[_Pending | None]:
-    return [checked.get_nowait() for _ in range(checked.qsize())]

@@ -1,0 +1,85 @@
+"""The core of labeling-ingest on a fresh SQLite file and a fresh folder."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from visionloop_labeling import datasets, labels, snapshots
+from visionloop_labeling.database import Database, open_database
+from visionloop_labeling.datasets import DatasetSettings
+from visionloop_labeling.exports import ExportedLabel, pages
+from visionloop_labeling.ingest import Ingest
+from visionloop_labeling.labels import Recorded
+from visionloop_labeling.receipts import ImageRow, Receipt
+from visionloop_labeling.snapshots import Cut
+
+from visionloop.images import Limits
+from visionloop.objectstore import ObjectStore, open_store
+from visionloop.snapshot import SnapshotRepository, SnapshotRow
+
+DATASET = "cells"
+
+
+@dataclass
+class Core:
+    """Database, store and ingest, with the calls that tests make over and over."""
+
+    database: Database
+    store: ObjectStore
+    ingest: Ingest
+    _next: int = field(default=0)
+
+    def create(self, name: str = DATASET, settings: DatasetSettings | None = None) -> None:
+        with self.database.write() as session:
+            datasets.create(session, name, settings)
+
+    def submit(self, *rows: ImageRow) -> list[Receipt]:
+        return self.ingest.commit([self.ingest.prepare(row) for row in rows])
+
+    def add(self, image: bytes, label: str | None = None, **fields: object) -> Receipt:
+        """One row in a batch of its own; an import's label unless told otherwise."""
+        self._next += 1
+        values = {"dataset": DATASET, "author_kind": "import", "ordinal": 0, **fields}
+        values.setdefault("batch", f"added-{self._next}")
+        return self.submit(ImageRow(image=image, label=label, **values))[0]
+
+    def submit_all(self, images: Iterable[tuple[bytes, str | None]]) -> list[Receipt]:
+        """Images with labels as one batch, in groups as a stream sends them."""
+        self._next += 1
+        batch = f"all-{self._next}"
+        rows = [
+            ImageRow(DATASET, batch, number, image, label, author_kind="import")
+            for number, (image, label) in enumerate(images)
+        ]
+        groups = [rows[start : start + 64] for start in range(0, len(rows), 64)]
+        return [receipt for group in groups for receipt in self.submit(*group)]
+
+    def say(self, sha256: str, label: str, kind: str = "human", **fields: object) -> Recorded:
+        """A label for an image that is there."""
+        values = {"event_id": "", "author": "", **fields}
+        statement = labels.statement(class_name=label, author_kind=kind, **values)
+        return labels.submit(self.database, DATASET, sha256, statement)
+
+    def labels(self) -> dict[str, ExportedLabel]:
+        """The current labels by digest."""
+        return {one.sha256: one for page in pages(self.database, DATASET) for one in page}
+
+    def cut(self) -> Cut:
+        return snapshots.cut(self.database, self.store, DATASET)
+
+    def rows(self, cut: Cut) -> list[SnapshotRow]:
+        """The rows that a reader of the snapshot sees."""
+        return SnapshotRepository(self.store).read(DATASET, cut.manifest.id).rows
+
+
+@pytest.fixture
+def core(tmp_path: Path) -> Iterator[Core]:
+    database = open_database(f"sqlite:///{tmp_path / 'labeling.db'}")
+    store = open_store(f"file://{tmp_path / 'store'}")
+    ingest = Ingest(database, store, Limits())
+    made = Core(database, store, ingest)
+    made.create()
+    yield made
+    ingest.close()
+    database.close()

@@ -1,0 +1,161 @@
+"""What a snapshot takes, what it leaves out, and that it leaks nothing."""
+
+from collections import Counter, defaultdict
+
+import pytest
+from PIL import ImageEnhance
+from support.photographs import photograph
+from support.pictures import encoded, noise, opened, png
+from visionloop_labeling import snapshots
+from visionloop_labeling.datasets import DatasetSettings
+from visionloop_labeling.splits import SplitRatios
+
+from visionloop.errors import InvalidInputError, NotFoundError, RefusedError
+from visionloop.snapshot import SnapshotRepository
+
+
+def test_a_snapshot_holds_the_accepted_labels(core) -> None:
+    receipts = core.submit_all((noise(n), "ab"[n % 2]) for n in range(60))
+    core.add(noise(100))  # no label: waits
+    cut = core.cut()
+    rows = core.rows(cut)
+    assert cut.created
+    assert {row.sha256 for row in rows} == {receipt.sha256 for receipt in receipts}
+    assert cut.manifest.split_images == {"train": 42, "val": 6, "test": 12}
+    labels = core.labels()
+    for row in rows:
+        assert (row.class_id, row.split) == (labels[row.sha256].class_key, labels[row.sha256].split)
+        assert (row.width, row.height, row.label_source) == (40, 40, "import")
+    assert cut.manifest.label_sequence == 60
+    per_class = Counter((row.class_id, row.split) for row in rows)
+    assert per_class["a", "test"] == per_class["b", "test"] == 6
+
+
+def test_the_same_content_is_the_same_snapshot(core) -> None:
+    core.submit_all((noise(n), "a") for n in range(5))
+    first, again = core.cut(), core.cut()
+    assert (first.created, again.created) == (True, False)
+    assert first.manifest.id == again.manifest.id
+
+
+def test_adding_and_correcting_moves_no_image(core) -> None:
+    receipts = core.submit_all((noise(n), "ab"[n % 2]) for n in range(40))
+    before = {row.sha256: row for row in core.rows(core.cut())}
+    core.submit_all((noise(n), "abc"[n % 3]) for n in range(40, 90))
+    core.say(receipts[0].sha256, "b")
+    second = core.cut()
+    after = {row.sha256: row for row in core.rows(second)}
+    assert second.manifest.parent is not None
+    assert len(after) == 90
+    for digest, row in before.items():
+        assert after[digest].split == row.split
+    assert after[receipts[0].sha256].class_id == "b"
+
+
+def test_nothing_labelled_is_refused_in_words(core) -> None:
+    with pytest.raises(RefusedError, match="label some images first"):
+        core.cut()
+    core.add(noise(1))
+    with pytest.raises(RefusedError, match="1 images and no label"):
+        core.cut()
+    assert SnapshotRepository(core.store).list("cells") == []
+
+
+def test_an_unknown_or_odd_dataset_is_named(core) -> None:
+    with pytest.raises(NotFoundError, match='"none"'):
+        snapshots.cut(core.database, core.store, "none")
+    with pytest.raises(InvalidInputError, match="not a usable name"):
+        snapshots.cut(core.database, core.store, "a/b")
+
+
+def test_labels_of_apps_train_only_and_of_models_not_at_all(core) -> None:
+    core.submit_all((noise(n), "a") for n in range(10))
+    app = core.add(noise(20), "a", author_kind="app").sha256
+    model = core.add(noise(21), "a", author_kind="model").sha256
+    rows = {row.sha256: row for row in core.rows(core.cut())}
+    assert rows[app].split == "train"
+    assert rows[app].label_source == "app"
+    assert model not in rows
+    # A model has seen it: a person's word later does not make it test data.
+    core.say(app, "a")
+    for n in range(30, 40):
+        core.add(noise(n), "a")
+    assert core.labels()[app].split == "train"
+
+
+def test_an_apps_label_in_a_test_group_is_left_out(core) -> None:
+    held_out = next(
+        receipt.sha256
+        for receipt in core.submit_all((noise(n), "a") for n in range(10))
+        if core.labels()[receipt.sha256].split == "test"
+    )
+    image = next(noise(n) for n in range(10) if core.add(noise(n)).sha256 == held_out)
+    near = core.add(encoded(opened(image), "JPEG", quality=90), "b", author_kind="app").sha256
+    assert core.labels()[near].split == "test"
+    cut = core.cut()
+    assert near not in {row.sha256 for row in core.rows(cut)}
+    assert cut.left_out["protected_split"] == 1
+
+
+def test_model_labels_train_where_the_dataset_says_so(core) -> None:
+    core.create("other", DatasetSettings(train_on_model_labels=True, train_on_app_labels=False))
+    core.add(noise(1), "a", dataset="other", author_kind="model")
+    core.add(noise(2), "a", dataset="other", author_kind="app")
+    cut = snapshots.cut(core.database, core.store, "other")
+    assert cut.manifest.split_images == {"train": 1, "val": 0, "test": 0}
+
+
+def test_ratios_of_the_dataset_count(core) -> None:
+    core.create("even", DatasetSettings(ratios=SplitRatios(train=0.5, val=0.25, test=0.25)))
+    for n in range(20):
+        core.add(noise(n), "a", dataset="even")
+    cut = snapshots.cut(core.database, core.store, "even")
+    assert cut.manifest.split_images == {"train": 10, "val": 5, "test": 5}
+
+
+def test_a_later_image_that_links_two_splits_costs_the_less_protected_one(core) -> None:
+    """Two groups in train and test are joined by a declared group that comes later."""
+    receipts = core.submit_all((noise(n), "a") for n in range(10))
+    labels = core.labels()
+    by_split = defaultdict(list)
+    for receipt in receipts:
+        by_split[labels[receipt.sha256].split].append(receipt.sha256)
+    image_of = {receipt.sha256: noise(n) for n, receipt in enumerate(receipts)}
+    trained, held_out = by_split["train"][0], by_split["test"][0]
+    before = core.cut()
+    for digest in (trained, held_out):
+        core.add(image_of[digest], None, group="one panel")
+    assert core.labels()[trained].split == "train"  # nothing moves
+    after = core.cut()
+    assert after.left_out["shows_the_same"] == 1
+    digests = {row.sha256 for row in core.rows(after)}
+    assert held_out in digests
+    assert trained not in digests
+    assert trained in {row.sha256 for row in core.rows(before)}
+    # What comes next goes to the protected side.
+    newcomer = core.add(noise(50), "a", group="one panel").sha256
+    assert core.labels()[newcomer].split == "test"
+
+
+def test_copies_of_test_images_never_train(core) -> None:
+    """Real photographs and their turned, brightened and recompressed copies, in any order."""
+    pictures = [opened(photograph(n)).convert("RGB") for n in ("cat", "coffee", "china", "flower")]
+    images = []
+    for picture in pictures:
+        small = picture.resize((200, 150))
+        images += [png(small), encoded(small, "JPEG", quality=70)]
+        images += [
+            png(small.rotate(90, expand=True)),
+            png(ImageEnhance.Brightness(small).enhance(1.1)),
+        ]
+    order = [n * 7 % len(images) for n in range(len(images))]
+    receipts = core.submit_all((images[n], "ab"[n // 4 % 2]) for n in order)
+    splits = defaultdict(set)
+    labels = core.labels()
+    for n, receipt in zip(order, receipts, strict=True):
+        splits[n // 4].add(labels[receipt.sha256].split)
+    assert all(len(found) == 1 for found in splits.values())
+    cut = core.cut()
+    assert cut.manifest.largest_group == 4
+    assert cut.manifest.groups == 4
+    assert cut.manifest.leak_pairs == 0
