@@ -43,6 +43,7 @@ DEFAULT_TIMEOUT = 30.0  # seconds, of each call but submit_images
 STREAM_SECONDS = 300.0
 # Tries in a row that bring not one receipt, before submit_images gives up.
 FRUITLESS_TRIES = 6
+FIRST_PAUSE = 0.2  # seconds before the second try; doubled for each one after it
 # Larger images are rejected here: as a message they would break the stream of all the others.
 MAX_IMAGE_BYTES: Final = 64 * 2**20
 
@@ -222,7 +223,7 @@ class LabelingClient:
                 fruitless = 1 if window.acknowledged > before else fruitless + 1
                 if fruitless == FRUITLESS_TRIES:
                     raise broken
-                time.sleep(min(0.1 * 2**fruitless, 5.0))
+                time.sleep(min(FIRST_PAUSE * 2 ** (fruitless - 1), 5.0))
         finally:
             window.close()
 
