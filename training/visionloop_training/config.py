@@ -4,6 +4,7 @@ Sources in order, later ones win: the defaults below, a preset (presets/*.yaml),
 `--set a.b=value`. Unknown keys are errors, and every error names the field.
 """
 
+import sys
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -91,8 +92,9 @@ class AugmentConfig(Section):
 class FitConfig(Section):
     """Linear probe, then fine-tuning from its head."""
 
-    freeze: str | Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+    freeze: Annotated[float, Field(ge=0.0, le=1.0)] | str = Field(
         0.0,
+        union_mode="left_to_right",
         description="Stages kept as pretrained: a share of them from the bottom, or the name of "
         "the last frozen one. Their output is computed once per image and cached. 1: probe only.",
     )
@@ -229,7 +231,8 @@ def load(
         first = error.errors()[0]
         field = _field(first["loc"])
         given = f" (given: {first['input']!r})" if first["type"] != "missing" else ""
-        others = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
+        fields = {_field(one["loc"]) for one in error.errors()}
+        others = f"; and {len(fields) - 1} more" if len(fields) > 1 else ""
         reason = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             reason, given = "is no setting; `visionloop-train --show-config` prints all", ""
@@ -326,3 +329,25 @@ def _dump(section: BaseModel, indent: str, lines: list[str]) -> None:
             _dump(value, indent + "  ", lines)
         else:
             lines += [f"{indent}# {field.description}", f"{indent}{name}: {_yaml(value)}"]
+
+
+TABLE_START, TABLE_END = "<!-- settings -->", "<!-- end of settings -->"
+
+
+def markdown_table() -> str:
+    """The table of all settings between its two markers, as docs/training.md holds it."""
+    rows = ["| setting | default | what it does |", "| --- | --- | --- |"]
+    rows += [f"| `{field}` | `{default}` | {text} |" for field, default, text in describe()]
+    return "\n".join([TABLE_START, *rows, TABLE_END])
+
+
+def main() -> None:
+    """Renews the table in the file that is named: `python -m visionloop_training.config FILE`."""
+    path = Path(sys.argv[1])
+    text = path.read_text(encoding="utf-8")
+    before, _, rest = text.partition(TABLE_START)
+    path.write_text(before + markdown_table() + rest.partition(TABLE_END)[2], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

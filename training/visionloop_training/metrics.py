@@ -36,7 +36,8 @@ def share(hits: int, n: int, confidence: float = 0.95) -> Interval:
     p = hits / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return Interval(p, max(0.0, centre - half), min(1.0, centre + half), n)
+    # Rounding must not push an end past the share itself.
+    return Interval(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)), n)
 
 
 def confusion(labels: Integers, predicted: Integers, classes: int) -> Integers:

