@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,30 @@ class TestWriters:
             seen += 1
         writer.join()
         assert seen > 0
+
+    def test_one_writer_at_a_time_between_the_check_and_the_rename(
+        self, file_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With that gap made wide: without the lock every thread would win."""
+        etag = file_store.put("key", b"start")
+        true_utime = os.utime
+        barrier = threading.Barrier(4)
+
+        def slow_utime(*arguments: object, **options: object) -> None:
+            time.sleep(0.05)
+            true_utime(*arguments, **options)  # type: ignore[arg-type]
+
+        def swap(number: int) -> bool:
+            barrier.wait()
+            try:
+                file_store.compare_and_swap("key", f"{number}".encode(), etag)
+            except ConflictError:
+                return False
+            return True
+
+        monkeypatch.setattr(os, "utime", slow_utime)
+        with ThreadPoolExecutor(4) as pool:
+            assert sum(pool.map(swap, range(4))) == 1
 
     def test_etags_differ_within_one_tick_of_the_clock(
         self, file_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
