@@ -18,8 +18,8 @@ rules (docs/images.md says why, for people) are:
 - Transparency is laid over white, as a page shows it.
 
 Whatever the bytes, the answer is an array or an ImageError. The price of one strict decoder is
-speed: the pixels of a JPEG are all decoded (about 10 ms per megapixel), even where a
-quarter of them would do; at the default limits one image takes at most about 1.1 GB while it decodes.
+speed: the pixels of a JPEG are all decoded (about 10 ms per megapixel), even where a quarter of
+them would do. At the default limits one image takes at most about 1.1 GB while it decodes.
 """
 
 import io
