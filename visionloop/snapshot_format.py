@@ -241,7 +241,7 @@ def labels_csv(rows: Sequence[SnapshotRow], classes: Sequence[SnapshotClass]) ->
             "attributes": json.dumps(row.attributes, sort_keys=True, ensure_ascii=False),
         }
         writer.writerow([_cell(cells[column]) for column in CSV_COLUMNS])
-    return gzip.compress(text.getvalue().encode(), mtime=0)
+    return gzip.compress(text.getvalue().encode(), compresslevel=6, mtime=0)
 
 
 def _cell(value: object) -> object:
