@@ -56,20 +56,20 @@ def slow_request(rows: int) -> pb.ModelInferRequest:
 def test_a_request_under_way_is_answered(
     tmp_path: Path, repository: ModelRepository, store_of_models: str, signals: int
 ) -> None:
-    publish_bundle(repository, seed=1, promote=True, hidden=1024, golden=2, before_ready=1)
-    flags = ("--max-batch=1", "--max-images=512", "--queue-rows=512")
+    publish_bundle(repository, seed=1, promote=True, hidden=2048, golden=2, before_ready=1)
+    flags = ("--max-batch=1", "--max-images=4096", "--queue-rows=4096")
     with running_server(tmp_path / "server", store_of_models, *flags) as server:
         server.ready()
         stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(server.channel)
         with ThreadPoolExecutor(1) as pool:
-            answer = pool.submit(stub.ModelInfer, slow_request(512), timeout=60)
+            answer = pool.submit(stub.ModelInfer, slow_request(4096), timeout=60)
             wait_for(
-                lambda: server.metric("visionloop_queue_rows", model="cells") == 512,
+                lambda: server.metric("visionloop_queue_rows", model="cells") == 4096,
                 hint="the request in the queue",
             )
             for _ in range(signals):  # the second skips the quiet, never an answer
                 server.process.send_signal(signal.SIGTERM)
-            assert list(answer.result().outputs[0].shape) == [512, 3]
+            assert list(answer.result().outputs[0].shape) == [4096, 3]
         assert server.process.wait(timeout=60) == 0
 
 
@@ -77,7 +77,7 @@ def test_not_ready_is_said_first_and_served_on(
     tmp_path: Path, repository: ModelRepository, store_of_models: str
 ) -> None:
     publish_bundle(repository, seed=1, promote=True)
-    flags = ("--drain-quiet-seconds=5", "--drain-seconds=30")
+    flags = ("--drain-quiet-seconds=10", "--drain-seconds=60")
     with running_server(tmp_path / "server", store_of_models, *flags) as server:
         server.ready().recognize(encoded(1))
         server.process.send_signal(signal.SIGTERM)

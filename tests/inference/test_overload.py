@@ -14,19 +14,19 @@ from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop.proto.inference import open_inference_pb2_grpc
 from visionloop.repository import ModelRepository
 
-ROWS = 256
+LONG, SHORT = 4096, 64  # rows of a request
 
 
 @pytest.fixture
 def slow(tmp_path: Path, repository: ModelRepository, store_of_models: str):
     """A server whose graph takes milliseconds for each row, one row a batch."""
     publish_bundle(repository, seed=1, promote=True, hidden=2048, golden=2, before_ready=1)
-    flags = ("--max-batch=1", f"--max-images={ROWS}", f"--queue-rows={9 * ROWS}")
+    flags = ("--max-batch=1", f"--max-images={LONG}", f"--queue-rows={3 * LONG}")
     with running_server(tmp_path / "server", store_of_models, *flags) as server:
         yield server.ready()
 
 
-def infer(server: Server, rows: int = ROWS) -> grpc.Future:
+def infer(server: Server, rows: int) -> grpc.Future:
     request = pb.ModelInferRequest(
         model_name="cells",
         inputs=[{"name": "pixels", "datatype": "UINT8", "shape": [rows, SIDE, SIDE, 3]}],
@@ -43,18 +43,18 @@ def pushback(error: grpc.RpcError) -> int:
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_back(slow: Server) -> None:
-    work = [infer(slow) for _ in range(9)]
-    wait_for(
-        lambda: slow.metric("visionloop_queue_rows", model="cells") == 9 * ROWS,
-        hint="a full queue",
-    )
-    with pytest.raises(grpc.RpcError) as refusal:
-        slow.recognize(encoded(1), timeout=300)
-    assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert f"{9 * ROWS} rows are waiting and the limit is {9 * ROWS}" in refusal.value.details()
-    assert pushback(refusal.value) >= 1
-    assert not all(call.done() for call in work)  # refused while the others still wait
-    assert slow.metric("visionloop_rejected_total", reason="queue_full") == 1
+    work = [infer(slow, LONG) for _ in range(8)]  # there is room for three
+
+    def refused() -> list[grpc.Future]:
+        return [call for call in work if call.done() and call.exception() is not None]
+
+    refusals = [call.exception() for call in wait_for(refused, hint="a refusal")]
+    assert not all(call.done() for call in work)  # refused while others wait for their answers
+    for refusal in refusals:
+        assert refusal.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert f"rows are waiting and the limit is {3 * LONG}" in refusal.details()
+        assert pushback(refusal) >= 1
+    assert slow.metric("visionloop_rejected_total", reason="queue_full") >= 1
     for call in work:
         call.cancel()
     wait_for(
@@ -65,15 +65,15 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(slow: Server) -> None:
 
 def test_what_would_come_late_is_refused_early(slow: Server) -> None:
     began = time.monotonic()
-    infer(slow).result()
+    infer(slow, LONG).result()
     one = time.monotonic() - began
-    work = [infer(slow) for _ in range(8)]
+    work = [infer(slow, LONG) for _ in range(2)]
     wait_for(
-        lambda: slow.metric("visionloop_queue_rows", model="cells") >= 7 * ROWS,
+        lambda: slow.metric("visionloop_queue_rows", model="cells") == 2 * LONG,
         hint="a long queue",
     )
     with pytest.raises(grpc.RpcError) as refusal:
-        slow.recognize(encoded(1), timeout=3 * one)  # about 7 are ahead
+        slow.recognize(encoded(1), timeout=one / 2)  # more than one is ahead
     assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "the answer is predicted in" in refusal.value.details()
     assert pushback(refusal.value) >= 1
@@ -83,17 +83,17 @@ def test_what_would_come_late_is_refused_early(slow: Server) -> None:
 
 
 def test_rows_of_callers_who_left_do_not_run(slow: Server) -> None:
-    first = infer(slow)
-    wait_for(lambda: slow.metric("visionloop_queue_rows", model="cells") == ROWS)
-    rest = [infer(slow) for _ in range(6)]
-    wait_for(lambda: slow.metric("visionloop_queue_rows", model="cells") == 7 * ROWS)
+    long = infer(slow, LONG)
+    wait_for(lambda: slow.metric("visionloop_queue_rows", model="cells") == LONG)
+    rest = [infer(slow, SHORT) for _ in range(6)]
+    wait_for(lambda: slow.metric("visionloop_queue_rows", model="cells") == LONG + 6 * SHORT)
     for call in rest:
         call.cancel()
-    first.result()
+    long.result()
     slow.recognize(encoded(1))  # behind the cancelled ones in the queue
     assert slow.metric("visionloop_rejected_total", reason="cancelled") == 6
-    # All that ran: the first request, this one, and the two golden images.
-    assert slow.metric("visionloop_batch_rows_sum", model="cells") == ROWS + 1 + 2
+    # All that ran: the long request, this one, and the two golden images.
+    assert slow.metric("visionloop_batch_rows_sum", model="cells") == LONG + 1 + 2
 
 
 def test_messages_over_the_limit_are_refused(

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -41,7 +42,6 @@ from visionloop_inference.traffic import Traffic
 log = logging.getLogger(__name__)
 
 STORE_THREADS = 4
-GRACE = 10.0  # seconds that requests under way get at the very end
 
 
 def main() -> int:
@@ -127,10 +127,11 @@ async def _listen(
         _announce(settings, port, http_port)
         follow = asyncio.create_task(supervisor.run(), name="follow the store")
         await readiness.stopping.wait()
+        asked = time.monotonic()
         await _drain(settings, traffic, readiness)
         follow.cancel()
         readiness.health.close()
-        await server.stop(GRACE)
+        await server.stop(max(0.0, asked + settings.drain_seconds - time.monotonic()))
     finally:
         await http.close()
 
@@ -147,9 +148,14 @@ def _announce(settings: Settings, port: int, http_port: int) -> None:
 
 
 async def _drain(settings: Settings, traffic: Traffic, readiness: Readiness) -> None:
-    """Serves on until it is quiet. Health and /readyz said "not serving" when the signal came."""
+    """Serves on until it is quiet. Health and /readyz said "not serving" when the signal came.
+
+    Callers who never go quiet get half of the time; the other half is for what is under way then.
+    """
     log.info("draining: serving on until no request has come for a while")
-    quiet = asyncio.create_task(traffic.quiet(settings.drain_quiet_seconds, settings.drain_seconds))
+    quiet = asyncio.create_task(
+        traffic.quiet(settings.drain_quiet_seconds, settings.drain_seconds / 2)
+    )
     hurry = asyncio.create_task(readiness.hurry.wait())
     await asyncio.wait({quiet, hurry}, return_when=asyncio.FIRST_COMPLETED)
     for task in (quiet, hurry):

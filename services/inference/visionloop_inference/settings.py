@@ -68,9 +68,9 @@ class Settings:
                 "largest request allowed could never be admitted; raise one or lower the other",
                 field="queue_rows",
             )
-        if not 0 <= self.drain_quiet_seconds <= self.drain_seconds:
+        if not 0 <= self.drain_quiet_seconds <= self.drain_seconds / 2:
             raise ConfigurationError(
-                f"--drain-quiet-seconds {self.drain_quiet_seconds} must lie between 0 and "
+                f"--drain-quiet-seconds {self.drain_quiet_seconds} must lie between 0 and half of "
                 f"--drain-seconds {self.drain_seconds}",
                 field="drain_quiet_seconds",
             )
@@ -162,7 +162,12 @@ def _parser() -> _Parser:
     )
     add("--max-images", type=int, default=64, help="most images or rows in one request")
     add("--max-message-bytes", type=int, default=64 * MEBIBYTE, help="largest gRPC message")
-    add("--drain-seconds", type=float, default=30.0, help="longest time to serve after SIGTERM")
+    add(
+        "--drain-seconds",
+        type=float,
+        default=25.0,  # Kubernetes kills after 30
+        help="longest time from SIGTERM to the end; what is under way then is cut off",
+    )
     add(
         "--drain-quiet-seconds",
         type=float,
