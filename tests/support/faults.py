@@ -8,6 +8,7 @@ import http.client
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import urlsplit
@@ -54,10 +55,22 @@ class FaultyProxy:
         return sum(request.startswith(f"{method} ") for request in self.requests)
 
 
+def forward(
+    upstream: str, method: str, target: str, headers: Message, body: bytes
+) -> tuple[int, list[tuple[str, str]], bytes]:
+    """Asks the real server; returns its status, headers and body."""
+    address = urlsplit(upstream)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port or 80)
+    with contextlib.closing(connection):
+        passed_on = {name: value for name, value in headers.items() if name.lower() != "expect"}
+        connection.request(method, target, body, passed_on)
+        answer = connection.getresponse()
+        return answer.status, answer.getheaders(), answer.read()
+
+
 @contextlib.contextmanager
 def faulty_proxy(upstream: str) -> Iterator[FaultyProxy]:
     """Runs a proxy before `upstream` (http://host:port) on a free port of the loopback address."""
-    address = urlsplit(upstream)
     proxy: FaultyProxy
 
     class Handler(BaseHTTPRequestHandler):
@@ -70,18 +83,15 @@ def faulty_proxy(upstream: str) -> Iterator[FaultyProxy]:
                 status, code = (503, "SlowDown") if fault == "busy" else (403, "AccessDenied")
                 self.reply(status, [], f"<Error><Code>{code}</Code></Error>".encode())
                 return
-            connection = http.client.HTTPConnection(str(address.hostname), address.port or 80)
-            headers = {k: v for k, v in self.headers.items() if k.lower() != "expect"}
-            connection.request(self.command, self.path, body, headers)
-            answer = connection.getresponse()
-            content = answer.read()
-            connection.close()
+            status, headers, content = forward(
+                upstream, self.command, self.path, self.headers, body
+            )
             if fault == "lose_answer":
                 self.close_connection = True
             elif fault == "cut_body":
-                self.reply(answer.status, answer.getheaders(), content, cut=True)
+                self.reply(status, headers, content, cut=True)
             else:
-                self.reply(answer.status, answer.getheaders(), content)
+                self.reply(status, headers, content)
 
         def reply(
             self, status: int, headers: list[tuple[str, str]], body: bytes, cut: bool = False
