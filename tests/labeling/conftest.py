@@ -61,9 +61,9 @@ class Core:
         statement = labels.statement(class_name=label, author_kind=kind, **values)
         return labels.submit(self.database, DATASET, sha256, statement)
 
-    def labels(self) -> dict[str, ExportedLabel]:
+    def labels(self, name: str = DATASET) -> dict[str, ExportedLabel]:
         """The current labels by digest."""
-        return {one.sha256: one for page in pages(self.database, DATASET) for one in page}
+        return {one.sha256: one for page in pages(self.database, name) for one in page}
 
     def cut(self) -> Cut:
         return snapshots.cut(self.database, self.store, DATASET)

@@ -7,12 +7,17 @@ import pytest
 from PIL import Image
 from sqlalchemy import func, select
 from support.pictures import encoded, noise, opened, png
+from visionloop_labeling import datasets, snapshots
+from visionloop_labeling.database import open_database
+from visionloop_labeling.ingest import Ingest
 from visionloop_labeling.receipts import ImageRow, Outcome
-from visionloop_labeling.reconcile import reconcile
+from visionloop_labeling.reconcile import Repairs, reconcile
 from visionloop_labeling.schema import Blob, ImageGroup, IngestRow, Item, LabelEvent
 
 from visionloop.errors import UnavailableError
-from visionloop.snapshot import blob_key
+from visionloop.images import Limits
+from visionloop.objectstore import open_store
+from visionloop.snapshot import SnapshotRepository, blob_key
 
 ROW = ImageRow(
     dataset="cells",
@@ -276,3 +281,29 @@ def test_sizes_are_those_of_the_oriented_image(core) -> None:
     with core.database.read() as session:
         blob = session.get_one(Blob, digest)
         assert (blob.width, blob.height, blob.media_type) == (40, 60, "image/jpeg")
+
+
+@pytest.mark.s3
+def test_the_same_on_a_real_s3_server(s3_url: str, tmp_path) -> None:
+    store = open_store(s3_url)
+    database = open_database(f"sqlite:///{tmp_path / 'l.db'}")
+    ingest = Ingest(database, store, Limits())
+    with database.write() as session:
+        datasets.create(session, "cells")
+    rows = [replace(ROW, ordinal=n, image=noise(n)) for n in range(4)]
+    receipts = ingest.commit([ingest.prepare(row) for row in rows])
+    assert {receipt.outcome for receipt in receipts} == {"accepted"}
+    left = ingest.prepare(replace(ROW, ordinal=9, image=noise(9)))
+    assert left.inspection is not None
+    ingest._store_blobs({left.inspection.sha256: left})
+    assert reconcile(database, store) == Repairs(intents=1, objects=1)
+    assert {stat.key for stat in store.list("blobs/")} == {blob_key(r.sha256) for r in receipts}
+    again = ingest.commit([ingest.prepare(row) for row in rows])
+    assert all(receipt.replayed for receipt in again)
+    cut = snapshots.cut(database, store, "cells")
+    assert {row.sha256 for row in SnapshotRepository(store).read("cells", "latest").rows} == {
+        receipt.sha256 for receipt in receipts
+    }
+    assert cut.created
+    ingest.close()
+    database.close()

@@ -1,13 +1,19 @@
 """What a snapshot takes, what it leaves out, and that it leaks nothing."""
 
+import uuid
 from collections import Counter, defaultdict
+from functools import cache
 
 import pytest
-from PIL import ImageEnhance
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance
+from sqlalchemy import select
 from support.photographs import photograph
 from support.pictures import encoded, noise, opened, png
 from visionloop_labeling import snapshots
 from visionloop_labeling.datasets import DatasetSettings
+from visionloop_labeling.schema import Dataset, ImageGroup, Item, NearDuplicate
 from visionloop_labeling.splits import SplitRatios
 
 from visionloop.errors import InvalidInputError, NotFoundError, RefusedError
@@ -50,6 +56,72 @@ def test_adding_and_correcting_moves_no_image(core) -> None:
     for digest, row in before.items():
         assert after[digest].split == row.split
     assert after[receipts[0].sha256].class_id == "b"
+
+
+ARRIVALS = st.lists(
+    st.tuples(
+        st.integers(0, 9),  # which picture
+        st.sampled_from(["as it is", "recompressed", "turned"]),
+        st.sampled_from(["", "", "g", "h"]),
+        st.sampled_from([None, "a", "b"]),
+        st.sampled_from(["human", "import", "app"]),
+    ),
+    min_size=5,
+    max_size=30,
+)
+
+
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(arrivals=ARRIVALS)
+def test_whatever_arrives_splits_are_given_once_and_no_pair_crosses(core, arrivals) -> None:
+    name = f"d{uuid.uuid4().hex}"
+    core.create(name)
+    splits: dict[str, str] = {}
+    for picture, change, group, label, kind in arrivals:
+        image = noise(picture) if change == "as it is" else _changed(picture, change)
+        core.add(image, label, dataset=name, group=group, author_kind=kind)
+        now = {one.sha256: one.split for one in core.labels(name).values() if one.split}
+        assert splits.items() <= now.items()
+        splits = now
+    try:
+        cut = snapshots.cut(core.database, core.store, name)
+    except RefusedError:
+        assert core.labels(name) == {}
+        return
+    rows = {row.sha256: row for row in SnapshotRepository(core.store).read(name, "latest").rows}
+    for digest, row in rows.items():
+        assert splits.get(digest, "train") == row.split
+        assert row.split == "train" or row.label_source in ("human", "import")
+    with core.database.read() as session:
+        dataset = session.scalars(select(Dataset.id).where(Dataset.name == name)).one()
+        items = session.scalars(select(Item).where(Item.dataset_id == dataset)).all()
+        sizes = dict(
+            session.execute(
+                select(ImageGroup.id, ImageGroup.size).where(ImageGroup.dataset_id == dataset)
+            ).all()
+        )
+        digests = {item.id: item.sha256 for item in items}
+        pairs = session.execute(select(NearDuplicate.later_id, NearDuplicate.earlier_id)).all()
+    assert sizes == Counter(item.group_id for item in items)
+    linked = [(digests[a], digests[b]) for a, b in pairs if a in digests]
+    declared = defaultdict(list)
+    for item in items:
+        declared[item.declared_group or item.sha256].append(item.sha256)
+    linked += [(ones[0], one) for ones in declared.values() for one in ones[1:]]
+    for first, second in linked:
+        if first in rows and second in rows:
+            assert rows[first].split == rows[second].split
+    assert len(rows) + sum(cut.left_out.values()) == len(core.labels(name))
+
+
+@cache
+def _changed(picture: int, change: str) -> bytes:
+    image = opened(noise(picture))
+    if change == "turned":
+        return png(image.transpose(Image.Transpose.ROTATE_90))
+    return encoded(image, "JPEG", quality=80)
 
 
 def test_nothing_labelled_is_refused_in_words(core) -> None:

@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from visionloop_labeling.splits import SPLITS, SplitRatios, choose_split
@@ -24,6 +24,7 @@ def fill(groups: list[int], wanted: SplitRatios) -> Counter[str]:
     return counts
 
 
+@settings(deadline=None)
 @given(ratios, st.lists(st.integers(1, 5), min_size=1, max_size=200))
 def test_counts_stay_within_the_seeds_and_one_group_of_their_share(
     wanted: SplitRatios, groups: list[int]
@@ -36,6 +37,7 @@ def test_counts_stay_within_the_seeds_and_one_group_of_their_share(
         assert counts[split] <= wanted.of(split) * total + 3 * max(groups)
 
 
+@settings(deadline=None)
 @given(ratios)
 def test_ratios_are_met_in_the_long_run(wanted: SplitRatios) -> None:
     counts = fill([1] * 2000, wanted)
@@ -43,6 +45,7 @@ def test_ratios_are_met_in_the_long_run(wanted: SplitRatios) -> None:
         assert abs(counts[split] / 2000 - wanted.of(split)) < 0.002
 
 
+@settings(deadline=None)
 @given(ratios)
 def test_an_empty_share_gets_nothing(wanted: SplitRatios) -> None:
     counts = fill([1] * 50, wanted)
@@ -50,6 +53,7 @@ def test_an_empty_share_gets_nothing(wanted: SplitRatios) -> None:
         assert (counts[split] == 0) == (wanted.of(split) == 0)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=8))
 def test_three_groups_reach_all_three_splits(salt: str) -> None:
     counts: Counter[str] = Counter()

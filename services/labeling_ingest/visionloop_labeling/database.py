@@ -10,7 +10,7 @@ replicas: writers of one dataset take its row lock, migrations an advisory lock.
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
@@ -19,14 +19,18 @@ from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
 from sqlalchemy import Engine, create_engine, event, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 from sqlalchemy.orm import Session
 
 from visionloop.errors import ConfigurationError, UnavailableError, VisionloopError
+from visionloop_labeling.schema import Table
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _ADVISORY_LOCK = 0x76_69_73_69_6F_6E  # "vision"
 _BUSY_TIMEOUT_MS = 30_000
+# As many as there are threads that may want one, so that none fails waiting for another.
+_CONNECTIONS = 48
 _WRITES = "visionloop_writes"
 
 
@@ -67,6 +71,14 @@ class Database:
         self._engine.dispose()
         if self._lock_file is not None:
             self._lock_file.close()
+
+
+def insert_missing(
+    session: Session, table: type[Table], rows: Sequence[Mapping[str, object]]
+) -> None:
+    """Inserts the rows that are not there yet; another writer may be doing the same right now."""
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    session.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
 
 
 def open_database(url: str) -> Database:
@@ -130,7 +142,10 @@ def _connect(url: str) -> tuple[Engine, IO[str] | None]:
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername == "postgresql+psycopg":
         # REPEATABLE READ would make every wait for a row lock a serialisation failure.
-        return create_engine(parsed, pool_pre_ping=True, isolation_level="READ COMMITTED"), None
+        engine = create_engine(
+            parsed, pool_pre_ping=True, isolation_level="READ COMMITTED", max_overflow=_CONNECTIONS
+        )
+        return engine, None
     if parsed.drivername != "sqlite":
         raise ConfigurationError(
             f"--database: {parsed.drivername} is not supported; use sqlite:///path or "
@@ -144,7 +159,7 @@ def _connect(url: str) -> tuple[Engine, IO[str] | None]:
         )
     path = Path(parsed.database)
     lock_file = _lock(path)
-    engine = create_engine(parsed)
+    engine = create_engine(parsed, max_overflow=_CONNECTIONS)
     event.listen(engine, "connect", _on_sqlite_connect)
     event.listen(engine, "begin", _on_sqlite_begin)
     return engine, lock_file

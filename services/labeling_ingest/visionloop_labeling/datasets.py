@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from visionloop.errors import ConflictError, InvalidInputError, NotFoundError
 from visionloop.record import Record
+from visionloop_labeling.database import insert_missing
 from visionloop_labeling.schema import Dataset, ImageGroup, Item, LabelClass
 from visionloop_labeling.splits import SplitRatios
 
@@ -43,25 +44,22 @@ def create(session: Session, name: str, settings: DatasetSettings | None = None)
 
     Raises ConflictError when it exists with other settings than the ones asked for.
     """
-    found = session.scalar(select(Dataset).where(Dataset.name == name))
-    if found is not None:
-        if settings is not None and settings_of(found) != settings:
-            raise ConflictError(
-                f'dataset "{name}" exists with other settings ({settings_of(found)!r}); splits are '
-                "sticky, so settings never change: make a dataset of another name"
-            )
-        return found
-    dataset = Dataset(
-        name=name,
-        created=datetime.now(UTC),
-        settings=(settings or DatasetSettings()).model_dump(mode="json"),
-        last_sequence=0,
-        last_position=0,
-        labelled=0,
-    )
-    session.add(dataset)
-    session.flush()
-    return dataset
+    wanted = {
+        "name": name,
+        "created": datetime.now(UTC),
+        "settings": (settings or DatasetSettings()).model_dump(mode="json"),
+        "last_sequence": 0,
+        "last_position": 0,
+        "labelled": 0,
+    }
+    insert_missing(session, Dataset, [wanted])
+    found = find(session, name)
+    if settings is not None and settings_of(found) != settings:
+        raise ConflictError(
+            f'dataset "{name}" exists with other settings ({settings_of(found)!r}); splits are '
+            "sticky, so settings never change: make a dataset of another name"
+        )
+    return found
 
 
 def find(session: Session, name: str, *, lock: bool = False) -> Dataset:

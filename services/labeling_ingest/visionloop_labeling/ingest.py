@@ -23,8 +23,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import Final
 
-from sqlalchemy import select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from visionloop.errors import ConflictError, InvalidInputError, NotFoundError, UnavailableError
@@ -34,7 +33,7 @@ from visionloop.objectstore import ObjectStore
 from visionloop.snapshot import blob_key
 from visionloop.telemetry import labeling as metrics
 from visionloop_labeling import datasets, groups, labels, validation
-from visionloop_labeling.database import Database
+from visionloop_labeling.database import Database, insert_missing
 from visionloop_labeling.duplicates import pack_hash
 from visionloop_labeling.labels import AuthorKind, LabelLog, Statement
 from visionloop_labeling.neighbours import Neighbourhood, Neighbours
@@ -54,6 +53,7 @@ from visionloop_labeling.schema import (
     BLOB_STORED,
     Blob,
     Dataset,
+    ImageGroup,
     Item,
     NearDuplicate,
 )
@@ -126,7 +126,8 @@ class Ingest:
         with self._database.write() as session:
             dataset = datasets.find(session, dataset_name, lock=True)
             neighbourhood = self._neighbours.of(session, dataset)
-            effects = _Effects(session, dataset, neighbourhood, ReceiptBook(session, dataset, rows))
+            _settle_blobs(session, missing)
+            effects = _Effects(session, dataset, neighbourhood, rows)
             receipts = [row.answer or effects.of(row) for row in rows]
         failpoint("ingest.committed")
         effects.measure()
@@ -136,11 +137,12 @@ class Ingest:
         foreign = dict(zip(missing, self._pool.map(self._is_stored, missing), strict=True))
         intents = [
             _intent(row.inspection, foreign=foreign[sha256])
-            for sha256, row in missing.items()
+            # In one order for all writers, or two of them could wait for each other.
+            for sha256, row in sorted(missing.items(), key=lambda entry: entry[0])
             if row.inspection is not None
         ]
         with self._database.write() as session:
-            _insert_missing(session, intents)
+            insert_missing(session, Blob, intents)
         failpoint("ingest.intent")
         images = [row.row.image for row in missing.values()]
         for _ in self._pool.map(self._put, missing, images):
@@ -164,13 +166,20 @@ class _Effects:
     """Writes rows' effects in one transaction, in order."""
 
     def __init__(
-        self, session: Session, dataset: Dataset, neighbourhood: Neighbourhood, book: ReceiptBook
+        self,
+        session: Session,
+        dataset: Dataset,
+        neighbourhood: Neighbourhood,
+        rows: Sequence[Prepared],
     ) -> None:
         self._session = session
         self._dataset = dataset
         self._neighbourhood = neighbourhood
-        self._book = book
+        self._book = ReceiptBook(session, dataset, rows)
         self._log = LabelLog(session, dataset)
+        self._items = _items_of(session, dataset, rows)
+        # Held, because the session forgets what nobody holds and would ask the database again.
+        self._groups: list[ImageGroup] = []
 
     def measure(self) -> None:
         """Counts label events, once the transaction is committed."""
@@ -194,21 +203,16 @@ class _Effects:
                 self._log.class_named(row.label)
         except InvalidInputError as refusal:
             return refused(row, refusal)
-        item = self._session.scalar(
-            select(Item).where(
-                Item.dataset_id == self._dataset.id, Item.sha256 == inspection.sha256
-            )
-        )
+        item = self._items.get(inspection.sha256)
         outcome = Outcome.ACCEPTED if item is None else Outcome.DUPLICATE
         if item is None:
-            item = self._add_item(row, inspection)
+            item = self._items[inspection.sha256] = self._add_item(row, inspection)
         else:
             self._complete(item, row)
         receipt = Receipt(row.batch, row.ordinal, outcome, inspection.sha256)
         return receipt if row.label is None else self._label(row, row.label, item, receipt)
 
     def _add_item(self, row: ImageRow, inspection: Inspection) -> Item:
-        self._settle_blob(inspection)
         prints = inspection.fingerprint
         alike = [] if prints is None else self._neighbourhood.alike(prints)
         group = groups.place(
@@ -219,6 +223,7 @@ class _Effects:
             declared=row.group,
             alike=alike,
         )
+        self._groups.append(group)
         self._dataset.last_position += 1
         item = Item(
             dataset_id=self._dataset.id,
@@ -245,15 +250,6 @@ class _Effects:
         if prints is not None:
             self._neighbourhood.add(item.id, prints)
         return item
-
-    def _settle_blob(self, inspection: Inspection) -> None:
-        blob = self._session.get(Blob, inspection.sha256)
-        if blob is None:
-            raise UnavailableError(
-                f"the intent to store {inspection.sha256} was cleared away while it was being "
-                "stored; send the rows without a receipt again"
-            )
-        blob.state = BLOB_STORED
 
     def _complete(self, item: Item, row: ImageRow) -> None:
         # The first word on an image stands; later rows fill in what it left open.
@@ -307,6 +303,24 @@ def _not_stored(session: Session, wanted: Mapping[str, Prepared]) -> dict[str, P
     return {sha256: row for sha256, row in wanted.items() if sha256 not in stored}
 
 
+def _settle_blobs(session: Session, missing: Mapping[str, Prepared]) -> None:
+    """The objects of these intents are there now."""
+    session.execute(update(Blob).where(Blob.sha256.in_(missing)).values(state=BLOB_STORED))
+    noted = session.scalar(select(func.count()).select_from(Blob).where(Blob.sha256.in_(missing)))
+    if noted != len(missing):
+        raise UnavailableError(
+            "an intent to store an image was cleared away while the image was being stored; send "
+            "the rows without a receipt again"
+        )
+
+
+def _items_of(session: Session, dataset: Dataset, rows: Sequence[Prepared]) -> dict[str, Item]:
+    """The rows' images that the dataset has, by digest."""
+    wanted = {row.inspection.sha256 for row in rows if row.inspection is not None}
+    query = select(Item).where(Item.dataset_id == dataset.id, Item.sha256.in_(wanted))
+    return {item.sha256: item for item in session.scalars(query)}
+
+
 def _intent(inspection: Inspection, *, foreign: bool) -> dict[str, object]:
     prints = inspection.fingerprint
     return {
@@ -322,9 +336,3 @@ def _intent(inspection: Inspection, *, foreign: bool) -> dict[str, object]:
         "foreign": foreign,
         "created": datetime.now(UTC),
     }
-
-
-def _insert_missing(session: Session, blobs: Sequence[Mapping[str, object]]) -> None:
-    # Another stream may be noting the same image right now: whoever is first is fine.
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    session.execute(dialect.insert(Blob).on_conflict_do_nothing(), blobs)

@@ -170,19 +170,21 @@ class LabelingService:
 
     async def _until_drained(self, rows: AsyncIterator[_Row]) -> AsyncIterator[_Row]:
         drained = asyncio.ensure_future(self._draining.wait())
+        coming: asyncio.Future[_Row] | None = None
         try:
             while True:
                 coming = asyncio.ensure_future(anext(rows))
                 await asyncio.wait({coming, drained}, return_when=asyncio.FIRST_COMPLETED)
-                if not coming.done():
-                    coming.cancel()
-                    self._refuse_when_draining()
+                # What was just read is dropped: it has no receipt, so it is sent again.
+                self._refuse_when_draining()
                 try:
                     yield await coming
                 except StopAsyncIteration:
                     return
         finally:
             drained.cancel()
+            if coming is not None:
+                coming.cancel()
 
 
 def _next_page(pages: Iterator[list[ExportedLabel]]) -> list[ExportedLabel]:
