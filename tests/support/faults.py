@@ -68,59 +68,67 @@ def forward(
         return answer.status, answer.getheaders(), answer.read()
 
 
+class FaultyHandler(BaseHTTPRequestHandler):
+    """Answers one connection's requests, or breaks them."""
+
+    server: "FaultyServer"
+    protocol_version = "HTTP/1.1"
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        fault = self.server.proxy.fault_for(self.command, self.path)
+        if fault in ("busy", "refuse"):
+            status, code = (503, "SlowDown") if fault == "busy" else (403, "AccessDenied")
+            self.reply(status, [], f"<Error><Code>{code}</Code></Error>".encode())
+            return
+        status, headers, content = forward(upstream, self.command, self.path, self.headers, body)
+        if fault == "lose_answer":
+            self.close_connection = True
+        elif fault == "cut_body":
+            self.reply(status, headers, content, cut=True)
+        else:
+            self.reply(status, headers, content)
+
+    def reply(
+        self, status: int, headers: list[tuple[str, str]], body: bytes, cut: bool = False
+    ) -> None:
+        kept = {name: value for name, value in headers if name.lower() not in HOP_BY_HOP}
+        if self.command != "HEAD":  # whose length is that of the body it does not have
+            kept["Content-Length"] = str(len(body))
+        self.send_response_only(status)
+        for name, value in kept.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body[: len(body) // 2] if cut else body)
+        if cut:
+            self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        return
+
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer  # noqa: N815
+
+
+class FaultyServer(ThreadingHTTPServer):
+    """Listens on a free port of the loopback address."""
+
+    daemon_threads = True
+
+    def __init__(self, upstream: str) -> None:
+        super().__init__(("127.0.0.1", 0), FaultyHandler)
+        self.upstream = upstream
+        self.proxy = FaultyProxy(f"http://127.0.0.1:{self.server_address[1]}")
+
+
 @contextlib.contextmanager
 def faulty_proxy(upstream: str) -> Iterator[FaultyProxy]:
-    """Runs a proxy before `upstream` (http://host:port) on a free port of the loopback address."""
-    proxy: FaultyProxy
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            fault = proxy.fault_for(self.command, self.path)
-            if fault in ("busy", "refuse"):
-                status, code = (503, "SlowDown") if fault == "busy" else (403, "AccessDenied")
-                self.reply(status, [], f"<Error><Code>{code}</Code></Error>".encode())
-                return
-            status, headers, content = forward(
-                upstream, self.command, self.path, self.headers, body
-            )
-            if fault == "lose_answer":
-                self.close_connection = True
-            elif fault == "cut_body":
-                self.reply(status, headers, content, cut=True)
-            else:
-                self.reply(status, headers, content)
-
-        def reply(
-            self, status: int, headers: list[tuple[str, str]], body: bytes, cut: bool = False
-        ) -> None:
-            kept = {name: value for name, value in headers if name.lower() not in HOP_BY_HOP}
-            if self.command != "HEAD":  # whose length is that of the body it does not have
-                kept["Content-Length"] = str(len(body))
-            self.send_response_only(status)
-            for name, value in kept.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body[: len(body) // 2] if cut else body)
-            if cut:
-                self.close_connection = True
-
-        def log_message(self, *_: object) -> None:
-            return
-
-        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer  # noqa: N815
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    proxy = FaultyProxy(f"http://127.0.0.1:{server.server_address[1]}")
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield proxy
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    """Runs a proxy before `upstream` (http://host:port)."""
+    with FaultyServer(upstream) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server.proxy
+        finally:
+            server.shutdown()
+            thread.join()
