@@ -38,7 +38,10 @@ def stderr(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
 # --- logs
 
 
-def test_json_lines_where_there_is_no_terminal(stderr: Callable[[], str]) -> None:
+def test_json_lines_where_there_is_no_terminal(
+    stderr: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(logs.FORMAT_VARIABLE, raising=False)
     configure_logging("visionloop-inference")
     logging.getLogger("a.b").info("loaded %s\nwell", "m", extra={"model": "m", "version": 7})
     line = json.loads(stderr())
@@ -57,6 +60,18 @@ def test_lines_for_people(stderr: Callable[[], str]) -> None:
     configure_logging("visionloop", json=False)
     logging.getLogger("x").warning("slow", extra={"seconds": 3})
     assert stderr().endswith("WARNING visionloop  slow  seconds=3\n")
+
+
+def test_the_environment_chooses_the_format(
+    stderr: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(logs.FORMAT_VARIABLE, "text")
+    configure_logging("visionloop")
+    logging.getLogger("a").info("hello")
+    assert not stderr().startswith("{")
+    monkeypatch.setenv(logs.FORMAT_VARIABLE, "xml")
+    with pytest.raises(ConfigurationError, match="'xml'; it must be json or text"):
+        configure_logging("visionloop")
 
 
 def test_level_and_repetition(stderr: Callable[[], str]) -> None:

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from visionloop.errors import RefusedError, UnavailableError
+from visionloop.telemetry.logs import FORMAT_VARIABLE
 
 START_SECONDS = 90.0
+READABLE_LOGS = {FORMAT_VARIABLE: "text"}
 
 
 def say(text: str = "") -> None:
@@ -31,7 +33,8 @@ def command(name: str, *arguments: str, accept: tuple[int, ...] = (0,)) -> dict[
     """
     line = [_entry_point(name), *arguments]
     say(f"  $ {name} {shlex.join(arguments)}")
-    done = subprocess.run([*line, "--json"], stdout=subprocess.PIPE, check=False)
+    environment = {**os.environ, **READABLE_LOGS}
+    done = subprocess.run([*line, "--json"], stdout=subprocess.PIPE, env=environment, check=False)
     if done.returncode not in accept:
         raise RefusedError(
             f"{name} {arguments[0]} ended with code {done.returncode}; its message is above"
@@ -45,9 +48,7 @@ def _entry_point(name: str) -> str:
 
 
 @contextmanager
-def running(
-    arguments: list[str], log: Path, **environment: str
-) -> Iterator["subprocess.Popen[bytes]"]:
+def running(arguments: list[str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """A process that lives as long as the block; SIGTERM at its end, SIGKILL if that is ignored."""
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -55,7 +56,7 @@ def running(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**os.environ, **environment},
+            env={**os.environ, **READABLE_LOGS},
         )
     try:
         yield process

@@ -9,6 +9,7 @@ when a line is written: values whose name sounds secret, user names and password
 
 import json as json_format
 import logging
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from datetime import UTC, datetime
 from visionloop.errors import ConfigurationError
 
 REDACTED = "[redacted]"
+FORMAT_VARIABLE = "VISIONLOOP_LOG_FORMAT"
 
 _SECRET_NAME = re.compile(r"secret|password|passwd|token|authorization|credential", re.IGNORECASE)
 _URL_USER = re.compile(r"(?<=://)[^/\s@]+@")
@@ -34,8 +36,10 @@ _NEVER_DEBUGGED = ("botocore", "boto3", "urllib3", "s3transfer", "PIL", "matplot
 def configure_logging(program: str, *, json: bool | None = None, level: str = "INFO") -> None:
     """Sends all logs of this process to stderr, as `program`.
 
-    `json` None means JSON lines unless stderr is a terminal. Calling it again replaces the format.
-    Raises ConfigurationError for a level that is not DEBUG, INFO, WARNING, ERROR or CRITICAL.
+    `json` None means what VISIONLOOP_LOG_FORMAT says ("json" or "text"); where it is not set, JSON
+    lines unless stderr is a terminal. Calling it again replaces the format. Raises
+    ConfigurationError for another format, and for a level that is not DEBUG, INFO, WARNING, ERROR or
+    CRITICAL.
     """
     number = logging.getLevelNamesMapping().get(level.upper())
     if not number:
@@ -44,7 +48,7 @@ def configure_logging(program: str, *, json: bool | None = None, level: str = "I
             field="level",
         )
     if json is None:
-        json = not sys.stderr.isatty()
+        json = _json_wanted()
     handler = _ProgramHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(program) if json else LineFormatter(program))
     root = logging.getLogger()
@@ -55,6 +59,15 @@ def configure_logging(program: str, *, json: bool | None = None, level: str = "I
     for name in _NEVER_DEBUGGED:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
     logging.captureWarnings(True)
+
+
+def _json_wanted() -> bool:
+    wanted = os.environ.get(FORMAT_VARIABLE) or ("text" if sys.stderr.isatty() else "json")
+    if wanted not in ("json", "text"):
+        raise ConfigurationError(
+            f"{FORMAT_VARIABLE} is {wanted!r}; it must be json or text", field=FORMAT_VARIABLE
+        )
+    return wanted == "json"
 
 
 class _ProgramHandler(logging.StreamHandler):  # type: ignore[type-arg]  # generic in typeshed only
