@@ -38,8 +38,8 @@ def configure_logging(program: str, *, json: bool | None = None, level: str = "I
 
     `json` None means what VISIONLOOP_LOG_FORMAT says ("json" or "text"); where it is not set, JSON
     lines unless stderr is a terminal. Calling it again replaces the format. Raises
-    ConfigurationError for another format, and for a level that is not DEBUG, INFO, WARNING, ERROR or
-    CRITICAL.
+    ConfigurationError for another format, and for a level that is not DEBUG, INFO, WARNING, ERROR
+    or CRITICAL.
     """
     number = logging.getLevelNamesMapping().get(level.upper())
     if not number:
