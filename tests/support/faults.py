@@ -81,7 +81,9 @@ class FaultyHandler(BaseHTTPRequestHandler):
             status, code = (503, "SlowDown") if fault == "busy" else (403, "AccessDenied")
             self.reply(status, [], f"<Error><Code>{code}</Code></Error>".encode())
             return
-        status, headers, content = forward(upstream, self.command, self.path, self.headers, body)
+        status, headers, content = forward(
+            self.server.upstream, self.command, self.path, self.headers, body
+        )
         if fault == "lose_answer":
             self.close_connection = True
         elif fault == "cut_body":
