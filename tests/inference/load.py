@@ -37,10 +37,12 @@ async def main(target: str, rate: float, image: bytes) -> None:
 
         async def watch() -> None:
             health = health_pb2_grpc.HealthStub(channel)
-            async for told in health.Watch(health_pb2.HealthCheckRequest()):
-                if told.status != health_pb2.HealthCheckResponse.SERVING:
-                    told_to_leave.set()
-                    return
+            try:
+                async for told in health.Watch(health_pb2.HealthCheckRequest()):
+                    if told.status != health_pb2.HealthCheckResponse.SERVING:
+                        return
+            finally:
+                told_to_leave.set()
 
         watching = asyncio.create_task(watch())
         sent: list[asyncio.Task[None]] = []

@@ -45,6 +45,7 @@ def test_a_flag_wins_over_the_environment() -> None:
         ([STORE, "--host=0.0.0.0"], {}, "add --insecure"),
         ([STORE, "--host=::"], {}, "add --insecure"),
         ([STORE, "--host=example.com"], {}, "add --insecure"),
+        ([STORE, "--models=a,Dogs!"], {}, "--models names 'Dogs!'"),
         ([STORE, "--provider=tpu"], {}, "invalid choice"),
         ([STORE], {"VISIONLOOP_PROVIDER": "tpu"}, "VISIONLOOP_PROVIDER is 'tpu'"),
         ([STORE, "--nonsense"], {}, "unrecognized arguments"),

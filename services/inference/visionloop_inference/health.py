@@ -46,12 +46,14 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self, request: health_pb2.HealthCheckRequest, _context: object
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         said: object = object()
-        while not self._closed:
+        while True:
             changed = self._changed  # taken before looking, so that no change falls in between
             serving = self._serving(request.service)
             if serving is not said:
                 said = serving
                 yield _response(serving)
+            if self._closed:
+                return
             await changed.wait()
 
 

@@ -100,10 +100,13 @@ class ServedModel:
         metrics.MODEL_LOAD.labels(outcome="loaded").inc()
         failpoint("swap.loaded")
         old = self._put_in_service(version)
+        row_ms = round(1000 * version.runner.seconds(1), 1)
         log.info(
-            "%s serves, %.2f s after its load began", version, perf_counter() - began,
-            extra={"batch": version.runner.batch, "predicted_seconds": version.runner.seconds(1)},
-        )  # fmt: skip
+            "%s serves, %.2f s after its load began",
+            version,
+            perf_counter() - began,
+            extra={"batch": version.runner.batch, "row_ms": row_ms},
+        )
         await self._prove(version, old, rest)
         return True
 

@@ -7,11 +7,13 @@ VISIONLOOP_MAX_BATCH). Nothing else in this package reads the command line or th
 import argparse
 import ipaddress
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NoReturn
 
+from visionloop.bundle import MODEL_NAME_PATTERN
 from visionloop.errors import ConfigurationError
 from visionloop_inference.providers import PROVIDERS, cores
 
@@ -61,6 +63,12 @@ class Settings:
                     f"--{name.replace('_', '-')} is {getattr(self, name)}; "
                     "a port is 0 (any free one) to 65535",
                     field=name,
+                )
+        for model in self.models:
+            if not re.fullmatch(MODEL_NAME_PATTERN, model):
+                raise ConfigurationError(
+                    f"--models names {model!r}; a model's name is 1 to 63 of a-z, 0-9, - and _",
+                    field="models",
                 )
         if self.queue_rows < self.max_images:
             raise ConfigurationError(
