@@ -13,7 +13,7 @@ from visionloop.errors import ConflictError, InvalidInputError, NotFoundError
 from visionloop.record import Record
 from visionloop_labeling.database import insert_missing
 from visionloop_labeling.schema import Dataset, ImageGroup, Item, LabelClass
-from visionloop_labeling.splits import SplitRatios
+from visionloop_labeling.splits import SPLITS, SplitRatios
 
 MAX_CLASSES = 10_000
 _KEY = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -124,8 +124,12 @@ def summaries(session: Session) -> list[DatasetSummary]:
     return [summary(session, dataset) for dataset in found]
 
 
-def images_by_split(session: Session) -> Sequence[tuple[str, str | None, int]]:
-    """(dataset, split, images) for all datasets; the split is None for what has none yet."""
+def images_by_split(session: Session) -> dict[str, dict[str | None, int]]:
+    """Dataset → split → images, for all datasets; the split is None for what has none yet."""
+    counts = {
+        name: dict.fromkeys((*SPLITS, None), 0)
+        for name in session.scalars(select(Dataset.name).order_by(Dataset.name))
+    }
     query = (
         select(Dataset.name, ImageGroup.split, func.count())
         .select_from(Item)
@@ -133,7 +137,9 @@ def images_by_split(session: Session) -> Sequence[tuple[str, str | None, int]]:
         .join(ImageGroup, ImageGroup.id == Item.group_id)
         .group_by(Dataset.name, ImageGroup.split)
     )
-    return session.execute(query).tuples().all()
+    for name, split, images in session.execute(query).tuples():
+        counts[name][split] = images
+    return counts
 
 
 def _key_for(name: str, taken: set[str]) -> str:

@@ -11,8 +11,9 @@ confirmed, pictures of things built alike (clean cells of one module) chain into
 so a group takes no more than `MAX_GROUP` images that way; what is left outside keeps its edge, and
 a snapshot never lets two images joined by an edge stand in different splits (see `snapshots`).
 
-The search is a linear scan over hashes in memory, 8 bytes an image: 13 ms per million images for
-all eight orientations. Not found: crops of more than a few per cent, and anything semantic.
+The search is a linear scan over hashes in memory, 8 bytes an image: for all eight orientations
+0.5 ms among 100,000 images, 18 ms among a million. A fingerprint takes 0.3 ms and 4 KB in the
+database. Not found: crops of more than a few per cent, and anything semantic.
 """
 
 from collections.abc import Callable, Sequence

@@ -126,7 +126,8 @@ class Ingest:
         with self._database.write() as session:
             dataset = datasets.find(session, dataset_name, lock=True)
             neighbourhood = self._neighbours.of(session, dataset)
-            _settle_blobs(session, missing)
+            if missing:
+                _settle_blobs(session, missing)
             effects = _Effects(session, dataset, neighbourhood, rows)
             receipts = [row.answer or effects.of(row) for row in rows]
         failpoint("ingest.committed")

@@ -72,7 +72,9 @@ class LabelingService:
 
         def work() -> None:
             with self._database.read() as session:
-                for name, split, images in datasets.images_by_split(session):
+                counts = datasets.images_by_split(session)
+            for name, splits in counts.items():
+                for split, images in splits.items():
                     metrics.DATASET_IMAGES.labels(name, split or "unassigned").set(images)
 
         await asyncio.to_thread(work)

@@ -67,8 +67,8 @@ class IngestStream:
         self._committers = ThreadPoolExecutor(_COMMITTERS, thread_name_prefix="commit")
 
     def close(self) -> None:
-        """Waits for the rows in flight."""
-        self._checkers.shutdown()
+        """Waits for rows that are being made durable; rows that only wait are given up."""
+        self._checkers.shutdown(cancel_futures=True)
         self._committers.shutdown()
 
     async def submit_one(self, row: ImageRow) -> Receipt:
