@@ -3,14 +3,17 @@
 import hashlib
 import io
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
 from PIL import Image
 from support.bundles import LABELS, NOT_SURE, answers, encoded, graph
 from support.inference_server import Server
 
+from visionloop.client import Client
 from visionloop.prediction_id import PredictionId
 from visionloop.proto.v1 import recognition_pb2 as pb
 
@@ -105,6 +108,16 @@ def test_width_and_height_are_those_after_orientation(server: Server) -> None:
     Image.open(io.BytesIO(encoded(2))).crop((0, 0, 100, 60)).save(output, "JPEG", exif=exif)
     [result] = server.recognize(output.getvalue()).results
     assert (result.width, result.height) == (60, 100)
+
+
+def test_our_client_beside_nvidias(server: Server, tmp_path: Path) -> None:
+    image = tmp_path / "image.jpg"
+    image.write_bytes(encoded(6))
+    with Client(server.target) as ours, triton.InferenceServerClient(server.target) as theirs:
+        assert theirs.is_server_ready()
+        [found] = ours.recognize(image)
+    expected = answers(GRAPH, [encoded(6)])["probabilities"][0]
+    assert found.labels[0].class_id == LABELS[int(np.argmax(expected))]
 
 
 def test_top_k(server: Server) -> None:
