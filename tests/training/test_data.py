@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from conftest import PROBE, Site
 from support.digits import pictures, rows, write_digits
+from support.training_site import PROBE, Site
 from visionloop_training.data import Blobs, dataset
 
 from visionloop.errors import CorruptError, InvalidInputError, NotFoundError

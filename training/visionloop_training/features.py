@@ -83,14 +83,15 @@ class Features:
         self.computed += len(wanted)
         if not wanted:
             return
-        bottom = self._bottom() if self._network.frozen else None
+        bottom: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None
         for batch in _batches(progress(wanted, description="features", unit="images"), _BATCH):
             shas = list(dict.fromkeys(sha for sha, _ in batch))
             pixels = dict(zip(shas, self._blobs.prepared(shas, self._preprocessing), strict=True))
-            if bottom is None:
+            if not self._network.frozen:
                 for sha, number in batch:
                     self._cache.put(sha, pixels[sha], number)
                 continue
+            bottom = bottom or self._bottom()  # exported after the first images proved readable
             varied = np.stack(
                 [augment.variant(pixels[sha], self._augmentation, sha, n) for sha, n in batch]
             )

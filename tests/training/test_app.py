@@ -1,0 +1,126 @@
+"""`visionloop-train` as people and Jobs run it: exit codes, words, JSON."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.training_site import FIRST, PROBE, Site
+from visionloop_training.app import main
+
+from visionloop.failpoints import ENVIRONMENT_VARIABLE
+
+
+def flags(site: Site, *more: str) -> list[str]:
+    settings = [part for setting in PROBE for part in ("--set", setting)]
+    where = ["--store", site.url, "--dataset", "digits", "--model", "reader"]
+    return [*where, "--cache", str(site.folder / "cache"), *settings, *more]
+
+
+def program(site: Site, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "visionloop_training", *flags(site, *more)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+@pytest.mark.kill
+def test_a_job_killed_before_the_marker_leaves_nothing_half_visible(site: Site):
+    site.write(FIRST)
+    killed = program(site, **{ENVIRONMENT_VARIABLE: "publish.files_uploaded"})
+    assert killed.returncode == -signal.SIGKILL
+    uploaded = [stat.key for stat in site.store.list("models/reader/versions/1/")]
+    assert "models/reader/versions/1/model.onnx" in uploaded
+    assert "models/reader/versions/1/bundle.json" not in uploaded
+    assert site.repository.versions("reader") == []
+    assert site.repository.aliases("reader").aliases.stable is None
+
+    again = program(site, "--json")
+    assert again.returncode == 0, again.stderr
+    told = json.loads(again.stdout)
+    assert (told["version"], told["promoted"], told["verdict"]["passed"]) == (2, True, True)
+    assert site.repository.versions("reader") == [2]
+    assert site.repository.aliases("reader").aliases.stable == 2
+    site.repository.fetch("reader", 2, site.folder / "fetched")
+
+
+def test_people_get_a_summary_and_a_refusal_is_exit_65(site: Site, capsys):
+    site.write({"0": 120, "1": 120, "2": 120})
+    assert main(flags(site)) == 0
+    told = capsys.readouterr().out
+    assert "version 1 of reader" in told
+    assert "promoted: stable is version 1" in told
+    assert main(flags(site)) == 0
+    assert "nothing new" in capsys.readouterr().out
+    assert main(flags(site, "--set", "fit.probe_penalty=[1000.0]")) == 65
+    answer = capsys.readouterr()
+    assert "not promoted: stable is version 1" in answer.out
+    assert "the gate refused version 2 of reader" in answer.err
+
+
+MISTAKES = [
+    (["--set", "fit.epoch=1"], 64, "fit.epoch"),
+    (["--set", "backbone.name=resnet5O"], 64, "resnet50"),
+    (["--set", "backbone.weights=file:///w.pth"], 64, "no digest"),
+    (["--set", "fit.freeze=nowhere"], 64, "features.0"),
+    (["--preset", "quick"], 66, "balanced, demo"),
+    (["--config", "/nowhere.yaml"], 66, "/nowhere.yaml"),
+    (["--dataset", "cells"], 66, "cells"),
+    (["--model", "Not A Name"], 64, "Not A Name"),
+    (["--snapshot", "sha256-ffff"], 66, "ffff"),
+    (["--store", "/just/a/path"], 64, "file:///just/a/path"),
+    (["--store", "ftp://host/x"], 64, "ftp"),
+]
+
+
+@pytest.mark.parametrize(("more", "code", "word"), MISTAKES)
+def test_mistakes_are_one_clear_line(site: Site, capsys, more: list[str], code: int, word: str):
+    site.write({"0": 10, "1": 10})
+    assert main(flags(site, *more)) == code
+    answer = capsys.readouterr()
+    [line] = [text for text in answer.err.splitlines() if text.startswith("visionloop-train: ")]
+    assert word in line
+    assert "Traceback" not in answer.err
+    assert answer.out == ""
+
+
+def test_a_store_that_cannot_be_reached_is_exit_69(site: Site, capsys, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # discard: nobody listens
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret")
+    assert main(flags(site, "--store", "s3://bucket/prefix")) == 69
+    said = capsys.readouterr().err
+    assert "s3://bucket/prefix" in said
+    assert "very-secret" not in said
+
+
+def test_missing_flags_are_named_with_their_variable(capsys, monkeypatch):
+    for name in ("STORE", "DATASET", "MODEL"):
+        monkeypatch.delenv(f"VISIONLOOP_{name}", raising=False)
+    assert main(["--store", "file:///tmp"]) == 64
+    assert "--dataset is missing (or set VISIONLOOP_DATASET)" in capsys.readouterr().err
+
+
+def test_the_effective_configuration_is_shown(capsys):
+    assert main(["--show-config", "--preset", "demo", "--set", "seed=3"]) == 0
+    shown = capsys.readouterr().out
+    assert "seed: 3" in shown
+    assert "policy: not-significantly-worse" in shown
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys, visionloop_training.app as a; a._parser(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_config_file_is_read(site: Site, tmp_path: Path, capsys):
+    (tmp_path / "c.yaml").write_text("seed: 42\n")
+    assert main(["--show-config", "--config", str(tmp_path / "c.yaml")]) == 0
+    assert "seed: 42" in capsys.readouterr().out

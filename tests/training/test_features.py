@@ -1,0 +1,113 @@
+"""Cached activations: right, reused, and never shared by things that differ."""
+
+import numpy as np
+import pytest
+import torch
+from support.training_site import Site
+from visionloop_training import augment, backbones, cache
+from visionloop_training.config import AugmentConfig
+from visionloop_training.data import Blobs, Dataset, dataset
+from visionloop_training.features import Features
+from visionloop_training.network import Network
+
+from visionloop.snapshot import SnapshotRepository
+
+FLIPPED = AugmentConfig(symmetries=["flip_horizontal"], brightness=0.3, variants=3)
+
+
+def network(frozen: int) -> tuple[Network, object]:
+    torch.manual_seed(0)
+    backbone, pixels = backbones.build("resnet18", "none", None)
+    preprocessing = pixels.preprocessing(64, "squash")
+    return Network(backbone, preprocessing, 2, frozen).eval(), preprocessing
+
+
+@pytest.fixture
+def data(site: Site) -> Dataset:
+    site.write({"4": 10, "5": 10})
+    return dataset(SnapshotRepository(site.store).read("digits", "latest"))
+
+
+def features(site: Site, frozen: int, augmentation: AugmentConfig = FLIPPED) -> Features:
+    net, preprocessing = network(frozen)
+    blobs = Blobs(site.store, site.folder / "cache" / "blobs")
+    return Features(net, blobs, preprocessing, augmentation, site.folder / "cache")
+
+
+def test_frozen_activations_are_what_torch_computes(site: Site, data: Dataset):
+    made = features(site, 3)
+    made.prepare(data.train, 3)
+    assert made.computed == 3 * len(data.train)
+    net, preprocessing = network(3)
+    for number in (0, 1, 2):
+        wanted = [(item.sha256, number) for item in data.train[:4]]
+        blobs = Blobs(site.store, site.folder / "cache" / "blobs")
+        pixels = blobs.prepared([sha for sha, _ in wanted], preprocessing)
+        varied = [
+            augment.variant(p, FLIPPED, s, n) for p, (s, n) in zip(pixels, wanted, strict=True)
+        ]
+        with torch.no_grad():
+            expected = net.bottom(torch.from_numpy(np.stack(varied)))
+        torch.testing.assert_close(made.batch(wanted), expected, rtol=5e-3, atol=5e-3)
+
+
+def test_only_what_is_missing_is_computed(site: Site, data: Dataset):
+    features(site, 3).prepare(data.train[:5], 2)
+    again = features(site, 3)
+    again.prepare(data.train, 2)
+    assert again.computed == 2 * (len(data.train) - 5)
+    other_point = features(site, 2)
+    other_point.prepare(data.train[:5], 1)
+    assert other_point.computed == 5
+    other_colours = features(site, 3, AugmentConfig(brightness=0.9))
+    other_colours.prepare(data.train[:5], 1)
+    assert other_colours.computed == 5
+
+
+def test_without_frozen_stages_pixels_are_cached_and_normalised(site: Site, data: Dataset):
+    made = features(site, 0)
+    made.prepare(data.train, 4)
+    assert made.variants is None
+    assert made.computed == len(data.train)
+    net, preprocessing = network(0)
+    sha = data.train[0].sha256
+    pixels = Blobs(site.store, site.folder / "cache" / "blobs").prepared([sha], preprocessing)
+    expected = net.normalise(torch.from_numpy(pixels[0][None]))
+    assert torch.equal(made.batch([(sha, 0)]), expected)
+    assert not torch.equal(made.batch([(sha, 1)]), expected)
+
+
+def test_variants_are_a_pure_function_and_zero_is_the_image_itself():
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    config = AugmentConfig(
+        symmetries=["flip_vertical", "rotate_90", "transverse"],
+        crop_min_area=0.5,
+        contrast=0.4,
+    )
+    assert augment.variant(image, config, "a", 0) is image
+    first, again = (augment.variant(image, config, "a", 5) for _ in range(2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, augment.variant(image, config, "b", 5))
+    assert (first.shape, first.dtype) == (image.shape, np.uint8)
+
+
+def test_symmetries_are_taken_in_turn():
+    image = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
+    names = ["flip_horizontal", "flip_vertical", "rotate_180", "rotate_90", "rotate_270"]
+    config = AugmentConfig(symmetries=[*names, "transpose", "transverse"])
+    seen = {augment.variant(image, config, "a", number).tobytes() for number in range(8)}
+    assert len(seen) == 8  # all the symmetries of the square, each once
+    assert np.array_equal(augment.variant(image, config, "a", 1), image[:, ::-1])
+
+
+def test_the_cache_forgets_what_was_unused_for_longest(tmp_path):
+    import os
+
+    for age, name in enumerate(("new", "old")):
+        kept = cache.ArrayCache(tmp_path, "activations", name)
+        kept.put("ab" * 32, np.zeros(1000, np.float32))
+        os.utime(kept.folder, (1e9 - age, 1e9 - age))
+    assert cache.trim(tmp_path, limit_bytes=5000) > 4000
+    assert [path.name for path in (tmp_path / "activations").iterdir()] == ["new"]
+    assert cache.trim(tmp_path, limit_bytes=5000) == 0
