@@ -3,10 +3,12 @@
 An image is linked to earlier ones in two ways. Firmly: the same pixels, or the same declared group
 (a patient, a product, a video); firm links merge groups of any size. Loosely: near duplicates; a
 loose link joins the newcomer to a group that has room (`duplicates.MAX_GROUP`), it never merges two
-groups that exist. Firm links come first; among links of a kind the newcomer goes to the group in the
-more protected split (test, then val, then train). Groups that already stand in different splits are
-never merged, because moving images would break "a split is given once": linked images that stand in
-different splits are sorted out by `snapshots`, which leaves out the less protected one.
+groups that exist. Firm links come first; among links of a kind the newcomer goes to the group in
+the more protected split (test, then val, then train).
+
+Groups that already stand in different splits are never merged, because moving images would break "a
+split is given once": linked images that stand in different splits are sorted out by `snapshots`,
+which leaves out the less protected one.
 """
 
 from collections.abc import Sequence
