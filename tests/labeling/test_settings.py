@@ -3,9 +3,10 @@
 import pytest
 from visionloop_labeling import validation
 from visionloop_labeling.database import open_database
-from visionloop_labeling.settings import is_loopback, parse
+from visionloop_labeling.settings import parse
 
 from visionloop.errors import ConfigurationError, InvalidInputError
+from visionloop.flags import is_loopback
 
 NEEDED = ["--store=file:///s", "--database=sqlite:///l.db"]
 

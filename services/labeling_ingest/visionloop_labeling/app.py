@@ -6,9 +6,7 @@ made durable and answered; exit 0.
 """
 
 import asyncio
-import json
 import logging
-import os
 import signal
 import socket
 import sys
@@ -21,15 +19,15 @@ from fastapi import FastAPI
 
 import visionloop
 from visionloop.errors import ConfigurationError
+from visionloop.flags import is_loopback, write_ready_file
 from visionloop.objectstore import open_store
-from visionloop.objectstore.local import written_whole
 from visionloop.telemetry import configure_logging
 from visionloop_labeling.api import make_api
 from visionloop_labeling.database import open_database
 from visionloop_labeling.grpc_api import GrpcServer
 from visionloop_labeling.reconcile import reconcile
 from visionloop_labeling.service import LabelingService
-from visionloop_labeling.settings import Settings, is_loopback, parse
+from visionloop_labeling.settings import Settings, parse
 
 PROGRAM: Final = "visionloop-labeling"
 _log = logging.getLogger(__name__)
@@ -38,7 +36,7 @@ _log = logging.getLogger(__name__)
 def main() -> int:
     """Exit code 0 after a clean drain. Raises VisionloopError when it cannot start."""
     settings = parse(sys.argv[1:])
-    configure_logging(PROGRAM, json=settings.log_json)
+    configure_logging(PROGRAM)
     asyncio.run(serve(settings))
     return 0
 
@@ -95,8 +93,7 @@ def _announce(settings: Settings, grpc_port: int, http_port: int) -> None:
     if not is_loopback(settings.host):
         _log.warning("--insecure: anybody who reaches %s can use this service", settings.host)
     if settings.ready_file is not None:
-        with written_whole(settings.ready_file) as file:
-            file.write(json.dumps({"pid": os.getpid(), **addresses}).encode())
+        write_ready_file(settings.ready_file, addresses)
 
 
 class _HttpServer(uvicorn.Server):
