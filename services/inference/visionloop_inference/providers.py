@@ -60,6 +60,14 @@ def session(graph: Path | bytes, provider: str, threads: int) -> onnxruntime.Inf
     return made
 
 
+def shrinking(provider: str) -> onnxruntime.RunOptions:
+    """Options for a run after which the session gives unused memory back."""
+    options = onnxruntime.RunOptions()
+    arena = "cpu:0" if provider == "cpu" else "gpu:0"
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arena)
+    return options
+
+
 def _missing(provider: str) -> ConfigurationError:
     available = onnxruntime.get_available_providers()
     offered = ", ".join(name for name, known in PROVIDERS.items() if known in available)
