@@ -6,9 +6,7 @@ release the models, exit 0. A second signal skips the quiet.
 """
 
 import asyncio
-import json
 import logging
-import os
 import signal
 import sys
 import tempfile
@@ -22,8 +20,8 @@ import uvloop
 
 import visionloop
 from visionloop.errors import ConfigurationError
+from visionloop.flags import is_loopback, write_ready_file
 from visionloop.objectstore import open_store
-from visionloop.objectstore.local import written_whole
 from visionloop.repository import ModelRepository
 from visionloop.telemetry import configure_logging
 from visionloop.telemetry import inference as metrics
@@ -35,7 +33,7 @@ from visionloop_inference.loading import Loader
 from visionloop_inference.open_inference import OpenInference
 from visionloop_inference.readiness import Readiness
 from visionloop_inference.recognition import Recognition
-from visionloop_inference.settings import Settings, is_loopback, parse
+from visionloop_inference.settings import Settings, parse
 from visionloop_inference.supervisor import Supervisor
 from visionloop_inference.traffic import Traffic
 
@@ -143,8 +141,7 @@ def _announce(settings: Settings, port: int, http_port: int) -> None:
     if not is_loopback(settings.host):
         log.warning("--insecure: anybody who reaches %s can use this server", settings.host)
     if settings.ready_file is not None:
-        with written_whole(settings.ready_file) as file:
-            file.write(json.dumps({"pid": os.getpid(), **addresses}).encode())
+        write_ready_file(settings.ready_file, addresses)
 
 
 async def _drain(settings: Settings, traffic: Traffic, readiness: Readiness) -> None:

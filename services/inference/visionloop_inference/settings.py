@@ -5,16 +5,15 @@ VISIONLOOP_MAX_BATCH). Nothing else in this package reads the command line or th
 """
 
 import argparse
-import ipaddress
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NoReturn
 
 from visionloop.bundle import MODEL_NAME_PATTERN
 from visionloop.errors import ConfigurationError
+from visionloop.flags import FlagParser, check_above_zero, check_host, check_port
 from visionloop_inference.providers import PROVIDERS, cores
 
 MEBIBYTE = 2**20
@@ -52,18 +51,10 @@ class Settings:
             "max_images", "max_message_bytes",
         )  # fmt: skip
         for name in positive:
-            if getattr(self, name) <= 0:
-                raise ConfigurationError(
-                    f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be above 0",
-                    field=name,
-                )
-        for name in ("port", "http_port"):
-            if not 0 <= getattr(self, name) <= 65535:
-                raise ConfigurationError(
-                    f"--{name.replace('_', '-')} is {getattr(self, name)}; "
-                    "a port is 0 (any free one) to 65535",
-                    field=name,
-                )
+            check_above_zero(name.replace("_", "-"), getattr(self, name))
+        check_port("port", self.port)
+        check_port("http-port", self.http_port)
+        check_host(self.host, insecure=self.insecure)
         for model in self.models:
             if not re.fullmatch(MODEL_NAME_PATTERN, model):
                 raise ConfigurationError(
@@ -82,59 +73,20 @@ class Settings:
                 f"--drain-seconds {self.drain_seconds}",
                 field="drain_quiet_seconds",
             )
-        if not is_loopback(self.host) and not self.insecure:
-            raise ConfigurationError(
-                f"--host {self.host} is reachable from other machines, and this server has neither "
-                "TLS nor authentication; add --insecure if the network around it is trusted",
-                field="host",
-            )
-
-
-def is_loopback(host: str) -> bool:
-    """True for localhost and the addresses that never leave this machine."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigurationError(f"{message}; see {self.prog} --help")
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
     """The checked settings. Raises ConfigurationError; `--help` prints and exits as usual."""
-    parser = _parser()
-    for action in parser._actions:
-        value = environment.get(f"VISIONLOOP_{action.dest.upper()}")
-        if value is not None and action.option_strings and action.dest != "help":
-            action.required = False
-            action.default = _from_environment(action, value)
-    values = vars(parser.parse_args(arguments))
+    values = vars(_parser().parse(arguments, environment))
     settings = Settings(**{field.name: values[field.name] for field in fields(Settings)})
     settings.check()
     return settings
 
 
-def _from_environment(action: argparse.Action, value: str) -> object:
-    if isinstance(action, argparse.BooleanOptionalAction | argparse._StoreTrueAction):
-        return value.lower() in {"1", "true", "yes", "on"}
-    if action.choices is not None and value not in action.choices:
-        raise ConfigurationError(
-            f"VISIONLOOP_{action.dest.upper()} is {value!r}; it must be one of "
-            f"{', '.join(map(str, action.choices))}",
-            field=action.dest,
-        )
-    return value  # argparse converts string defaults with the action's type
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
-        prog="visionloop-inference",
-        description="Serves the stable version of every model in a store over gRPC.",
-        epilog="Each flag can be given as an environment variable: VISIONLOOP_<FLAG>.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+def _parser() -> FlagParser:
+    parser = FlagParser(
+        "visionloop-inference",
+        "Serves the stable version of every model in a store over gRPC.",
     )
     add = parser.add_argument
     add("--store", required=True, help="file:///folder or s3://bucket/prefix with models/ in it")
