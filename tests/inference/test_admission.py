@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from visionloop_inference.admission import Admission, ByteBudget
-from visionloop_inference.pace import Pace
 
 from visionloop.errors import DeadlineExceededError, OverloadedError
+from visionloop_inference.admission import Admission, ByteBudget
+from visionloop_inference.pace import Pace
 
 
 def door(rows: int = 10, size: int = 1000) -> Admission:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from visionloop_inference.batching import Answer, BatchQueue, Job, gather, resolve, scatter
 
 from visionloop.errors import DeadlineExceededError, VisionloopError
+from visionloop_inference.batching import Answer, BatchQueue, Job, gather, resolve, scatter
 
 
 def job(

@@ -9,10 +9,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support.bundles import graph
-from visionloop_inference import providers
-from visionloop_inference.graph import _FIELDS, check_graph
 
 from visionloop.errors import ConfigurationError, CorruptError, RefusedError
+from visionloop_inference import providers
+from visionloop_inference.graph import _FIELDS, check_graph
 
 
 def saved(folder: Path, model: onnx.ModelProto) -> Path:

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from visionloop_inference.lifecycle import LEGAL, ModelVersion, State
 
 HAPPY = [

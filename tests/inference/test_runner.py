@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from support.bundles import POISON, SIDE, answers, build_bundle, encoded, graph, preprocessing
-from visionloop_inference.runner import ThreadRunner
 
 from visionloop.bundle import Bundle
 from visionloop.errors import CorruptError, DeadlineExceededError
 from visionloop.images import decode
 from visionloop.telemetry import inference as metrics
+from visionloop_inference.runner import ThreadRunner
 
 
 def pixels(count: int, first: int = 0) -> NDArray[np.uint8]:

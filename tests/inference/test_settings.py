@@ -1,9 +1,9 @@
 """The flags."""
 
 import pytest
-from visionloop_inference.settings import parse
 
 from visionloop.errors import ConfigurationError
+from visionloop_inference.settings import parse
 
 STORE = "--store=file:///tmp/x"
 
@@ -20,13 +20,11 @@ def test_the_environment_stands_in_for_flags() -> None:
         "VISIONLOOP_MAX_BATCH": "7",
         "VISIONLOOP_MODELS": "a, b",
         "VISIONLOOP_INSECURE": "true",
-        "VISIONLOOP_LOG_JSON": "0",
     }
     settings = parse([], environment)
     assert (settings.store, settings.max_batch) == ("s3://bucket/x", 7)
     assert settings.models == ("a", "b")
     assert settings.insecure
-    assert settings.log_json is False
 
 
 def test_a_flag_wins_over_the_environment() -> None:

@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from visionloop.bundle import TensorInput
+from visionloop.errors import InvalidInputError
+from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop_inference.tensors import (
     add_output,
     check_input,
@@ -13,10 +17,6 @@ from visionloop_inference.tensors import (
     pixels_of,
     split_bytes,
 )
-
-from visionloop.bundle import TensorInput
-from visionloop.errors import InvalidInputError
-from visionloop.proto.inference import open_inference_pb2 as pb
 
 SPEC = TensorInput(name="pixels", height=2, width=2)
 PIXELS = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)

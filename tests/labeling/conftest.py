@@ -5,6 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from visionloop.images import Limits
+from visionloop.objectstore import ObjectStore, open_store
+from visionloop.snapshot import SnapshotRepository, SnapshotRow
 from visionloop_labeling import datasets, labels, snapshots
 from visionloop_labeling.database import Database, open_database
 from visionloop_labeling.datasets import DatasetSettings
@@ -13,10 +17,6 @@ from visionloop_labeling.ingest import Ingest
 from visionloop_labeling.labels import Recorded
 from visionloop_labeling.receipts import ImageRow, Receipt
 from visionloop_labeling.snapshots import Cut
-
-from visionloop.images import Limits
-from visionloop.objectstore import ObjectStore, open_store
-from visionloop.snapshot import SnapshotRepository, SnapshotRow
 
 DATASET = "cells"
 

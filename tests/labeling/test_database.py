@@ -9,12 +9,12 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
+
+from visionloop.errors import ConfigurationError
 from visionloop_labeling import database as module
 from visionloop_labeling import datasets
 from visionloop_labeling.database import open_database
 from visionloop_labeling.schema import Item, Table
-
-from visionloop.errors import ConfigurationError
 
 
 def test_migrations_make_the_tables_that_the_models_describe(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from PIL import Image, ImageEnhance
 from sqlalchemy import select
 from support.photographs import photograph
 from support.pictures import encoded, opened, png, solar_cells
+
+from visionloop.images import decode
 from visionloop_labeling.duplicates import (
     MAX_GROUP,
     MIN_CORRELATION,
@@ -20,8 +22,6 @@ from visionloop_labeling.duplicates import (
     unpack_hashes,
 )
 from visionloop_labeling.schema import ImageGroup, Item, NearDuplicate
-
-from visionloop.images import decode
 
 CELLS = solar_cells()
 PHOTOGRAPHS = ("flower", "china", "cat", "coffee", "coins")

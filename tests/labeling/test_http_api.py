@@ -8,12 +8,12 @@ import uuid
 import httpx
 import pytest
 from support.pictures import noise
-from visionloop_labeling.api import make_api
-from visionloop_labeling.database import open_database
-from visionloop_labeling.service import LabelingService
 
 from visionloop.images import Limits
 from visionloop.objectstore import open_store
+from visionloop_labeling.api import make_api
+from visionloop_labeling.database import open_database
+from visionloop_labeling.service import LabelingService
 
 LIMIT = 40_000  # bytes
 

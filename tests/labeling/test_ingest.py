@@ -7,17 +7,17 @@ import pytest
 from PIL import Image
 from sqlalchemy import func, select
 from support.pictures import encoded, noise, opened, png
+
+from visionloop.errors import UnavailableError
+from visionloop.images import Limits
+from visionloop.objectstore import open_store
+from visionloop.snapshot import SnapshotRepository, blob_key
 from visionloop_labeling import datasets, snapshots
 from visionloop_labeling.database import open_database
 from visionloop_labeling.ingest import Ingest
 from visionloop_labeling.receipts import ImageRow, Outcome
 from visionloop_labeling.reconcile import Repairs, reconcile
 from visionloop_labeling.schema import Blob, ImageGroup, IngestRow, Item, LabelEvent
-
-from visionloop.errors import UnavailableError
-from visionloop.images import Limits
-from visionloop.objectstore import open_store
-from visionloop.snapshot import SnapshotRepository, blob_key
 
 ROW = ImageRow(
     dataset="cells",

@@ -7,6 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 from support.pictures import noise
+
+from visionloop.errors import ConflictError, InvalidInputError, NotFoundError
 from visionloop_labeling import labels
 from visionloop_labeling.labels import AuthorKind
 from visionloop_labeling.schema import (
@@ -17,8 +19,6 @@ from visionloop_labeling.schema import (
     LabelHead,
     SplitCount,
 )
-
-from visionloop.errors import ConflictError, InvalidInputError, NotFoundError
 
 KINDS = [kind.value for kind in AuthorKind]
 

@@ -1,12 +1,12 @@
 """Flags, their environment variables, and what is refused before anything is opened."""
 
 import pytest
-from visionloop_labeling import validation
-from visionloop_labeling.database import open_database
-from visionloop_labeling.settings import parse
 
 from visionloop.errors import ConfigurationError, InvalidInputError
 from visionloop.flags import is_loopback
+from visionloop_labeling import validation
+from visionloop_labeling.database import open_database
+from visionloop_labeling.settings import parse
 
 NEEDED = ["--store=file:///s", "--database=sqlite:///l.db"]
 

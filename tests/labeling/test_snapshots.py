@@ -11,13 +11,13 @@ from PIL import Image, ImageEnhance
 from sqlalchemy import select
 from support.photographs import photograph
 from support.pictures import encoded, noise, opened, png
+
+from visionloop.errors import InvalidInputError, NotFoundError, RefusedError
+from visionloop.snapshot import SnapshotRepository
 from visionloop_labeling import snapshots
 from visionloop_labeling.datasets import DatasetSettings
 from visionloop_labeling.schema import Dataset, ImageGroup, Item, NearDuplicate
 from visionloop_labeling.splits import SplitRatios
-
-from visionloop.errors import InvalidInputError, NotFoundError, RefusedError
-from visionloop.snapshot import SnapshotRepository
 
 
 def test_a_snapshot_holds_the_accepted_labels(core) -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+
 from visionloop_labeling.splits import SPLITS, SplitRatios, choose_split
 
 ratios = st.tuples(st.integers(1, 20), st.integers(0, 10), st.integers(0, 10)).map(

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support.digits import write_digits
-from visionloop_training import config, pipeline
 
 from visionloop.objectstore import ObjectStore, open_store
 from visionloop.repository import ModelRepository
 from visionloop.snapshot import SnapshotManifest
+from visionloop_training import config, pipeline
 
 # The real pretrained weights on small pictures; the lower two thirds of the network frozen.
 QUICK = (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.training_site import FIRST, QUICK, Site, make_site
+
 from visionloop_training import pipeline
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from support.training_site import FIRST, PROBE, Site
-from visionloop_training.app import main
 
 from visionloop.failpoints import ENVIRONMENT_VARIABLE
+from visionloop_training.app import main
 
 
 def flags(site: Site, *more: str) -> list[str]:

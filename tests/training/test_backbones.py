@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torchvision.models as zoo
+
+from visionloop.errors import ConfigurationError
 from visionloop_training import backbones
 from visionloop_training.export import Graph, Session, export
 from visionloop_training.network import Network
-
-from visionloop.errors import ConfigurationError
 
 # One small member of every family, with an input it takes.
 FAMILIES = {

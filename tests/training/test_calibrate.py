@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from visionloop_training.calibrate import calibrate, not_sure_threshold
 from visionloop_training.config import NotSureConfig
 from visionloop_training.metrics import softmax

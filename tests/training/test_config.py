@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from visionloop_training import config
 
 from visionloop.errors import ConfigurationError, NotFoundError
+from visionloop_training import config
 
 DOCS = Path(__file__).parents[2] / "docs" / "training.md"
 

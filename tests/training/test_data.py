@@ -5,10 +5,10 @@ import re
 import pytest
 from support.digits import pictures, rows, write_digits
 from support.training_site import PROBE, Site
-from visionloop_training.data import Blobs, dataset
 
 from visionloop.errors import CorruptError, InvalidInputError, NotFoundError
 from visionloop.snapshot import SnapshotClass, SnapshotRepository, blob_key
+from visionloop_training.data import Blobs, dataset
 
 
 def read(site: Site):

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from support.training_site import Site
+
+from visionloop.snapshot import SnapshotRepository
 from visionloop_training import augment, backbones, cache
 from visionloop_training.config import AugmentConfig
 from visionloop_training.data import Blobs, Dataset, dataset
 from visionloop_training.features import Features
 from visionloop_training.network import Network
-
-from visionloop.snapshot import SnapshotRepository
 
 FLIPPED = AugmentConfig(symmetries=["flip_horizontal"], brightness=0.3, variants=3)
 

@@ -3,6 +3,9 @@
 import pytest
 import torch
 from support.training_site import QUICK, Site
+
+from visionloop.errors import RefusedError
+from visionloop.snapshot import SnapshotRepository
 from visionloop_training import backbones, recipe
 from visionloop_training.config import TrainingConfig, load
 from visionloop_training.cores import usable_cores
@@ -10,9 +13,6 @@ from visionloop_training.data import Blobs, dataset
 from visionloop_training.features import Features
 from visionloop_training.fit import Fitted, fit
 from visionloop_training.network import Network
-
-from visionloop.errors import RefusedError
-from visionloop.snapshot import SnapshotRepository
 
 BASE = (*QUICK, "backbone.name=resnet18", "backbone.weights=none", "fit.freeze=layer3.1")
 

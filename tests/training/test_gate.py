@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import binom, norm
+
 from visionloop_training import gate
 from visionloop_training.config import GateConfig
 from visionloop_training.data import Item

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
+
 from visionloop_training import metrics
 
 RANDOM = np.random.default_rng(0)

@@ -8,11 +8,11 @@ import onnxruntime
 import pydantic
 import pytest
 from support.training_site import FIRST, PROBE, QUICK, Site
-from visionloop_training import parity, pipeline
 
 from visionloop.bundle import GoldenItem
 from visionloop.errors import NotFoundError, RefusedError
 from visionloop.images import decode
+from visionloop_training import parity, pipeline
 
 
 def test_a_first_version_is_published_and_promoted(trained: tuple[Site, pipeline.Result]):

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from visionloop.snapshot import SnapshotRepository
 
 from visionloop.bundle import Bundle
 from visionloop.errors import ConflictError, CorruptError, NotFoundError
 from visionloop.objectstore import ObjectStore
 from visionloop.repository import CurrentAliases, ModelRepository
+from visionloop.snapshot import SnapshotRepository
 from visionloop_training import backbones, cache, gate, parity, publish, report
 from visionloop_training.calibrate import calibrate
 from visionloop_training.config import TrainingConfig

@@ -45,7 +45,7 @@ STORE_THREADS = 4
 def main() -> int:
     """Exit code 0 after a clean drain. Raises VisionloopError when it cannot start."""
     settings = parse(sys.argv[1:])
-    configure_logging("visionloop-inference", json=settings.log_json)
+    configure_logging("visionloop-inference")
     with _cache(settings.cache) as cache:
         uvloop.run(serve(settings, cache))
     return 0

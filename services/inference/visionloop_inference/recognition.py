@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import grpc
 import numpy as np
 from numpy.typing import NDArray
-from visionloop.prediction_id import PredictionId
 
 from visionloop.bundle import Bundle
 from visionloop.errors import ImageError, InvalidInputError, VisionloopError
+from visionloop.prediction_id import PredictionId
 from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop.proto.v1 import recognition_pb2_grpc
 from visionloop.telemetry import inference as metrics

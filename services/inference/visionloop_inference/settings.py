@@ -4,7 +4,6 @@ A flag that is not given falls back to the environment variable VISIONLOOP_<FLAG
 VISIONLOOP_MAX_BATCH). Nothing else in this package reads the command line or the environment.
 """
 
-import argparse
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -42,7 +41,6 @@ class Settings:
     max_message_bytes: int
     drain_seconds: float
     drain_quiet_seconds: float
-    log_json: bool | None
 
     def check(self) -> None:
         """Raises ConfigurationError for values that cannot work together."""
@@ -133,11 +131,5 @@ def _parser() -> FlagParser:
         type=float,
         default=1.0,
         help="after SIGTERM, serve on until no request has come for so long",
-    )
-    add(
-        "--log-json",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="JSON log lines; default: only when stderr is not a terminal",
     )
     return parser
