@@ -75,6 +75,7 @@ MISTAKES = [
     (["--dataset", "cells"], 66, "cells"),
     (["--model", "Not A Name"], 64, "Not A Name"),
     (["--snapshot", "sha256-ffff"], 66, "ffff"),
+    (["--cache", "/proc/nowhere"], 64, "--cache /proc/nowhere"),
     (["--store", "/just/a/path"], 64, "file:///just/a/path"),
     (["--store", "ftp://host/x"], 64, "ftp"),
 ]

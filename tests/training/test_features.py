@@ -5,6 +5,7 @@ import pytest
 import torch
 from support.training_site import Site
 
+from visionloop.errors import CorruptError
 from visionloop.snapshot import SnapshotRepository
 from visionloop_training import augment, backbones, cache
 from visionloop_training.config import AugmentConfig
@@ -99,6 +100,15 @@ def test_symmetries_are_taken_in_turn():
     seen = {augment.variant(image, config, "a", number).tobytes() for number in range(8)}
     assert len(seen) == 8  # all the symmetries of the square, each once
     assert np.array_equal(augment.variant(image, config, "a", 1), image[:, ::-1])
+
+
+def test_a_torn_array_says_which_folder_to_remove(tmp_path):
+    kept = cache.ArrayCache(tmp_path, "activations", "key")
+    kept.put("ab" * 32, np.arange(100))
+    [path] = kept.folder.rglob("*.npy")
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(CorruptError, match=f"remove {kept.folder}"):
+        kept.get("ab" * 32)
 
 
 def test_the_cache_forgets_what_was_unused_for_longest(tmp_path):

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+import torchvision
+
+from visionloop.errors import ConfigurationError, CorruptError, NotFoundError, UnavailableError
 from visionloop_training import backbones
 from visionloop_training.weights import read_weights
-
-from visionloop.errors import ConfigurationError, CorruptError, NotFoundError
 
 
 def pinned(path: Path) -> str:
@@ -18,7 +19,6 @@ def pinned(path: Path) -> str:
 
 
 def states(name: str) -> dict[str, torch.Tensor]:
-    import torchvision
 
     torch.manual_seed(3)
     return torchvision.models.get_model(name, weights=None).state_dict()
@@ -92,3 +92,11 @@ def test_weights_of_another_network_do_not_fit(tmp_path: Path):
 def test_other_sources_say_what_to_write(source: str, error: type[Exception], words: str):
     with pytest.raises(error, match=words):
         read_weights(source)
+
+
+def test_without_internet_torchvision_says_what_else_there_is(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens
+    with pytest.raises(UnavailableError, match=r"backbone\.weights=file:///path#sha256="):
+        backbones.build("squeezenet1_1", "torchvision", None)

@@ -59,13 +59,20 @@ def _run(flags: argparse.Namespace) -> int:
     from visionloop_training.cache import default_folder
     from visionloop_training.pipeline import Request, run
 
+    cache = flags.cache or default_folder()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"--cache {cache}: {error.strerror}; name a folder that can be written", field="cache"
+        ) from error
     result = run(
         Request(
             store=open_store(flags.store),
             dataset=flags.dataset,
             model=flags.model,
             config=config,
-            cache=flags.cache or default_folder(),
+            cache=cache,
             snapshot=flags.snapshot,
             promote=not flags.no_promote,
             force=flags.force,

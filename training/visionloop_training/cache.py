@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from visionloop.errors import CorruptError
+
 DEFAULT_LIMIT_BYTES = 20 * 2**30
 
 
@@ -42,8 +44,14 @@ class ArrayCache:
         return self._path(sha256, variant).exists()
 
     def get(self, sha256: str, variant: int = 0) -> NDArray[np.generic]:
-        """The array. Raises FileNotFoundError, or ValueError for a file that is no array."""
-        array: NDArray[np.generic] = np.load(self._path(sha256, variant), allow_pickle=False)
+        """The array. Raises CorruptError when the file is gone or torn."""
+        path = self._path(sha256, variant)
+        try:
+            array: NDArray[np.generic] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise CorruptError(
+                f"cache: {path} cannot be read ({error}); remove {self.folder} and run again"
+            ) from error
         return array
 
     def put(self, sha256: str, array: NDArray[np.generic], variant: int = 0) -> None:
@@ -60,7 +68,9 @@ class ArrayCache:
 
 def trim(folder: Path, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> int:
     """Removes the keys unused for longest until the rest fits; returns the bytes removed."""
-    keys = [key for kind in folder.iterdir() for key in kind.iterdir() if key.is_dir()]
+    keys = [
+        key for kind in folder.iterdir() if kind.is_dir() for key in kind.iterdir() if key.is_dir()
+    ]
     sizes = {k: sum(f.stat().st_size for f in k.rglob("*") if f.is_file()) for k in keys}
     excess = sum(sizes.values()) - limit_bytes
     removed = 0

@@ -102,6 +102,7 @@ def run(request: Request) -> Result:
         _log.info("snapshot %s: %s", data.snapshot[:19], _sizes(data))
 
     with clock("backbone"):
+        torch.manual_seed(config.seed)  # for what is not pretrained: the head, or all of it
         backbone, pixels = backbones.build(
             config.backbone.name, config.backbone.weights, config.pixels.image_size
         )
