@@ -59,7 +59,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path):
         def __reduce__(self):
             return (Path.touch, (tmp_path / "exploded",))
 
-    (tmp_path / "bomb.pth").write_bytes(pickle.dumps({"x": Bomb()}))
+    (tmp_path / "bomb.pth").write_bytes(pickle.dumps({"x": Bomb()}, protocol=2))
     with pytest.raises(CorruptError, match="no plain tensors"):
         read_weights(pinned(tmp_path / "bomb.pth"))
     assert not (tmp_path / "exploded").exists()
