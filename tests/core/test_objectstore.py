@@ -217,8 +217,9 @@ class TestConditions:
         for name, numbers in zip(("a", "b", "c"), won, strict=True):
             assert all(store.get(f"claims/{n}").data == name.encode() for n in numbers)
 
-    def test_the_probe_passes_and_leaves_nothing(self, store: ObjectStore) -> None:
-        store.probe()
+    @pytest.mark.parametrize("folder", ["", "models", "a/b"])
+    def test_the_probe_passes_and_leaves_nothing(self, store: ObjectStore, folder: str) -> None:
+        store.probe(folder)
         assert list(store.list()) == []
 
 

@@ -95,6 +95,7 @@ def run(request: Request) -> Result:
         snapshots = SnapshotRepository(request.store)
         data = dataset(snapshots.read(request.dataset, request.snapshot))
         before = repository.aliases(request.model)  # what a promotion will be conditional on
+        request.store.probe("models")  # now, not after an hour of training
         stable = _stable(repository, request.model, before)
         if stable and not request.again and _nothing_new(stable, data, config):
             return Result(None, False, data.snapshot, stable.version)

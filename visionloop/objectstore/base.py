@@ -95,10 +95,11 @@ class ObjectStore(Protocol):
         """Removes the object; a missing one is fine."""
         ...
 
-    def probe(self) -> None:
+    def probe(self, folder: str = "") -> None:
         """Proves that the store is reachable and honours conditional writes.
 
-        Writes, conditionally rewrites and removes one object under `probe/`. Raises
+        Writes, conditionally rewrites and removes one object under `.probe/` in `folder`, which is
+        where the caller may write ("models", "datasets"; "" is the root). Raises
         ConfigurationError that names what the store lacks.
         """
         ...

@@ -158,8 +158,8 @@ class FileStore:
             with self._lock(key):
                 path.unlink(missing_ok=True)
 
-    def probe(self) -> None:
-        probe_conditional_writes(self)
+    def probe(self, folder: str = "") -> None:
+        probe_conditional_writes(self, folder)
 
     def _path(self, key: str) -> Path:
         """The file of a key. Raises PermissionDeniedError when a symbolic link is on the way."""

@@ -11,12 +11,12 @@ from visionloop.errors import ConfigurationError, ConflictError
 from visionloop.objectstore.base import ObjectStore
 
 
-def probe_conditional_writes(store: ObjectStore) -> None:
-    """Writes and rewrites one object under `probe/` and removes it.
+def probe_conditional_writes(store: ObjectStore, folder: str = "") -> None:
+    """Writes and rewrites one object under `.probe/` in `folder` and removes it.
 
     Raises ConfigurationError naming the condition that was ignored.
     """
-    key = f"probe/{uuid.uuid4().hex}"
+    key = f"{folder}/.probe/{uuid.uuid4().hex}".lstrip("/")
     first = store.put_if_absent(key, b"1")
     try:
         _must_refuse(store, "put-if-absent (If-None-Match: *)", store.put_if_absent, key, b"2")

@@ -151,8 +151,8 @@ class S3Store:
         with self._translating(key):
             self._client.delete_object(**self._object(key))
 
-    def probe(self) -> None:
-        probe_conditional_writes(self)
+    def probe(self, folder: str = "") -> None:
+        probe_conditional_writes(self, folder)
 
     def _object(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + check_key(key)}

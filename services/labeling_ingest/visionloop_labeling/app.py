@@ -47,7 +47,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     store = await asyncio.to_thread(open_store, settings.store)
-    await asyncio.to_thread(store.probe)
+    await asyncio.to_thread(store.probe, "datasets")
     database = await asyncio.to_thread(open_database, settings.database)
     service = LabelingService(database, store, settings.limits)
     try:
