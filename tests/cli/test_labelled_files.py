@@ -69,7 +69,8 @@ def test_wrong_paths_and_empty_folders(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no sub-folders"):
         find(tmp_path, Columns())
     write(tmp_path / "cat" / "readme.txt")
-    with pytest.raises(ConfigurationError, match="no images below"):
+    write(tmp_path / "dog" / "rex.jpg")
+    with pytest.raises(ConfigurationError, match="class 'cat' is empty"):
         find(tmp_path, Columns())
 
 

@@ -56,21 +56,26 @@ def _in_folder(folder: Path) -> list[LabelledFile]:
             f"{folder} has no sub-folders; make one per class (cats/…, dogs/…) or give a CSV file",
             field="source",
         )
-    files = [
-        (path, label.name)
-        for label in classes
-        for path in sorted(label.rglob("*"))
-        if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES
-    ]
-    if not files:
-        raise ConfigurationError(
-            f"no images below {folder}; taken are {', '.join(sorted(IMAGE_SUFFIXES))}",
-            field="source",
-        )
+    files = [(path, label.name) for label in classes for path in _images_below(label)]
     return [
         LabelledFile(row, path, path.relative_to(folder).as_posix(), label)
         for row, (path, label) in enumerate(files, start=1)
     ]
+
+
+def _images_below(folder: Path) -> list[Path]:
+    images = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES
+    ]
+    if not images:
+        raise ConfigurationError(
+            f"class {folder.name!r} is empty: no images below {folder}. Add some, or remove the "
+            f"folder; taken are {', '.join(sorted(IMAGE_SUFFIXES))}",
+            field="source",
+        )
+    return images
 
 
 def _in_csv(file: Path, columns: Columns) -> Iterator[LabelledFile]:
