@@ -140,6 +140,7 @@ def test_a_url_is_given_back(tmp_path: Path) -> None:
 
 
 @PLAIN
+@example("~0")  # a home that is nobody's
 @given(st.text(max_size=30) | st.text(max_size=10).map("s3://{}".format))
 def test_any_text_is_a_store_or_one_of_our_errors(text: str) -> None:
     if text.startswith("file:"):

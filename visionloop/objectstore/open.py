@@ -30,8 +30,10 @@ def open_store(url: str) -> ObjectStore:
         return _open_file(url, parts.netloc, unquote(parts.path))
     if parts.scheme == "s3":
         return _open_s3(url, parts.netloc, unquote(parts.path))
-    if url.startswith(("/", ".", "~")) or (url and not parts.scheme):
-        raise _refused(url, f"is a path; write file://{Path(url).expanduser().absolute()}")
+    if url.startswith("~"):
+        raise _refused(url, "is a path; write it in full, file:///home/…")
+    if url.startswith(("/", ".")) or (url and not parts.scheme):
+        raise _refused(url, f"is a path; write file://{Path(url).absolute()}")
     raise _refused(url, "is not a store; write file:///folder or s3://bucket/prefix")
 
 
