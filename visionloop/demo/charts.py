@@ -45,7 +45,7 @@ def reliability(bins: Sequence[Bin], label: str) -> str:
         return 8 + (1 - value) * size
 
     parts = [
-        f'<svg class="square" viewBox="0 0 {size + margin + 12} {size + margin + 12}" role="img" '
+        f'<svg class="square" viewBox="0 0 {size + margin + 20} {size + margin + 12}" role="img" '
         f'aria-label="{label}">',
         f'<rect x="{x(0)}" y="{y(1)}" width="{size}" height="{size}" class="frame"/>',
         f'<line x1="{x(0)}" y1="{y(0)}" x2="{x(1)}" y2="{y(1)}" class="ideal"/>',
@@ -78,7 +78,7 @@ def latency(requests: Sequence[Request], swapped: float, old_version: int) -> st
         return 8 + (1 - milliseconds / top) * height
 
     parts = [
-        f'<svg viewBox="0 0 {width + margin + 12} {height + 36}" role="img" '
+        f'<svg viewBox="0 0 {width + margin + 20} {height + 36}" role="img" '
         'aria-label="Latency of every background request over time">',
         f'<rect x="{x(0)}" y="8" width="{width}" height="{height}" class="frame"/>',
     ]
