@@ -99,3 +99,11 @@ def _schema(path: Path) -> list[tuple[str, ...]]:
     found = connection.execute("SELECT type, name, sql FROM sqlite_master ORDER BY name").fetchall()
     connection.close()
     return found
+
+
+def test_a_link_to_the_file_does_not_let_a_second_program_in(tmp_path: Path) -> None:
+    opened = open_database(f"sqlite:///{tmp_path / 'l.db'}")
+    (tmp_path / "link.db").symlink_to(tmp_path / "l.db")
+    with pytest.raises(ConfigurationError, match="in use by process"):
+        open_database(f"sqlite:///{tmp_path / 'link.db'}")
+    opened.close()

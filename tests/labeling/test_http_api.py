@@ -188,3 +188,8 @@ async def test_health_and_description(client) -> None:
         "/v1/datasets/{dataset}/snapshots",
     }
     assert (await client.get("/docs")).status_code == 404  # its page would load foreign scripts
+
+
+async def test_attributes_nested_without_end_are_refused_in_words(client) -> None:
+    answer = await upload(client, noise(1), attributes="[" * 200_000)
+    assert (answer.status_code, answer.json()["field"]) == (400, "attributes")

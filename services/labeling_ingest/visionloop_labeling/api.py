@@ -151,7 +151,7 @@ async def _row(
 def _attributes(text: str) -> dict[str, str]:
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInputError(
             f"attributes is not JSON ({error}); send an object of strings", field="attributes"
         ) from error

@@ -157,7 +157,7 @@ def _connect(url: str) -> tuple[Engine, IO[str] | None]:
             "--database needs a file: labels kept in memory are lost; use sqlite:///path/to/file",
             field="database",
         )
-    path = Path(parsed.database)
+    path = Path(parsed.database).resolve()  # one lock, by whatever link the file is reached
     lock_file = _lock(path)
     engine = create_engine(parsed, max_overflow=_CONNECTIONS)
     event.listen(engine, "connect", _on_sqlite_connect)
