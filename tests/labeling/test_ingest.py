@@ -8,7 +8,7 @@ from PIL import Image
 from sqlalchemy import func, select
 from support.pictures import encoded, noise, opened, png
 
-from visionloop.errors import UnavailableError
+from visionloop.errors import PermissionDeniedError, UnavailableError
 from visionloop.images import Limits
 from visionloop.objectstore import open_store
 from visionloop.snapshot import SnapshotRepository, blob_key
@@ -307,3 +307,50 @@ def test_the_same_on_a_real_s3_server(s3_url: str, tmp_path) -> None:
     assert cut.created
     ingest.close()
     database.close()
+
+
+def test_a_refusal_is_not_repeated_once_its_reason_is_gone(core) -> None:
+    small = Ingest(core.database, core.store, Limits(max_bytes=100))
+    refused = small.commit([small.prepare(ROW)])[0]
+    small.close()
+    assert (refused.outcome, refused.reason) == ("rejected", "too_many_bytes")
+    assert core.submit(ROW)[0].outcome is Outcome.ACCEPTED
+    assert count(core, IngestRow) == 1
+
+
+def test_a_damaged_object_in_the_store_is_written_anew(core) -> None:
+    key = blob_key(hashlib.sha256(ROW.image).hexdigest())
+    core.store.put(key, ROW.image[:100])
+    assert core.submit(ROW)[0].outcome is Outcome.ACCEPTED
+    assert core.store.get(key).data == ROW.image
+
+
+@pytest.mark.parametrize("source", ["a\0b", "a\ud800b"], ids=["nul", "half a character"])
+def test_a_refused_row_with_an_unusable_source_spares_the_rows_beside_it(core, source) -> None:
+    bad = replace(ROW, ordinal=1, source=source)
+    assert [one.outcome for one in core.submit(ROW, bad)] == ["accepted", "rejected"]
+    with core.database.read() as session:
+        kept = session.scalar(select(IngestRow.source).where(IngestRow.ordinal == 1))
+    assert kept == ""
+
+
+def test_what_the_store_says_is_not_told_to_callers(core, monkeypatch, caplog) -> None:
+    def denied(*_arguments) -> None:
+        raise PermissionDeniedError("file:///srv/secret/blobs: Permission denied (user id 0)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(core.store, "put_if_absent", denied)
+        with pytest.raises(UnavailableError) as failure:
+            core.submit(ROW)
+    assert "secret" not in str(failure.value)
+    assert "secret" in caplog.records[-1].error
+    assert core.submit(ROW)[0].outcome is Outcome.ACCEPTED
+
+
+def test_a_name_that_grows_in_its_one_spelling_is_measured_so(core) -> None:
+    grows = "\u0958" * 101  # each becomes two characters in NFC
+    receipt = core.add(noise(0), grows)
+    assert (receipt.reason, receipt.field) == ("invalid_input", "label")
+    assert "202 characters" in receipt.message
+    shrinks = "e\u0301" * 200  # each two become one
+    assert core.add(noise(0), shrinks).outcome is Outcome.ACCEPTED

@@ -16,8 +16,10 @@ Two transactions and their fsyncs are shared by the group. Refused rows get a re
 and never hold up the good ones; what was refused may be sent again, corrected, under its key.
 """
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import groupby
@@ -26,7 +28,13 @@ from typing import Final
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from visionloop.errors import ConflictError, InvalidInputError, NotFoundError, UnavailableError
+from visionloop.errors import (
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+    VisionloopError,
+)
 from visionloop.failpoints import failpoint
 from visionloop.images import Limits
 from visionloop.objectstore import ObjectStore
@@ -60,6 +68,7 @@ from visionloop_labeling.schema import (
 from visionloop_labeling.validation import Inspection
 
 _STORE_THREADS: Final = 8
+_log = logging.getLogger(__name__)
 
 
 class Ingest:
@@ -122,7 +131,8 @@ class Ingest:
         except (NotFoundError, InvalidInputError) as refusal:
             return [refused(row.row, row.refusal or refusal) for row in rows]
         if missing:
-            self._store_blobs(missing)
+            with _store_reachable():
+                self._store_blobs(missing)
         with self._database.write() as session:
             dataset = datasets.find(session, dataset_name, lock=True)
             neighbourhood = self._neighbours.of(session, dataset)
@@ -157,10 +167,15 @@ class Ingest:
         return True
 
     def _put(self, sha256: str, image: bytes) -> None:
+        key = blob_key(sha256)
         try:
-            self._store.put_if_absent(blob_key(sha256), image)
+            self._store.put_if_absent(key, image)
         except ConflictError:
-            pass  # The key is the content's digest: what is there is what we would write.
+            # The key is the content's digest, so what is there is what we would write, unless the
+            # store lost some of it. A receipt promises the image, so look.
+            if self._store.get(key).data != image:
+                _log.error("an image in the store was damaged; written anew", extra={"key": key})
+                self._store.put(key, image)
 
 
 class _Effects:
@@ -191,9 +206,7 @@ class _Effects:
         answered = self._book.find(prepared)
         if answered is not None:
             return answered
-        receipt = self._perform(prepared)
-        self._book.keep(prepared, receipt)
-        return receipt
+        return self._book.keep(prepared, self._perform(prepared))
 
     def _perform(self, prepared: Prepared) -> Receipt:
         row, inspection = prepared.row, prepared.inspection
@@ -272,6 +285,22 @@ class _Effects:
             f'"{stands}" stands and is marked as disputed until somebody decides',
             field="label",
         )
+
+
+@contextmanager
+def _store_reachable() -> Iterator[None]:
+    """A store that fails is our trouble, not the caller's, who may only send the rows again.
+
+    What the store says stays in the log: it names folders, buckets and users.
+    """
+    try:
+        yield
+    except VisionloopError as error:
+        _log.error("the object store failed", extra={"error": str(error)})
+        raise UnavailableError(
+            "the object store does not take images right now (the service's log says why); send "
+            "the rows without a receipt again"
+        ) from error
 
 
 def _measure(receipt: Receipt) -> None:

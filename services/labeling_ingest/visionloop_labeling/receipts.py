@@ -2,7 +2,7 @@
 
 A row's key is (dataset, batch, ordinal). The first answer to a key is kept with a digest of what
 was asked: the same row again is answered from the book, another row under the same key is refused
-as a conflict. Only a refusal may be replaced, by the corrected row.
+as a conflict. Only a refusal may be replaced: a refused row is looked at anew each time it comes.
 """
 
 import hashlib
@@ -98,24 +98,30 @@ class ReceiptBook:
         stored = self._stored.get((prepared.row.batch, prepared.row.ordinal))
         return None if stored is None else answer_from(stored, prepared.row, prepared.digest)
 
-    def keep(self, prepared: Prepared, receipt: Receipt) -> None:
-        """Writes the receipt of a row; one without a usable key cannot be kept."""
+    def keep(self, prepared: Prepared, receipt: Receipt) -> Receipt:
+        """Writes the receipt of a row; one without a usable key cannot be kept.
+
+        Returns it, as a repetition when the same row had the same answer before.
+        """
         row = prepared.row
         if not has_usable_key(row):
-            return
+            return receipt
         stored = self._stored.get((row.batch, row.ordinal))
         if stored is None:
             stored = IngestRow(batch_id=self._batch(row.batch).id, ordinal=row.ordinal)
             self._session.add(stored)
             self._stored[row.batch, row.ordinal] = stored
+        answer = (prepared.digest, receipt.outcome, receipt.reason)
+        replayed = (stored.request_digest, stored.outcome, stored.reason) == answer
         stored.request_digest = prepared.digest
         stored.outcome = receipt.outcome
         stored.sha256 = receipt.sha256
         stored.reason = receipt.reason
         stored.message = receipt.message[:_KEPT_MESSAGE]
         stored.field = receipt.field
-        stored.source = row.source[: validation.MAX_SOURCE]
+        stored.source = _kept_source(row)
         stored.at = datetime.now(UTC)
+        return replace(receipt, replayed=replayed)
 
     def _load(self, name: str, ordinals: list[int]) -> None:
         batch = self._session.scalar(
@@ -157,7 +163,13 @@ def find_stored(session: Session, row: ImageRow) -> IngestRow | None:
 
 
 def answer_from(stored: IngestRow, row: ImageRow, digest: str) -> Receipt | None:
-    """What the stored receipt says to this row; None when the row corrects a refused one."""
+    """What the stored receipt says to this row; None when there is none that binds.
+
+    A refusal does not: the row may have been corrected, or what it broke (a limit that an operator
+    raised since) may be gone. It is looked at anew.
+    """
+    if stored.outcome == Outcome.REJECTED:
+        return None
     if stored.request_digest == digest:
         return Receipt(
             row.batch,
@@ -169,8 +181,6 @@ def answer_from(stored: IngestRow, row: ImageRow, digest: str) -> Receipt | None
             stored.field,
             replayed=True,
         )
-    if stored.outcome == Outcome.REJECTED:
-        return None
     refusal = ConflictError(
         f'row {row.ordinal} of batch "{row.batch}" was {stored.outcome} before with other content '
         f"(image {stored.sha256}); number the rows of an import once, or begin a new batch"
@@ -197,6 +207,16 @@ def has_usable_key(row: ImageRow) -> bool:
         return validation.text(row.batch, "batch") == row.batch
     except InvalidInputError:
         return False
+
+
+def _kept_source(row: ImageRow) -> str:
+    # A refused row's source was not checked, and a database takes neither NUL nor half characters:
+    # one such row would fail the transaction of the rows beside it.
+    try:
+        limit = validation.MAX_SOURCE
+        return validation.text(row.source, "source", limit=limit, required=False)
+    except InvalidInputError:
+        return ""
 
 
 def request_digest(row: ImageRow) -> str:

@@ -26,6 +26,7 @@ _ATTRIBUTE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _UNPRINTABLE = {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"}
 _SHOWN = 60
+_LONGEST_SPELLING = 4  # characters that NFC makes one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +74,10 @@ def dataset_name(name: str) -> str:
 def text(value: str, field: str, *, limit: int = MAX_NAME, required: bool = True) -> str:
     """Trimmed text without control characters, at most `limit` characters."""
     trimmed = value.strip()
+    if len(trimmed) <= _LONGEST_SPELLING * limit:  # else too long in any; normalising takes long
+        # One spelling for what can be encoded in two ways, or "é" would be two classes. Before the
+        # limit is checked: some characters become several.
+        trimmed = unicodedata.normalize("NFC", trimmed).strip()
     if required and not trimmed:
         raise InvalidInputError(f"{field} is empty; give it 1 to {limit} characters", field=field)
     if len(trimmed) > limit:
@@ -86,8 +91,7 @@ def text(value: str, field: str, *, limit: int = MAX_NAME, required: bool = True
             f"{field} {_show(trimmed)} holds the control character U+{ord(bad):04X}; remove it",
             field=field,
         )
-    # One spelling for characters that can be encoded in two ways, or "é" would be two classes.
-    return unicodedata.normalize("NFC", trimmed)
+    return trimmed
 
 
 def attributes(values: Mapping[str, str]) -> dict[str, str]:
