@@ -1,6 +1,9 @@
 """The Open Inference Protocol, by NVIDIA's client and by hand, beside our own stubs."""
 
+import asyncio
 import struct
+import threading
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
@@ -10,9 +13,13 @@ from support.bundles import LABELS, SIDE, answers, encoded, graph, preprocessing
 from support.inference_server import Server
 from tritonclient.utils import InferenceServerException
 
+from visionloop.errors import ImageError
 from visionloop.images import decode
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop.proto.inference import open_inference_pb2_grpc
+from visionloop_inference import decoding
+from visionloop_inference.decoding import Decoder
+from visionloop_inference.open_inference import OpenInference
 
 IMAGES = [encoded(i) for i in range(5)]
 PIXELS = np.stack([preprocessing()(decode(image)) for image in IMAGES])
@@ -159,3 +166,30 @@ def test_wrong_requests_are_said(
         stub.ModelInfer(request(**changes), timeout=30)
     assert refusal.value.code() is grpc.StatusCode[code]
     assert words in refusal.value.details()
+
+
+def test_a_bad_image_stops_the_decoding_of_the_others() -> None:
+    release = threading.Event()
+    decoded: list[bytes] = []
+
+    def work(data: bytes, *_: object) -> None:
+        if data == b"bad":
+            raise ImageError("not an image", reason="not_an_image")
+        decoded.append(data)
+        release.wait(20)
+
+    async def run() -> None:
+        decoder = Decoder(2)
+        open_inference = OpenInference(None, decoder, 64, lambda: True)
+        bundle = SimpleNamespace(preprocessing=None)
+        with pytest.raises(ImageError, match="image 0"):
+            await open_inference._decode([b"bad", *(b"%d" % n for n in range(20))], bundle)
+        for _ in range(5):
+            await asyncio.sleep(0)  # a cancellation takes a turn of the loop
+        release.set()
+        await asyncio.to_thread(decoder._pool.shutdown)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(decoding, "_decode", work)
+        asyncio.run(run())
+    assert len(decoded) <= 2  # what had begun, one for each thread

@@ -113,6 +113,17 @@ def test_reflection_knows_the_inference_messages(server: Server) -> None:
     assert reflection_pb2_grpc  # the older name is the one this library ships
 
 
+@pytest.mark.parametrize("name", ["x" * 200_000, "é\n" * 5_000])
+def test_an_error_that_quotes_a_long_request_still_reaches_its_caller(
+    server: Server, name: str
+) -> None:
+    with pytest.raises(grpc.RpcError) as refusal:
+        server.recognize(encoded(1), model=name)
+    assert refusal.value.code() is grpc.StatusCode.NOT_FOUND
+    assert refusal.value.details().startswith(f"model '{name[0]}")
+    assert refusal.value.details().endswith("…")
+
+
 def test_http(server: Server) -> None:
     assert server.get("/healthz") == (200, "alive\n")
     assert server.get("/readyz") == (200, "ready\n")

@@ -285,6 +285,25 @@ def test_a_server_that_starts_after_a_bad_promotion_serves_the_version_before(
         server.serves(3)
 
 
+def test_the_version_before_is_tried_until_it_loads(
+    tmp_path: Path, repository: ModelRepository, store_of_models: str
+) -> None:
+    publish_bundle(repository, seed=1, promote=True)
+    publish_bundle(repository, seed=2, promote=True, wrong_golden=0)
+    in_the_way = tmp_path / "cache/cells/1"
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.touch()
+    flags = (f"--cache={tmp_path}/cache",)
+    with running_server(tmp_path / "server", store_of_models, *flags) as server:
+        wait_for(
+            lambda: server.metric("visionloop_model_load_total", outcome="failed") >= 1,
+            hint="the failed load of version 1",
+        )
+        in_the_way.unlink()
+        server.ready()
+        assert server.recognize(IMAGE).version == 1
+
+
 @pytest.mark.kill
 @pytest.mark.parametrize("_", range(ROUNDS))
 def test_killed_between_load_and_swap_it_comes_back_with_the_new_version(

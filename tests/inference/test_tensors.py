@@ -1,6 +1,7 @@
 """The rules of Open Inference Protocol tensors."""
 
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -33,14 +34,14 @@ def request(
 def test_raw_pixels() -> None:
     sent = request(raw=[PIXELS.tobytes()])
     assert check_input(sent, SPEC) == "UINT8"
-    assert np.array_equal(pixels_of(sent, SPEC), PIXELS)
+    assert np.array_equal(pixels_of(sent, SPEC, 8), PIXELS)
 
 
 def test_typed_pixels() -> None:
     sent = request()
     sent.inputs[0].contents.uint_contents.extend(PIXELS.ravel().tolist())
     assert check_input(sent, SPEC) == "UINT8"
-    assert np.array_equal(pixels_of(sent, SPEC), PIXELS)
+    assert np.array_equal(pixels_of(sent, SPEC, 8), PIXELS)
 
 
 @pytest.mark.parametrize(
@@ -57,21 +58,21 @@ def test_typed_pixels() -> None:
 )
 def test_pixels_that_do_not_fit_are_said(sent: pb.ModelInferRequest, words: str) -> None:
     with pytest.raises(InvalidInputError, match=words):
-        pixels_of(sent, SPEC)
+        pixels_of(sent, SPEC, 8)
 
 
 def test_typed_values_must_be_bytes() -> None:
     sent = request()
     sent.inputs[0].contents.uint_contents.extend([256] * 24)
     with pytest.raises(InvalidInputError, match="holds the value 256; UINT8 ends at 255"):
-        pixels_of(sent, SPEC)
+        pixels_of(sent, SPEC, 8)
 
 
 def test_typed_values_must_be_in_the_field_of_the_datatype() -> None:
     sent = request()
     sent.inputs[0].contents.int_contents.extend([1] * 24)
     with pytest.raises(InvalidInputError, match="in int_contents; they belong in uint_contents"):
-        pixels_of(sent, SPEC)
+        pixels_of(sent, SPEC, 8)
 
 
 def test_raw_and_typed_exclude_each_other() -> None:
@@ -104,24 +105,44 @@ def test_shared_memory_is_refused() -> None:
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=8))
 def test_raw_bytes_come_apart_as_they_were_put_together(elements: list[bytes]) -> None:
     raw = b"".join(struct.pack("<I", len(element)) + element for element in elements)
-    assert split_bytes(raw) == elements
+    assert split_bytes(raw, 8) == elements
     sent = request(datatype="BYTES", shape=[len(elements)], raw=[raw])
-    assert encoded_images_of(sent) == elements
+    assert encoded_images_of(sent, 8) == elements
 
 
 @given(st.binary(max_size=64))
 def test_any_raw_bytes_are_split_or_refused(raw: bytes) -> None:
     try:
-        elements = split_bytes(raw)
+        elements = split_bytes(raw, 64)
     except InvalidInputError:
         return
     assert sum(4 + len(element) for element in elements) == len(raw)
 
 
+@pytest.mark.parametrize("shape", [1, 2**62])
+def test_a_message_of_empty_elements_is_refused_where_it_becomes_too_long(shape: int) -> None:
+    sent = request(datatype="BYTES", shape=[shape], raw=[bytes(4 * 2**20)])
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidInputError, match="4194300 bytes are left after the 1|send 1 to"):
+            encoded_images_of(sent, 8)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 6 * 2**20  # the content itself, without a list of a million elements
+
+
+def test_more_rows_than_allowed_are_refused_before_they_are_read() -> None:
+    sent = request(shape=[9, 2, 2, 3])
+    sent.inputs[0].contents.uint_contents.extend([256] * 108)
+    with pytest.raises(InvalidInputError, match="9 given; send 1 to 8"):
+        pixels_of(sent, SPEC, 8)
+
+
 def test_typed_bytes() -> None:
     sent = request(datatype="BYTES", shape=[2, 1])
     sent.inputs[0].contents.bytes_contents.extend([b"a", b"b"])
-    assert encoded_images_of(sent) == [b"a", b"b"]
+    assert encoded_images_of(sent, 8) == [b"a", b"b"]
 
 
 @pytest.mark.parametrize("shape", [[2], [1, 2], [0], [-1], [1, 1, 1]])
@@ -129,7 +150,7 @@ def test_bytes_of_another_shape_are_refused(shape: list[int]) -> None:
     sent = request(datatype="BYTES", shape=shape)
     sent.inputs[0].contents.bytes_contents.append(b"a")
     with pytest.raises(InvalidInputError):
-        encoded_images_of(sent)
+        encoded_images_of(sent, 8)
 
 
 @pytest.mark.parametrize("raw", [True, False])

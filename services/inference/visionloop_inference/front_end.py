@@ -8,6 +8,7 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -23,6 +24,8 @@ from visionloop_inference.reflection import add_reflection
 from visionloop_inference.traffic import Traffic
 
 log = logging.getLogger(__name__)
+
+MAX_DETAILS = 4096  # bytes; gRPC's clients begin to refuse metadata above 8 KiB
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Any  # grpc.RpcMethodHandler; its generic parameters say nothing here
@@ -102,7 +105,19 @@ async def abort(context: Context, error: VisionloopError) -> NoReturn:
     if isinstance(error, OverloadedError) and error.retry_after_seconds is not None:
         pushback = max(1, round(error.retry_after_seconds * 1000))
         trailing = (("grpc-retry-pushback-ms", str(pushback)),)
-    await context.abort(grpc.StatusCode[error.grpc_code], str(error), trailing)
+    await context.abort(grpc.StatusCode[error.grpc_code], _short(str(error)), trailing)
+
+
+def _short(message: str) -> str:
+    """Cut to what fits a status on the wire, where other bytes than ASCII are three each.
+
+    A message may quote what the caller sent; one too long would reach nobody: clients see
+    RESOURCE_EXHAUSTED of gRPC's own instead.
+    """
+    kept = message[:MAX_DETAILS]
+    while len(quote(kept, errors="replace")) > MAX_DETAILS:
+        kept = kept[: len(kept) * 9 // 10]
+    return kept if kept == message else kept + "…"
 
 
 def _fault(error: Exception, method: str) -> VisionloopError:

@@ -21,7 +21,7 @@ from visionloop.errors import (
 )
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop.proto.inference import open_inference_pb2_grpc
-from visionloop_inference.admission import check_count, deadline_of
+from visionloop_inference.admission import deadline_of
 from visionloop_inference.batching import Answer, Rows
 from visionloop_inference.decoding import Decoder
 from visionloop_inference.served_model import ServedModel
@@ -106,11 +106,10 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
             pixels: Rows = []
             encoded: Sequence[bytes] = []
             if check_input(request, bundle.input) == "BYTES":
-                encoded = encoded_images_of(request)
+                encoded = encoded_images_of(request, self._max_rows)
             else:
-                pixels = pixels_of(request, bundle.input)
+                pixels = pixels_of(request, bundle.input, self._max_rows)
             count = len(encoded) or len(pixels)
-            check_count(count, self._max_rows, f"rows of {bundle.input.name}")
 
             def predicted(rows: int) -> float:
                 return self._decoder.seconds(len(encoded)) + version.runner.seconds(rows)
@@ -129,7 +128,14 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
                     f"image {index}: {error}", reason=error.reason, field=f"image[{index}]"
                 ) from error
 
-        return await asyncio.gather(*(one(i, data) for i, data in enumerate(encoded)))
+        images = [asyncio.ensure_future(one(i, data)) for i, data in enumerate(encoded)]
+        try:
+            return await asyncio.gather(*images)
+        finally:
+            # One bad image ends the request and gives back its room: the others must not go on
+            # being decoded, outside of all limits.
+            for image in images:
+                image.cancel()
 
 
 def _requested_outputs(request: pb.ModelInferRequest, bundle: Bundle) -> list[str]:

@@ -169,7 +169,7 @@ class Supervisor:
         if settled and model.current is None and previous is not None:
             # A server that starts after a bad promotion serves what the alias pointed to before.
             problem = model.problem
-            await model.swap(previous)
+            settled = await model.swap(previous)
             model.problem = problem
         return settled
 

@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 from visionloop.bundle import TensorInput
 from visionloop.errors import InvalidInputError
 from visionloop.proto.inference import open_inference_pb2 as pb
+from visionloop_inference.admission import check_count
 
 InputTensor = pb.ModelInferRequest.InferInputTensor
 
 
-def pixels_of(request: pb.ModelInferRequest, spec: TensorInput) -> NDArray[np.uint8]:
+def pixels_of(
+    request: pb.ModelInferRequest, spec: TensorInput, max_rows: int
+) -> NDArray[np.uint8]:
     """The UINT8 input as (n, height, width, 3), read-only where it came raw.
 
     Raises InvalidInputError for a shape or content that does not fit.
@@ -33,6 +36,7 @@ def pixels_of(request: pb.ModelInferRequest, spec: TensorInput) -> NDArray[np.ui
             f"{', '.join(map(str, wanted))}] with n of at least 1",
             field="inputs[0].shape",
         )
+    check_count(shape[0], max_rows, f"rows of {spec.name}")
     count = math.prod(shape)
     if request.raw_input_contents:
         return np.frombuffer(_raw(request, tensor, count), np.uint8).reshape(shape)
@@ -47,8 +51,11 @@ def pixels_of(request: pb.ModelInferRequest, spec: TensorInput) -> NDArray[np.ui
     return array.astype(np.uint8).reshape(shape)
 
 
-def encoded_images_of(request: pb.ModelInferRequest) -> list[bytes]:
-    """The elements of a BYTES input of shape [n] or [n, 1]: encoded images."""
+def encoded_images_of(request: pb.ModelInferRequest, max_rows: int) -> list[bytes]:
+    """The elements of a BYTES input of shape [n] or [n, 1]: encoded images.
+
+    Raises InvalidInputError for a shape or content that does not fit.
+    """
     tensor = request.inputs[0]
     shape = list(tensor.shape)
     if len(shape) not in (1, 2) or shape[0] < 1 or shape[1:] not in ([], [1]):
@@ -56,19 +63,31 @@ def encoded_images_of(request: pb.ModelInferRequest) -> list[bytes]:
             f"input {tensor.name!r} of BYTES has the shape {shape}; it must be [n] or [n, 1]",
             field="inputs[0].shape",
         )
+    check_count(shape[0], max_rows, f"rows of {tensor.name}")
     if request.raw_input_contents:
-        elements = split_bytes(_raw(request, tensor, None))
-    else:
-        elements = list(_typed(tensor, "bytes_contents"))
-    _check_count(tensor, len(elements), shape[0], "elements")
-    return elements
+        elements = split_bytes(_raw(request, tensor, None), shape[0])
+        _check_count(tensor, len(elements), shape[0], "elements")
+        return elements
+    values = _typed(tensor, "bytes_contents")
+    _check_count(tensor, len(values), shape[0], "elements")
+    return list(values)
 
 
-def split_bytes(raw: bytes) -> list[bytes]:
-    """Raw BYTES content into its elements. Raises InvalidInputError where a length overruns."""
+def split_bytes(raw: bytes, count: int) -> list[bytes]:
+    """Raw BYTES content into its elements, at most `count`.
+
+    Raises InvalidInputError where a length overruns, or at the first byte too many: a message of
+    zeros would be millions of empty elements, and seconds in which the event loop does nothing else.
+    """
     elements: list[bytes] = []
     place = 0
     while place < len(raw):
+        if len(elements) == count:
+            raise InvalidInputError(
+                f"raw_input_contents[0]: {len(raw) - place} bytes are left after the {count} "
+                "elements that the shape says",
+                field="raw_input_contents",
+            )
         start = place + 4
         length = struct.unpack_from("<I", raw, place)[0] if start <= len(raw) else len(raw)
         if start + length > len(raw):
