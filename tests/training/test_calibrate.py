@@ -22,6 +22,17 @@ def test_the_temperature_that_made_the_labels_is_found(true_temperature: float):
         assert found.ece_after < found.ece_before / 3
 
 
+@pytest.mark.parametrize("n", [4, 20, 300])
+@pytest.mark.parametrize("gap", [0.5, 4.0, 20.0])
+def test_a_val_split_without_a_mistake_is_no_proof_that_there_are_none(n: int, gap: float):
+    labels = np.arange(n) % 2
+    logits = np.where(np.arange(2) == labels[:, None], gap, 0.0)
+    found = calibrate(logits, labels, NotSureConfig())
+    confidence = softmax(logits / found.temperature).max(axis=1)
+    assert confidence.mean() == pytest.approx((n + 1) / (n + 2), abs=1e-3)
+    assert found.not_sure == 0.0
+
+
 def test_the_threshold_reaches_the_target_on_what_it_answers():
     random = np.random.default_rng(2)
     confidence = random.uniform(0.5, 1.0, 400)

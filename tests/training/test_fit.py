@@ -81,9 +81,15 @@ def test_divergence_is_said_not_published(digits: Site):
 
 
 def test_a_constant_answer_is_said_not_published(site: Site):
-    site.write({"0": 60, "1": 6})
-    with pytest.raises(RefusedError, match=r"collapsed.*balanced"):
-        fitted(site, "fit.epochs=0", "fit.probe_penalty=[1e6]")
+    site.write({"0": 150, "1": 60})
+    with pytest.raises(RefusedError, match=r"collapsed: all 42 val .* 12 of them .*balanced"):
+        fitted(site, "fit.epochs=0", "fit.probe_penalty=[1e3]")
+
+
+def test_nine_images_of_a_rare_class_prove_no_collapse(site: Site):
+    site.write({"0": 170, "1": 45})
+    run = fitted(site, "fit.epochs=0", "fit.probe_penalty=[1e3]")
+    assert set(run.val_logits.argmax(1).tolist()) == {0}  # for the gate to judge
 
 
 def test_balanced_weights_give_the_rare_class_its_say(site: Site):

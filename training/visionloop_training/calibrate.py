@@ -8,7 +8,7 @@ smoothing leaves the network under-confident, so this step is not optional.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 
 from visionloop_training.config import NotSureConfig
 from visionloop_training.metrics import (
@@ -43,12 +43,7 @@ class Calibrated:
 def calibrate(logits: Floats, labels: Integers, config: NotSureConfig) -> Calibrated:
     """Fits temperature, then the threshold, on val: logits (n, classes), labels (n,)."""
     logits = logits.astype(np.float64)
-    found = minimize_scalar(
-        lambda log_t: log_loss(logits / np.exp(log_t), labels),
-        bounds=(np.log(_COLDEST), np.log(_HOTTEST)),
-        method="bounded",
-    )
-    temperature = float(np.exp(found.x))
+    temperature = _temperature(logits, labels)
     before, after = softmax(logits), softmax(logits / temperature)
     threshold = not_sure_threshold(after, labels, config)
     answered = after.max(axis=1) >= threshold
@@ -65,6 +60,31 @@ def calibrate(logits: Floats, labels: Integers, config: NotSureConfig) -> Calibr
         reliability_before=reliability(before, labels),
         reliability_after=reliability(after, labels),
     )
+
+
+def _temperature(logits: Floats, labels: Integers) -> float:
+    """The temperature of the lowest log loss.
+
+    Where every answer is right there is none: the colder, the better, down to probabilities of
+    exactly 1 learned from a handful of images. Then the mean confidence is made (n + 1) / (n + 2),
+    what n hits out of n say about the next one (Laplace's rule of succession).
+    """
+    coldest, hottest = np.log(_COLDEST), np.log(_HOTTEST)
+    n = len(labels)
+    if bool((logits.argmax(axis=1) == labels).all()):
+
+        def excess(log_t: float) -> float:
+            confidence = softmax(logits / np.exp(log_t)).max(axis=1).mean()
+            return float(confidence - (n + 1) / (n + 2))
+
+        if excess(coldest) > 0.0 > excess(hottest):
+            return float(np.exp(brentq(excess, coldest, hottest)))
+    found = minimize_scalar(
+        lambda log_t: log_loss(logits / np.exp(log_t), labels),
+        bounds=(coldest, hottest),
+        method="bounded",
+    )
+    return float(np.exp(found.x))
 
 
 def not_sure_threshold(probabilities: Floats, labels: Integers, config: NotSureConfig) -> float:
