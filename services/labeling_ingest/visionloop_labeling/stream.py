@@ -21,6 +21,7 @@ from visionloop_labeling.receipts import ImageRow, Prepared, Receipt
 GROUP: Final = 64  # rows that share two transactions
 _ROWS_IN_FLIGHT: Final = 256
 _BYTES_IN_FLIGHT: Final = 256 * 2**20
+_UNANSWERED: Final = 256  # rows of one stream
 _COMMITTERS: Final = 8
 
 
@@ -52,9 +53,22 @@ class _Budget:
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    size: int  # bytes
+    size: int  # as `_size` has it
     arrived: float  # on the monotonic clock
     row: asyncio.Future[Prepared]
+
+
+class _Way:
+    """One stream's rows between its ends.
+
+    The budget all streams share is given back by the committing, never by the caller's reading: one
+    who does not take his receipts fills his own `room` and holds up nobody else.
+    """
+
+    def __init__(self) -> None:
+        self.room = asyncio.Semaphore(_UNANSWERED)  # rows read whose receipts are not taken
+        self.checked: asyncio.Queue[_Pending | None] = asyncio.Queue()  # None: the end
+        self.answered: asyncio.Queue[list[Receipt]] = asyncio.Queue()  # empty: the end
 
 
 class IngestStream:
@@ -85,36 +99,47 @@ class IngestStream:
 
         Raises what `rows` raises, after the receipts of the rows before, and UnavailableError.
         """
-        checked: asyncio.Queue[_Pending | None] = asyncio.Queue()  # the budget bounds it
-        reader = asyncio.create_task(self._check(rows, checked))
+        way = _Way()
+        reader = asyncio.create_task(self._check(rows, way))
+        committer = asyncio.create_task(self._commit_groups(way))
         try:
-            while group := await _next_group(checked):
-                try:
-                    receipts = await self._commit(group)
-                finally:
-                    await self._budget.give_back([pending.size for pending in group])
+            while receipts := await way.answered.get():
                 for receipt in receipts:
                     yield receipt
+                    way.room.release()
+            await committer
             await reader
         finally:
             reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
-            left = [checked.get_nowait() for _ in range(checked.qsize())]
+            committer.cancel()
+            await asyncio.gather(reader, committer, return_exceptions=True)
+            left = [way.checked.get_nowait() for _ in range(way.checked.qsize())]
             await self._budget.give_back([one.size for one in left if one is not None])
 
-    async def _check(
-        self, rows: AsyncIterator[ImageRow], checked: asyncio.Queue[_Pending | None]
-    ) -> None:
+    async def _check(self, rows: AsyncIterator[ImageRow], way: _Way) -> None:
         loop = asyncio.get_running_loop()
         try:
             async for row in rows:
                 arrived = time.monotonic()
-                await self._budget.take(len(row.image))
+                await way.room.acquire()
+                size = _size(row)
+                await self._budget.take(size)
                 future = loop.run_in_executor(self._checkers, self._ingest.prepare, row)
-                checked.put_nowait(_Pending(len(row.image), arrived, future))
+                way.checked.put_nowait(_Pending(size, arrived, future))
         finally:
             # Also after an error: the rows before it still get their receipts.
-            checked.put_nowait(None)
+            way.checked.put_nowait(None)
+
+    async def _commit_groups(self, way: _Way) -> None:
+        try:
+            while group := await _next_group(way.checked):
+                try:
+                    receipts = await self._commit(group)
+                finally:
+                    await self._budget.give_back([pending.size for pending in group])
+                way.answered.put_nowait(receipts)
+        finally:
+            way.answered.put_nowait([])
 
     async def _commit(self, group: list[_Pending]) -> list[Receipt]:
         prepared = await asyncio.gather(*(pending.row for pending in group))
@@ -124,6 +149,13 @@ class IngestStream:
         for pending in group:
             metrics.INGEST_SECONDS.observe(durable - pending.arrived)
         return receipts
+
+
+def _size(row: ImageRow) -> int:
+    """What a row takes: bytes of its image, characters of its texts (nothing is checked yet)."""
+    texts = (row.dataset, row.batch, row.label or "", row.group, row.author, row.source)
+    named = sum(len(name) + len(value) for name, value in row.attributes.items())
+    return len(row.image) + sum(map(len, texts)) + named
 
 
 async def _next_group(checked: asyncio.Queue[_Pending | None]) -> list[_Pending]:
