@@ -2,6 +2,7 @@
 
 import uuid
 from collections import Counter, defaultdict
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -13,9 +14,12 @@ from support.photographs import photograph
 from support.pictures import encoded, noise, opened, png
 
 from visionloop.errors import InvalidInputError, NotFoundError, RefusedError
+from visionloop.images import Limits
 from visionloop.snapshot import SnapshotRepository
 from visionloop_labeling import snapshots
+from visionloop_labeling.database import open_database
 from visionloop_labeling.datasets import DatasetSettings
+from visionloop_labeling.ingest import Ingest
 from visionloop_labeling.schema import Dataset, ImageGroup, Item, NearDuplicate
 from visionloop_labeling.splits import SplitRatios
 
@@ -231,3 +235,19 @@ def test_copies_of_test_images_never_train(core) -> None:
     assert cut.manifest.largest_group == 4
     assert cut.manifest.groups == 4
     assert cut.manifest.leak_pairs == 0
+
+
+def test_a_database_that_is_behind_the_store_cuts_nothing(core, tmp_path) -> None:
+    core.submit_all((noise(n), "a") for n in range(5))
+    first = core.cut()
+    database = open_database(f"sqlite:///{tmp_path / 'another.db'}")
+    ingest = Ingest(database, core.store, Limits())
+    another = replace(core, database=database, ingest=ingest)
+    another.create()
+    another.submit_all((noise(n), "a") for n in range(10, 13))
+    with pytest.raises(RefusedError, match="covers 5 label events, and this database knows 3"):
+        another.cut()
+    latest = SnapshotRepository(core.store).latest("cells")
+    assert latest.id == first.manifest.id
+    ingest.close()
+    database.close()

@@ -71,7 +71,8 @@ class _Content:
 def cut(database: Database, store: ObjectStore, dataset_name: str) -> Cut:
     """Writes a snapshot of what is labelled, unless the same content has one already.
 
-    Raises NotFoundError for an unknown dataset and RefusedError when nothing is labelled.
+    Raises NotFoundError for an unknown dataset, and RefusedError when nothing is labelled or the
+    database is behind the store's snapshots.
     """
     validation.dataset_name(dataset_name)
     try:
@@ -85,13 +86,12 @@ def cut(database: Database, store: ObjectStore, dataset_name: str) -> Cut:
 
 
 def _cut(database: Database, store: ObjectStore, dataset_name: str) -> Cut:
-    with database.write() as session:
-        content = _content(session, datasets.find(session, dataset_name, lock=True))
     repository = SnapshotRepository(store)
-    try:
-        parent = repository.latest(dataset_name).id
-    except NotFoundError:
-        parent = None
+    parent = _latest(repository, dataset_name)  # read first: the labels below are no older
+    with database.write() as session:
+        dataset = datasets.find(session, dataset_name, lock=True)
+        _check_same_history(dataset, parent)
+        content = _content(session, dataset)
     manifest, created = repository.write(
         dataset_name,
         content.rows,
@@ -99,7 +99,7 @@ def _cut(database: Database, store: ObjectStore, dataset_name: str) -> Cut:
         _policy(content.settings),
         label_sequence=content.sequence,
         leak_pairs=0,
-        parent=parent,
+        parent=None if parent is None else parent.id,
     )
     _log.info(
         "snapshot cut",
@@ -112,6 +112,28 @@ def _cut(database: Database, store: ObjectStore, dataset_name: str) -> Cut:
         },
     )
     return Cut(manifest, created, content.left_out)
+
+
+def _latest(repository: SnapshotRepository, dataset_name: str) -> SnapshotManifest | None:
+    try:
+        return repository.latest(dataset_name)
+    except NotFoundError:
+        return None
+
+
+def _check_same_history(dataset: Dataset, parent: SnapshotManifest | None) -> None:
+    """Refuses a database that was replaced or set back behind what the store has.
+
+    It deals the splits anew, so test images of a served model could be trained on; and what it cuts
+    would never become the latest snapshot, so training would go on with the old one, unnoticed.
+    """
+    if parent is not None and parent.label_sequence > dataset.last_sequence:
+        raise RefusedError(
+            f'the store has a snapshot of dataset "{dataset.name}" that covers '
+            f"{parent.label_sequence} label events, and this database knows {dataset.last_sequence}"
+            ": it is a new or an older one. Bring back the database that belongs to this store, or "
+            "import under another dataset name"
+        )
 
 
 def _content(session: Session, dataset: Dataset) -> _Content:
