@@ -193,3 +193,23 @@ async def test_health_and_description(client) -> None:
 async def test_attributes_nested_without_end_are_refused_in_words(client) -> None:
     answer = await upload(client, noise(1), attributes="[" * 200_000)
     assert (answer.status_code, answer.json()["field"]) == (400, "attributes")
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "http://labeling:9", "null", "http://[", "http://labeling.x"]
+)
+async def test_pages_of_other_sites_change_nothing(client, origin: str) -> None:
+    client.headers["Origin"] = origin
+    for answer in (
+        await upload(client, noise(1), label="a"),
+        await client.post("/v1/datasets", json={"name": "other"}),
+        await client.post("/v1/datasets/d/snapshots"),
+    ):
+        assert (answer.status_code, answer.json()["reason"]) == (403, "permission_denied")
+    listed = (await client.get("/v1/datasets")).json()
+    assert [(one["name"], one["images"]) for one in listed] == [("d", 0)]
+
+
+async def test_our_own_page_may_change_things(client) -> None:
+    client.headers["Origin"] = "http://labeling"
+    assert (await upload(client, noise(1), label="a")).status_code == 201

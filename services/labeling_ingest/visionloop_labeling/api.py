@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final
 from fastapi import Depends, FastAPI, File, Form, Header, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -33,6 +34,7 @@ from visionloop_labeling.resources import (
 )
 from visionloop_labeling.service import LabelingService
 
+_MAX_KEY: Final = 195  # characters; with "http:" the 200 of a batch's name
 _FORM_OVERHEAD: Final = 256 * 2**10  # bytes, of fields and boundaries beside the image
 _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"model": ErrorOut} for status in (400, 404, 409, 412, 413, 422, 503)
@@ -54,6 +56,7 @@ def make_api(service: LabelingService) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    api.add_middleware(_OwnSiteOnly)
     api.add_middleware(_BodyLimit, limit=service.limits.max_bytes + _FORM_OVERHEAD)
     api.add_exception_handler(VisionloopError, _on_our_error)
     api.add_exception_handler(HTTPException, _on_http_error)
@@ -134,6 +137,11 @@ async def _row(
         str, Header(description="The same key is one upload, however often it is sent.")
     ] = "",
 ) -> ImageRow:
+    if not (idempotency_key.isascii() and len(idempotency_key) <= _MAX_KEY):
+        raise InvalidInputError(
+            f"Idempotency-Key must be at most {_MAX_KEY} ASCII characters; a UUID is fine",
+            field="Idempotency-Key",
+        )
     return ImageRow(
         dataset=dataset,
         batch=f"http:{idempotency_key or uuid.uuid4()}",
@@ -250,6 +258,28 @@ def _error_body(status: int, reason: str, message: str, field: str) -> JSONRespo
     body = ErrorOut(reason=reason, message=message, field=field)
     headers = {"Retry-After": "1"} if status == 503 else None
     return JSONResponse(body.model_dump(), status, headers)
+
+
+class _OwnSiteOnly:
+    """Refuses what another site's page sends through the browser of somebody who can reach us.
+
+    A form on any page may post to a loopback address, and a label it sent would count as a
+    person's. Browsers say where a request comes from; programs do not, and are let through.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Looks at requests that change something."""
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            headers = Headers(scope=scope)
+            origin = headers.get("origin")
+            if origin is not None and origin.partition("://")[2] != headers.get("host"):
+                text = f"a page of {origin[:100]!a} may not change anything here"
+                await _error_body(403, "permission_denied", text, "")(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class _BodyLimit:
