@@ -67,7 +67,7 @@ class Site:
     def write(self, per_class: dict[str, int], **options: object) -> SnapshotManifest:
         return write_digits(self.store, "digits", per_class, **options)  # type: ignore[arg-type]
 
-    def train(self, *settings: str, **options: object) -> pipeline.Result:
+    def train(self, *settings: str, dataset: str = "digits", **options: object) -> pipeline.Result:
         cache = self.folder / "cache"
         if not cache.exists():
             # Graphs are named by their content; exporting one again for each test proves nothing.
@@ -76,7 +76,7 @@ class Site:
             (cache / "graphs").symlink_to(_GRAPHS)
         request = pipeline.Request(
             store=self.store,
-            dataset="digits",
+            dataset=dataset,
             model="reader",
             config=config.load(overrides=settings or PROBE),
             cache=cache,

@@ -1,5 +1,7 @@
 """Cached activations: right, reused, and never shared by things that differ."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -121,3 +123,27 @@ def test_the_cache_forgets_what_was_unused_for_longest(tmp_path):
     assert cache.trim(tmp_path, limit_bytes=5000) > 4000
     assert [path.name for path in (tmp_path / "activations").iterdir()] == ["new"]
     assert cache.trim(tmp_path, limit_bytes=5000) == 0
+
+
+def test_trimming_bears_another_run_that_writes(tmp_path):
+    kept = cache.ArrayCache(tmp_path, "activations", "key")
+    done = threading.Event()
+
+    def write() -> None:
+        for number in range(1500):
+            kept.put("ab" * 32, np.zeros(10), number % 5)
+        done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while not done.is_set():
+        assert cache.trim(tmp_path) == 0
+    writer.join()
+
+
+def test_a_torn_graph_is_said(site: Site, data: Dataset):
+    features(site, 3).prepare(data.train, 1)
+    [graph] = (site.folder / "cache" / "graphs").iterdir()  # nothing unfinished is left beside it
+    graph.write_bytes(graph.read_bytes()[:1000])
+    with pytest.raises(CorruptError, match=f"cache: {graph} cannot be loaded"):
+        features(site, 3).prepare(data.val, 1)

@@ -41,7 +41,7 @@ def verdict(counts: tuple[int, int, int, int], config: GateConfig, **changes) ->
         version=3,
         scored=theirs,
         class_ids=changes.get("class_ids", CLASSES),
-        seen_groups=changes.get("seen", frozenset()),
+        seen=changes.get("seen", frozenset()),
     )
     return gate.decide(mine, evaluate(mine, CLASSES), CLASSES, frozenset(), opponent, config)
 
@@ -92,6 +92,11 @@ def test_images_of_groups_that_a_model_has_seen_take_no_part():
     assert judged.excluded_images == 22
     assert judged.images == 178
     assert (judged.only_candidate_right, judged.only_stable_right) == (0, 0)
+
+
+def test_images_that_the_stable_version_learned_from_another_dataset_take_no_part():
+    images = frozenset(f"{index:064x}" for index in range(10))
+    assert verdict((150, 2, 20, 28), SOFT, seen=images).excluded_images == 10
 
 
 def test_a_stable_version_whose_snapshot_is_gone_is_said():

@@ -7,11 +7,13 @@ import numpy as np
 import onnxruntime
 import pydantic
 import pytest
+from support.bundles import publish_bundle
 from support.training_site import FIRST, PROBE, QUICK, Site
 
 from visionloop.bundle import GoldenItem
 from visionloop.errors import NotFoundError, RefusedError
 from visionloop.images import decode
+from visionloop.snapshot import SnapshotRepository
 from visionloop_training import parity, pipeline
 
 
@@ -184,6 +186,32 @@ def test_a_stable_version_from_a_lost_snapshot_is_still_compared(site: Site):
     result = site.train(*PROBE)
     assert result.verdict.stable_version == 1
     assert "snapshot is gone" in result.verdict.notes[0]
+
+
+def test_a_stable_version_of_another_dataset_has_seen_what_it_was_trained_on(site: Site):
+    manifest = site.write(FIRST)
+    rows = SnapshotRepository(site.store).read("digits", manifest.id).rows
+    turned = {"train": "test", "val": "val", "test": "train"}
+    other = [
+        row.model_copy(update={"split": turned[row.split], "group_id": f"other-{row.group_id}"})
+        for row in rows
+    ]
+    SnapshotRepository(site.store).write(
+        "mirrored", other, manifest.classes, {}, label_sequence=1, parent=None
+    )
+    assert site.train(*PROBE, dataset="mirrored").promoted
+    verdict = site.train(*PROBE).verdict
+    # Each of its test images was the other dataset's to learn from.
+    assert verdict.reason.startswith("no test image can be compared with version 1")
+
+
+def test_a_stable_version_of_other_making_is_compared(site: Site):
+    publish_bundle(site.repository, "reader", promote=True)  # its input is named "pixels"
+    site.write(FIRST)
+    result = site.train(*PROBE)
+    assert result.verdict.stable_version == 1
+    assert result.verdict.label_change.removed == ["cat", "coffee", "rocket"]
+    assert (result.version, result.promoted) == (2, True)
 
 
 def test_a_dataset_without_a_snapshot_says_what_to_do(site: Site):

@@ -5,6 +5,7 @@ unused. Folders of keys that were not touched for the longest time are removed w
 outgrows its limit: losing one costs time, never correctness.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -57,7 +58,7 @@ class ArrayCache:
     def put(self, sha256: str, array: NDArray[np.generic], variant: int = 0) -> None:
         """Writes the array whole or not at all."""
         path = self._path(sha256, variant)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             np.save(file, np.ascontiguousarray(array), allow_pickle=False)
         Path(file.name).replace(path)
@@ -71,12 +72,29 @@ def trim(folder: Path, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> int:
     keys = [
         key for kind in folder.iterdir() if kind.is_dir() for key in kind.iterdir() if key.is_dir()
     ]
-    sizes = {k: sum(f.stat().st_size for f in k.rglob("*") if f.is_file()) for k in keys}
+    sizes = {key: _size(key) for key in keys}
     excess = sum(sizes.values()) - limit_bytes
     removed = 0
-    for key in sorted(keys, key=lambda k: k.stat().st_mtime):
+    for key in sorted(keys, key=_used):
         if removed >= excess:
             break
         shutil.rmtree(key, ignore_errors=True)
         removed += sizes[key]
     return removed
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files below; what another run removes or renames meanwhile counts as nothing."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += Path(place, name).stat().st_size
+    return total
+
+
+def _used(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -50,14 +50,16 @@ def score(
     blobs: Blobs,
     preprocessing: Preprocessing,
     items: Sequence[Item],
+    output: str = "probabilities",
 ) -> Scored:
-    """Runs the graph on the items' encoded images, `_BATCH` at a time."""
+    """Runs the graph on the items' encoded images, `_BATCH` at a time; `output` is its name for
+    the calibrated probabilities."""
     parts: list[Floats] = []
     starts = range(0, len(items), _BATCH)
     for start in progress(starts, description="evaluate", unit="batches"):
         shas = [item.sha256 for item in items[start : start + _BATCH]]
         images = np.stack(blobs.prepared(shas, preprocessing))
-        parts.append(session(images)["probabilities"])
+        parts.append(session(images)[output])
     return Scored(tuple(items), np.concatenate(parts))
 
 

@@ -95,7 +95,10 @@ def _quiet() -> Iterator[None]:
 
 
 class Session:
-    """A graph in onnxruntime on the CPU, called with uint8 images (batch, height, width, 3)."""
+    """A graph in onnxruntime on the CPU, called with uint8 images (batch, height, width, 3).
+
+    Its one input may have any name, since the stable version may be of other making.
+    """
 
     def __init__(self, path: Path, threads: int = 0) -> None:
         options = onnxruntime.SessionOptions()
@@ -106,12 +109,13 @@ class Session:
         self._session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
+        self._input = self._session.get_inputs()[0].name
         self._outputs = [output.name for output in self._session.get_outputs()]
         self.shapes = {o.name: tuple(o.shape) for o in self._session.get_outputs()}
 
     def __call__(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """All outputs by name."""
-        values = self._session.run(self._outputs, {INPUT: images})
+        values = self._session.run(self._outputs, {self._input: images})
         return dict(zip(self._outputs, values, strict=True))
 
     def batched(

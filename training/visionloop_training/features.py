@@ -10,7 +10,7 @@ With nothing frozen, the cache holds the preprocessed pixels, and augmentation r
 """
 
 import hashlib
-import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from visionloop.errors import CorruptError
 from visionloop.preprocessing import Preprocessing
 from visionloop.telemetry import progress
 from visionloop_training import augment
@@ -122,10 +123,17 @@ class Features:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             height, width = self._preprocessing.output_size
-            partial = path.with_suffix(f".{os.getpid()}")
-            export_module(_Bottom(self._network), partial, height, width, ["activations"])
-            partial.replace(path)
-        session = Session(path, threads=torch.get_num_threads())
+            # In a folder of its own: in containers that share a cache, process ids are all alike.
+            with tempfile.TemporaryDirectory(dir=path.parent) as partial:
+                made = Path(partial) / path.name
+                export_module(_Bottom(self._network), made, height, width, ["activations"])
+                made.replace(path)
+        try:
+            session = Session(path, threads=torch.get_num_threads())
+        except Exception as error:  # onnxruntime's errors have no common base
+            raise CorruptError(
+                f"cache: {path} cannot be loaded ({error}); remove it and run again"
+            ) from error
         return lambda images: session(images)["activations"]
 
 

@@ -68,7 +68,9 @@ class Opponent:
     version: int
     scored: Scored  # labels are the candidate's; probabilities have the stable version's columns
     class_ids: tuple[str, ...]
-    seen_groups: frozenset[str] | None  # None: its snapshot is gone
+    # Of train and val, groups and image digests: another dataset names groups in its own way.
+    # None: its snapshot is gone.
+    seen: frozenset[str] | None
 
 
 def decide(
@@ -84,14 +86,14 @@ def decide(
         return _against_majority(evaluation, "there is no stable version yet", None, None)
     change = _label_change(candidate, class_ids, stable.class_ids)
     notes: list[str] = []
-    if stable.seen_groups is None:
+    if stable.seen is None:
         notes.append(
             "the stable version's snapshot is gone, so test images that it was trained on cannot "
             "be left out; that can only favour the stable version"
         )
-    seen = seen_groups | (stable.seen_groups or frozenset())
+    seen = seen_groups | (stable.seen or frozenset())
     known = {index for index, name in enumerate(class_ids) if name in stable.class_ids}
-    fresh = [item.group not in seen for item in candidate.items]
+    fresh = [seen.isdisjoint((item.group, item.sha256)) for item in candidate.items]
     shared = [f and i.label in known for f, i in zip(fresh, candidate.items, strict=True)]
     if len(known) < 2 or not any(shared):
         why = f"no test image can be compared with version {stable.version}"

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from visionloop.bundle import Bundle
-from visionloop.errors import ConflictError, CorruptError, NotFoundError
+from visionloop.errors import ConflictError, CorruptError, NotFoundError, RefusedError
 from visionloop.objectstore import ObjectStore
 from visionloop.repository import CurrentAliases, ModelRepository
 from visionloop.snapshot import SnapshotRepository
@@ -235,16 +235,23 @@ def _opponent(
     folder = request.cache / "models" / stable.model / str(stable.version)
     bundle = repository.fetch(stable.model, stable.version, folder)
     session = Session(folder / bundle.graph, torch.get_num_threads())
+    output = bundle.output("probabilities")
+    if output is None:
+        raise RefusedError(
+            f"stable version {bundle.version} of {bundle.model} declares no output of kind "
+            "probabilities, so no candidate can be compared with it; promote another version first"
+        )
     return gate.Opponent(
         version=bundle.version,
-        scored=score(session, blobs, bundle.preprocessing, data.test),
+        scored=score(session, blobs, bundle.preprocessing, data.test, output.name),
         class_ids=tuple(label.id for label in bundle.labels),
-        seen_groups=_seen_groups(request.store, bundle),
+        seen=_seen(request.store, bundle),
     )
 
 
-def _seen_groups(store: ObjectStore, bundle: Bundle) -> frozenset[str] | None:
-    """The groups that a version was trained and calibrated on; None when its snapshot is gone."""
+def _seen(store: ObjectStore, bundle: Bundle) -> frozenset[str] | None:
+    """Groups and image digests that a version was trained and calibrated on; None when its
+    snapshot is gone."""
     try:
         made_of = SnapshotRepository(store).read(
             bundle.provenance.dataset, bundle.provenance.snapshot
@@ -252,7 +259,8 @@ def _seen_groups(store: ObjectStore, bundle: Bundle) -> frozenset[str] | None:
     except (NotFoundError, CorruptError) as error:
         _log.warning("the snapshot of version %d cannot be read: %s", bundle.version, error)
         return None
-    return frozenset(row.group_id for row in made_of.rows if row.split != "test")
+    known = [row for row in made_of.rows if row.split != "test"]
+    return frozenset(name for row in known for name in (row.group_id, row.sha256))
 
 
 def _promote(
