@@ -124,7 +124,7 @@ def test_a_message_of_empty_elements_is_refused_where_it_becomes_too_long(shape:
     sent = request(datatype="BYTES", shape=[shape], raw=[bytes(4 * 2**20)])
     tracemalloc.start()
     try:
-        with pytest.raises(InvalidInputError, match="4194300 bytes are left after the 1|send 1 to"):
+        with pytest.raises(InvalidInputError, match=r"bytes are left after the 1|send 1 to 8"):
             encoded_images_of(sent, 8)
         _, most = tracemalloc.get_traced_memory()
     finally:

@@ -20,9 +20,7 @@ from visionloop_inference.admission import check_count
 InputTensor = pb.ModelInferRequest.InferInputTensor
 
 
-def pixels_of(
-    request: pb.ModelInferRequest, spec: TensorInput, max_rows: int
-) -> NDArray[np.uint8]:
+def pixels_of(request: pb.ModelInferRequest, spec: TensorInput, max_rows: int) -> NDArray[np.uint8]:
     """The UINT8 input as (n, height, width, 3), read-only where it came raw.
 
     Raises InvalidInputError for a shape or content that does not fit.
@@ -77,7 +75,7 @@ def split_bytes(raw: bytes, count: int) -> list[bytes]:
     """Raw BYTES content into its elements, at most `count`.
 
     Raises InvalidInputError where a length overruns, or at the first byte too many: a message of
-    zeros would be millions of empty elements, and seconds in which the event loop does nothing else.
+    zeros would be millions of empty elements, and would hold up the event loop for seconds.
     """
     elements: list[bytes] = []
     place = 0
