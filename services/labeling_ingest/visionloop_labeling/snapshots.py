@@ -16,6 +16,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, aliased
@@ -39,6 +40,11 @@ from visionloop_labeling.schema import (
 )
 from visionloop_labeling.splits import PROTECTION, RULE
 
+_PAGE: Final = 1000  # rows
+_ROW_COLUMNS: Final = (
+    *("sha256", "width", "height", "split", "group_id", "class_id"),
+    *("attributes", "label_source", "source"),
+)
 _log = logging.getLogger(__name__)
 
 
@@ -200,28 +206,33 @@ def _give_rest_to_train(session: Session, dataset: Dataset, kinds: Sequence[Auth
 def _candidates(
     session: Session, dataset: Dataset, kinds: Sequence[AuthorKind]
 ) -> Iterable[_Candidate]:
+    # Columns, not objects, and not all at once: ingest waits while we read.
     query = (
-        select(Item, Blob.width, Blob.height, Blob.pixel_sha256, ImageGroup, LabelHead, LabelClass)
+        select(
+            Item.id,
+            Item.declared_group,
+            Blob.pixel_sha256,
+            Item.sha256,
+            Blob.width,
+            Blob.height,
+            ImageGroup.split,
+            ImageGroup.key,
+            LabelClass.key,
+            Item.attributes,
+            LabelHead.author_kind,
+            Item.source,
+        )
         .join(Blob, Blob.sha256 == Item.sha256)
         .join(ImageGroup, ImageGroup.id == Item.group_id)
         .join(LabelHead, LabelHead.item_id == Item.id)
         .join(LabelClass, LabelClass.id == LabelHead.class_id)
         .where(Item.dataset_id == dataset.id, LabelHead.author_kind.in_(kinds))
         .order_by(Item.position)
+        .execution_options(yield_per=_PAGE)
     )
-    for item, width, height, pixel_sha256, group, head, named in session.execute(query).tuples():
-        row = SnapshotRow(
-            sha256=item.sha256,
-            width=width,
-            height=height,
-            split=group.split,
-            group_id=group.key,
-            class_id=named.key,
-            attributes=item.attributes,
-            label_source=head.author_kind,
-            source=item.source,
-        )
-        yield _Candidate(item.id, pixel_sha256, item.declared_group, row)
+    for item_id, declared, pixel_sha256, *columns in session.execute(query):
+        fields = dict(zip(_ROW_COLUMNS, columns, strict=True))
+        yield _Candidate(item_id, pixel_sha256, declared, SnapshotRow.model_validate(fields))
 
 
 def _may_stand(row: SnapshotRow) -> bool:
