@@ -147,7 +147,7 @@ class Client:
                 if len(waiting) == len(self._channels):
                     results += self._answers(*waiting.pop(0), seconds)
                 left = deadline - time.monotonic()
-                waiting.append((names, self._stub().Recognize.future(request, timeout=left)))
+                waiting.append((names, self._sent(request, left)))
             while waiting:
                 results += self._answers(*waiting.pop(0), seconds)
         finally:
@@ -175,10 +175,23 @@ class Client:
     def _stub(self) -> recognition_pb2_grpc.RecognitionStub:
         return self._stubs[next(self._turn) % len(self._stubs)]
 
+    def _sent(self, request: pb.RecognizeRequest, seconds: float) -> _Call:
+        try:
+            call: _Call = self._stub().Recognize.future(request, timeout=seconds)
+        except ValueError as error:  # what grpc says of a channel that another thread closed
+            if self._closed:
+                raise _closed() from error
+            raise
+        return call
+
     def _answers(self, names: list[str], call: _Call, seconds: float) -> list[Recognition]:
         try:
             response = call.result()
-        except grpc.RpcError as error:
+        except (grpc.RpcError, grpc.FutureCancelledError) as error:
+            if self._closed:
+                raise _closed() from error
+            if not isinstance(error, grpc.RpcError):
+                raise
             raise error_from(error, _SERVICE, self.target, seconds) from error
         return _results(names, response, self.target)
 
@@ -223,6 +236,8 @@ class AsyncClient:
         deadline = time.monotonic() + seconds
         sources = _sources(images)
         loaded = [(_name(n, source), await _read_async(source)) for n, source in enumerate(sources)]
+        if self._closed:  # while the files were read
+            raise _closed()
         self._open()
         turns = asyncio.Semaphore(self._count)
 
@@ -232,7 +247,11 @@ class AsyncClient:
                 left = deadline - time.monotonic()
                 try:
                     response = await stub.Recognize(request, timeout=left)
-                except grpc.RpcError as error:
+                except (asyncio.CancelledError, grpc.RpcError, grpc.aio.UsageError) as error:
+                    if self._closed and not _cancelled():
+                        raise _closed() from error
+                    if not isinstance(error, grpc.RpcError):
+                        raise
                     raise error_from(error, _SERVICE, self.target, seconds) from error
                 return _results(names, response, self.target)
 
@@ -285,7 +304,12 @@ def _requests(
         raise InvalidInputError(f"top_k is {top_k}; it must be 0 (all) or more", field="top_k")
     names: list[str] = []
     size = 0
-    request = pb.RecognizeRequest(model=model, version=version, top_k=top_k)
+    try:
+        request = pb.RecognizeRequest(model=model, version=version, top_k=top_k)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"model {model!r}, version {version!r} or top_k {top_k!r} cannot be sent: {error}"
+        ) from error
     for name, data in loaded:
         if names and (size + len(data) > MAX_REQUEST_BYTES or len(names) == IMAGES_PER_REQUEST):
             yield names, request
@@ -386,3 +410,9 @@ def _seconds(timeout: float | None, default: float) -> float:
 
 def _closed() -> InvalidInputError:
     return InvalidInputError("the client is closed; make a new one", field="client")
+
+
+def _cancelled() -> bool:
+    """Whether somebody cancelled this task; grpc.aio raises CancelledError on a close as well."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -346,6 +346,48 @@ def test_a_closed_client_says_so(service: Service) -> None:
         client.recognize(b"x")
 
 
+@pytest.mark.parametrize("images", [1, 5 * IMAGES_PER_REQUEST])
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_closing_ends_the_calls_under_way_in_words(
+    service: Service, kind: type, images: int
+) -> None:
+    arrived, done = threading.Event(), threading.Event()
+
+    def hang(request: pb.RecognizeRequest, context: grpc.ServicerContext) -> pb.RecognizeResponse:
+        arrived.set()
+        done.wait(20)
+        return echo(request, context)
+
+    service.servicer.answer = hang
+    client = kind(service.target, timeout=20)
+
+    async def run() -> None:
+        task = asyncio.create_task(client.recognize([b"x"] * images))
+        await asyncio.to_thread(arrived.wait, 20)
+        await client.close()
+        with pytest.raises(InvalidInputError, match="the client is closed"):
+            await task
+
+    try:
+        if kind is AsyncClient:
+            asyncio.run(run())
+            return
+        with futures.ThreadPoolExecutor(1) as pool:
+            call = pool.submit(client.recognize, [b"x"] * images)
+            arrived.wait(20)
+            client.close()
+            with pytest.raises(InvalidInputError, match="the client is closed"):
+                call.result(20)
+    finally:
+        done.set()
+
+
+@pytest.mark.parametrize("call", [{"top_k": 2**40}, {"model": "\udcff"}, {"version": 7}])
+def test_what_no_message_can_hold_is_said(service: Service, ask: Ask, call: dict) -> None:
+    with pytest.raises(InvalidInputError, match="cannot be sent"):
+        ask(service.target, b"x", **call)
+
+
 def test_async_calls_overlap_and_can_be_cancelled(service: Service) -> None:
     together = threading.Barrier(8)
 
