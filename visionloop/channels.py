@@ -68,6 +68,11 @@ def check_target(target: str, timeout: float) -> None:
             f"target is {target!r}; it must be host:port or a gRPC name as dns:///host:port",
             field="target",
         )
+    port = target.rpartition(":")[2]
+    if port.isdecimal() and not 0 < int(port) <= 65535:
+        raise InvalidInputError(
+            f"target is {target!r}; its port must be 1 to 65535", field="target"
+        )
     if not 0 < timeout < float("inf"):
         raise InvalidInputError(
             f"timeout is {timeout}; it must be a number of seconds above 0", field="timeout"

@@ -16,7 +16,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -33,10 +32,10 @@ from visionloop.channels import (
 from visionloop.errors import (
     ImageError,
     InvalidInputError,
-    NotFoundError,
     VisionloopError,
     error_for_grpc_code,
 )
+from visionloop.image_file import read_image_file
 from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop.proto.v1 import recognition_pb2_grpc
 
@@ -375,14 +374,7 @@ def _read(source: Image) -> bytes:
             f"an image is of type {type(source).__name__}; give encoded bytes or a path",
             field="images",
         )
-    try:
-        return Path(source).read_bytes()
-    except FileNotFoundError:
-        raise NotFoundError(f"there is no file {os.fspath(source)}; check the path") from None
-    except OSError as error:
-        raise InvalidInputError(
-            f"cannot read {os.fspath(source)}: {error.strerror}", field="images"
-        ) from error
+    return read_image_file(source)
 
 
 async def _read_async(source: Image) -> bytes:

@@ -19,8 +19,16 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
 
-class FlagParser(argparse.ArgumentParser):
-    """An ArgumentParser of one program. Help shows defaults and speaks of the environment."""
+class StrictParser(argparse.ArgumentParser):
+    """An ArgumentParser whose mistakes are errors of the suite: one line and exit code 64."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises ConfigurationError instead of printing the usage and exiting with 2."""
+        raise ConfigurationError(f"{message}; see {self.prog} --help")
+
+
+class FlagParser(StrictParser):
+    """The parser of one program. Help shows defaults and speaks of the environment."""
 
     def __init__(self, prog: str, description: str) -> None:
         super().__init__(
@@ -29,10 +37,6 @@ class FlagParser(argparse.ArgumentParser):
             epilog="Each flag can be given as an environment variable: VISIONLOOP_<FLAG>.",
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
-
-    def error(self, message: str) -> NoReturn:
-        """Raises ConfigurationError instead of printing the usage and exiting."""
-        raise ConfigurationError(f"{message}; see {self.prog} --help")
 
     def parse(
         self, arguments: Sequence[str], environment: Mapping[str, str] = os.environ

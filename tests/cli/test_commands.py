@@ -92,6 +92,8 @@ def test_import_keeps_good_rows_and_names_bad_ones(suite: Suite, tmp_path: Path)
         writer.writerow([cells[2].path, "", "p1", "mono"])
         writer.writerow(["nowhere.png", "functional", "p1", "mono"])
         writer.writerow([cells[3].path, "functional", "p2", "poly"])  # line 7
+        writer.writerow(["/dev/zero", "functional", "p2", "poly"])
+        writer.writerow([cells[3].path, "functional", "x", "p2", "poly"])
     flags = ["--path-column", "file", "--label-column", "kind", "--group-column", "panel"]
     flags += ["--attribute-columns", "module", "--dataset", "rows", "--target", suite.labeling]
     report = result("import", tmp_path / "t.csv", *flags, code=65)
@@ -101,6 +103,8 @@ def test_import_keeps_good_rows_and_names_bad_ones(suite: Suite, tmp_path: Path)
         (4, "not_an_image"),
         (5, "empty_label"),
         (6, "unreadable_file"),
+        (8, "too_many_bytes"),
+        (9, "invalid_row"),
     ]
     exported = result("labels", "export", "rows", "--target", suite.labeling)
     assert [label["attributes"] for label in exported] == [{"module": "mono"}, {"module": "poly"}]
@@ -181,6 +185,14 @@ def test_predict_names_the_bad_image_and_answers_the_good(suite: Suite, tmp_path
         (["models", "list", "--store", "file:///proc/none/here"], 66, "/proc/none/here"),
         (["models", "list", "--store", "ftp://x"], 64, "file:///"),
         (["models", "list"], 66, "VISIONLOOP_STORE"),
+        ([], 64, "visionloop --help"),
+        (["predict", "x.jpg", "--nope"], 64, "--nope"),
+        (["import", "x"], 64, "--dataset"),
+        (["models", "promote", "m", "one", "--why", "x"], 64, "invalid int value: 'one'"),
+        (["models", "list", "--store", "file://x/y"], 64, "three slashes"),
+        (["predict", ""], 64, "is empty"),
+        (["predict", "/dev/zero"], 64, "more than"),
+        (["predict", __file__, "--target", "127.0.0.1:99999"], 64, "1 to 65535"),
         (["snapshots", "create", "x", "--target", "127.0.0.1:9"], 69, "127.0.0.1:9"),
         (["predict", __file__, "--target", "127.0.0.1:9", "--timeout", "2"], 69, "127.0.0.1:9"),
     ],
@@ -189,10 +201,48 @@ def test_mistakes_are_one_line(arguments: list[str], code: int, said: str, tmp_p
     assert said in visionloop(*arguments, code=code, cwd=tmp_path)
 
 
+def test_a_torn_alias_does_not_hide_the_other_models(tmp_path: Path) -> None:
+    url = (tmp_path / "store").as_uri()
+    repository = ModelRepository(open_store(url))
+    for model in ("torn", "whole"):
+        publish_bundle(repository, model, seed=1, promote=True)
+    (tmp_path / "store/models/torn/aliases.json").write_text("{")
+    listed = {row["model"]: row["alias"] for row in result("models", "list", "--store", url)}
+    assert listed["whole"] == "stable"
+    assert "unreadable" in listed["torn"]
+
+
+def test_mistakes_are_json_for_machines(tmp_path: Path) -> None:
+    for arguments in (["models", "list"], ["predict"], ["import", "x", "--dataset", "d"]):
+        said = visionloop(*arguments, "--json", code=64 if arguments == ["predict"] else 66,
+                          cwd=tmp_path)  # fmt: skip
+        assert set(json.loads(said)["error"]) == {"reason", "message"}
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_full_disk_is_one_line(suite: Suite, flags: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "visionloop.cli", "models", "list", "--store", suite.store]
+            + flags,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 64
+    assert "No space left" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_mistakes_against_a_running_suite(suite: Suite) -> None:
     store, service = ("--store", suite.store), ("--target", suite.labeling)
     assert "nobody" in visionloop("snapshots", "create", "nobody", *service, code=66)
     assert "nobody" in visionloop("snapshots", "show", "nobody", *store, code=66)
+    assert "nobody" in visionloop("snapshots", "list", "nobody", *store, code=66)
+    assert "--why" in visionloop("models", "promote", MODEL, "1", "--why", " ", *store, code=64)
+    assert "--why" in visionloop("models", "rollback", MODEL, "--why", "", *store, code=64)
     assert "99" in visionloop("models", "promote", MODEL, "99", "--why", "x", *store, code=66)
     assert "nobody" in visionloop("models", "rollback", "nobody", "--why", "x", *store, code=66)
     said = visionloop(

@@ -48,6 +48,9 @@ def test_csv_columns_group_attributes_and_line_numbers(tmp_path: Path) -> None:
         ("path,label\na,b\n", Columns(attributes=("x", "y")), "no column 'x', 'y'"),
         ("", Columns(), "it has no columns"),
         ('path,label\n"a,b\n', Columns(), "not a CSV file"),
+        ("path;label\na;b\n", Columns(), "separated by semicolons"),
+        ("path\tlabel\na\tb\n", Columns(), "separated by tabs"),
+        ("path,label,label\na,b,c\n", Columns(), "column 'label' twice"),
     ],
 )
 def test_a_wrong_csv_is_told_in_words(
@@ -103,3 +106,11 @@ def test_different_imports_have_different_names(rows: list[tuple[str, str, str]]
     assert name == batch_name(list(files))
     for i in range(len(files)):
         assert batch_name(files[:i] + files[i + 1 :]) != name
+
+
+def test_rows_of_another_length_are_faults_and_not_shifted_labels(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", "path,label\na.png,Paris, France\nb.png\n ,x\nc.png,ok\n")
+    faults = [row.fault for row in find(table, Columns())]
+    for fault, said in zip(faults, ("more cells", "fewer cells", "'path') is empty"), strict=False):
+        assert said in fault
+    assert faults[3] == ""

@@ -213,3 +213,13 @@ async def test_pages_of_other_sites_change_nothing(client, origin: str) -> None:
 async def test_our_own_page_may_change_things(client) -> None:
     client.headers["Origin"] = "http://labeling"
     assert (await upload(client, noise(1), label="a")).status_code == 201
+
+
+@pytest.mark.parametrize("key", ["4f1c\u2026".encode(), b"x" * 196])
+async def test_a_wrong_idempotency_key_is_named(client, key: bytes) -> None:
+    answer = await client.post(
+        "/v1/datasets/d/images",
+        files={"file": ("a.png", noise(1), "image/png")},
+        headers={"Idempotency-Key": key},
+    )
+    assert (answer.status_code, answer.json()["field"]) == (400, "Idempotency-Key")

@@ -54,6 +54,14 @@ def test_a_wrong_digest_is_refused(tmp_path: Path):
         read_weights((tmp_path / "w.pth").as_uri() + "#sha256=" + "0" * 64)
 
 
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+@pytest.mark.parametrize("junk", [b"junk", b"", b"PK\x03\x04", bytes(200)])
+def test_bytes_that_are_no_weights_are_refused_in_words(tmp_path: Path, name: str, junk: bytes):
+    (tmp_path / name).write_bytes(junk)
+    with pytest.raises(CorruptError, match="holds no plain tensors"):
+        read_weights(pinned(tmp_path / name))
+
+
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path):
     class Bomb:
         def __reduce__(self):

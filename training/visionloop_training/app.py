@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from visionloop.errors import ConfigurationError, ConflictError, RefusedError, VisionloopError
 from visionloop.extras import require
+from visionloop.flags import StrictParser
 from visionloop.telemetry import configure_logging
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ PROGRAM = "visionloop-train"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the job; returns its exit code. Only faults of ours leave a traceback."""
-    flags = _parser().parse_args(arguments)
     try:
+        flags = _parser().parse_args(arguments)
         require("training")
         configure_logging(PROGRAM)
         return _run(flags)
@@ -55,7 +56,7 @@ def _run(flags: argparse.Namespace) -> int:
                 f"--{name} is missing (or set VISIONLOOP_{name.upper()})", field=name
             )
 
-    from visionloop.objectstore import open_store
+    from visionloop.objectstore import open_existing_store
     from visionloop_training.cache import default_folder
     from visionloop_training.pipeline import Request, run
 
@@ -68,7 +69,7 @@ def _run(flags: argparse.Namespace) -> int:
         ) from error
     result = run(
         Request(
-            store=open_store(flags.store),
+            store=open_existing_store(flags.store),
             dataset=flags.dataset,
             model=flags.model,
             config=config,
@@ -133,7 +134,7 @@ def _say(text: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = StrictParser(
         prog=PROGRAM,
         description="Trains a classifier on a dataset snapshot, proves and judges it, publishes it "
         "as the next version and promotes it if the gate lets it pass.",

@@ -220,8 +220,12 @@ def load(
     if file:
         try:
             text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise NotFoundError(f"--config: cannot read {file}: {error}") from error
+        except OSError as error:
+            raise NotFoundError(f"--config: cannot read {file}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(
+                f"--config {file} is not UTF-8 text; save it as YAML in UTF-8", field="config"
+            ) from error
         _merge(tree, _mapping(text, f"--config {file}"))
     for override in overrides:
         _merge(tree, _override(override))

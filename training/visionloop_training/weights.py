@@ -8,7 +8,6 @@ nothing else is trusted. Only tensors are read (safetensors, or torch.load with
 import hashlib
 import importlib.metadata
 import io
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +127,9 @@ def _tensors(data: bytes, path: Path) -> dict[str, Tensor]:
             loaded: object = safetensors.torch.load(data)
         else:
             loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, safetensors.SafetensorError, RuntimeError, EOFError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise CorruptError(
             f"backbone.weights: {path} holds no plain tensors (safetensors, or a state dict that "
             "loads with weights_only=True)"

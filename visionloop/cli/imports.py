@@ -12,6 +12,8 @@ from pathlib import Path
 from visionloop.cli.labelled_files import Columns, LabelledFile, batch_name, find
 from visionloop.cli.output import Output
 from visionloop.cli.store import user_name
+from visionloop.errors import ImageError, InvalidInputError, NotFoundError
+from visionloop.image_file import read_image_file
 from visionloop.labeling_client import LabelingClient, SubmitImage
 from visionloop.telemetry import progress
 
@@ -32,7 +34,8 @@ class _Rejections:
 
 def import_images(options: argparse.Namespace, output: Output) -> int:
     """Exit code 0 when all rows got in, 65 when some were rejected (and the others kept)."""
-    attributes = tuple(name for name in options.attribute_columns.split(",") if name)
+    names = (name.strip() for name in options.attribute_columns.split(","))
+    attributes = tuple(name for name in names if name)
     columns = Columns(options.path_column, options.label_column, options.group_column, attributes)
     files = find(Path(options.source), columns)
     batch = options.batch or batch_name(files)
@@ -54,14 +57,19 @@ def _readable_rows(
     files: list[LabelledFile], dataset: str, batch: str, author: str, rejections: _Rejections
 ) -> Iterator[SubmitImage]:
     for ordinal, file in enumerate(files):
+        if file.fault:
+            rejections.add(file, "invalid_row", file.fault)
+            continue
         if not file.label:
             rejections.add(file, "empty_label", "the label is empty; give a class or drop the row")
             continue
         try:
-            image = file.path.read_bytes()
-        except OSError as error:
-            message = f"cannot read {file.path}: {error.strerror}"
-            rejections.add(file, "unreadable_file", message)
+            image = read_image_file(file.path)
+        except ImageError as error:
+            rejections.add(file, error.reason, str(error))
+            continue
+        except (InvalidInputError, NotFoundError) as error:
+            rejections.add(file, "unreadable_file", str(error))
             continue
         yield SubmitImage(
             dataset=dataset,

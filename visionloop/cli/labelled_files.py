@@ -12,12 +12,16 @@ from pathlib import Path
 
 from visionloop.errors import ConfigurationError, NotFoundError
 
+_MARKS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledFile:
-    """One row of an import. `row` is what people count: the CSV line, or the file's number."""
+    """One row of an import. `row` is what people count: the CSV line, or the file's number.
+
+    `fault` says what is wrong with a row that is not to be sent.
+    """
 
     row: int
     path: Path
@@ -25,6 +29,7 @@ class LabelledFile:
     label: str
     group: str = ""
     attributes: dict[str, str] = field(default_factory=dict)
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,7 @@ def _images_below(folder: Path) -> list[Path]:
 
 
 def _in_csv(file: Path, columns: Columns) -> Iterator[LabelledFile]:
+    line = 0
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, strict=True)
@@ -86,19 +92,34 @@ def _in_csv(file: Path, columns: Columns) -> Iterator[LabelledFile]:
             empty = True
             for values in reader:
                 empty = False
-                yield _csv_row(file.parent, reader.line_num, values, columns)
+                line = reader.line_num
+                yield _csv_row(file.parent, line, values, columns)
             if empty:
                 raise ConfigurationError(f"{file} has a header and no rows", field="source")
     except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{file} is not UTF-8 text: {error}", field="source") from error
+        raise ConfigurationError(
+            f"{file} is not UTF-8 text: after line {line}, byte 0x{error.object[error.start]:02x}. "
+            "Save it as a CSV in UTF-8, or give a folder with a sub-folder per class",
+            field="source",
+        ) from error
     except csv.Error as error:
-        raise ConfigurationError(f"{file} is not a CSV file: {error}", field="source") from error
+        raise ConfigurationError(
+            f"{file} is not a CSV file: after line {line}: {error}", field="source"
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {file}: {error.strerror}", field="source") from error
 
 
 def _check_columns(file: Path, names: Sequence[str], columns: Columns) -> None:
     wanted = [columns.path, columns.label, *columns.attributes]
     wanted += [columns.group] if columns.group else []
     missing = [name for name in wanted if name not in names]
+    if missing and len(names) == 1 and (mark := next((m for m in ";\t|" if m in names[0]), "")):
+        raise ConfigurationError(
+            f"{file} seems to be separated by {_MARKS[mark]}; columns must be separated by commas, "
+            "so save it as comma-separated values",
+            field="source",
+        )
     if missing:
         has = ", ".join(names) if names else "no columns"
         raise ConfigurationError(
@@ -106,17 +127,39 @@ def _check_columns(file: Path, names: Sequence[str], columns: Columns) -> None:
             "--path-column, --label-column, --group-column, --attribute-columns",
             field="source",
         )
+    twice = [name for name in wanted if names.count(name) > 1]
+    if twice:
+        raise ConfigurationError(
+            f"{file} has the column {', '.join(map(repr, twice))} twice; rename one",
+            field="source",
+        )
 
 
-def _csv_row(folder: Path, line: int, values: dict[str, str], columns: Columns) -> LabelledFile:
-    name = (values[columns.path] or "").strip()
+def _csv_row(
+    folder: Path, line: int, values: dict[str, str | None], columns: Columns
+) -> LabelledFile:
+    """One row. DictReader gives None for cells that are missing, and None the cells too many."""
+
+    def cell(column: str) -> str:
+        return (values[column] or "").strip()
+
+    name = cell(columns.path)
+    fault = ""
+    if None in values:
+        # A comma inside a cell shifts all that follow: the label would be another column's.
+        fault = "the row has more cells than the header; put quotes around cells with commas"
+    elif None in values.values():
+        fault = "the row has fewer cells than the header; give each column its cell"
+    elif not name:
+        fault = f"the path (column {columns.path!r}) is empty; name a file or drop the row"
     return LabelledFile(
         row=line,
         path=folder / name,
         source=name,
-        label=(values[columns.label] or "").strip(),
-        group=(values[columns.group] or "").strip() if columns.group else "",
-        attributes={a: (values[a] or "").strip() for a in columns.attributes if values[a]},
+        label=cell(columns.label),
+        group=cell(columns.group) if columns.group else "",
+        attributes={a: cell(a) for a in columns.attributes if values[a]},
+        fault=fault,
     )
 
 

@@ -2,15 +2,15 @@
 
 import argparse
 import csv
-import sys
-from collections.abc import Iterable
+import io
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TextIO
 
 from visionloop.cli.output import Output
 from visionloop.errors import ConfigurationError
 from visionloop.labeling_client import ExportedLabel, LabelingClient
+from visionloop.objectstore.local import written_whole
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -22,11 +22,10 @@ def export(options: argparse.Namespace, output: Output) -> int:
     if output.as_json:
         output.result([asdict(label) for label in labels])
     elif options.output == "-":
-        _write_csv(labels, sys.stdout)
+        output.text(_as_csv(labels))
     else:
         try:
-            with Path(options.output).open("w", newline="", encoding="utf-8") as file:
-                _write_csv(labels, file)
+            _write(Path(options.output), _as_csv(labels).encode())
         except OSError as error:
             raise ConfigurationError(
                 f"cannot write {options.output}: {error.strerror}", field="output"
@@ -35,9 +34,19 @@ def export(options: argparse.Namespace, output: Output) -> int:
     return 0
 
 
-def _write_csv(labels: Iterable[ExportedLabel], file: TextIO) -> None:
-    labels = list(labels)
+def _write(target: Path, data: bytes) -> None:
+    """A file is written whole or not at all; a pipe or a device gets the bytes."""
+    target.parent.stat()  # a folder that is not there is a mistyped path: none is made
+    if target.exists() and not target.is_file():
+        target.write_bytes(data)
+        return
+    with written_whole(target) as file:
+        file.write(data)
+
+
+def _as_csv(labels: Sequence[ExportedLabel]) -> str:
     attributes = sorted({name for label in labels for name in label.attributes})
+    file = io.StringIO(newline="")
     writer = csv.writer(file)
     writer.writerow(
         ["sha256", "label", "split", "group", "author_kind", "author", "labelled", "source"]
@@ -48,6 +57,7 @@ def _write_csv(labels: Iterable[ExportedLabel], file: TextIO) -> None:
         row += [label.author, label.labelled.isoformat(), label.source]
         row += [label.attributes.get(name, "") for name in attributes]
         writer.writerow([_safe(cell) for cell in row])
+    return file.getvalue()
 
 
 def _safe(cell: object) -> str:

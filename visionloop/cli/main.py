@@ -11,6 +11,7 @@ from visionloop import __version__
 from visionloop.cli.output import Output
 from visionloop.errors import VisionloopError
 from visionloop.extras import require
+from visionloop.flags import StrictParser
 
 DEFAULT_DATA = "visionloop-data"
 EXIT_CODES = """\
@@ -21,13 +22,15 @@ first: look and try again · 77 no right to do this · 130 interrupted"""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb; returns its exit code. Only faults of ours leave a traceback."""
-    options = _parser().parse_args(arguments)
-    output = Output(as_json=options.json)
+    given = sys.argv[1:] if arguments is None else arguments
+    output = Output(as_json="--json" in given)
     try:
+        options = _parser().parse_args(given)
         if options.needs:
             require(options.needs)
         verb = importlib.import_module(f"visionloop.cli.{options.module}")
         code: int = getattr(verb, options.function)(options, output)
+        output.flush()
     except VisionloopError as error:
         output.error(error)
         return error.exit_code
@@ -40,13 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Verbs: TypeAlias = "argparse._SubParsersAction[StrictParser]"
 
 
-def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+def _parser() -> StrictParser:
+    common = StrictParser(add_help=False)
     common.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    parser = argparse.ArgumentParser(
+    parser = StrictParser(
         prog="visionloop",
         description="Image recognition that keeps learning.",
         epilog=EXIT_CODES,
@@ -68,8 +71,8 @@ NEEDS = {"imports": "core", "models": "core", "snapshots": "core"}
 
 
 def _verb(
-    verbs: Verbs, name: str, runs: str, parents: Sequence[argparse.ArgumentParser], help_text: str
-) -> argparse.ArgumentParser:
+    verbs: Verbs, name: str, runs: str, parents: Sequence[StrictParser], help_text: str
+) -> StrictParser:
     """A verb that calls `runs` ("module.function" below visionloop.cli)."""
     parser = verbs.add_parser(name, parents=list(parents), help=help_text, description=help_text)
     module, function = runs.split(".")
@@ -86,8 +89,8 @@ def _environment(name: str, default: str | None = None) -> str | None:
     return os.environ.get(f"VISIONLOOP_{name}", default)
 
 
-def _store_flags() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(add_help=False)
+def _store_flags() -> StrictParser:
+    flags = StrictParser(add_help=False)
     flags.add_argument(
         "--store",
         default=_environment("STORE"),
@@ -98,8 +101,8 @@ def _store_flags() -> argparse.ArgumentParser:
     return flags
 
 
-def _service_flags(name: str, port: int) -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(add_help=False)
+def _service_flags(name: str, port: int) -> StrictParser:
+    flags = StrictParser(add_help=False)
     flags.add_argument(
         "--target",
         default=_environment(f"{name.upper()}_TARGET", f"127.0.0.1:{port}"),
@@ -109,7 +112,7 @@ def _service_flags(name: str, port: int) -> argparse.ArgumentParser:
     return flags
 
 
-def _add_up(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+def _add_up(verbs: Verbs, common: StrictParser) -> None:
     up = _verb(verbs, "up", "up.up", [common], "run all programs on this machine until Ctrl-C")
     up.add_argument("--data", default=DEFAULT_DATA, help="the one data folder (%(default)s)")
     up.add_argument("--store", default=None, metavar="URL", help="default: the folder DATA/store")
@@ -126,7 +129,7 @@ def _add_up(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     up.add_argument("--ready-file", default=None, help="where to write the addresses, as JSON")
 
 
-def _add_import(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+def _add_import(verbs: Verbs, common: StrictParser) -> None:
     service = _service_flags("labeling", 8081)
     imports = _verb(
         verbs,
@@ -155,7 +158,7 @@ def _add_import(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_predict(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+def _add_predict(verbs: Verbs, common: StrictParser) -> None:
     service = _service_flags("inference", 8001)
     predict = _verb(
         verbs,
@@ -171,7 +174,7 @@ def _add_predict(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     predict.add_argument("--timeout", type=float, default=30.0, help="seconds (%(default)s)")
 
 
-def _add_models(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+def _add_models(verbs: Verbs, common: StrictParser) -> None:
     store = _store_flags()
     models = _group(verbs, "models", "look at model versions, promote them, roll back")
     _verb(models, "list", "models.list_models", [common, store], "all models and versions")
@@ -194,7 +197,7 @@ def _add_models(verbs: Verbs, common: argparse.ArgumentParser) -> None:
         verb.add_argument("--who", default=None, help="default: the user name")
 
 
-def _add_snapshots(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+def _add_snapshots(verbs: Verbs, common: StrictParser) -> None:
     store = _store_flags()
     snapshots = _group(verbs, "snapshots", "the immutable datasets that models are trained on")
     create = _verb(
@@ -216,7 +219,7 @@ def _add_snapshots(verbs: Verbs, common: argparse.ArgumentParser) -> None:
     diff.add_argument("after", nargs="?", default="latest")
 
 
-def _add_labels(verbs: Verbs, common: argparse.ArgumentParser) -> None:
+def _add_labels(verbs: Verbs, common: StrictParser) -> None:
     labels = _group(verbs, "labels", "the labels of a dataset")
     export = _verb(
         labels,

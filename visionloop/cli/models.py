@@ -5,18 +5,14 @@ import argparse
 from visionloop.bundle import Aliases, AliasMove, Bundle
 from visionloop.cli.output import Output
 from visionloop.cli.store import open_from, user_name
-from visionloop.errors import VisionloopError
+from visionloop.errors import ConfigurationError, CorruptError, VisionloopError
 from visionloop.repository import ModelRepository
 
 
 def list_models(options: argparse.Namespace, output: Output) -> int:
     """Every committed version of every model with its aliases and test accuracy."""
     repository = ModelRepository(open_from(options))
-    rows = [
-        _summary(repository, model, version, repository.aliases(model).aliases)
-        for model in repository.models()
-        for version in repository.versions(model)
-    ]
+    rows = [row for model in repository.models() for row in _summaries(repository, model)]
     output.result(rows)
     if not rows:
         output.line("no model versions in this store yet; train one: visionloop-train --help")
@@ -26,10 +22,23 @@ def list_models(options: argparse.Namespace, output: Output) -> int:
     return 0
 
 
+def _summaries(repository: ModelRepository, model: str) -> list[dict[str, object]]:
+    try:
+        aliases = repository.aliases(model).aliases
+    except CorruptError as error:  # which must not hide the other models
+        return [
+            _summary(repository, model, version, f"unreadable: {error}")
+            for version in repository.versions(model)
+        ]
+    return [
+        _summary(repository, model, version, _alias_names(aliases, version))
+        for version in repository.versions(model)
+    ]
+
+
 def _summary(
-    repository: ModelRepository, model: str, version: int, aliases: Aliases
+    repository: ModelRepository, model: str, version: int, named: str
 ) -> dict[str, object]:
-    named = _alias_names(aliases, version)
     row: dict[str, object] = {"model": model, "version": version, "alias": named or None}
     try:
         bundle = repository.read(model, version)
@@ -95,6 +104,7 @@ def _facts(bundle: Bundle, alias: str) -> dict[str, object]:
 
 def promote(options: argparse.Namespace, output: Output) -> int:
     """Moves stable to a version by hand; the gate has no say, the history says who and why."""
+    _check_why(options.why)
     repository = ModelRepository(open_from(options))
     move = repository.promote(
         options.model,
@@ -109,10 +119,18 @@ def promote(options: argparse.Namespace, output: Output) -> int:
 
 def rollback(options: argparse.Namespace, output: Output) -> int:
     """Moves stable back to the version it named before."""
+    _check_why(options.why)
     repository = ModelRepository(open_from(options))
     move = repository.rollback(options.model, who=options.who or user_name(), why=options.why)
     _print_move(options.model, move, output)
     return 0
+
+
+def _check_why(why: str) -> None:
+    if not why.strip():
+        raise ConfigurationError(
+            "--why is empty; say in a few words why, it stays in the history", field="why"
+        )
 
 
 def _print_move(model: str, move: AliasMove, output: Output) -> None:

@@ -5,12 +5,14 @@ the result alone.
 """
 
 import json
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime
 from typing import Any
 
-from visionloop.errors import VisionloopError
+from visionloop.errors import ConfigurationError, VisionloopError
 
 
 class Output:
@@ -22,12 +24,25 @@ class Output:
     def line(self, text: str = "") -> None:
         """One line for people; silent with --json."""
         if not self.as_json:
-            sys.stdout.write(text + "\n")
+            self.text(text + "\n")
+
+    def text(self, text: str) -> None:
+        """`text` as it is, on stdout. Raises ConfigurationError when stdout takes no more.
+
+        BrokenPipeError passes: the reader has had enough, which is no mistake.
+        """
+        with _writing():
+            sys.stdout.write(text)
+
+    def flush(self) -> None:
+        """Hands on what is still in the buffer; raises as `text` does."""
+        with _writing():
+            sys.stdout.flush()
 
     def result(self, value: object) -> None:
         """The verb's result as JSON; silent without --json."""
         if self.as_json:
-            sys.stdout.write(json.dumps(value, default=_plain, ensure_ascii=False, indent=2) + "\n")
+            self.text(json.dumps(value, default=_plain, ensure_ascii=False, indent=2) + "\n")
 
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Aligned columns for people; numbers to the right."""
@@ -62,6 +77,20 @@ class Output:
             sys.stderr.write(json.dumps({"error": body}, ensure_ascii=False) + "\n")
         else:
             sys.stderr.write(f"visionloop: {error}\n")
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What is left in the buffer would fail again, with a traceback, when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise ConfigurationError(
+            f"cannot write the result to stdout: {error.strerror}", field="stdout"
+        ) from error
 
 
 def _cell(value: object) -> str:

@@ -5,15 +5,18 @@ from dataclasses import asdict
 
 from visionloop.cli.output import Output
 from visionloop.cli.store import open_from
+from visionloop.errors import NotFoundError
 from visionloop.labeling_client import LabelingClient
 
 
 def create(options: argparse.Namespace, output: Output) -> int:
     """Asks the labeling-ingest service to cut a snapshot."""
+    from visionloop.snapshot import SPLITS
+
     with LabelingClient(options.target) as client:
         receipt = client.create_snapshot(options.dataset)
     output.result(asdict(receipt))
-    counts = ", ".join(f"{split} {images}" for split, images in receipt.split_images.items())
+    counts = ", ".join(f"{split} {receipt.split_images.get(split, 0)}" for split in SPLITS)
     news = "" if receipt.created else " (nothing new since it was cut)"
     output.line(f"{receipt.id}: {counts}{news}")
     return 0
@@ -26,6 +29,12 @@ def list_snapshots(options: argparse.Namespace, output: Output) -> int:
     repository = SnapshotRepository(open_from(options))
     datasets = [options.dataset] if options.dataset else repository.datasets()
     manifests = [manifest for name in datasets for manifest in repository.list(name)]
+    if options.dataset and not manifests:
+        known = ", ".join(repository.datasets()) or "none"
+        raise NotFoundError(
+            f"dataset {options.dataset!r} has no snapshot in this store; datasets that have: "
+            f"{known}. To cut one: visionloop snapshots create {options.dataset}"
+        )
     output.result([manifest.model_dump(mode="json") for manifest in manifests])
     if not manifests:
         output.line("no snapshots yet; cut one: visionloop snapshots create DATASET")

@@ -3,10 +3,8 @@
 import argparse
 import getpass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from visionloop.errors import NotFoundError
-from visionloop.objectstore import ObjectStore, open_store
+from visionloop.objectstore import ObjectStore, open_existing_store
 
 DEFAULT_FOLDER = Path("visionloop-data/store")
 
@@ -17,14 +15,7 @@ def open_from(options: argparse.Namespace) -> ObjectStore:
     The CLI steers stores that programs made; a folder that is not there is a mistyped path.
     """
     url: str = options.store or DEFAULT_FOLDER.resolve().as_uri()
-    if url.startswith("file://"):
-        folder = Path(unquote(urlsplit(url).path))
-        if not folder.is_dir():
-            raise NotFoundError(
-                f"there is no store at {folder}; name one: --store file:///folder or "
-                "--store s3://bucket/prefix, or set VISIONLOOP_STORE"
-            )
-    return open_store(url)
+    return open_existing_store(url)
 
 
 def user_name() -> str:

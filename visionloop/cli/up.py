@@ -5,6 +5,7 @@ starts them, waits until they listen, restarts one that dies, and passes the end
 """
 
 import argparse
+import fcntl
 import json
 import os
 import shutil
@@ -13,18 +14,35 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from visionloop.cli.output import Output
-from visionloop.errors import ConfigurationError, UnavailableError
+from visionloop.errors import (
+    ConfigurationError,
+    ConflictError,
+    UnavailableError,
+    VisionloopError,
+)
 from visionloop.extras import require
+from visionloop.flags import check_above_zero, check_port
+from visionloop.objectstore.local import written_whole
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 # A program that cannot live is not restarted for ever: this many deaths within a minute end `up`.
 DEATHS_PER_MINUTE = 5
+
+
+class _StartError(VisionloopError):
+    """A program that did not start; its own exit code is ours, if it means something."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.exit_code = code if 64 <= code <= 78 else VisionloopError.exit_code  # type: ignore[misc]
 
 
 @dataclass
@@ -72,15 +90,15 @@ def up(options: argparse.Namespace, output: Output) -> int:
     """Runs until SIGINT or SIGTERM; exit code 0 when all programs ended well."""
     require("inference")
     require("labeling")
+    _check_flags(options)
     data = _data_folder(Path(options.data))
+    with _alone_in(data):
+        return _run(options, data, output)
+
+
+def _run(options: argparse.Namespace, data: Path, output: Output) -> int:
     programs = _programs(options, data)
-    stopping = threading.Event()
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        stopping.set()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    stopping = _stop_signals()
     try:
         for program in programs:
             program.start()
@@ -98,6 +116,52 @@ def up(options: argparse.Namespace, output: Output) -> int:
         for program in programs:
             program.stop(deadline)
     return 0
+
+
+def _stop_signals() -> threading.Event:
+    """An event that SIGINT, SIGTERM or the end of the terminal sets."""
+    stopping = threading.Event()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup sets it
+        signal.signal(signal.SIGHUP, stop)
+    return stopping
+
+
+def _check_flags(options: argparse.Namespace) -> None:
+    """What would fail in a child, told before anything starts. Raises ConfigurationError."""
+    for name in ("inference-port", "inference-http-port", "labeling-port", "labeling-http-port"):
+        check_port(name, getattr(options, name.replace("-", "_")))
+    check_above_zero("poll-seconds", options.poll_seconds)
+    if options.ready_file and not Path(options.ready_file).parent.is_dir():
+        raise ConfigurationError(
+            f"--ready-file {options.ready_file}: its folder is not there", field="ready_file"
+        )
+
+
+@contextmanager
+def _alone_in(data: Path) -> Iterator[None]:
+    """Two suites on one data folder would overwrite one another's addresses and cache.
+
+    Raises ConflictError. The kernel frees the lock however the process ends.
+    """
+    with (data / "run" / "up.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise ConflictError(
+                f"{data} is in use by another `visionloop up`, process {lock.read().strip()}; stop "
+                "that one, or choose another folder by --data"
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
 
 
 def _data_folder(data: Path) -> Path:
@@ -146,8 +210,8 @@ def _wait_until_ready(programs: list[Program], stopping: threading.Event) -> Non
         while program.addresses() is None and not stopping.is_set():
             code = program.exit_code()
             if code is not None:
-                raise UnavailableError(
-                    f"{program.name} ended with code {code} at start; its message is above"
+                raise _StartError(
+                    f"{program.name} ended with code {code} at start; its message is above", code
                 )
             if time.monotonic() > deadline:
                 raise UnavailableError(f"{program.name} did not start in {START_SECONDS:.0f} s")
@@ -160,10 +224,14 @@ def _announce(
     addresses = {program.name: program.addresses() or {} for program in programs}
     summary = {"pid": os.getpid(), "data": str(data), **addresses}
     if options.ready_file:
-        target = Path(options.ready_file)
-        partial = target.with_name(target.name + ".partial")
-        partial.write_text(json.dumps(summary))
-        partial.replace(target)
+        try:
+            with written_whole(Path(options.ready_file)) as file:
+                file.write(json.dumps(summary).encode())
+        except OSError as error:
+            raise ConfigurationError(
+                f"--ready-file {options.ready_file} cannot be written: {error.strerror}",
+                field="ready_file",
+            ) from error
     output.result(summary)
     labeling, inference = addresses["visionloop-labeling"], addresses["visionloop-inference"]
     output.line(f"labeling-ingest  page http://{labeling.get('http')}  gRPC {labeling.get('grpc')}")

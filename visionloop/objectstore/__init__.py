@@ -9,6 +9,6 @@ Two conditional writes carry all coordination: `put_if_absent` (claims, commit m
 """
 
 from visionloop.objectstore.base import ObjectStat, ObjectStore, StoredObject
-from visionloop.objectstore.open import open_store
+from visionloop.objectstore.open import open_existing_store, open_store
 
-__all__ = ["ObjectStat", "ObjectStore", "StoredObject", "open_store"]
+__all__ = ["ObjectStat", "ObjectStore", "StoredObject", "open_existing_store", "open_store"]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from visionloop.errors import ConfigurationError
+from visionloop.errors import ConfigurationError, NotFoundError
 from visionloop.objectstore.base import ObjectStore
 from visionloop.objectstore.file import FileStore
 
@@ -35,6 +35,21 @@ def open_store(url: str) -> ObjectStore:
     if url.startswith(("/", ".")) or (url and not parts.scheme):
         raise _refused(url, f"is a path; write file://{Path(url).absolute()}")
     raise _refused(url, "is not a store; write file:///folder or s3://bucket/prefix")
+
+
+def open_existing_store(url: str) -> ObjectStore:
+    """As `open_store`, for readers of what others wrote: a missing folder is a mistyped path.
+
+    Raises NotFoundError, too.
+    """
+    if url.startswith(("file:///", "file://localhost/")):
+        folder = Path(unquote(urlsplit(url).path))
+        if not folder.is_dir():
+            raise NotFoundError(
+                f"there is no store at {folder}; name one: --store file:///folder or "
+                "--store s3://bucket/prefix, or set VISIONLOOP_STORE"
+            )
+    return open_store(url)
 
 
 def _open_file(url: str, host: str, path: str) -> ObjectStore:
