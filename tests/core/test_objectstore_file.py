@@ -239,3 +239,15 @@ class TestWriters:
         assert [stat.key for stat in file_store.list()] == ["key"]
         open_store(file_store.url)
         assert [path.name for path in unfinished.iterdir()] == ["young"]
+
+
+def test_what_is_called_there_already_is_durable(
+    file_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its writer may be between the name and the sync of its folder; a power cut loses the name."""
+    file_store.put_if_absent("a/b", b"content")
+    synced: list[Path] = []
+    monkeypatch.setattr("visionloop.objectstore.file.sync_folder", synced.append)
+    with pytest.raises(ConflictError):
+        file_store.put_if_absent("a/b", b"content")
+    assert synced == [tmp_path / "store" / "a"]

@@ -8,9 +8,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
-from visionloop.errors import ConfigurationError
+from visionloop.errors import ConfigurationError, UnavailableError
 from visionloop_labeling import database as module
 from visionloop_labeling import datasets
 from visionloop_labeling.database import open_database
@@ -92,6 +92,16 @@ def test_a_database_of_a_newer_program_is_refused_in_words(tmp_path: Path) -> No
     opened.close()
     with pytest.raises(ConfigurationError, match="newer version"):
         open_database(url)
+
+
+def test_what_the_database_says_is_not_told_to_callers(tmp_path: Path, caplog) -> None:
+    opened = open_database(f"sqlite:///{tmp_path / 'l.db'}")
+    said = 'connection to server at "10.0.0.5" failed: role "admin"'
+    with pytest.raises(UnavailableError) as failure, opened.read():
+        raise OperationalError("SELECT 1", {}, Exception(said))
+    assert "10.0.0.5" not in str(failure.value)
+    assert caplog.records[-1].error == said
+    opened.close()
 
 
 def _schema(path: Path) -> list[tuple[str, ...]]:

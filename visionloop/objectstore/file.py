@@ -81,6 +81,8 @@ class FileStore:
             try:
                 path.hardlink_to(new)  # atomic: fails when the name is taken, no window
             except FileExistsError:
+                # Callers take this for "it is there, for good": its writer may not be so far yet.
+                sync_folder(path.parent)
                 raise ConflictError(f"{self.url}/{key} exists already") from None
             except PermissionError as error:
                 if error.errno == errno.EPERM:  # Linux's word for "this file system has no links"

@@ -8,6 +8,7 @@ replicas: writers of one dataset take its row lock, migrations an advisory lock.
 """
 
 import fcntl
+import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ _BUSY_TIMEOUT_MS = 30_000
 # As many as there are threads that may want one, so that none fails waiting for another.
 _CONNECTIONS = 48
 _WRITES = "visionloop_writes"
+_log = logging.getLogger(__name__)
 
 
 class Database:
@@ -124,8 +126,10 @@ def _reachable() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
+        # Its words name hosts and users: they are for the log, not for callers.
+        _log.error("the database failed", extra={"error": _one_line(error)})
         raise UnavailableError(
-            f"the database cannot be used right now ({_one_line(error)}); try again"
+            "the database cannot be used right now (the service's log says why); try again"
         ) from error
 
 
