@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -86,6 +87,17 @@ def test_not_ready_is_said_first_and_served_on(
         assert server.recognize(encoded(1)).version == 1
         server.process.send_signal(signal.SIGTERM)  # enough
         assert server.process.wait(timeout=60) == 0
+
+
+def test_an_idle_http_connection_holds_nothing_up(tmp_path: Path, store_of_models: str) -> None:
+    with running_server(tmp_path / "server", store_of_models) as server:
+        host, _, port = server._addresses["http"].rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=10) as idle:
+            idle.sendall(b"GET /hea")
+            assert server.get("/healthz")[0] == 200  # so it was accepted
+            assert server.terminate() == 0
+            assert idle.recv(1) == b""
+    assert "Traceback" not in server.text()
 
 
 def test_without_a_model_it_ends_as_well(tmp_path: Path, store_of_models: str) -> None:

@@ -28,6 +28,7 @@ class HttpServer:
     def __init__(self, readiness: Callable[[], str]) -> None:
         self._readiness = readiness
         self._server: asyncio.Server | None = None
+        self._open: set[asyncio.StreamWriter] = set()
 
     async def start(self, host: str, port: int) -> int:
         """Listens; returns the port. Raises ConfigurationError when it is taken."""
@@ -43,11 +44,15 @@ class HttpServer:
         return bound
 
     async def close(self) -> None:
+        """Ends all exchanges: a caller who says nothing must not hold up the end of the program."""
         if self._server is not None:
             self._server.close()
+            for writer in tuple(self._open):
+                writer.close()
             await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
         try:
             async with asyncio.timeout(TIMEOUT):
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -61,6 +66,7 @@ class HttpServer:
         except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             log.debug("an HTTP exchange broke off", exc_info=True)
         finally:
+            self._open.discard(writer)
             writer.close()
 
     async def _reply(self, head: bytes) -> Reply:
