@@ -17,6 +17,7 @@ from visionloop_inference.admission import check_count, deadline_of
 from visionloop_inference.batching import Answer
 from visionloop_inference.decoding import Decoded, Decoder
 from visionloop_inference.lifecycle import ModelVersion
+from visionloop_inference.runner import GraphRunFailedError
 from visionloop_inference.served_model import ServedModel
 from visionloop_inference.supervisor import Supervisor
 
@@ -94,6 +95,8 @@ def _respond(
         failure = answer.failures.get(row)
         if failure is not None:
             _refuse(result, failure)
+        elif probabilities is not None and not np.isfinite(probabilities[row]).all():
+            _refuse(result, GraphRunFailedError("the graph's answer to this image is no number"))
         elif probabilities is not None:
             _classify(result.classification, probabilities[row], bundle, request.top_k)
             result.prediction_id = str(PredictionId.new(bundle.model, bundle.version, image.sha256))
