@@ -251,3 +251,25 @@ def test_a_database_that_is_behind_the_store_cuts_nothing(core, tmp_path) -> Non
     assert latest.id == first.manifest.id
     ingest.close()
     database.close()
+
+
+def test_only_pairs_across_splits_are_read_for_a_cut(core) -> None:
+    """A still camera: every image is like every other one, and pairs grow as the square."""
+    original = opened(photograph("cell"))
+    likes = [
+        encoded(ImageEnhance.Brightness(original).enhance(1 + n / 200), "PNG") for n in range(30)
+    ]
+    core.submit_all((image, "a") for image in likes)
+    with core.database.read() as session:
+        dataset = session.scalars(select(Dataset)).one()
+        splits = select(Item.id, ImageGroup.split).join(ImageGroup, ImageGroup.id == Item.group_id)
+        split_of = dict(session.execute(splits).tuples().all())
+        everything = session.scalars(select(NearDuplicate)).all()
+        read = list(snapshots._pairs_showing_the_same(session, dataset, []))
+    across = {
+        (pair.later_id, pair.earlier_id)
+        for pair in everything
+        if split_of[pair.later_id] != split_of[pair.earlier_id]
+    }
+    assert 0 < len(across) < len(everything)
+    assert set(read) == across

@@ -243,11 +243,16 @@ def _pairs_showing_the_same(
     session: Session, dataset: Dataset, candidates: Sequence[_Candidate]
 ) -> Iterable[tuple[int, int]]:
     """Pairs of item ids; of firm links only a chain through each set, per pair of splits."""
-    later = aliased(Item)
+    later, earlier = aliased(Item), aliased(Item)
+    later_group, earlier_group = aliased(ImageGroup), aliased(ImageGroup)
+    # Only pairs across splits: a still camera gives hundreds of pairs an image within them.
     query = (
         select(NearDuplicate.later_id, NearDuplicate.earlier_id)
         .join(later, later.id == NearDuplicate.later_id)
-        .where(later.dataset_id == dataset.id)
+        .join(earlier, earlier.id == NearDuplicate.earlier_id)
+        .join(later_group, later_group.id == later.group_id)
+        .join(earlier_group, earlier_group.id == earlier.group_id)
+        .where(later.dataset_id == dataset.id, later_group.split != earlier_group.split)
     )
     yield from session.execute(query).tuples()
     alike: dict[tuple[str, str], list[_Candidate]] = defaultdict(list)
