@@ -1,5 +1,8 @@
 """Finding labelled files on disk: class folders and CSV files, and what is wrong with them."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,3 +117,29 @@ def test_rows_of_another_length_are_faults_and_not_shifted_labels(tmp_path: Path
     for fault, said in zip(faults, ("more cells", "fewer cells", "'path') is empty"), strict=False):
         assert said in fault
     assert faults[3] == ""
+
+
+@pytest.mark.parametrize(
+    ("closed", "verb"),
+    [
+        ("photos/cat/deep", "import photos --dataset d"),
+        ("photos/cat", "import photos --dataset d"),
+        ("photos", "import photos --dataset d"),
+        ("photos", "models list --store file://{}/photos"),
+    ],
+)
+def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, closed: str, verb: str) -> None:
+    write(tmp_path / "photos/cat/a.jpg")
+    write(tmp_path / "photos/cat/deep/b.jpg")
+    command = [sys.executable, "-m", "visionloop.cli", *verb.format(tmp_path).split()]
+    if os.geteuid() == 0:  # modes mean nothing to root, unless these two rights are taken away
+        rights = "-dac_override,-dac_read_search"
+        command = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}", *command]
+    (tmp_path / closed).chmod(0)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    finally:
+        (tmp_path / closed).chmod(0o755)
+    assert (done.returncode, len(done.stderr.splitlines())) in ((64, 1), (77, 1)), done.stderr
+    assert closed in done.stderr
+    assert "Permission denied" in done.stderr

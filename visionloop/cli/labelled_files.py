@@ -6,6 +6,7 @@ one while they are sent, so memory stays flat however large the import.
 
 import csv
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +56,10 @@ def find(source: Path, columns: Columns) -> list[LabelledFile]:
 
 
 def _in_folder(folder: Path) -> list[LabelledFile]:
-    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    try:
+        classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except OSError as error:
+        raise _unreadable(error) from error
     if not classes:
         raise ConfigurationError(
             f"{folder} has no sub-folders; make one per class (cats/…, dogs/…) or give a CSV file",
@@ -71,8 +75,8 @@ def _in_folder(folder: Path) -> list[LabelledFile]:
 def _images_below(folder: Path) -> list[Path]:
     images = [
         path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES
+        for path in sorted(_below(folder))
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
     ]
     if not images:
         raise ConfigurationError(
@@ -81,6 +85,23 @@ def _images_below(folder: Path) -> list[Path]:
             field="source",
         )
     return images
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Everything that is no folder; a folder that cannot be read is told, not skipped."""
+    try:
+        for path, _, names in os.walk(folder, onerror=_raise):
+            yield from (Path(path, name) for name in names)
+    except OSError as error:
+        raise _unreadable(error) from error
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _unreadable(error: OSError) -> ConfigurationError:
+    return ConfigurationError(f"cannot read {error.filename}: {error.strerror}", field="source")
 
 
 def _in_csv(file: Path, columns: Columns) -> Iterator[LabelledFile]:

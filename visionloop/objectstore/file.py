@@ -168,7 +168,9 @@ class FileStore:
         path = self._root / check_key(key)
         parent = path.parent
         # realpath follows what exists and leaves the rest as written, so a difference is a link.
-        if os.path.realpath(parent) != str(parent) or path.is_symlink():
+        with _translating(f"{self.url}/{key}"):
+            leads_away = os.path.realpath(parent) != str(parent) or path.is_symlink()
+        if leads_away:
             raise PermissionDeniedError(
                 f"{self.url}/{key} leads through a symbolic link; links in a store are not followed"
             )
