@@ -1,6 +1,8 @@
 """`visionloop models`: look at versions, move the stable alias."""
 
 import argparse
+import tempfile
+from pathlib import Path
 
 from visionloop.bundle import Aliases, AliasMove, Bundle
 from visionloop.cli.output import Output
@@ -103,9 +105,14 @@ def _facts(bundle: Bundle, alias: str) -> dict[str, object]:
 
 
 def promote(options: argparse.Namespace, output: Output) -> int:
-    """Moves stable to a version by hand; the gate has no say, the history says who and why."""
+    """Moves stable to a version by hand; the gate has no say, the history says who and why.
+
+    All its files are fetched and checked first: what servers would refuse is not promoted.
+    """
     _check_why(options.why)
     repository = ModelRepository(open_from(options))
+    with tempfile.TemporaryDirectory(prefix="visionloop-promote-") as folder:
+        repository.fetch(options.model, options.version, Path(folder))
     move = repository.promote(
         options.model,
         options.version,
