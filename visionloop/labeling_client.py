@@ -13,28 +13,52 @@ them, or 32 MB) are kept in memory. Needs grpcio and protobuf alone.
 
 import time
 import uuid
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Self
 
 import grpc
 
 from visionloop.channels import channel_options, check_target, error_from
 from visionloop.errors import (
     DeadlineExceededError,
-    InvalidInputError,
     UnavailableError,
-    VisionloopError,
 )
+from visionloop.labeling_messages import (
+    AuthorKind,
+    Dataset,
+    ExportedLabel,
+    LabelClass,
+    LabelEvent,
+    LabelReceipt,
+    Outcome,
+    Receipt,
+    Row,
+    SnapshotReceipt,
+    SubmitImage,
+    dataset_from,
+    event_from,
+    label_from,
+)
+from visionloop.labeling_messages import author_kind as kind_of
 from visionloop.proto.v1 import labeling_pb2 as pb
 from visionloop.proto.v1 import labeling_pb2_grpc
 from visionloop.resumable import Window
 
-AuthorKind = Literal["human", "import", "app", "model"]
-Outcome = Literal["accepted", "duplicate", "rejected"]
+__all__ = [
+    "AuthorKind",
+    "Dataset",
+    "ExportedLabel",
+    "LabelClass",
+    "LabelEvent",
+    "LabelReceipt",
+    "LabelingClient",
+    "Outcome",
+    "Receipt",
+    "SnapshotReceipt",
+    "SubmitImage",
+]
 
 DEFAULT_TARGET = "127.0.0.1:8081"
 DEFAULT_TIMEOUT = 30.0  # seconds, of each call but submit_images
@@ -44,127 +68,8 @@ STREAM_SECONDS = 300.0
 # Tries in a row that bring not one receipt, before submit_images gives up.
 FRUITLESS_TRIES = 6
 FIRST_PAUSE = 0.2  # seconds before the second try; doubled for each one after it
-# Larger images are rejected here: as a message they would break the stream of all the others.
-MAX_IMAGE_BYTES: Final = 64 * 2**20
 
 _SERVICE = "labeling-ingest"
-_KINDS: dict[str, pb.AuthorKind] = {
-    "human": pb.AUTHOR_KIND_HUMAN,
-    "import": pb.AUTHOR_KIND_IMPORT,
-    "app": pb.AUTHOR_KIND_APP,
-    "model": pb.AUTHOR_KIND_MODEL,
-}
-_KIND_NAMES = {number: name for name, number in _KINDS.items()}
-_OUTCOMES: dict[int, Outcome] = {
-    pb.SubmitImageReceipt.ACCEPTED: "accepted",
-    pb.SubmitImageReceipt.DUPLICATE: "duplicate",
-    pb.SubmitImageReceipt.REJECTED: "rejected",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class LabelClass:
-    """A class of a dataset: the id stays, the name may change."""
-
-    id: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Dataset:
-    """A dataset with its classes and counts."""
-
-    name: str
-    classes: tuple[LabelClass, ...]
-    images: int
-    labelled: int
-    created: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class SubmitImage:
-    """One row to submit: an encoded image, and its label if it has one.
-
-    (`batch`, `ordinal`) names the row for ever: sending it again is answered by the first receipt.
-    Images of one `group` (a patient, a product) stay in one split. `source` is for people.
-    """
-
-    dataset: str
-    batch: str
-    ordinal: int
-    image: bytes
-    label: str | None = None
-    group: str = ""
-    attributes: Mapping[str, str] = field(default_factory=dict)
-    author_kind: AuthorKind = "app"
-    author: str = ""
-    source: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What became of one row. It is durable when the receipt is there.
-
-    A rejected row has a `reason` (one stable word), a `message` for people and perhaps a `field`;
-    every other one has the image's `sha256`. `replayed` tells the stored answer to an earlier try.
-    """
-
-    batch: str
-    ordinal: int
-    outcome: Outcome
-    sha256: str = ""
-    reason: str = ""
-    message: str = ""
-    field: str = ""
-    replayed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class LabelReceipt:
-    """What became of one label event; `current` is False when it changed nothing that counts."""
-
-    sequence: int
-    class_id: str
-    current: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotReceipt:
-    """A snapshot: `created` is False when the same content already had this id."""
-
-    id: str
-    created: bool
-    split_images: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class ExportedLabel:
-    """The current label of one image."""
-
-    sha256: str
-    class_id: str
-    class_name: str
-    split: str
-    group: str
-    attributes: dict[str, str]
-    author_kind: str
-    author: str
-    source: str
-    labelled: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class LabelEvent:
-    """One entry of an image's history."""
-
-    sequence: int
-    event_id: str
-    class_id: str
-    class_name: str
-    author_kind: str
-    author: str
-    at: datetime
-    current: bool
 
 
 class LabelingClient:
@@ -196,13 +101,13 @@ class LabelingClient:
         """Makes the dataset, or returns the one of this name."""
         request = pb.CreateDatasetRequest(name=name)
         with self._errors():
-            return _dataset(self._stub.CreateDataset(request, timeout=self.timeout))
+            return dataset_from(self._stub.CreateDataset(request, timeout=self.timeout))
 
     def list_datasets(self) -> list[Dataset]:
         """All datasets."""
         with self._errors():
             answer = self._stub.ListDatasets(pb.ListDatasetsRequest(), timeout=self.timeout)
-        return [_dataset(dataset) for dataset in answer.datasets]
+        return [dataset_from(dataset) for dataset in answer.datasets]
 
     def submit_images(self, rows: Iterable[SubmitImage]) -> Iterator[Receipt]:
         """Sends rows as they come and yields their receipts, in order, as they come.
@@ -212,7 +117,7 @@ class LabelingClient:
         receipt UnavailableError is raised, and repeating the import then doubles nothing. An
         exception from `rows` is raised here, after the receipts of the rows before it.
         """
-        window = Window(map(_Row.of, rows), size_of=_Row.size)
+        window = Window(map(Row.of, rows), size_of=Row.size)
         fruitless = 0
         try:
             while window.first() is not None:
@@ -249,7 +154,7 @@ class LabelingClient:
             sha256=sha256,
             label=pb.Label(class_name=label),
             event_id=event_id or str(uuid.uuid4()),
-            author_kind=_kind(author_kind),
+            author_kind=kind_of(author_kind),
             author=author,
             base_sequence=base_sequence,
         )
@@ -271,37 +176,14 @@ class LabelingClient:
         request = pb.ExportLabelsRequest(dataset=dataset)
         with self._errors(timeout):
             for label in self._stub.ExportLabels(request, timeout=timeout or self.timeout):
-                yield ExportedLabel(
-                    sha256=label.sha256,
-                    class_id=label.class_id,
-                    class_name=label.class_name,
-                    split=label.split,
-                    group=label.group,
-                    attributes=dict(label.attributes),
-                    author_kind=_KIND_NAMES.get(label.author_kind, ""),
-                    author=label.author,
-                    source=label.source,
-                    labelled=label.labelled.ToDatetime(UTC),
-                )
+                yield label_from(label)
 
     def history(self, dataset: str, sha256: str) -> list[LabelEvent]:
         """Every label event of one image, oldest first."""
         request = pb.GetHistoryRequest(dataset=dataset, sha256=sha256)
         with self._errors():
             answer = self._stub.GetHistory(request, timeout=self.timeout)
-        return [
-            LabelEvent(
-                sequence=event.sequence,
-                event_id=event.event_id,
-                class_id=event.class_id,
-                class_name=event.class_name,
-                author_kind=_KIND_NAMES.get(event.author_kind, ""),
-                author=event.author,
-                at=event.at.ToDatetime(UTC),
-                current=event.current,
-            )
-            for event in answer.events
-        ]
+        return [event_from(event) for event in answer.events]
 
     def close(self) -> None:
         """Closes the connection; calls that are under way fail."""
@@ -326,7 +208,7 @@ class LabelingClient:
             raise error_from(error, _SERVICE, self.target, timeout or self.timeout) from error
 
     def _stream(
-        self, window: Window["_Row"]
+        self, window: Window[Row]
     ) -> Generator[Receipt, None, UnavailableError | DeadlineExceededError | None]:
         """One connection's receipts. Returns what broke it, or None when all rows are through."""
         stream = window.stream()
@@ -369,84 +251,3 @@ class LabelingClient:
         if isinstance(told, DeadlineExceededError) and silent_seconds < self.timeout:
             return told
         raise told from error
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A row on its way: a request, or the refusal of one that never leaves."""
-
-    request: pb.SubmitImageRequest | None
-    refusal: Receipt | None = None
-
-    @classmethod
-    def of(cls, row: SubmitImage) -> Self:
-        if len(row.image) > MAX_IMAGE_BYTES:
-            message = (
-                f"the image has {len(row.image):,} bytes; this client sends at most "
-                f"{MAX_IMAGE_BYTES:,}, so scale it down"
-            )
-            refusal = Receipt(
-                row.batch, row.ordinal, "rejected", reason="too_many_bytes", message=message,
-                field="image",
-            )  # fmt: skip
-            return cls(None, refusal)
-        try:
-            request = pb.SubmitImageRequest(
-                dataset=row.dataset,
-                batch=row.batch,
-                ordinal=row.ordinal,
-                image=row.image,
-                label=None if row.label is None else pb.Label(class_name=row.label),
-                group=row.group,
-                attributes=row.attributes,
-                author_kind=_kind(row.author_kind),
-                author=row.author,
-                source=row.source,
-            )
-        except (TypeError, ValueError) as error:
-            raise InvalidInputError(
-                f"row {row.ordinal} of batch {row.batch!r} cannot be sent: {error}"
-            ) from error
-        return cls(request)
-
-    def size(self) -> int:
-        return len(self.request.image) if self.request is not None else 0
-
-    def receipt(self, answer: pb.SubmitImageReceipt) -> Receipt:
-        """The service's answer, which must be this row's: receipts come in order."""
-        if self.request is None or (answer.batch, answer.ordinal) != (
-            self.request.batch,
-            self.request.ordinal,
-        ):
-            raise VisionloopError(
-                f"the {_SERVICE} service answered row {answer.ordinal} of batch {answer.batch!r} "
-                "out of turn; its version and the client's do not fit"
-            )
-        return Receipt(
-            batch=answer.batch,
-            ordinal=answer.ordinal,
-            outcome=_OUTCOMES.get(answer.outcome, "rejected"),
-            sha256=answer.sha256,
-            reason=answer.reason,
-            message=answer.message,
-            field=answer.field,
-            replayed=answer.replayed,
-        )
-
-
-def _kind(name: str) -> pb.AuthorKind:
-    if name not in _KINDS:
-        raise InvalidInputError(
-            f"author_kind is {name!r}; it must be {', '.join(_KINDS)}", field="author_kind"
-        )
-    return _KINDS[name]
-
-
-def _dataset(dataset: pb.Dataset) -> Dataset:
-    return Dataset(
-        name=dataset.name,
-        classes=tuple(LabelClass(each.id, each.name) for each in dataset.classes),
-        images=dataset.images,
-        labelled=dataset.labelled,
-        created=dataset.created.ToDatetime(UTC),
-    )

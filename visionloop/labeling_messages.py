@@ -1,0 +1,251 @@
+"""What goes to and comes from the labeling-ingest service, as plain values instead of messages.
+
+Nothing here connects to anything; `visionloop.labeling_client` does. Needs protobuf alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final, Literal, Self
+
+from visionloop.errors import InvalidInputError, VisionloopError
+from visionloop.proto.v1 import labeling_pb2 as pb
+
+AuthorKind = Literal["human", "import", "app", "model"]
+Outcome = Literal["accepted", "duplicate", "rejected"]
+
+# Larger images are rejected here: as a message they would break the stream of all the others.
+MAX_IMAGE_BYTES: Final = 64 * 2**20
+
+_KINDS: dict[str, pb.AuthorKind] = {
+    "human": pb.AUTHOR_KIND_HUMAN,
+    "import": pb.AUTHOR_KIND_IMPORT,
+    "app": pb.AUTHOR_KIND_APP,
+    "model": pb.AUTHOR_KIND_MODEL,
+}
+_KIND_NAMES = {number: name for name, number in _KINDS.items()}
+_OUTCOMES: dict[int, Outcome] = {
+    pb.SubmitImageReceipt.ACCEPTED: "accepted",
+    pb.SubmitImageReceipt.DUPLICATE: "duplicate",
+    pb.SubmitImageReceipt.REJECTED: "rejected",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LabelClass:
+    """A class of a dataset: the id stays, the name may change."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A dataset with its classes and counts."""
+
+    name: str
+    classes: tuple[LabelClass, ...]
+    images: int
+    labelled: int
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitImage:
+    """One row to submit: an encoded image, and its label if it has one.
+
+    (`batch`, `ordinal`) names the row for ever: sending it again is answered by the first receipt.
+    Images of one `group` (a patient, a product) stay in one split. `source` is for people.
+    """
+
+    dataset: str
+    batch: str
+    ordinal: int
+    image: bytes
+    label: str | None = None
+    group: str = ""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    author_kind: AuthorKind = "app"
+    author: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of one row. It is durable when the receipt is there.
+
+    A rejected row has a `reason` (one stable word), a `message` for people and perhaps a `field`;
+    every other one has the image's `sha256`. `replayed` tells the stored answer to an earlier try.
+    """
+
+    batch: str
+    ordinal: int
+    outcome: Outcome
+    sha256: str = ""
+    reason: str = ""
+    message: str = ""
+    field: str = ""
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LabelReceipt:
+    """What became of one label event; `current` is False when it changed nothing that counts."""
+
+    sequence: int
+    class_id: str
+    current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotReceipt:
+    """A snapshot: `created` is False when the same content already had this id."""
+
+    id: str
+    created: bool
+    split_images: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedLabel:
+    """The current label of one image."""
+
+    sha256: str
+    class_id: str
+    class_name: str
+    split: str
+    group: str
+    attributes: dict[str, str]
+    author_kind: str
+    author: str
+    source: str
+    labelled: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LabelEvent:
+    """One entry of an image's history."""
+
+    sequence: int
+    event_id: str
+    class_id: str
+    class_name: str
+    author_kind: str
+    author: str
+    at: datetime
+    current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row on its way: a request, or the refusal of one that never leaves."""
+
+    request: pb.SubmitImageRequest | None
+    refusal: Receipt | None = None
+
+    @classmethod
+    def of(cls, row: SubmitImage) -> Self:
+        """The row's request. Raises InvalidInputError for fields that no message can hold."""
+        if len(row.image) > MAX_IMAGE_BYTES:
+            message = (
+                f"the image has {len(row.image):,} bytes; this client sends at most "
+                f"{MAX_IMAGE_BYTES:,}, so scale it down"
+            )
+            refusal = Receipt(
+                row.batch, row.ordinal, "rejected", reason="too_many_bytes", message=message,
+                field="image",
+            )  # fmt: skip
+            return cls(None, refusal)
+        try:
+            request = pb.SubmitImageRequest(
+                dataset=row.dataset,
+                batch=row.batch,
+                ordinal=row.ordinal,
+                image=row.image,
+                label=None if row.label is None else pb.Label(class_name=row.label),
+                group=row.group,
+                attributes=row.attributes,
+                author_kind=author_kind(row.author_kind),
+                author=row.author,
+                source=row.source,
+            )
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(
+                f"row {row.ordinal} of batch {row.batch!r} cannot be sent: {error}"
+            ) from error
+        return cls(request)
+
+    def size(self) -> int:
+        """Bytes of its image."""
+        return len(self.request.image) if self.request is not None else 0
+
+    def receipt(self, answer: pb.SubmitImageReceipt) -> Receipt:
+        """The service's answer, which must be this row's: receipts come in order."""
+        if self.request is None or (answer.batch, answer.ordinal) != (
+            self.request.batch,
+            self.request.ordinal,
+        ):
+            raise VisionloopError(
+                f"the labeling-ingest service answered row {answer.ordinal} of batch "
+                f"{answer.batch!r} out of turn; its version and the client's do not fit"
+            )
+        return Receipt(
+            batch=answer.batch,
+            ordinal=answer.ordinal,
+            outcome=_OUTCOMES.get(answer.outcome, "rejected"),
+            sha256=answer.sha256,
+            reason=answer.reason,
+            message=answer.message,
+            field=answer.field,
+            replayed=answer.replayed,
+        )
+
+
+def author_kind(name: str) -> pb.AuthorKind:
+    """The message's value of an AuthorKind. Raises InvalidInputError for another word."""
+    if name not in _KINDS:
+        raise InvalidInputError(
+            f"author_kind is {name!r}; it must be {', '.join(_KINDS)}", field="author_kind"
+        )
+    return _KINDS[name]
+
+
+def dataset_from(dataset: pb.Dataset) -> Dataset:
+    """A Dataset from its message."""
+    return Dataset(
+        name=dataset.name,
+        classes=tuple(LabelClass(each.id, each.name) for each in dataset.classes),
+        images=dataset.images,
+        labelled=dataset.labelled,
+        created=dataset.created.ToDatetime(UTC),
+    )
+
+
+def label_from(label: pb.ExportedLabel) -> ExportedLabel:
+    """An ExportedLabel from its message."""
+    return ExportedLabel(
+        sha256=label.sha256,
+        class_id=label.class_id,
+        class_name=label.class_name,
+        split=label.split,
+        group=label.group,
+        attributes=dict(label.attributes),
+        author_kind=_KIND_NAMES.get(label.author_kind, ""),
+        author=label.author,
+        source=label.source,
+        labelled=label.labelled.ToDatetime(UTC),
+    )
+
+
+def event_from(event: pb.LabelEvent) -> LabelEvent:
+    """A LabelEvent from its message."""
+    return LabelEvent(
+        sequence=event.sequence,
+        event_id=event.event_id,
+        class_id=event.class_id,
+        class_name=event.class_name,
+        author_kind=_KIND_NAMES.get(event.author_kind, ""),
+        author=event.author,
+        at=event.at.ToDatetime(UTC),
+        current=event.current,
+    )
