@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visionloop import labeling_client
+from visionloop import labeling_client, labeling_messages
 from visionloop.errors import (
     ConflictError,
     DeadlineExceededError,
@@ -347,7 +347,7 @@ def test_rows_that_cannot_be_sent_are_errors_of_the_caller(client: LabelingClien
 def test_an_image_too_large_for_a_message_is_rejected_alone(
     service: Service, client: LabelingClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(labeling_client, "MAX_IMAGE_BYTES", 1000)
+    monkeypatch.setattr(labeling_messages, "MAX_IMAGE_BYTES", 1000)
     rows = [row(0), row(1, image=bytes(1001)), row(2), row(3, image=bytes(1001))]
     receipts = list(client.submit_images(rows))
     assert [r.outcome for r in receipts] == ["accepted", "rejected", "accepted", "rejected"]
