@@ -12,10 +12,8 @@ own knows better, and a retry under overload makes it worse.
 
 import asyncio
 import itertools
-import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -23,65 +21,45 @@ import grpc
 import grpc.aio
 
 from visionloop.channels import (
-    MAX_REQUEST_BYTES,
     channel_options,
     check_retries,
     check_target,
     error_from,
 )
 from visionloop.errors import (
-    ImageError,
     InvalidInputError,
-    VisionloopError,
-    error_for_grpc_code,
 )
-from visionloop.image_file import read_image_file
 from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop.proto.v1 import recognition_pb2_grpc
+from visionloop.recognition_messages import (
+    IMAGES_PER_REQUEST,
+    Image,
+    Recognition,
+    ScoredLabel,
+    name_of,
+    read_image,
+    requests_of,
+    results_of,
+    sources_of,
+)
 
-Image: TypeAlias = bytes | str | os.PathLike[str]
+__all__ = [
+    "IMAGES_PER_REQUEST",
+    "AsyncClient",
+    "Client",
+    "Image",
+    "Recognition",
+    "ScoredLabel",
+]
+
 _Call: TypeAlias = "grpc.Future[pb.RecognizeResponse]"
 DEFAULT_TARGET = "127.0.0.1:8001"
 DEFAULT_TIMEOUT = 10.0  # seconds
 # Channels have a connection each. Two keep a small server busy while an answer is read, and reach
 # two of its processes; a client that feeds a large server by itself wants one per front end.
 DEFAULT_CHANNELS = 2
-IMAGES_PER_REQUEST = 32
 
 _SERVICE = "inference"
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredLabel:
-    """A class with its calibrated probability, 0..1."""
-
-    class_id: str
-    name: str
-    probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class Recognition:
-    """What the service says of one image.
-
-    Either `error` is set (an ImageError for an image that was refused) and `labels` is empty, or
-    the other way round. `width` and `height` are in pixels after EXIF orientation.
-    """
-
-    image_id: str  # the path that was given, or the place in the list
-    model: str
-    version: int
-    labels: tuple[ScoredLabel, ...] = ()  # best first
-    not_sure: bool = False
-    prediction_id: str = ""
-    width: int = 0
-    height: int = 0
-    error: VisionloopError | None = field(default=None, compare=False)
-
-    @property
-    def label(self) -> ScoredLabel | None:
-        """The best label, or None when there is an error."""
-        return self.labels[0] if self.labels else None
 
 
 class Client:
@@ -137,12 +115,12 @@ class Client:
             raise _closed()
         seconds = _seconds(timeout, self.timeout)
         deadline = time.monotonic() + seconds
-        sources = _sources(images)
+        sources = sources_of(images)
         results: list[Recognition] = []
         waiting: list[tuple[list[str], _Call]] = []
-        loaded = ((_name(n, source), _read(source)) for n, source in enumerate(sources))
+        loaded = ((name_of(n, source), read_image(source)) for n, source in enumerate(sources))
         try:
-            for names, request in _requests(loaded, model, version, top_k):
+            for names, request in requests_of(loaded, model, version, top_k):
                 if len(waiting) == len(self._channels):
                     results += self._answers(*waiting.pop(0), seconds)
                 left = deadline - time.monotonic()
@@ -192,7 +170,7 @@ class Client:
             if not isinstance(error, grpc.RpcError):
                 raise
             raise error_from(error, _SERVICE, self.target, seconds) from error
-        return _results(names, response, self.target)
+        return results_of(names, response, self.target)
 
 
 class AsyncClient:
@@ -233,8 +211,10 @@ class AsyncClient:
             raise _closed()
         seconds = _seconds(timeout, self.timeout)
         deadline = time.monotonic() + seconds
-        sources = _sources(images)
-        loaded = [(_name(n, source), await _read_async(source)) for n, source in enumerate(sources)]
+        sources = sources_of(images)
+        loaded = [
+            (name_of(n, source), await _read_async(source)) for n, source in enumerate(sources)
+        ]
         if self._closed:  # while the files were read
             raise _closed()
         self._open()
@@ -252,9 +232,9 @@ class AsyncClient:
                     if not isinstance(error, grpc.RpcError):
                         raise
                     raise error_from(error, _SERVICE, self.target, seconds) from error
-                return _results(names, response, self.target)
+                return results_of(names, response, self.target)
 
-        requests = _requests(loaded, model, version, top_k)
+        requests = requests_of(loaded, model, version, top_k)
         tasks = [asyncio.create_task(ask(names, request)) for names, request in requests]
         try:
             return [result for answers in await asyncio.gather(*tasks) for result in answers]
@@ -291,96 +271,10 @@ class AsyncClient:
             self._stubs.append(recognition_pb2_grpc.RecognitionStub(channel))
 
 
-# --- what both have in common
-
-
-def _requests(
-    loaded: Iterable[tuple[str, bytes]], model: str, version: str, top_k: int
-) -> Iterator[tuple[list[str], pb.RecognizeRequest]]:
-    """Requests of a bounded size, each with its images' names. Names stay here: a path on the
-    caller's machine is nobody else's business."""
-    if top_k < 0:
-        raise InvalidInputError(f"top_k is {top_k}; it must be 0 (all) or more", field="top_k")
-    names: list[str] = []
-    size = 0
-    try:
-        request = pb.RecognizeRequest(model=model, version=version, top_k=top_k)
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(
-            f"model {model!r}, version {version!r} or top_k {top_k!r} cannot be sent: {error}"
-        ) from error
-    for name, data in loaded:
-        if names and (size + len(data) > MAX_REQUEST_BYTES or len(names) == IMAGES_PER_REQUEST):
-            yield names, request
-            names, size = [], 0
-            request = pb.RecognizeRequest(model=model, version=version, top_k=top_k)
-        request.images.add(data=data)
-        names.append(name)
-        size += len(data)
-    if names:
-        yield names, request
-
-
-def _results(names: list[str], response: pb.RecognizeResponse, target: str) -> list[Recognition]:
-    if len(response.results) != len(names):
-        raise VisionloopError(
-            f"the {_SERVICE} service at {target} gave {len(response.results)} results for "
-            f"{len(names)} images; its version and the client's do not fit"
-        )
-    return [
-        Recognition(
-            image_id=name,
-            model=response.model,
-            version=response.version,
-            labels=tuple(
-                ScoredLabel(label.class_id, label.name, label.probability)
-                for label in result.classification.labels
-            ),
-            not_sure=result.classification.not_sure,
-            prediction_id=result.prediction_id,
-            width=result.width,
-            height=result.height,
-            error=_image_error(result.status),
-        )
-        for name, result in zip(names, response.results, strict=True)
-    ]
-
-
-_CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
-
-
-def _image_error(status: pb.ImageStatus) -> VisionloopError | None:
-    if status.code == 0:
-        return None
-    code = _CODE_NAMES.get(status.code, "UNKNOWN")
-    if code == "INVALID_ARGUMENT":
-        return ImageError(status.message, reason=status.reason)
-    return error_for_grpc_code(code, status.message)
-
-
-def _sources(images: Image | Sequence[Image]) -> Sequence[Image]:
-    return [images] if isinstance(images, bytes | bytearray | str | os.PathLike) else images
-
-
-def _name(place: int, source: Image) -> str:
-    return os.fspath(source) if isinstance(source, str | os.PathLike) else str(place)
-
-
-def _read(source: Image) -> bytes:
-    if isinstance(source, bytes | bytearray | memoryview):
-        return bytes(source)
-    if not isinstance(source, str | os.PathLike):
-        raise InvalidInputError(
-            f"an image is of type {type(source).__name__}; give encoded bytes or a path",
-            field="images",
-        )
-    return read_image_file(source)
-
-
 async def _read_async(source: Image) -> bytes:
     if isinstance(source, bytes):
         return source
-    return await asyncio.to_thread(_read, source)
+    return await asyncio.to_thread(read_image, source)
 
 
 def _check(target: str, timeout: float, channels: int, retries: int) -> None:
