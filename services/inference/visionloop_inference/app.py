@@ -129,7 +129,11 @@ async def _listen(
         await _drain(settings, traffic, readiness)
         follow.cancel()
         readiness.health.close()
-        await server.stop(max(0.0, asked + settings.drain_seconds - time.monotonic()))
+        end = asked + settings.drain_seconds
+        await traffic.answered(
+            (end - time.monotonic()) / 2
+        )  # half is left for callers who never rest
+        await server.stop(max(0.0, end - time.monotonic()))
     finally:
         await http.close()
 

@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from visionloop.telemetry import inference as metrics
 
 LOOK_EVERY = 0.05  # seconds
+# Closing a connection whose last answer is still on its way resets it (our end may hold frames of
+# the client that nobody read), and the client loses the answer. So long it gets to read it.
+LINGER = 0.3  # seconds
 
 
 class Traffic:
@@ -46,3 +49,13 @@ class Traffic:
             if now - began >= longest:
                 return False
             await asyncio.sleep(min(LOOK_EVERY, seconds, longest))
+
+    async def answered(self, longest: float) -> bool:
+        """Waits until no request is under way and the last answers were read, at most `longest`."""
+        deadline = time.monotonic() + longest
+        while self.under_way:
+            if time.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(LOOK_EVERY)
+        await asyncio.sleep(max(0.0, min(LINGER, deadline - time.monotonic())))
+        return True
