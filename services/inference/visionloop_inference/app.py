@@ -130,9 +130,8 @@ async def _listen(
         follow.cancel()
         readiness.health.close()
         end = asked + settings.drain_seconds
-        await traffic.answered(
-            (end - time.monotonic()) / 2
-        )  # half is left for callers who never rest
+        # Callers who never rest would use up all the time: half of it is left for the stop.
+        await traffic.answered((end - time.monotonic()) / 2)
         await server.stop(max(0.0, end - time.monotonic()))
     finally:
         await http.close()

@@ -50,12 +50,11 @@ class Traffic:
                 return False
             await asyncio.sleep(min(LOOK_EVERY, seconds, longest))
 
-    async def answered(self, longest: float) -> bool:
+    async def answered(self, longest: float) -> None:
         """Waits until no request is under way and the last answers were read, at most `longest`."""
         deadline = time.monotonic() + longest
         while self.under_way:
             if time.monotonic() >= deadline:
-                return False
+                return
             await asyncio.sleep(LOOK_EVERY)
         await asyncio.sleep(max(0.0, min(LINGER, deadline - time.monotonic())))
-        return True
