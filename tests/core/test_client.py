@@ -279,7 +279,8 @@ def test_the_deadline_holds_and_the_server_knows_it(service: Service, ask: Ask) 
     with pytest.raises(DeadlineExceededError, match=r"within 0\.3 s"):
         ask(service.target, b"x", timeout=0.3)
     released.set()
-    assert service.servicer.seconds_left[0] <= 0.3
+    # gRPC rounds the time left up on its way, so the server may read a little more than was given.
+    assert 0 < service.servicer.seconds_left[0] < 0.3 + 0.1
 
 
 def test_one_deadline_for_all_parts_of_a_long_list(service: Service, ask: Ask) -> None:
