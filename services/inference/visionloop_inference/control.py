@@ -1,0 +1,79 @@
+"""The control channel between the supervisor and a child: small JSON messages, and descriptors.
+
+A Unix socket that keeps message boundaries (SEQPACKET). What goes from the supervisor says what to
+do, what comes back says what happened; the messages are listed where they are handled (`children`
+for front ends, `runner` for runners). Sockets and shared memory travel beside a message, so that
+nothing needs a name in a file system that a killed process would leave behind. The end of the
+channel is the end of the other side: each side watches for it, and there is no other heartbeat.
+
+A message must fit the socket's buffer (208 KiB on a stock Linux), which is why anything large, as
+a bundle, goes as the path of a file.
+"""
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+Message: TypeAlias = dict[str, Any]
+
+MAX_BYTES = 192 * 1024
+MAX_FDS = 8
+
+
+class Control:
+    """One end. Blocking unless `setblocking(False)`; usable from one thread at a time."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+
+    @classmethod
+    def pair(cls) -> tuple["Control", "Control"]:
+        """Both ends of a new channel."""
+        a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (a, b):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_BYTES)
+        return cls(a), cls(b)
+
+    @classmethod
+    def of_fd(cls, fd: int) -> "Control":
+        """The end that this process inherited."""
+        return cls(socket.socket(fileno=fd))
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def setblocking(self, blocking: bool) -> None:
+        self._socket.setblocking(blocking)
+
+    def send(self, message: Message, fds: Sequence[int] = ()) -> None:
+        """Sends a message and duplicates of `fds`, which stay the caller's to close.
+
+        Raises OSError when the other side is gone (or, not blocking, when it does not read), and
+        ValueError for a message that is too large.
+        """
+        data = json.dumps(message, separators=(",", ":")).encode()
+        if len(data) > MAX_BYTES // 2:
+            raise ValueError(f"a control message of {len(data)} bytes; send a file's path instead")
+        socket.send_fds(self._socket, [data], list(fds))
+
+    def receive(self) -> tuple[Message, list[int]] | None:
+        """The next message and its descriptors, now the caller's; None when the other side is gone.
+
+        Raises BlockingIOError when not blocking and nothing is there.
+        """
+        try:
+            data, fds, _, _ = socket.recv_fds(self._socket, MAX_BYTES, MAX_FDS)
+        except ConnectionResetError:
+            return None
+        if not data:
+            return None
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        return json.loads(data), list(fds)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.close()
