@@ -1,17 +1,51 @@
-"""The model bundle: the only thing that training hands to inference.
+"""The model bundle: the only thing that is handed to inference.
 
 A bundle is a folder `models/<model>/versions/<n>/` whose `bundle.json`, written last, is both its
 commit marker and its table of contents: every other file with size and sha256. This module is the
 format (what the JSON says); `visionloop.repository` writes, reads and verifies it in a store.
+
+Every bundle has a task, which says what it holds beside the graph:
+
+    classification   what training makes: image in, calibrated class probabilities out
+    tensors          any ONNX graph as it is: tensors in, tensors out (`visionloop models add`)
 """
 
+import json
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from visionloop.errors import CorruptError
 from visionloop.preprocessing import Preprocessing
-from visionloop.record import Probability, Record, Sha256
+from visionloop.record import Probability, Record, Sha256, parse_record
+from visionloop.signature import FREE, DatatypeName, Signature, TensorSpec
+
+__all__ = [
+    "AliasMove",
+    "Aliases",
+    "Bundle",
+    "BundleFile",
+    "BundleLabel",
+    "Calibration",
+    "Canary",
+    "ClassificationBundle",
+    "DatatypeName",
+    "GoldenItem",
+    "GoldenSet",
+    "Provenance",
+    "Signature",
+    "Source",
+    "TensorInput",
+    "TensorOutput",
+    "TensorSpec",
+    "TensorsBundle",
+    "Thresholds",
+    "parse_bundle",
+]
 
 FORMAT_VERSION = 1
 MODEL_NAME_PATTERN = r"^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$"
@@ -106,16 +140,49 @@ class Provenance(Record):
     libraries: dict[str, str]
 
 
+class Source(Record):
+    """Where a graph that was added as a file comes from."""
+
+    file: str  # its name on the machine it was added from
+    run_id: str
+    who: str
+    why: str
+    producer: str  # what exported it, in the file's own words; may be empty
+    batching: str  # what was found about a batch dimension, in words
+
+
 class Bundle(Record):
-    """The content of bundle.json."""
+    """What every bundle.json holds. The task's own fields stand in the subclasses."""
 
     format_version: Literal[1] = 1
     model: Annotated[str, Field(pattern=MODEL_NAME_PATTERN)]
     version: Annotated[int, Field(ge=1)]
     created: datetime
+    task: str
+    graph: str = "model.onnx"
+    files: dict[str, BundleFile]
+
+    @property
+    @abstractmethod
+    def signature(self) -> Signature:
+        """The graph's inputs and outputs."""
+
+    @property
+    @abstractmethod
+    def run_id(self) -> str:
+        """The run that claimed the version number."""
+
+    @model_validator(mode="after")
+    def _graph_is_listed(self) -> "Bundle":
+        _check_listed([self.graph], self.files)
+        return self
+
+
+class ClassificationBundle(Bundle):
+    """Images in, class probabilities out, with everything that proves it serves as tested."""
+
     task: Literal["classification"] = "classification"
     labels: Annotated[list[BundleLabel], Field(min_length=2)]
-    graph: str = "model.onnx"
     input: TensorInput
     preprocessing: Preprocessing
     outputs: Annotated[list[TensorOutput], Field(min_length=1)]
@@ -124,21 +191,125 @@ class Bundle(Record):
     golden: GoldenSet
     metrics: dict[str, float]
     provenance: Provenance
-    files: dict[str, BundleFile]
+
+    @property
+    def signature(self) -> Signature:
+        """Pixels in, float32 out, by rows."""
+        pixels = self.input
+        return Signature(
+            inputs=(
+                TensorSpec(
+                    name=pixels.name,
+                    datatype=pixels.datatype,
+                    shape=[pixels.height, pixels.width, 3],
+                ),
+            ),
+            outputs=tuple(
+                TensorSpec(name=output.name, datatype=output.datatype, shape=output.shape)
+                for output in self.outputs
+            ),
+            batched=True,
+        )
+
+    @property
+    def run_id(self) -> str:
+        """The training run."""
+        return self.provenance.run_id
 
     @model_validator(mode="after")
-    def _named_files_are_listed(self) -> "Bundle":
-        missing = [name for name in (self.graph, self.golden.file) if name not in self.files]
-        if missing:
-            raise ValueError(f"files does not list {', '.join(missing)}")
-        names = [label.id for label in self.labels]
-        if len(set(names)) != len(names):
-            raise ValueError("labels has two classes with one id")
+    def _agrees_with_itself(self) -> "ClassificationBundle":
+        _check_listed([self.golden.file], self.files)
+        _check_label_ids(self.labels)
+        _ = self.signature  # names and shapes
         return self
 
     def output(self, kind: str) -> TensorOutput | None:
         """The output of this kind, or None when the bundle has none."""
         return next((output for output in self.outputs if output.kind == kind), None)
+
+
+class TensorsBundle(Bundle):
+    """Any ONNX graph, served as tensors. `labels` name the elements of its only output, for the
+    protocol's classification extension; without them there are only indices."""
+
+    task: Literal["tensors"] = "tensors"
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+    batched: bool
+    labels: list[BundleLabel] = Field(default_factory=list)
+    source: Source
+
+    @property
+    def signature(self) -> Signature:
+        """The graph's inputs and outputs, in its own order."""
+        return Signature(
+            inputs=tuple(self.inputs), outputs=tuple(self.outputs), batched=self.batched
+        )
+
+    @property
+    def run_id(self) -> str:
+        """The run that added the file."""
+        return self.source.run_id
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> "TensorsBundle":
+        _ = self.signature  # names and shapes
+        if self.labels:
+            _check_label_ids(self.labels)
+            _check_labelled(self.labels, self.outputs)
+        return self
+
+
+_TASKS: dict[str, type[Bundle]] = {
+    "classification": ClassificationBundle,
+    "tensors": TensorsBundle,
+}
+
+
+def parse_bundle(data: bytes, name: str = "bundle.json") -> Bundle:
+    """The bundle that bundle.json describes, of the class that its task says.
+
+    Raises CorruptError that names `name` (a path or URL) for what is torn or of a format version or
+    task not known here.
+    """
+    try:
+        found = json.loads(data)
+    except ValueError:
+        found = None
+    # A bundle.json without a task is of the time when there was only one.
+    task = found.get("task", "classification") if isinstance(found, dict) else "classification"
+    if isinstance(task, str) and task not in _TASKS and found.get("format_version") == 1:
+        raise CorruptError(
+            f"{name} is of the task {task!r}, this program knows {', '.join(_TASKS)}; install the "
+            "version of Visionloop that wrote it"
+        )
+    kind = _TASKS.get(task, ClassificationBundle) if isinstance(task, str) else ClassificationBundle
+    return parse_record(kind, data, name)
+
+
+def _check_listed(names: Sequence[str], files: dict[str, BundleFile]) -> None:
+    missing = [name for name in names if name not in files]
+    if missing:
+        raise ValueError(f"files does not list {', '.join(missing)}")
+
+
+def _check_label_ids(labels: Sequence[BundleLabel]) -> None:
+    if len({label.id for label in labels}) != len(labels):
+        raise ValueError("labels has two classes with one id")
+
+
+def _check_labelled(labels: Sequence[BundleLabel], outputs: Sequence[TensorSpec]) -> None:
+    """Raises ValueError unless there is one output of numbers with an element for each label."""
+    if len(outputs) != 1:
+        raise ValueError(f"labels need a model of one output; this one has {len(outputs)}")
+    output = outputs[0]
+    if output.datatype == "BYTES":
+        raise ValueError(f"labels need an output of numbers; {output.name!r} holds strings")
+    elements = math.prod(output.shape)
+    if FREE not in output.shape and elements != len(labels):
+        raise ValueError(
+            f"there are {len(labels)} labels, but output {output.name!r} has {elements} elements"
+        )
 
 
 class AliasMove(Record):

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from pydantic import Field
 
 from visionloop.aliases import AliasLog, CurrentAliases
-from visionloop.bundle import MODEL_NAME_PATTERN, AliasMove, Bundle
+from visionloop.bundle import MODEL_NAME_PATTERN, AliasMove, Bundle, parse_bundle
 from visionloop.bundle_files import (
     CLAIM,
     MARKER,
@@ -115,7 +115,7 @@ class ModelRepository:
     def publish(self, bundle: Bundle, folder: Path) -> None:
         """Uploads the files that `bundle.files` lists from `folder`, then bundle.json.
 
-        The number must be claimed by `bundle.provenance.run_id`, or by nobody yet. What was
+        The number must be claimed by `bundle.run_id`, or by nobody yet. What was
         uploaded is read back and checked before the marker makes it visible. Raises ConflictError
         when the version is published already or belongs to another run, CorruptError when a file
         does not agree with its entry.
@@ -130,11 +130,11 @@ class ModelRepository:
         # Looked at before the files are sent: those of a published version must stay as they are.
         if self._exists(start + MARKER):
             raise taken
-        if not self._claimed(bundle.model, bundle.version, bundle.provenance.run_id):
+        if not self._claimed(bundle.model, bundle.version, bundle.run_id):
             owner = self._owner(bundle.model, bundle.version)
             raise ConflictError(
                 f"version {bundle.version} of model {bundle.model!r} is claimed by run {owner}, "
-                f"not by {bundle.provenance.run_id}"
+                f"not by {bundle.run_id}"
             )
         in_parallel(lambda name: self._store.upload(folder / name, start + name), bundle.files)
         with TemporaryDirectory(prefix=".published-", dir=folder) as copy:
@@ -227,7 +227,7 @@ class ModelRepository:
             data = self._store.get(key).data
         except NotFoundError:
             raise self._no_version(model, version) from None
-        bundle = parse_record(Bundle, data, f"{self._store.url}/{key}")
+        bundle = parse_bundle(data, f"{self._store.url}/{key}")
         if (bundle.model, bundle.version) != (model, version):
             raise CorruptError(
                 f"{self._store.url}/{key} is the one of {bundle.model!r} version {bundle.version}"

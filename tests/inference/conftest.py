@@ -7,7 +7,7 @@ import pytest
 from support.bundles import publish_bundle
 from support.inference_server import Server, running_server
 
-from visionloop.bundle import Bundle
+from visionloop.bundle import ClassificationBundle
 from visionloop.objectstore import open_store
 from visionloop.repository import ModelRepository
 
@@ -25,7 +25,7 @@ def repository(store_of_models: str) -> ModelRepository:
 
 
 @pytest.fixture(scope="session")
-def one_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Bundle]:
+def one_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ClassificationBundle]:
     """A store with one stable model, "cells" version 1, and its bundle."""
     url = f"file://{tmp_path_factory.mktemp('one-model')}/store"
     return url, publish_bundle(ModelRepository(open_store(url)), "cells", seed=1, promote=True)
@@ -33,7 +33,7 @@ def one_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Bundle]:
 
 @pytest.fixture(scope="session")
 def server(
-    tmp_path_factory: pytest.TempPathFactory, one_model: tuple[str, Bundle]
+    tmp_path_factory: pytest.TempPathFactory, one_model: tuple[str, ClassificationBundle]
 ) -> Iterator[Server]:
     """A ready server of that model."""
     folder = tmp_path_factory.mktemp("server")

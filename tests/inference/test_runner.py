@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from support.bundles import POISON, SIDE, answers, build_bundle, encoded, graph, preprocessing
 
-from visionloop.bundle import Bundle
+from visionloop.bundle import ClassificationBundle
 from visionloop.errors import CorruptError, DeadlineExceededError
 from visionloop.images import decode
 from visionloop.telemetry import inference as metrics
@@ -23,7 +23,7 @@ def pixels(count: int, first: int = 0) -> NDArray[np.uint8]:
 
 
 def run(
-    bundle: Bundle,
+    bundle: ClassificationBundle,
     folder: Path,
     scenario: Callable[[ThreadRunner], Awaitable[None]],
     max_batch: int = 8,
@@ -164,14 +164,16 @@ def test_what_is_queued_runs_before_the_runner_closes(tmp_path: Path) -> None:
     run(bundle, tmp_path, scenario)
 
 
-def lying(field: str) -> Callable[[Bundle], Bundle]:
+def lying(field: str) -> Callable[[ClassificationBundle], ClassificationBundle]:
     changes: dict[str, dict[str, object]] = {
         "height": {"input": {"name": "pixels", "height": SIDE + 1, "width": SIDE}},
         "input": {"input": {"name": "image", "height": SIDE, "width": SIDE}},
         "output": {"outputs": [{"name": "logits", "kind": "logits", "shape": [4]}]},
         "missing": {"outputs": [{"name": "scores", "kind": "logits", "shape": [3]}]},
     }
-    return lambda bundle: Bundle.model_validate({**bundle.model_dump(), **changes[field]})
+    return lambda bundle: ClassificationBundle.model_validate(
+        {**bundle.model_dump(), **changes[field]}
+    )
 
 
 @pytest.mark.parametrize(

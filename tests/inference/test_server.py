@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from support.bundles import encoded, promote_version, publish_bundle
 from support.inference_server import Server, running_server, wait_for
 
-from visionloop.bundle import Bundle
+from visionloop.bundle import ClassificationBundle
 from visionloop.repository import ModelRepository
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -295,7 +295,7 @@ def test_an_unreachable_store_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "bucket" in text
 
 
-def test_a_taken_port_is_said(server: Server, one_model: tuple[str, Bundle]) -> None:
+def test_a_taken_port_is_said(server: Server, one_model: tuple[str, ClassificationBundle]) -> None:
     port = server.target.rpartition(":")[2]
     found, text = run(f"--store={one_model[0]}", f"--port={port}")
     assert found == 64

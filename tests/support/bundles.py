@@ -29,9 +29,9 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from visionloop.bundle import (
-    Bundle,
     BundleLabel,
     Calibration,
+    ClassificationBundle,
     GoldenSet,
     Provenance,
     TensorInput,
@@ -187,7 +187,7 @@ def build_bundle(
     hidden: int = 0,
     change: Change | None = None,
     run_id: str = "test",
-) -> Bundle:
+) -> ClassificationBundle:
     """Writes a bundle's files into `folder`; bundle.json is the repository's to write.
 
     `seed` defaults to the version. `wrong_golden` falsifies the expected answer of that golden
@@ -213,7 +213,7 @@ def build_bundle(
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    return Bundle(
+    return ClassificationBundle(
         model=model,
         version=version,
         created=datetime.now(UTC),
@@ -252,7 +252,7 @@ def build_bundle(
 
 def publish_bundle(
     repository: ModelRepository, model: str = "cells", *, promote: bool = False, **options: Any
-) -> Bundle:
+) -> ClassificationBundle:
     """Builds a bundle (`options` as for build_bundle) under the next free version number and
     publishes it; with `promote` it becomes stable."""
     run_id = f"test-{uuid.uuid4().hex}"

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from visionloop.bundle import (
-    Bundle,
     BundleLabel,
     Calibration,
+    ClassificationBundle,
     GoldenSet,
     Provenance,
     TensorInput,
@@ -19,7 +19,7 @@ from visionloop.repository import ModelRepository, file_entry
 
 def write_bundle(
     folder: Path, version: int, *, model: str = "cells", run_id: str = "run", content: bytes = b"m"
-) -> Bundle:
+) -> ClassificationBundle:
     """Writes a few files into `folder` and returns the bundle that lists them."""
     contents = {
         "model.onnx": content * 1000,
@@ -30,7 +30,7 @@ def write_bundle(
     for name, data in contents.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
-    return Bundle(
+    return ClassificationBundle(
         model=model,
         version=version,
         created=datetime.now(UTC),
@@ -64,7 +64,7 @@ def write_bundle(
 
 def publish_version(
     repository: ModelRepository, folder: Path, *, model: str = "cells", run_id: str | None = None
-) -> Bundle:
+) -> ClassificationBundle:
     """Claims the next number and publishes a bundle whose content differs from all others."""
     run = run_id or f"run-{folder.name}"
     version = repository.claim(model, run)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from visionloop.bundle import Bundle
+from visionloop.bundle import ClassificationBundle
 from visionloop.errors import ConflictError, CorruptError, NotFoundError, RefusedError
 from visionloop.objectstore import ObjectStore
 from visionloop.repository import CurrentAliases, ModelRepository
@@ -211,12 +211,21 @@ class Clock:
         _log.info("%s: %.1f s", stage, self.seconds[stage])
 
 
-def _stable(repository: ModelRepository, model: str, before: CurrentAliases) -> Bundle | None:
-    version = before.aliases.stable
-    return None if version is None else repository.read(model, version)
+def _stable(
+    repository: ModelRepository, model: str, before: CurrentAliases
+) -> ClassificationBundle | None:
+    if before.aliases.stable is None:
+        return None
+    bundle = repository.read(model, before.aliases.stable)
+    if not isinstance(bundle, ClassificationBundle):
+        raise RefusedError(
+            f"stable version {bundle.version} of {bundle.model} is of the task {bundle.task!r}, so "
+            "no classifier can be compared with it; train under another --model name"
+        )
+    return bundle
 
 
-def _nothing_new(stable: Bundle, data: Dataset, config: TrainingConfig) -> bool:
+def _nothing_new(stable: ClassificationBundle, data: Dataset, config: TrainingConfig) -> bool:
     made_of = stable.provenance
     same = (made_of.dataset, made_of.snapshot) == (data.name, data.snapshot)
     return same and made_of.config == config.model_dump(mode="json")
@@ -225,7 +234,7 @@ def _nothing_new(stable: Bundle, data: Dataset, config: TrainingConfig) -> bool:
 def _opponent(
     request: Request,
     repository: ModelRepository,
-    stable: Bundle | None,
+    stable: ClassificationBundle | None,
     data: Dataset,
     blobs: Blobs,
 ) -> gate.Opponent | None:
@@ -233,23 +242,23 @@ def _opponent(
     if stable is None:
         return None
     folder = request.cache / "models" / stable.model / str(stable.version)
-    bundle = repository.fetch(stable.model, stable.version, folder)
-    session = Session(folder / bundle.graph, torch.get_num_threads())
-    output = bundle.output("probabilities")
+    repository.fetch(stable.model, stable.version, folder)
+    session = Session(folder / stable.graph, torch.get_num_threads())
+    output = stable.output("probabilities")
     if output is None:
         raise RefusedError(
-            f"stable version {bundle.version} of {bundle.model} declares no output of kind "
+            f"stable version {stable.version} of {stable.model} declares no output of kind "
             "probabilities, so no candidate can be compared with it; promote another version first"
         )
     return gate.Opponent(
-        version=bundle.version,
-        scored=score(session, blobs, bundle.preprocessing, data.test, output.name),
-        class_ids=tuple(label.id for label in bundle.labels),
-        seen=_seen(request.store, bundle),
+        version=stable.version,
+        scored=score(session, blobs, stable.preprocessing, data.test, output.name),
+        class_ids=tuple(label.id for label in stable.labels),
+        seen=_seen(request.store, stable),
     )
 
 
-def _seen(store: ObjectStore, bundle: Bundle) -> frozenset[str] | None:
+def _seen(store: ObjectStore, bundle: ClassificationBundle) -> frozenset[str] | None:
     """Groups and image digests that a version was trained and calibrated on; None when its
     snapshot is gone."""
     try:
@@ -266,7 +275,7 @@ def _seen(store: ObjectStore, bundle: Bundle) -> frozenset[str] | None:
 def _promote(
     request: Request,
     repository: ModelRepository,
-    bundle: Bundle,
+    bundle: ClassificationBundle,
     before: CurrentAliases,
     verdict: gate.Verdict,
 ) -> tuple[bool, str]:

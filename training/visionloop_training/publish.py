@@ -17,10 +17,10 @@ import pydantic_core
 
 from visionloop import images
 from visionloop.bundle import (
-    Bundle,
     BundleFile,
     BundleLabel,
     Calibration,
+    ClassificationBundle,
     GoldenItem,
     GoldenSet,
     Provenance,
@@ -100,11 +100,11 @@ def make_bundle(
     calibrated: Calibrated,
     parity: Parity,
     evaluation: Evaluation,
-) -> Bundle:
+) -> ClassificationBundle:
     """bundle.json for the files in `folder`."""
     height, width = preprocessing.output_size
     shapes = session.shapes
-    return Bundle(
+    return ClassificationBundle(
         model=model,
         version=version,
         created=datetime.now(UTC),

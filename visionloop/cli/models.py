@@ -4,7 +4,14 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from visionloop.bundle import Aliases, AliasMove, Bundle
+from visionloop.bundle import (
+    Aliases,
+    AliasMove,
+    Bundle,
+    ClassificationBundle,
+    TensorsBundle,
+    TensorSpec,
+)
 from visionloop.cli.output import Output
 from visionloop.cli.store import open_from, user_name
 from visionloop.errors import ConfigurationError, CorruptError, VisionloopError
@@ -45,12 +52,15 @@ def _summary(
     try:
         bundle = repository.read(model, version)
     except VisionloopError as error:
-        return row | {"created": None, "accuracy": None, "snapshot": f"unreadable: {error}"}
-    return row | {
-        "created": bundle.created,
-        "accuracy": bundle.metrics.get("accuracy"),
-        "snapshot": bundle.provenance.snapshot[:19],
-    }
+        unknown = {"task": None, "created": None, "accuracy": None}
+        return row | unknown | {"origin": f"unreadable: {error}"}
+    row |= {"task": bundle.task, "created": bundle.created, "accuracy": None, "origin": None}
+    if isinstance(bundle, ClassificationBundle):
+        row["accuracy"] = bundle.metrics.get("accuracy")
+        row["origin"] = bundle.provenance.snapshot[:19]
+    elif isinstance(bundle, TensorsBundle):
+        row["origin"] = bundle.source.file
+    return row
 
 
 def _alias_names(aliases: Aliases, version: int) -> str:
@@ -75,8 +85,9 @@ def show(options: argparse.Namespace, output: Output) -> int:
         }
     )
     output.fields(_facts(bundle, _alias_names(repository.aliases(options.model).aliases, version)))
-    output.line()
-    output.table(["metric", "value"], [[name, value] for name, value in bundle.metrics.items()])
+    if isinstance(bundle, ClassificationBundle):
+        output.line()
+        output.table(["metric", "value"], [list(item) for item in bundle.metrics.items()])
     if history:
         output.line()
         output.table(
@@ -87,12 +98,23 @@ def show(options: argparse.Namespace, output: Output) -> int:
 
 
 def _facts(bundle: Bundle, alias: str) -> dict[str, object]:
-    origin = bundle.provenance
-    return {
+    facts = {
         "model": bundle.model,
         "version": bundle.version,
         "alias": alias or None,
+        "task": bundle.task,
         "created": bundle.created,
+    }
+    if isinstance(bundle, ClassificationBundle):
+        facts |= _classification_facts(bundle)
+    elif isinstance(bundle, TensorsBundle):
+        facts |= _tensors_facts(bundle)
+    return facts | {"size": f"{sum(file.size for file in bundle.files.values()) / 2**20:.1f} MiB"}
+
+
+def _classification_facts(bundle: ClassificationBundle) -> dict[str, object]:
+    origin = bundle.provenance
+    return {
         "classes": ", ".join(label.name for label in bundle.labels),
         "input": f"uint8 {bundle.input.height}×{bundle.input.width}×3",
         "backbone": origin.backbone,
@@ -100,8 +122,25 @@ def _facts(bundle: Bundle, alias: str) -> dict[str, object]:
         "parent version": origin.parent_version,
         "temperature": bundle.calibration.temperature,
         "not sure below": bundle.thresholds.not_sure,
-        "size": f"{sum(file.size for file in bundle.files.values()) / 2**20:.1f} MiB",
     }
+
+
+def _tensors_facts(bundle: TensorsBundle) -> dict[str, object]:
+    return {
+        **{f"input {spec.name}": _described(spec, bundle) for spec in bundle.inputs},
+        **{f"output {spec.name}": _described(spec, bundle) for spec in bundle.outputs},
+        "labels": ", ".join(label.name for label in bundle.labels) or None,
+        "batching": bundle.source.batching,
+        "file": bundle.source.file,
+        "exported by": bundle.source.producer or None,
+        "added by": f"{bundle.source.who}: {bundle.source.why}",
+    }
+
+
+def _described(spec: TensorSpec, bundle: TensorsBundle) -> str:
+    """As FP32 [n, 3, *]: n rows of a batch, * a size that each request chooses."""
+    sizes = [str(size) if size > 0 else "*" for size in spec.shape]
+    return f"{spec.datatype} [{', '.join((['n'] if bundle.batched else []) + sizes)}]"
 
 
 def promote(options: argparse.Namespace, output: Output) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from visionloop.bundle import Bundle, GoldenItem
+from visionloop.bundle import ClassificationBundle, GoldenItem
 from visionloop.errors import CorruptError, ImageError, RefusedError
 from visionloop_inference.decoding import Decoder
 from visionloop_inference.runner import Runner
@@ -30,7 +30,7 @@ class GoldenImage:
     probabilities: tuple[float, ...]
 
 
-def read_golden(bundle: Bundle, folder: Path) -> list[GoldenImage]:
+def read_golden(bundle: ClassificationBundle, folder: Path) -> list[GoldenImage]:
     """All golden images of a fetched bundle. Raises CorruptError.
 
     Only files that bundle.json lists are opened, so their digests were checked.
@@ -62,7 +62,7 @@ def read_golden(bundle: Bundle, folder: Path) -> list[GoldenImage]:
     ]
 
 
-def tolerance(bundle: Bundle, provider: str) -> float:
+def tolerance(bundle: ClassificationBundle, provider: str) -> float:
     """The largest probability difference that the bundle allows here. Raises RefusedError."""
     allowed = bundle.golden.max_probability_difference
     for key in (f"{PRECISION}/{provider}", "default"):
@@ -76,7 +76,7 @@ def tolerance(bundle: Bundle, provider: str) -> float:
 
 async def replay(
     images: Sequence[GoldenImage],
-    bundle: Bundle,
+    bundle: ClassificationBundle,
     runner: Runner,
     decoder: Decoder,
     provider: str,

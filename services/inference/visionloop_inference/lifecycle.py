@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 
-from visionloop.bundle import Bundle
+from visionloop.bundle import ClassificationBundle
 from visionloop_inference.runner import Runner
 
 
@@ -57,7 +57,7 @@ class ModelVersion:
         self.number = number
         self.state = State.FETCHING
         self.problem = ""  # for people; set with REFUSED, FAILED and DEMOTED
-        self._bundle: Bundle | None = None
+        self._bundle: ClassificationBundle | None = None
         self._runner: Runner | None = None
         self._users = 0
         self._unused = asyncio.Event()
@@ -70,12 +70,12 @@ class ModelVersion:
         self.state = state
         self.problem = problem or self.problem
 
-    def equip(self, bundle: Bundle, runner: Runner) -> None:
+    def equip(self, bundle: ClassificationBundle, runner: Runner) -> None:
         """Gives the version what it is loaded with."""
         self._bundle, self._runner = bundle, runner
 
     @property
-    def bundle(self) -> Bundle:
+    def bundle(self) -> ClassificationBundle:
         if self._bundle is None:
             raise RuntimeError(f"{self} is not loaded")
         return self._bundle

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from visionloop.bundle import Bundle
+from visionloop.bundle import Bundle, ClassificationBundle
+from visionloop.errors import RefusedError
 from visionloop.repository import ModelRepository
 from visionloop_inference.decoding import Decoder
 from visionloop_inference.golden import GoldenImage, read_golden, replay
@@ -53,7 +54,9 @@ class Loader:
         others for what may work later. Nothing is left running then.
         """
         folder = self.folder(version.model, version.number)
-        bundle = await self.in_thread(self.repository.fetch, version.model, version.number, folder)
+        bundle = _images_task(
+            await self.in_thread(self.repository.fetch, version.model, version.number, folder)
+        )
         version.move(State.LOADING)
         golden = await self.in_thread(_inspect, bundle, folder)
         runner = ThreadRunner(
@@ -74,11 +77,22 @@ class Loader:
         version.equip(bundle, runner)
         return golden[first:]
 
-    async def replay(self, images: list[GoldenImage], bundle: Bundle, runner: Runner) -> float:
+    async def replay(
+        self, images: list[GoldenImage], bundle: ClassificationBundle, runner: Runner
+    ) -> float:
         """Replays golden images; the largest difference. Raises RefusedError."""
         return await replay(images, bundle, runner, self.decoder, self.provider)
 
 
-def _inspect(bundle: Bundle, folder: Path) -> list[GoldenImage]:
+def _images_task(bundle: Bundle) -> ClassificationBundle:
+    if not isinstance(bundle, ClassificationBundle):
+        raise RefusedError(
+            f"version {bundle.version} of model {bundle.model!r} is of the task {bundle.task!r}, "
+            "which this server does not serve"
+        )
+    return bundle
+
+
+def _inspect(bundle: ClassificationBundle, folder: Path) -> list[GoldenImage]:
     check_graph(folder / bundle.graph)
     return read_golden(bundle, folder)

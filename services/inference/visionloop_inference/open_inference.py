@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import visionloop
-from visionloop.bundle import Bundle
+from visionloop.bundle import ClassificationBundle
 from visionloop.errors import (
     ImageError,
     InvalidInputError,
@@ -119,7 +119,7 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
                 answer = await version.runner.run(rows, deadline)
             return _respond(request, bundle, outputs, answer)
 
-    async def _decode(self, encoded: Sequence[bytes], bundle: Bundle) -> Rows:
+    async def _decode(self, encoded: Sequence[bytes], bundle: ClassificationBundle) -> Rows:
         async def one(index: int, data: bytes) -> NDArray[np.uint8]:
             try:
                 return (await self._decoder.decode(data, bundle.preprocessing)).row
@@ -138,7 +138,7 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
                 image.cancel()
 
 
-def _requested_outputs(request: pb.ModelInferRequest, bundle: Bundle) -> list[str]:
+def _requested_outputs(request: pb.ModelInferRequest, bundle: ClassificationBundle) -> list[str]:
     """The names of the outputs to give, in the request's order; none asked for means all."""
     known = [output.name for output in bundle.outputs]
     names = [output.name for output in request.outputs]
@@ -161,7 +161,10 @@ def _requested_outputs(request: pb.ModelInferRequest, bundle: Bundle) -> list[st
 
 
 def _respond(
-    request: pb.ModelInferRequest, bundle: Bundle, outputs: Sequence[str], answer: Answer
+    request: pb.ModelInferRequest,
+    bundle: ClassificationBundle,
+    outputs: Sequence[str],
+    answer: Answer,
 ) -> pb.ModelInferResponse:
     if answer.failures:
         row, failure = min(answer.failures.items())

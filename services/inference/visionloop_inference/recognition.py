@@ -7,7 +7,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from visionloop.bundle import Bundle
+from visionloop.bundle import ClassificationBundle
 from visionloop.errors import ImageError, InvalidInputError, VisionloopError
 from visionloop.prediction_id import PredictionId
 from visionloop.proto.v1 import recognition_pb2 as pb
@@ -64,7 +64,7 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
             return _respond(request, version, images, answer)
 
     async def _decode(
-        self, request: pb.RecognizeRequest, bundle: Bundle
+        self, request: pb.RecognizeRequest, bundle: ClassificationBundle
     ) -> Sequence[Decoded | ImageError]:
         async def one(image: pb.EncodedImage) -> Decoded | ImageError:
             try:
@@ -105,7 +105,10 @@ def _respond(
 
 
 def _classify(
-    result: pb.Classification, probabilities: NDArray[np.float32], bundle: Bundle, top_k: int
+    result: pb.Classification,
+    probabilities: NDArray[np.float32],
+    bundle: ClassificationBundle,
+    top_k: int,
 ) -> None:
     """`probabilities` is (labels,). Ties keep the order of the labels."""
     order = np.argsort(-probabilities, kind="stable")[: top_k or MAX_TOP_K]

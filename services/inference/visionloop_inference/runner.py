@@ -22,7 +22,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from visionloop.bundle import Bundle
+from visionloop.bundle import ClassificationBundle
 from visionloop.errors import CorruptError, VisionloopError
 from visionloop.telemetry import inference as metrics
 from visionloop_inference.batching import (
@@ -81,7 +81,13 @@ class ThreadRunner:
     """A graph in a thread of this process."""
 
     def __init__(
-        self, bundle: Bundle, graph: Path, *, provider: str, threads: int, max_batch: int
+        self,
+        bundle: ClassificationBundle,
+        graph: Path,
+        *,
+        provider: str,
+        threads: int,
+        max_batch: int,
     ) -> None:
         self._bundle = bundle
         self._graph = graph
@@ -257,7 +263,7 @@ class ThreadRunner:
             self._loop.call_soon_threadsafe(resolve, jobs, time.monotonic())
 
 
-def _check_signature(graph: onnxruntime.InferenceSession, bundle: Bundle) -> None:
+def _check_signature(graph: onnxruntime.InferenceSession, bundle: ClassificationBundle) -> None:
     """Raises CorruptError unless the graph takes and gives what bundle.json declares."""
     inputs = {found.name: (found.type, found.shape) for found in graph.get_inputs()}
     spec = bundle.input
