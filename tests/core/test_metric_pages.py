@@ -1,0 +1,104 @@
+"""Counts in pages: added up over processes, kept when one of them is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from visionloop.telemetry import metrics, pages
+
+CALLS = metrics.counter("test", "visionloop_test_calls_total", "Calls of a test.", ("kind",))
+DEPTH = metrics.gauge("test", "visionloop_test_depth", "A depth in a test, nothing else.")
+SIZES = metrics.histogram(
+    "test", "visionloop_test_sizes", "Sizes seen in a test.", ("kind",), buckets=(1.0, 2.0)
+)
+
+CHILD = """
+import sys
+from visionloop.telemetry import metrics, pages
+metrics.write_to(pages.Page.shared(int(sys.argv[1])))
+calls = metrics.counter("test", "visionloop_test_calls_total", "Calls of a test.", ("kind",))
+depth = metrics.gauge("test", "visionloop_test_depth", "A depth in a test, nothing else.")
+sizes = metrics.histogram(
+    "test", "visionloop_test_sizes", "Sizes seen in a test.", ("kind",), buckets=(1.0, 2.0)
+)
+calls.labels("a").inc(3)
+depth.set(5)
+for size in (0.5, 1.0, 1.5, 9.0):
+    sizes.labels(kind="b").observe(size)
+print("counted", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def child() -> Iterator[tuple[subprocess.Popen[str], pages.Page]]:
+    fd = pages.shared_memory()
+    page = pages.Page.shared(fd)
+    metrics.adopt(page)
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(fd)],
+        pass_fds=[fd], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(fd)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "counted\n"
+    yield process, page
+    process.kill()
+    process.communicate()
+
+
+def sample(name: str, **labels: str) -> float | None:
+    return metrics.REGISTRY.get_sample_value(name, labels)
+
+
+def test_what_a_killed_child_counted_stays(
+    child: tuple[subprocess.Popen[str], pages.Page],
+) -> None:
+    process, page = child
+    before = sample("visionloop_test_calls_total", kind="a") or 0.0
+    CALLS.labels("a").inc()
+    DEPTH.set(1.0)
+    assert sample("visionloop_test_calls_total", kind="a") == before + 1
+    assert sample("visionloop_test_depth") == 6.0
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    metrics.fold(page)
+    assert sample("visionloop_test_calls_total", kind="a") == before + 1
+    assert sample("visionloop_test_depth") == 1.0  # a dead process has no depth
+    SIZES.labels("b").observe(0.1)
+    assert sample("visionloop_test_sizes_bucket", kind="b", le="1.0") == 3.0
+    assert sample("visionloop_test_sizes_bucket", kind="b", le="2.0") == 4.0
+    assert sample("visionloop_test_sizes_bucket", kind="b", le="+Inf") == 5.0
+    assert sample("visionloop_test_sizes_count", kind="b") == 5.0
+    assert sample("visionloop_test_sizes_sum", kind="b") == pytest.approx(12.1)
+
+
+def test_threads_lose_no_counts() -> None:
+    series = CALLS.labels("threads")
+    threads = [
+        threading.Thread(target=lambda: [series.inc() for _ in range(20_000)]) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sample("visionloop_test_calls_total", kind="threads") == 80_000
+
+
+def test_a_full_page_says_so() -> None:
+    page = pages.Page.private()
+    page.series("m", ("x",), pages.NUMBERS - 1)
+    assert page.series("m", ("x",), pages.NUMBERS - 1).first == 1  # known: no new room
+    with pytest.raises(RuntimeError, match="full"):
+        page.series("m", ("y",), 1)
+
+
+@pytest.mark.parametrize("labels", [(), ("a", "b")])
+def test_labels_must_fit(labels: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="has the labels"):
+        CALLS.labels(*labels)
