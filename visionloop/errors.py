@@ -83,11 +83,18 @@ class RefusedError(VisionloopError):
 
 
 class UnavailableError(VisionloopError):
-    """A store or a service cannot be reached, is not ready, or is draining. Try again."""
+    """A store or a service cannot be reached, is not ready, or is draining. Try again.
+
+    `retry_after_seconds` is a hint, where one can be given.
+    """
 
     grpc_code = "UNAVAILABLE"
     http_status = 503
     exit_code = 69
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class OverloadedError(VisionloopError):
