@@ -1,0 +1,265 @@
+"""What one front end can route a request to: models, their versions, the runners of each version.
+
+The supervisor decides; a front end only follows. Each of its messages replaces what is known of one
+model in one step of the event loop, so every request sees the old routes or the new ones. A version
+that is taken out of the routes keeps its runners until the last request that took it has let go:
+then the links are closed, which tells the runner.
+
+A canary gets its share of the requests that name no version. With a routing key the choice is a
+hash of model and key, the same in every replica; without one each request is drawn by itself.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from visionloop.bundle import Bundle, Signature, parse_bundle
+from visionloop.errors import InvalidInputError, NotFoundError, UnavailableError
+from visionloop.telemetry import inference as metrics
+from visionloop_inference.admission import Admission, ByteBudget
+from visionloop_inference.datatypes import Answer, Tensor
+from visionloop_inference.link import RunnerLink
+
+STABLE = "stable"
+CANARY = "canary"
+
+NO_MODEL_YET = (
+    "no model has a stable version yet; train one, or promote one that is there with "
+    "`visionloop models promote MODEL VERSION`"
+)
+RESTART_SECONDS = 1.0  # when a caller may hope for a runner that died
+
+
+class RoutedVersion:
+    """One version of one model, for as long as somebody uses it. `with version:` keeps it."""
+
+    def __init__(self, model: str, number: int, folder: Path) -> None:
+        self.model = model
+        self.number = number
+        self.bundle: Bundle = parse_bundle((folder / "bundle.json").read_bytes())
+        self.signature: Signature = self.bundle.signature
+        self.links: list[RunnerLink] = []
+        self.plans: dict[object, object] = {}  # what servicers worked out about requests of a kind
+        self._users = 0
+        self._retired = False
+
+    def __enter__(self) -> "RoutedVersion":
+        self._users += 1
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._users -= 1
+        if self._retired and not self._users:
+            self._close_links()
+
+    def use(self) -> "RoutedVersion":
+        """For `with version.use() as version:`, which keeps the version loaded meanwhile."""
+        return self
+
+    @property
+    def serving(self) -> bool:
+        """Whether a runner is there. One that died takes its link along."""
+        return bool(self.links)
+
+    def seconds(self, rows: int) -> float:
+        """Predicted seconds for so many rows, shared out over the runners."""
+        links = self.links
+        return links[0].seconds(-(-rows // len(links))) if links else 0.0
+
+    async def run(
+        self, inputs: Sequence[Tensor], rows: int, deadline: float | None, priority: int = 0
+    ) -> Answer:
+        """Runs one job on the runner with the fewest rows waiting; see RunnerLink.run."""
+        links = self.links
+        if not links:
+            raise UnavailableError(
+                f"{self} has no runner at the moment: it ended and is being started again; retry",
+                retry_after_seconds=RESTART_SECONDS,
+            )
+        link = links[0] if len(links) == 1 else min(links, key=_waiting)
+        return await link.run(inputs, rows, deadline, priority)
+
+    def retire(self) -> None:
+        """Nobody is routed here any more: lets the runners go after the last user."""
+        self._retired = True
+        if not self._users:
+            self._close_links()
+
+    def _close_links(self) -> None:
+        for link in self.links:
+            link.close()
+        self.links.clear()
+
+    def __str__(self) -> str:
+        return f"version {self.number} of model {self.model!r}"
+
+
+def _waiting(link: RunnerLink) -> int:
+    return link.rows_waiting
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryShare:
+    """The version that gets `percent` of the requests which name none."""
+
+    version: int
+    percent: float
+
+
+class RoutedModel:
+    """One model: its door, its versions, and which of them an empty version means."""
+
+    def __init__(self, name: str, queue_rows: int, budget: ByteBudget) -> None:
+        self.name = name
+        self.duration = metrics.REQUEST_DURATION.labels(model=name)
+        self.admission = Admission(name, queue_rows, budget)
+        self.versions: dict[int, RoutedVersion] = {}
+        self.stable: int | None = None
+        self.canary: CanaryShare | None = None
+        self.problem = ""  # why there is no version, or not the wanted one
+
+    @property
+    def serving(self) -> bool:
+        """Whether a request that names no version gets an answer."""
+        stable = self.versions.get(self.stable) if self.stable is not None else None
+        return stable is not None and stable.serving
+
+    def version(self, wanted: str, key: str = "") -> RoutedVersion:
+        """The version for a request: "" (stable, or canary by its share), an alias, or a number.
+
+        Raises NotFoundError for one that is not loaded, UnavailableError while none serves.
+        """
+        if wanted == "":
+            return self._canary_for(key) or self._alias(STABLE, self.stable)
+        if wanted == STABLE:
+            return self._alias(STABLE, self.stable)
+        if wanted == CANARY:
+            return self._alias(CANARY, self.canary.version if self.canary else None)
+        found = self.versions.get(int(wanted)) if wanted.isascii() and wanted.isdigit() else None
+        if found is None:
+            if not self.versions:
+                raise self._unavailable()
+            raise NotFoundError(
+                f"version {wanted[:100]!r} of model {self.name!r} is not loaded; loaded are "
+                f"{', '.join(map(str, sorted(self.versions)))} (ask for {STABLE!r} or leave the "
+                "version empty)"
+            )
+        return found
+
+    def _alias(self, alias: str, number: int | None) -> RoutedVersion:
+        found = self.versions.get(number) if number is not None else None
+        if found is None:
+            if alias == CANARY and self.versions:
+                raise NotFoundError(f"model {self.name!r} has no canary at the moment")
+            raise self._unavailable()
+        return found
+
+    def _canary_for(self, key: str) -> RoutedVersion | None:
+        if self.canary is None or share(self.name, key) >= self.canary.percent:
+            return None
+        found = self.versions.get(self.canary.version)
+        return found if found is not None and found.serving else None
+
+    def _unavailable(self) -> UnavailableError:
+        problem = self.problem or "it has no stable version yet"
+        return UnavailableError(f"model {self.name!r} is not ready: {problem}")
+
+    def update(self, message: Mapping[str, Any]) -> None:
+        """Takes what the supervisor says of this model (see `children`)."""
+        self.problem = message["problem"]
+        self.stable = message["stable"]
+        canary = message["canary"]
+        self.canary = CanaryShare(canary["version"], canary["percent"]) if canary else None
+        wanted = {int(number) for number in message["versions"]}
+        for number in self.versions.keys() - wanted:
+            self.versions.pop(number).retire()
+
+    def retire(self) -> None:
+        for version in self.versions.values():
+            version.retire()
+        self.versions.clear()
+
+
+def share(model: str, key: str) -> float:
+    """Where a request falls between 0 and 100: by its routing key, or by chance without one."""
+    if not key:
+        return random.random() * 100.0  # noqa: S311 — a share of the traffic, no secret
+    digest = blake2b(f"{model}\0{key}".encode("utf-8", "replace"), digest_size=8).digest()
+    return int.from_bytes(digest) / 2**64 * 100.0
+
+
+class Catalogue:
+    """All models that this front end routes to."""
+
+    def __init__(self, queue_rows: int, queue_bytes: int) -> None:
+        self.models: dict[str, RoutedModel] = {}
+        self.ready = False
+        self.reason = NO_MODEL_YET  # why not ready
+        self._default: str | None = None  # the model that "" means, when the supervisor says so
+        self._queue_rows = queue_rows
+        self._budget = ByteBudget(queue_bytes)
+
+    def model(self, name: str) -> RoutedModel:
+        """The model of this name; "" is the first of --models, or the only one there is.
+
+        Raises NotFoundError, InvalidInputError when "" is not enough, UnavailableError when none.
+        """
+        found = self.models.get(name or self._default or "")
+        if found is not None:
+            return found
+        if not self.models:
+            raise UnavailableError(self.reason or NO_MODEL_YET)
+        if name:
+            raise NotFoundError(
+                f"model {name[:100]!r} is not served here; served are {', '.join(self._names())}"
+            )
+        if len(self.models) > 1:
+            raise InvalidInputError(
+                f"model is empty, and several are served: {', '.join(self._names())}; name one",
+                field="model",
+            )
+        return next(iter(self.models.values()))
+
+    def _names(self) -> list[str]:
+        return sorted(self.models)
+
+    # What the supervisor says.
+
+    def update_server(self, message: Mapping[str, Any]) -> None:
+        """Whether the server as a whole is ready, why not, and which model "" means."""
+        self.ready, self.reason = message["ready"], message["reason"]
+        self._default = message["default"]
+
+    def update_model(self, message: Mapping[str, Any]) -> None:
+        """The routes of one model, which replace those before."""
+        name = message["model"]
+        if name not in self.models:
+            self.models[name] = RoutedModel(name, self._queue_rows, self._budget)
+        self.models[name].update(message)
+
+    def forget(self, name: str) -> None:
+        """The model is not served here any more."""
+        if (model := self.models.pop(name, None)) is not None:
+            model.retire()
+
+    def version(self, model: str, number: int, folder: Path) -> RoutedVersion:
+        """A version to link runners to; routed to by number at once, by alias when one says so."""
+        if model not in self.models:
+            self.models[model] = RoutedModel(model, self._queue_rows, self._budget)
+        versions = self.models[model].versions
+        if number not in versions:
+            versions[number] = RoutedVersion(model, number, folder)
+        return versions[number]
+
+    def close(self) -> None:
+        for name in tuple(self.models):
+            self.forget(name)
