@@ -11,7 +11,9 @@ from visionloop.flags import (
     check_above_zero,
     check_host,
     check_port,
+    comma_separated,
     is_loopback,
+    seconds,
     write_ready_file,
 )
 
@@ -90,3 +92,141 @@ def test_the_ready_file_appears_whole(tmp_path: Path) -> None:
     write_ready_file(tmp_path / "ready.json", {"grpc": "127.0.0.1:1"})
     assert json.loads((tmp_path / "ready.json").read_text())["grpc"] == "127.0.0.1:1"
     assert [path.name for path in tmp_path.iterdir()] == ["ready.json"]
+
+
+@pytest.fixture
+def configurable() -> FlagParser:
+    parser = FlagParser("program", "does something")
+    parser.add_argument("--config", type=Path, help="file")
+    parser.add_argument("--store", required=True, help="where")
+    parser.add_argument("--max-batch", type=int, default=8, help="rows")
+    parser.add_argument("--share", type=float, default=0.5, help="part")
+    parser.add_argument("--wait", type=seconds, default=1.0, help="time")
+    parser.add_argument("--insecure", action="store_true", help="trust")
+    parser.add_argument("--provider", choices=["cpu", "cuda"], default="cpu", help="device")
+    parser.add_argument("--models", type=comma_separated, default=(), help="names")
+    parser.add_argument("--cache", type=Path, help="folder")
+    return parser
+
+
+WHOLE = """\
+# a comment
+store: s3://bucket/prefix
+max-batch: 16
+share: 1
+wait: 2.5
+insecure: true
+provider: cuda
+models: [cells, panels]
+cache: /var/cache
+"""
+
+
+def test_a_file_holds_any_setting(configurable: FlagParser, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(WHOLE)
+    flags = configurable.parse(["--config", str(tmp_path / "c.yaml")], {})
+    assert vars(flags) == {
+        "config": tmp_path / "c.yaml",
+        "store": "s3://bucket/prefix",
+        "max_batch": 16,
+        "share": 1.0,
+        "wait": 2.5,
+        "insecure": True,
+        "provider": "cuda",
+        "models": ("cells", "panels"),
+        "cache": Path("/var/cache"),
+    }
+    assert isinstance(flags.share, float)
+
+
+def test_command_line_then_environment_then_file_then_default(
+    configurable: FlagParser, tmp_path: Path
+) -> None:
+    (tmp_path / "c.yaml").write_text("store: a\nmax_batch: 1\nshare: 0.1\nmodels: a, b\n")
+    environment = {
+        "VISIONLOOP_CONFIG": str(tmp_path / "c.yaml"),
+        "VISIONLOOP_MAX_BATCH": "2",
+        "VISIONLOOP_SHARE": "0.2",
+        "VISIONLOOP_INSECURE": "0",
+    }
+    flags = configurable.parse(["--share=0.3"], environment)
+    assert (flags.store, flags.max_batch, flags.share, flags.wait) == ("a", 2, 0.3, 1.0)
+    assert flags.models == ("a", "b")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n"])
+def test_an_empty_file_is_no_mistake(configurable: FlagParser, tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    assert configurable.parse([f"--config={tmp_path}/c.yaml", "--store=x"], {}).max_batch == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("store: x\nmax-bach: 4\n", "line 2: max-bach is no setting of this program; there are:"),
+        ("store: x\nconfig: other.yaml\n", "line 2: config is no setting"),
+        ("store: x\nhelp: true\n", "line 2: help is no setting"),
+        ("max-batch: 4\n\nmax_batch: 5\n", "line 3: max_batch stands in line 1 already"),
+        ('max-batch: "16"\n', "line 1: max-batch is the text '16'; it must be a whole number"),
+        ("max-batch: 1.5\n", "max-batch is 1.5; it must be a whole number"),
+        ("max-batch: true\n", "max-batch is True; it must be a number"),
+        ("share: much\n", "share is the text 'much'; it must be a number"),
+        ("wait: .inf\n", "wait is inf; it must be a number"),
+        ("insecure: 1\n", "insecure is 1; it must be true or false"),
+        ("insecure: 'yes'\n", "insecure is the text 'yes'; it must be true or false"),
+        ("store: 7\n", "store is 7; it must be a text in quotes"),
+        ("store: yes\n", "store is True; it must be a text in quotes"),
+        ("store: [a, b]\n", "store is ['a', 'b']; it must be a text in quotes"),
+        ("provider: tpu\n", "provider is the text 'tpu'; it must be one of cpu, cuda"),
+        ("cache:\n", "line 1: cache must have a text, a number"),
+        ("models: {a: b}\n", "line 1: models must have a text"),
+        ("models: [[a]]\n", "line 1: models must have a text"),
+        ("store: !!python/object/apply:os.getcwd []\n", "line 1: store is []"),
+        ("store: !!python/name:os.getcwd x\n", "line 1: store must have a text"),
+        ("- store\n", "must hold names and values"),
+        ("store: [\n", "line 2, is not YAML"),
+        ("a: b: c\n", "line 1, is not YAML"),
+    ],
+)
+def test_mistakes_in_a_file_name_file_and_line(
+    configurable: FlagParser, tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigurationError) as caught:
+        configurable.parse([f"--config={tmp_path}/c.yaml"], {})
+    assert str(caught.value).startswith(str(tmp_path / "c.yaml"))
+    assert said in str(caught.value)
+
+
+def test_files_that_cannot_be_read(configurable: FlagParser, tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    (tmp_path / "large").write_bytes(b"#" * (2**20 + 1))
+    for name, said in (
+        ("missing", "No such file"),
+        (".", "Is a directory"),
+        ("binary", "UTF-8"),
+        ("large", "larger than"),
+    ):
+        with pytest.raises(ConfigurationError, match=said):
+            configurable.parse([f"--config={tmp_path}/{name}"], {})
+
+
+def test_a_broken_file_does_not_hide_the_help(
+    configurable: FlagParser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.yaml").write_text("[")
+    with pytest.raises(SystemExit):
+        configurable.parse([f"--config={tmp_path}/c.yaml", "--help"], {})
+    assert "rows (default: 8)" in capsys.readouterr().out
+
+
+def test_flags_are_not_abbreviated(configurable: FlagParser) -> None:
+    with pytest.raises(ConfigurationError, match="unrecognized arguments: --max"):
+        configurable.parse(["--store=x", "--max=4"], {})
+
+
+def test_what_a_server_lacks_is_said() -> None:
+    with pytest.raises(ConfigurationError, match="is without TLS; add --insecure"):
+        check_host("192.0.2.1", insecure=False, lacks="TLS")
+    check_host("192.0.2.1", insecure=False, lacks="")
+    check_host("::1", insecure=False, lacks="TLS")

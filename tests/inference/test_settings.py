@@ -1,8 +1,11 @@
-"""The flags."""
+"""The settings: flags, environment and file, and what is refused in words."""
+
+from pathlib import Path
 
 import pytest
 
 from visionloop.errors import ConfigurationError
+from visionloop_inference import settings as module
 from visionloop_inference.settings import parse
 
 STORE = "--store=file:///tmp/x"
@@ -47,6 +50,29 @@ def test_a_flag_wins_over_the_environment() -> None:
         ([STORE, "--provider=tpu"], {}, "invalid choice"),
         ([STORE], {"VISIONLOOP_PROVIDER": "tpu"}, "VISIONLOOP_PROVIDER is 'tpu'"),
         ([STORE, "--nonsense"], {}, "unrecognized arguments"),
+        ([STORE, "--front-ends=-2"], {}, "--front-ends is -2; it must be -1 to 64"),
+        ([STORE, "--instances=0"], {}, "--instances is 0; it must be above 0"),
+        ([STORE, "--threads=-1"], {}, "--threads is -1"),
+        ([STORE, "--access-log=1.5"], {}, "--access-log is 1.5; it must be 0 to 1"),
+        ([STORE, "--access-log=nan"], {}, "--access-log is nan"),
+        ([STORE, "--max-connection-age-seconds=-1"], {}, "--max-connection-age-seconds is -1"),
+        ([STORE, "--drain-seconds=inf"], {}, "invalid seconds value: 'inf'"),
+        ([STORE, "--poll-seconds=nan"], {}, "invalid seconds value: 'nan'"),
+        ([STORE, "--max-concurrent-requests=0"], {}, "above 0"),
+        ([STORE, "--version-policy=newest"], {}, "--version-policy is newest; it must be"),
+        ([STORE, "--version-policy=latest:0"], {}, "--version-policy is latest:0"),
+        ([STORE, "--version-policy=specific:1,,2"], {}, "--version-policy is specific:1,,2"),
+        ([STORE, "--model-control=push"], {}, "invalid choice"),
+        ([STORE, "--pad=maybe"], {}, "invalid choice"),
+        ([STORE, "--tls-key=k"], {}, "--tls-key is given without --tls-certificate"),
+        ([STORE, "--tls-certificate=c"], {}, "--tls-certificate is given without --tls-key"),
+        ([STORE, "--tls-client-ca=c"], {}, "--tls-client-ca is given without"),
+        ([STORE, "--host=::", "--tokens=t"], {}, r"is without TLS \(--tls-certificate"),
+        (
+            [STORE, "--host=::", "--tls-certificate=c", "--tls-key=k"],
+            {},
+            r"is without authentication \(--tokens",
+        ),
     ],
 )
 def test_wrong_flags_are_said(flags: list[str], environment: dict[str, str], words: str) -> None:
@@ -61,3 +87,49 @@ def test_loopback_needs_no_consent(host: str) -> None:
 
 def test_other_addresses_need_it() -> None:
     assert parse([STORE, "--host=192.0.2.1", "--insecure"], {}).host == "192.0.2.1"
+
+
+def test_tls_and_a_way_to_know_callers_need_no_consent_either() -> None:
+    encrypted = [STORE, "--host=192.0.2.1", "--tls-certificate=c", "--tls-key=k"]
+    assert parse([*encrypted, "--tokens=t"], {}).tls
+    assert not parse([*encrypted, "--tls-client-ca=a"], {}).loopback
+
+
+def test_a_file_of_settings(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("store: s3://bucket/x\nmodels: [a, b]\nport: 5\nversion-policy: latest:2\n")
+    settings = parse([f"--config={file}"], {"VISIONLOOP_PORT": "6"})
+    assert (settings.store, settings.models, settings.port) == ("s3://bucket/x", ("a", "b"), 6)
+    assert settings.version_policy == "latest:2"
+    assert settings.config == file
+    file.write_text("store: s3://bucket/x\naccess-log: 2\n")
+    with pytest.raises(ConfigurationError, match="--access-log is 2"):
+        parse([f"--config={file}"], {})
+
+
+@pytest.mark.parametrize(
+    ("cores", "wanted", "processes"),
+    [(1, -1, 1), (4, -1, 1), (7, -1, 1), (8, -1, 2), (64, -1, 16), (64, 0, 0), (2, 3, 3)],
+)
+def test_front_ends_follow_the_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, wanted: int, processes: int
+) -> None:
+    monkeypatch.setattr(module, "cores", lambda: cores)
+    assert parse([STORE, f"--front-ends={wanted}"], {}).front_end_processes == processes
+
+
+def test_the_values_in_force_hold_no_secret() -> None:
+    shown = parse(["--store=s3://key:hush@bucket/x", "--tokens=/run/tokens.yaml"], {}).in_force()
+    assert "hush" not in str(shown)
+    assert shown["store"] == "s3://[redacted]@bucket/x"
+    assert shown["max_batch"] == 32
+    assert next(iter(shown)) == "store"
+
+
+def test_every_setting_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--help"], {})
+    text = capsys.readouterr().out
+    for name in parse([STORE], {}).in_force():
+        assert f"  --{name.replace('_', '-')} " in text or f"--{name.replace('_', '-')}\n" in text
+    assert "None" not in text
