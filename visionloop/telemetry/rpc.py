@@ -40,6 +40,40 @@ HANDLING_SECONDS = metrics.histogram(
     _LABELS,
 )
 
+
+def _camel(code: grpc.StatusCode) -> str:
+    if code in (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED):
+        return "OK" if code is grpc.StatusCode.OK else "Canceled"
+    return "".join(word.capitalize() for word in code.name.split("_"))
+
+
+SPELLED = {code.name: _camel(code) for code in grpc.StatusCode}  # RESOURCE_EXHAUSTED -> …
+
+
+class Method:
+    """The series of one method, for servers that count without the interceptor (0.5 us a call)."""
+
+    def __init__(self, kind: str, path: str) -> None:
+        """`path` as /package.Service/Method, `kind` as go-grpc-prometheus has it."""
+        self.path = path
+        _, service, method = path.split("/", 2)
+        self._labels = (kind, service, method)
+        self._started = STARTED.labels(*self._labels)
+        self._seconds = HANDLING_SECONDS.labels(*self._labels)
+        self._handled = {"OK": HANDLED.labels(*self._labels, "OK")}
+
+    def started(self) -> None:
+        self._started.inc()
+
+    def finished(self, code: str, seconds: float) -> None:
+        """`code` in the spelling of SPELLED."""
+        counter = self._handled.get(code)
+        if counter is None:
+            counter = self._handled[code] = HANDLED.labels(*self._labels, code)
+        counter.inc()
+        self._seconds.observe(seconds)
+
+
 # Generic in the type stubs only.
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -139,6 +173,4 @@ def _spelled(code: grpc.StatusCode | int | None, when_unset: str = "OK") -> str:
         code = next((known for known in grpc.StatusCode if known.value[0] == code), None)
     if code is None or code is grpc.StatusCode.OK:
         return when_unset
-    if code is grpc.StatusCode.CANCELLED:
-        return "Canceled"
-    return "".join(word.capitalize() for word in code.name.split("_"))
+    return SPELLED[code.name]
