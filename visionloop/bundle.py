@@ -44,6 +44,7 @@ __all__ = [
     "TensorSpec",
     "TensorsBundle",
     "Thresholds",
+    "WarmUp",
     "parse_bundle",
 ]
 
@@ -151,6 +152,17 @@ class Source(Record):
     batching: str  # what was found about a batch dimension, in words
 
 
+class WarmUp(Record):
+    """Inputs on which the graph was seen to run: tensors of one value, free sizes filled in.
+
+    `shapes` follow the signature's inputs; the rows of a batch are left out as there. Strings are
+    empty for the value 0 and "1" for 1.
+    """
+
+    shapes: list[list[Annotated[int, Field(ge=1)]]]
+    value: Literal[0, 1]
+
+
 class Bundle(Record):
     """What every bundle.json holds. The task's own fields stand in the subclasses."""
 
@@ -236,6 +248,7 @@ class TensorsBundle(Bundle):
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
     batched: bool
+    warm_up: WarmUp | None  # None: it runs neither on zeros nor on ones; it may on real inputs
     labels: list[BundleLabel] = Field(default_factory=list)
     source: Source
 
@@ -254,6 +267,8 @@ class TensorsBundle(Bundle):
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "TensorsBundle":
         _ = self.signature  # names and shapes
+        if self.warm_up is not None:
+            _check_fits(self.warm_up.shapes, self.inputs)
         if self.labels:
             _check_label_ids(self.labels)
             _check_labelled(self.labels, self.outputs)
@@ -296,6 +311,17 @@ def _check_listed(names: Sequence[str], files: dict[str, BundleFile]) -> None:
 def _check_label_ids(labels: Sequence[BundleLabel]) -> None:
     if len({label.id for label in labels}) != len(labels):
         raise ValueError("labels has two classes with one id")
+
+
+def _check_fits(shapes: Sequence[Sequence[int]], inputs: Sequence[TensorSpec]) -> None:
+    """Raises ValueError unless each shape is one that its input takes."""
+    fits = len(shapes) == len(inputs) and all(
+        len(shape) == len(spec.shape)
+        and all(declared in (FREE, size) for size, declared in zip(shape, spec.shape, strict=True))
+        for shape, spec in zip(shapes, inputs, strict=False)
+    )
+    if not fits:
+        raise ValueError("warm_up.shapes are not those of the inputs")
 
 
 def _check_labelled(labels: Sequence[BundleLabel], outputs: Sequence[TensorSpec]) -> None:

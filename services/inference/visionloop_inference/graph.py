@@ -8,6 +8,7 @@ onnxruntime (about 30 ms for 13 MB).
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,22 @@ BUILT_IN_DOMAINS = frozenset(
 
 # The numbers are those of onnx.proto: message -> field -> (number, type, repeated).
 _FIELDS: dict[str, dict[str, tuple[int, str, bool]]] = {
-    "Model": {"graph": (7, "Graph", False), "functions": (25, "Function", True)},
+    "Model": {
+        "producer_name": (2, "string", False),
+        "producer_version": (3, "string", False),
+        "graph": (7, "Graph", False),
+        "functions": (25, "Function", True),
+    },
     "Graph": {
         "node": (1, "Node", True),
         "initializer": (5, "Tensor", True),
+        "input": (11, "Value", True),
         "sparse_initializer": (15, "SparseTensor", True),
     },
+    "Value": {"name": (1, "string", False), "type": (2, "Type", False)},
+    "Type": {"tensor_type": (1, "TensorType", False)},
+    "TensorType": {"shape": (2, "Shape", False)},
+    "Shape": {},
     "Function": {
         "node": (7, "Node", True),
         "domain": (10, "string", False),
@@ -58,7 +69,15 @@ _FIELDS: dict[str, dict[str, tuple[int, str, bool]]] = {
 }
 
 
-def check_graph(path: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class GraphFacts:
+    """What the file says of itself."""
+
+    producer: str  # what exported it, as "pytorch 2.9"; may be empty
+    shapeless: frozenset[str]  # inputs that declare no shape, not even how many dimensions
+
+
+def check_graph(path: Path) -> GraphFacts:
     """Raises RefusedError for external data and foreign operators, CorruptError for non-ONNX."""
     model = _Model()
     try:
@@ -80,6 +99,10 @@ def check_graph(path: Path) -> None:
                 f"{path.name} uses the operator {part.domain}:{part.op_type}, which needs a custom "
                 "library; export it with standard ONNX operators only"
             )
+    inputs = {
+        value.name for value in model.graph.input if not value.type.tensor_type.HasField("shape")
+    }
+    return GraphFacts(f"{model.producer_name} {model.producer_version}".strip(), frozenset(inputs))
 
 
 def _parts(message: Any) -> Iterator[Any]:
