@@ -1,6 +1,7 @@
 """What a graph file may hold."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ from support.bundles import graph
 
 from visionloop.errors import ConfigurationError, CorruptError, RefusedError
 from visionloop_inference import providers
-from visionloop_inference.graph import _FIELDS, check_graph
+from visionloop_inference.graph import _FIELDS, GraphFacts, check_graph
 
 
 def saved(folder: Path, model: onnx.ModelProto) -> Path:
@@ -72,25 +73,45 @@ def test_other_files_are_corrupt(tmp_path: Path, data: bytes) -> None:
         check_graph(path)
 
 
+def onnx_message(message: str) -> Any:
+    """ONNX's own descriptor of a message that we describe in part."""
+    if message == "TensorType":
+        return onnx.TypeProto.Tensor.DESCRIPTOR
+    names = {"Entry": "StringStringEntryProto", "Value": "ValueInfoProto"}
+    names["Shape"] = "TensorShapeProto"
+    return onnx_pb2.DESCRIPTOR.message_types_by_name[names.get(message, f"{message}Proto")]
+
+
 def test_the_partial_description_agrees_with_onnx() -> None:
     for message, fields in _FIELDS.items():
-        name = "StringStringEntryProto" if message == "Entry" else f"{message}Proto"
-        real = onnx_pb2.DESCRIPTOR.message_types_by_name[name].fields_by_name
+        real = onnx_message(message).fields_by_name
         for field, (number, _, repeated) in fields.items():
             assert (real[field].number, real[field].is_repeated) == (number, repeated), field
 
 
 def test_every_field_of_onnx_that_can_hold_a_node_or_a_tensor_is_looked_at() -> None:
     known = {message: set(fields) for message, fields in _FIELDS.items()}
-    known["StringStringEntry"] = known.pop("Entry")
     # Training graphs are not run; types, shapes and metadata hold neither nodes nor tensors.
     harmless = {"training_info", "metadata_props", "opset_import", "value_info", "input", "output"}
     harmless |= {"quantization_annotation", "tp", "type_protos", "configuration"}
-    harmless |= {"device_configurations", "segment"}
+    harmless |= {"device_configurations", "segment", "dim"}
+    harmless |= {
+        f"{kind}_type" for kind in ("sequence", "map", "optional", "sparse_tensor", "opaque")
+    }
     for message, fields in known.items():
-        for field in onnx_pb2.DESCRIPTOR.message_types_by_name[f"{message}Proto"].fields:
+        for field in onnx_message(message).fields:
             if field.message_type is not None and field.name not in fields:
                 assert field.name in harmless, f"{message}.{field.name}"
+
+
+def test_what_the_file_says_of_itself(tmp_path: Path) -> None:
+    model = graph(1)
+    model.producer_name, model.producer_version = "exporter", "2.9"
+    assert check_graph(saved(tmp_path, model)) == GraphFacts("exporter 2.9", frozenset())
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    model.ClearField("producer_name")
+    model.ClearField("producer_version")
+    assert check_graph(saved(tmp_path, model)) == GraphFacts("", frozenset({"pixels"}))
 
 
 def test_the_probe_graph_is_a_valid_model() -> None:
