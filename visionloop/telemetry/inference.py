@@ -69,3 +69,44 @@ STORE_ERRORS = _counter(
     "Failed looks at the model repository; the version before keeps serving.",
     ("reason",),
 )
+RESTARTS = _counter(
+    "visionloop_restarts_total",
+    "Processes that ended when they should not have, and were started again: front_end or runner.",
+    ("process",),
+)
+LAST_INFERENCE = _gauge(
+    "visionloop_last_inference_timestamp_seconds",
+    "When a version last answered, in seconds since 1970.",
+    ("model", "version"),
+)
+FAILED_SECONDS = _counter(
+    "visionloop_failed_request_seconds_total",
+    "Time spent on requests that ended with an error.",
+    ("model", "version"),
+)
+
+# Triton's names, for dashboards and autoscalers that know them. Durations are sums over requests;
+# the stages of a batch count once for each request in it, as Triton counts them.
+_VERSION = ("model", "version")
+NV_SUCCESS = _counter("nv_inference_request_success", "Requests answered.", _VERSION)
+NV_FAILURE = _counter(
+    "nv_inference_request_failure",
+    "Requests that failed: REJECTED, CANCELED, BACKEND or OTHER.",
+    (*_VERSION, "reason"),
+)
+NV_ROWS = _counter("nv_inference_count", "Rows that ran.", _VERSION)
+NV_RUNS = _counter("nv_inference_exec_count", "Runs of the graph.", _VERSION)
+NV_PENDING = _gauge(
+    "nv_inference_pending_request_count", "Requests that wait in a runner's queue.", _VERSION
+)
+NV_REQUEST_US = _counter(
+    "nv_inference_request_duration_us", "Time from routing to the answer.", _VERSION
+)
+NV_QUEUE_US = _counter("nv_inference_queue_duration_us", "Time in a runner's queue.", _VERSION)
+NV_INPUT_US = _counter(
+    "nv_inference_compute_input_duration_us", "Time to put batches together.", _VERSION
+)
+NV_INFER_US = _counter("nv_inference_compute_infer_duration_us", "Time in the graph.", _VERSION)
+NV_OUTPUT_US = _counter(
+    "nv_inference_compute_output_duration_us", "Time to hand outputs out.", _VERSION
+)

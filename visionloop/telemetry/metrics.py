@@ -216,11 +216,15 @@ def values() -> dict[str, dict[Labels, list[float]]]:
             if (of_metric := found.get(series.metric)) is not None:
                 before = of_metric.get(series.labels)
                 of_metric[series.labels] = (
-                    numbers
-                    if before is None
-                    else [a + b for a, b in zip(before, numbers, strict=True)]
+                    numbers if before is None else _merged(series.metric, before, numbers)
                 )
     return found
+
+
+def _merged(metric: str, before: list[float], numbers: list[float]) -> list[float]:
+    if metric.endswith("_timestamp_seconds"):  # moments: the latest counts
+        return [max(a, b) for a, b in zip(before, numbers, strict=True)]
+    return [a + b for a, b in zip(before, numbers, strict=True)]
 
 
 class _Pages(Collector):
