@@ -94,8 +94,8 @@ NV_FAILURE = _counter(
     "Requests that failed: REJECTED, CANCELED, BACKEND or OTHER.",
     (*_VERSION, "reason"),
 )
-NV_ROWS = _counter("nv_inference_count", "Rows that ran.", _VERSION)
-NV_RUNS = _counter("nv_inference_exec_count", "Runs of the graph.", _VERSION)
+NV_ROWS = _counter("nv_inference_count", "Rows that ran in the graph.", _VERSION)
+NV_RUNS = _counter("nv_inference_exec_count", "Runs of the graph, one for each batch.", _VERSION)
 NV_PENDING = _gauge(
     "nv_inference_pending_request_count", "Requests that wait in a runner's queue.", _VERSION
 )
@@ -106,7 +106,9 @@ NV_QUEUE_US = _counter("nv_inference_queue_duration_us", "Time in a runner's que
 NV_INPUT_US = _counter(
     "nv_inference_compute_input_duration_us", "Time to put batches together.", _VERSION
 )
-NV_INFER_US = _counter("nv_inference_compute_infer_duration_us", "Time in the graph.", _VERSION)
+NV_INFER_US = _counter(
+    "nv_inference_compute_infer_duration_us", "Time in the graph itself.", _VERSION
+)
 NV_OUTPUT_US = _counter(
     "nv_inference_compute_output_duration_us", "Time to hand outputs out.", _VERSION
 )
