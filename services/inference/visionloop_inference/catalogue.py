@@ -9,16 +9,25 @@ A canary gets its share of the requests that name no version. With a routing key
 hash of model and key, the same in every replica; without one each request is drawn by itself.
 """
 
+import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from time import perf_counter
 from types import TracebackType
 from typing import Any
 
 from visionloop.bundle import Bundle, Signature, parse_bundle
-from visionloop.errors import InvalidInputError, NotFoundError, UnavailableError
+from visionloop.errors import (
+    DeadlineExceededError,
+    InvalidInputError,
+    NotFoundError,
+    OverloadedError,
+    UnavailableError,
+    VisionloopError,
+)
 from visionloop.telemetry import inference as metrics
 from visionloop_inference.admission import Admission, ByteBudget
 from visionloop_inference.datatypes import Answer, Tensor
@@ -31,11 +40,17 @@ NO_MODEL_YET = (
     "no model has a stable version yet; train one, or promote one that is there with "
     "`visionloop models promote MODEL VERSION`"
 )
+
+
+class GraphRunFailedError(VisionloopError):
+    """The graph failed on a row that passed every check."""
+
+
 RESTART_SECONDS = 1.0  # when a caller may hope for a runner that died
 
 
 class RoutedVersion:
-    """One version of one model, for as long as somebody uses it. `with version:` keeps it."""
+    """One version of one model, for as long as somebody uses it."""
 
     def __init__(self, model: str, number: int, folder: Path) -> None:
         self.model = model
@@ -46,24 +61,14 @@ class RoutedVersion:
         self.plans: dict[object, object] = {}  # what servicers worked out about requests of a kind
         self._users = 0
         self._retired = False
+        labels = (model, str(number))
+        self.requests = metrics.NV_SUCCESS.labels(*labels)
+        self.microseconds = metrics.NV_REQUEST_US.labels(*labels)
+        self.failed_seconds = metrics.FAILED_SECONDS.labels(*labels)
 
-    def __enter__(self) -> "RoutedVersion":
-        self._users += 1
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._users -= 1
-        if self._retired and not self._users:
-            self._close_links()
-
-    def use(self) -> "RoutedVersion":
-        """For `with version.use() as version:`, which keeps the version loaded meanwhile."""
-        return self
+    def use(self) -> "Use":
+        """For `with version.use():` around all that a request wants of it. Counts the request."""
+        return Use(self)
 
     @property
     def serving(self) -> bool:
@@ -88,6 +93,21 @@ class RoutedVersion:
         link = links[0] if len(links) == 1 else min(links, key=_waiting)
         return await link.run(inputs, rows, deadline, priority)
 
+    def failed(self, error: BaseException) -> None:
+        """Counts a failed request by Triton's reasons."""
+        reason = next((word for kinds, word in _REASONS if isinstance(error, kinds)), "OTHER")
+        metrics.NV_FAILURE.labels(self.model, str(self.number), reason).inc()
+
+    def take(self) -> None:
+        """One more user."""
+        self._users += 1
+
+    def let_go(self) -> None:
+        """One user less; the last one of a retired version closes its links."""
+        self._users -= 1
+        if self._retired and not self._users:
+            self._close_links()
+
     def retire(self) -> None:
         """Nobody is routed here any more: lets the runners go after the last user."""
         self._retired = True
@@ -101,6 +121,42 @@ class RoutedVersion:
 
     def __str__(self) -> str:
         return f"version {self.number} of model {self.model!r}"
+
+
+_REASONS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
+    ((OverloadedError, DeadlineExceededError, InvalidInputError), "REJECTED"),
+    ((asyncio.CancelledError,), "CANCELED"),
+    ((UnavailableError, GraphRunFailedError), "BACKEND"),
+)
+
+
+class Use:
+    """One request on one version: keeps the version's links open, and is counted and timed."""
+
+    __slots__ = ("_began", "_version")
+
+    def __init__(self, version: RoutedVersion) -> None:
+        self._version = version
+
+    def __enter__(self) -> RoutedVersion:
+        self._version.take()
+        self._began = perf_counter()
+        return self._version
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        version, seconds = self._version, perf_counter() - self._began
+        version.let_go()
+        if error is None:
+            version.requests.inc()
+            version.microseconds.inc(1e6 * seconds)
+        else:
+            version.failed(error)
+            version.failed_seconds.inc(seconds)
 
 
 def _waiting(link: RunnerLink) -> int:
@@ -203,6 +259,7 @@ class Catalogue:
     def __init__(self, queue_rows: int, queue_bytes: int) -> None:
         self.models: dict[str, RoutedModel] = {}
         self.ready = False
+        self.stopping = False
         self.reason = NO_MODEL_YET  # why not ready
         self._default: str | None = None  # the model that "" means, when the supervisor says so
         self._queue_rows = queue_rows
@@ -237,6 +294,7 @@ class Catalogue:
     def update_server(self, message: Mapping[str, Any]) -> None:
         """Whether the server as a whole is ready, why not, and which model "" means."""
         self.ready, self.reason = message["ready"], message["reason"]
+        self.stopping = message["stopping"]
         self._default = message["default"]
 
     def update_model(self, message: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, Self
 
 from visionloop.bundle import MODEL_NAME_PATTERN
 from visionloop.errors import ConfigurationError
@@ -67,6 +68,7 @@ class Settings:
     max_message_bytes: int
     max_concurrent_requests: int
     max_connection_age_seconds: float
+    load_seconds: float
     drain_seconds: float
     drain_quiet_seconds: float
     access_log: float
@@ -75,7 +77,7 @@ class Settings:
     def check(self) -> None:
         """Raises ConfigurationError for values that cannot work, or not together."""
         positive = (
-            "poll_seconds", "instances", "decode_threads", "max_batch", "queue_rows",
+            "poll_seconds", "load_seconds", "instances", "decode_threads", "max_batch", "queue_rows",
             "queue_bytes", "max_images", "max_message_bytes", "max_concurrent_requests",
         )  # fmt: skip
         for name in positive:
@@ -167,6 +169,23 @@ class Settings:
         if self.front_ends >= 0:
             return self.front_ends
         return max(1, cores() // ONE_FRONT_END_CORES)
+
+    def to_message(self) -> dict[str, Any]:
+        """The values for a child process, as JSON takes them."""
+        return {
+            field.name: str(value) if isinstance(value, Path) else value
+            for field in fields(self)
+            for value in [getattr(self, field.name)]
+        }
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> Self:
+        """What `to_message` gave, after its way through JSON."""
+        paths = {field.name for field in fields(cls) if "Path" in str(field.type)}
+        values = dict(message, models=tuple(message["models"]))
+        for name in paths & values.keys():
+            values[name] = Path(values[name]) if values[name] is not None else None
+        return cls(**values)
 
     def in_force(self) -> dict[str, object]:
         """All values for a log, in the order of --help, without secrets."""
@@ -373,6 +392,12 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
 
 def _add_operations(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
+    add(
+        "--load-seconds",
+        type=seconds,
+        default=300.0,
+        help="longest time a version may take to load, warm up and pass its first golden images",
+    )
     add(
         "--drain-seconds",
         type=seconds,
