@@ -77,8 +77,10 @@ class Settings:
     def check(self) -> None:
         """Raises ConfigurationError for values that cannot work, or not together."""
         positive = (
-            "poll_seconds", "load_seconds", "instances", "decode_threads", "max_batch", "queue_rows",
-            "queue_bytes", "max_images", "max_message_bytes", "max_concurrent_requests",
+            "poll_seconds", "load_seconds", "instances", "decode_threads", "max_batch",
+            "queue_rows", "queue_bytes", "max_images", "max_message_bytes",
+            "max_concurrent_requests",
+
         )  # fmt: skip
         for name in positive:
             check_above_zero(name.replace("_", "-"), getattr(self, name))
