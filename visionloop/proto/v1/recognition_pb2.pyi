@@ -7,16 +7,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RecognizeRequest(_message.Message):
-    __slots__ = ("model", "version", "images", "top_k")
+    __slots__ = ("model", "version", "images", "top_k", "routing_key", "priority")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_KEY_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     images: _containers.RepeatedCompositeFieldContainer[EncodedImage]
     top_k: int
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., images: _Optional[_Iterable[_Union[EncodedImage, _Mapping]]] = ..., top_k: _Optional[int] = ...) -> None: ...
+    routing_key: str
+    priority: int
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., images: _Optional[_Iterable[_Union[EncodedImage, _Mapping]]] = ..., top_k: _Optional[int] = ..., routing_key: _Optional[str] = ..., priority: _Optional[int] = ...) -> None: ...
 
 class EncodedImage(_message.Message):
     __slots__ = ("data", "id")
@@ -81,3 +85,39 @@ class ScoredLabel(_message.Message):
     name: str
     probability: float
     def __init__(self, class_id: _Optional[str] = ..., name: _Optional[str] = ..., probability: _Optional[float] = ...) -> None: ...
+
+class RecognizeStreamResponse(_message.Message):
+    __slots__ = ("status", "response", "retry_after_seconds")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    status: ImageStatus
+    response: RecognizeResponse
+    retry_after_seconds: float
+    def __init__(self, status: _Optional[_Union[ImageStatus, _Mapping]] = ..., response: _Optional[_Union[RecognizeResponse, _Mapping]] = ..., retry_after_seconds: _Optional[float] = ...) -> None: ...
+
+class SubmitFeedbackRequest(_message.Message):
+    __slots__ = ("id", "prediction_id", "class_id", "wrong", "image", "image_sha256", "note")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    PREDICTION_ID_FIELD_NUMBER: _ClassVar[int]
+    CLASS_ID_FIELD_NUMBER: _ClassVar[int]
+    WRONG_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    prediction_id: str
+    class_id: str
+    wrong: bool
+    image: bytes
+    image_sha256: str
+    note: str
+    def __init__(self, id: _Optional[str] = ..., prediction_id: _Optional[str] = ..., class_id: _Optional[str] = ..., wrong: bool = ..., image: _Optional[bytes] = ..., image_sha256: _Optional[str] = ..., note: _Optional[str] = ...) -> None: ...
+
+class SubmitFeedbackResponse(_message.Message):
+    __slots__ = ("id", "created")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    created: bool
+    def __init__(self, id: _Optional[str] = ..., created: bool = ...) -> None: ...

@@ -39,6 +39,16 @@ class RecognitionStub(object):
                 request_serializer=visionloop_dot_v1_dot_recognition__pb2.RecognizeRequest.SerializeToString,
                 response_deserializer=visionloop_dot_v1_dot_recognition__pb2.RecognizeResponse.FromString,
                 _registered_method=True)
+        self.RecognizeStream = channel.stream_stream(
+                '/visionloop.v1.Recognition/RecognizeStream',
+                request_serializer=visionloop_dot_v1_dot_recognition__pb2.RecognizeRequest.SerializeToString,
+                response_deserializer=visionloop_dot_v1_dot_recognition__pb2.RecognizeStreamResponse.FromString,
+                _registered_method=True)
+        self.SubmitFeedback = channel.unary_unary(
+                '/visionloop.v1.Recognition/SubmitFeedback',
+                request_serializer=visionloop_dot_v1_dot_recognition__pb2.SubmitFeedbackRequest.SerializeToString,
+                response_deserializer=visionloop_dot_v1_dot_recognition__pb2.SubmitFeedbackResponse.FromString,
+                _registered_method=True)
 
 
 class RecognitionServicer(object):
@@ -52,6 +62,23 @@ class RecognitionServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecognizeStream(self, request_iterator, context):
+        """For bulk work: any number of requests over one call, each answered in its turn. The server
+        works on several at once and reads no further than it can work, so a caller may send as fast as
+        the call takes it. What is wrong with one request is in its answer and does not end the call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitFeedback(self, request, context):
+        """What an image truly shows, for one prediction. Answered when it is stored for good. The same
+        feedback sent again counts once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RecognitionServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -59,6 +86,16 @@ def add_RecognitionServicer_to_server(servicer, server):
                     servicer.Recognize,
                     request_deserializer=visionloop_dot_v1_dot_recognition__pb2.RecognizeRequest.FromString,
                     response_serializer=visionloop_dot_v1_dot_recognition__pb2.RecognizeResponse.SerializeToString,
+            ),
+            'RecognizeStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.RecognizeStream,
+                    request_deserializer=visionloop_dot_v1_dot_recognition__pb2.RecognizeRequest.FromString,
+                    response_serializer=visionloop_dot_v1_dot_recognition__pb2.RecognizeStreamResponse.SerializeToString,
+            ),
+            'SubmitFeedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitFeedback,
+                    request_deserializer=visionloop_dot_v1_dot_recognition__pb2.SubmitFeedbackRequest.FromString,
+                    response_serializer=visionloop_dot_v1_dot_recognition__pb2.SubmitFeedbackResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -88,6 +125,60 @@ class Recognition(object):
             '/visionloop.v1.Recognition/Recognize',
             visionloop_dot_v1_dot_recognition__pb2.RecognizeRequest.SerializeToString,
             visionloop_dot_v1_dot_recognition__pb2.RecognizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecognizeStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/visionloop.v1.Recognition/RecognizeStream',
+            visionloop_dot_v1_dot_recognition__pb2.RecognizeRequest.SerializeToString,
+            visionloop_dot_v1_dot_recognition__pb2.RecognizeStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitFeedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/visionloop.v1.Recognition/SubmitFeedback',
+            visionloop_dot_v1_dot_recognition__pb2.SubmitFeedbackRequest.SerializeToString,
+            visionloop_dot_v1_dot_recognition__pb2.SubmitFeedbackResponse.FromString,
             options,
             channel_credentials,
             insecure,
