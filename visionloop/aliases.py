@@ -10,8 +10,9 @@ history next writes the entry. The price is one more conditional write before ea
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
-from visionloop.bundle import Aliases, AliasMove
+from visionloop.bundle import Aliases, AliasMove, Canary
 from visionloop.errors import ConflictError, NotFoundError, PermissionDeniedError
 from visionloop.failpoints import failpoint
 from visionloop.objectstore import ObjectStore
@@ -56,7 +57,6 @@ class AliasLog:
 
         A canary of the same version ends. Raises ConflictError.
         """
-        self._complete_history(expected.aliases)
         current = expected.aliases
         move = AliasMove(
             sequence=current.sequence + 1,
@@ -69,19 +69,38 @@ class AliasLog:
             at=datetime.now(UTC),
         )
         canary = current.canary
-        moved = Aliases(
-            stable=version,
-            canary=None if canary is not None and canary.version == version else canary,
-            sequence=move.sequence,
-            last_move=move,
+        if canary is not None and canary.version == version:
+            canary = None
+        self._swap(expected, Aliases(stable=version, canary=canary, **_newest(move)))
+        return move
+
+    def move_canary(
+        self, canary: Canary | None, *, expected: CurrentAliases, who: str, why: str
+    ) -> AliasMove:
+        """Makes this the canary, or ends the one there is (None), as move_stable does."""
+        current = expected.aliases
+        move = AliasMove(
+            sequence=current.sequence + 1,
+            alias="canary",
+            version=None if canary is None else canary.version,
+            previous=None if current.canary is None else current.canary.version,
+            percent=None if canary is None else canary.percent,
+            who=who,
+            why=why,
+            at=datetime.now(UTC),
         )
+        self._swap(expected, Aliases(stable=current.stable, canary=canary, **_newest(move)))
+        return move
+
+    def _swap(self, expected: CurrentAliases, moved: Aliases) -> None:
+        """The one moment that counts. Raises ConflictError when another was faster."""
+        self._complete_history(expected.aliases)
         try:
             self._store.compare_and_swap(self._key, record_bytes(moved), expected.etag)
         except ConflictError:
-            raise self._moved_meanwhile(version) from None
+            raise self._moved_meanwhile() from None
         failpoint("aliases.moved")
         self._complete_history(moved)
-        return move
 
     def history(self) -> list[AliasMove]:
         """All moves, oldest first, without a gap: a move whose entry is missing is completed."""
@@ -113,10 +132,18 @@ class AliasLog:
         except ConflictError:
             return
 
-    def _moved_meanwhile(self, version: int) -> ConflictError:
+    def _moved_meanwhile(self) -> ConflictError:
         last = self.read().aliases.last_move
-        by = f" ({last.who}: stable is now version {last.version})" if last is not None else ""
+        by = f" ({last.who}: {last.alias} {_now(last)})" if last is not None else ""
         return ConflictError(
-            f"an alias of model {self._model!r} was moved meanwhile{by}; version {version} was not "
-            "promoted. Compare it with the new stable version and try again"
+            f"an alias of model {self._model!r} was moved meanwhile{by}; nothing was changed. Look "
+            "at what is there now and try again"
         )
+
+
+def _newest(move: AliasMove) -> dict[str, Any]:
+    return {"sequence": move.sequence, "last_move": move}
+
+
+def _now(move: AliasMove) -> str:
+    return "was ended" if move.version is None else f"is now version {move.version}"

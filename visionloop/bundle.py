@@ -339,12 +339,17 @@ def _check_labelled(labels: Sequence[BundleLabel], outputs: Sequence[TensorSpec]
 
 
 class AliasMove(Record):
-    """One move of one alias: the audit entry, kept for ever."""
+    """One move of one alias: the audit entry, kept for ever.
+
+    A move of stable to the canary's version ends the canary too. `percent` is the canary's share
+    after a move of canary; `version` is None where a move ended it.
+    """
 
     sequence: Annotated[int, Field(ge=1)]
     alias: str
     version: int | None
     previous: int | None
+    percent: float | None = None
     who: str
     why: str
     metrics: dict[str, float] = Field(default_factory=dict)
@@ -352,7 +357,7 @@ class AliasMove(Record):
 
 
 class Canary(Record):
-    """A second version that gets a share of the requests."""
+    """A second version that gets `percent` of the requests; stable gets the others."""
 
     version: int
     percent: Annotated[float, Field(gt=0.0, lt=100.0)]

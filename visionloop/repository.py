@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from pydantic import Field
 
 from visionloop.aliases import AliasLog, CurrentAliases
-from visionloop.bundle import MODEL_NAME_PATTERN, AliasMove, Bundle, parse_bundle
+from visionloop.bundle import MODEL_NAME_PATTERN, AliasMove, Bundle, Canary, parse_bundle
 from visionloop.bundle_files import (
     CLAIM,
     MARKER,
@@ -63,14 +63,22 @@ class ModelRepository:
             for name in self._store.list_folders("models/")
             if re.fullmatch(MODEL_NAME_PATTERN, name)
         ]
-        return [name for name in names if self.versions(name)]
+        # From the newest number: nearly always the first one that is looked at is published.
+        return [
+            name
+            for name in names
+            if any(self._published(name, number) for number in reversed(self._numbers(name)))
+        ]
 
     def versions(self, model: str) -> list[int]:
-        """The published versions, ascending; empty when there is no such model."""
-        folder = _versions_folder(model)
-        marker = re.compile(f"{re.escape(folder)}({VERSION_PATTERN})/{re.escape(MARKER)}")
-        matches = (marker.fullmatch(stat.key) for stat in self._store.list(folder))
-        return sorted(int(match[1]) for match in matches if match)
+        """The published versions, ascending; empty when there is no such model.
+
+        One listing of the numbers and, several at a time, one look at each one's marker: what a
+        version holds beside it (hundreds of golden images) costs nothing.
+        """
+        numbers = self._numbers(model)
+        found = in_parallel(lambda number: self._published(model, number), numbers)
+        return [number for number, published in zip(numbers, found, strict=True) if published]
 
     def read(self, model: str, version: int) -> Bundle:
         """The content of bundle.json; the other files are not looked at.
@@ -128,7 +136,7 @@ class ModelRepository:
             "never change. Claim a new number"
         )
         # Looked at before the files are sent: those of a published version must stay as they are.
-        if self._exists(start + MARKER):
+        if self._published(bundle.model, bundle.version):
             raise taken
         if not self._claimed(bundle.model, bundle.version, bundle.run_id):
             owner = self._owner(bundle.model, bundle.version)
@@ -155,7 +163,7 @@ class ModelRepository:
         Raises NotFoundError that says what there is instead.
         """
         if re.fullmatch(VERSION_PATTERN, version):
-            if not self._exists(_version_folder(model, int(version)) + MARKER):
+            if not self._published(model, int(version)):
                 raise self._no_version(model, int(version))
             return int(version)
         aliases = self.aliases(model).aliases
@@ -189,7 +197,7 @@ class ModelRepository:
         self.read(model, version)
         log = self._log(model)
         if expected.aliases.stable == version and log.read().etag == expected.etag:
-            return _made_stable(log.history(), version)
+            return _newest_of(log.history(), "stable", version)
         return log.move_stable(
             version, expected=expected, who=who, why=why, metrics=dict(metrics or {})
         )
@@ -205,7 +213,7 @@ class ModelRepository:
         current = log.read()
         if current.aliases.stable is None:
             raise self._no_alias(model, "stable")
-        target = _made_stable(log.history(), current.aliases.stable).previous
+        target = _newest_of(log.history(), "stable", current.aliases.stable).previous
         if target is None:
             raise RefusedError(
                 f"model {model!r} had no stable version before {current.aliases.stable}: there is "
@@ -213,6 +221,70 @@ class ModelRepository:
             )
         self.read(model, target)
         return log.move_stable(target, expected=current, who=who, why=why, metrics={})
+
+    def set_canary(
+        self,
+        model: str,
+        version: int,
+        percent: float,
+        *,
+        expected: CurrentAliases,
+        who: str,
+        why: str,
+    ) -> AliasMove:
+        """Gives `percent` of the requests to a published version, if no alias moved meanwhile.
+
+        Setting what is set already writes nothing and returns the move that made it so. Raises
+        InvalidInputError for a percentage that is not between 0 and 100, NotFoundError or
+        CorruptError for the version, RefusedError when there is no stable version beside which it
+        could be a canary or it is that version itself, ConflictError when another was faster.
+        """
+        if not 0 < percent < 100:
+            raise InvalidInputError(
+                f"percent is {percent:g}; a canary gets more than 0 and less than 100 (for all "
+                "requests, promote the version)",
+                field="percent",
+            )
+        self.read(model, version)
+        stable = expected.aliases.stable
+        if stable is None:
+            raise RefusedError(
+                f"model {model!r} has no stable version yet, which would get the others; promote "
+                f"one first: visionloop models promote {model} {version}"
+            )
+        if stable == version:
+            raise RefusedError(
+                f"version {version} of model {model!r} is stable already and gets all requests; a "
+                "canary is another version"
+            )
+        log, canary = self._log(model), Canary(version=version, percent=percent)
+        if expected.aliases.canary == canary and log.read().etag == expected.etag:
+            return _newest_of(log.history(), "canary", version)
+        return log.move_canary(canary, expected=expected, who=who, why=why)
+
+    def end_canary(self, model: str, *, expected: CurrentAliases, who: str, why: str) -> AliasMove:
+        """Gives all requests back to stable, if no alias moved since `expected` was read.
+
+        Raises RefusedError when there is no canary, ConflictError when another was faster.
+        """
+        log = self._log(model)
+        if expected.aliases.canary is None:
+            raise RefusedError(f"model {model!r} has no canary version that could be ended")
+        return log.move_canary(None, expected=expected, who=who, why=why)
+
+    def previous_stable(self, model: str) -> int | None:
+        """The version that stable pointed at before the current one; None when there was none.
+
+        Usually one read; after moves of the canary, the history is read as well.
+        """
+        log = self._log(model)
+        aliases = log.read().aliases
+        if aliases.stable is None:
+            return None
+        last = aliases.last_move
+        if last is not None and last.alias == "stable":
+            return last.previous
+        return _newest_of(log.history(), "stable", aliases.stable).previous
 
     def history(self, model: str) -> list[AliasMove]:
         """Every move of the model's aliases, oldest first."""
@@ -275,9 +347,9 @@ class ModelRepository:
             return self._owner(model, version) == run_id
         return True
 
-    def _exists(self, key: str) -> bool:
+    def _published(self, model: str, version: int) -> bool:
         try:
-            self._store.stat(key)
+            self._store.stat(_version_folder(model, version) + MARKER)
         except NotFoundError:
             return False
         return True
@@ -326,8 +398,8 @@ def _version_folder(model: str, version: int) -> str:
     return f"{_versions_folder(model)}{version}/"
 
 
-def _made_stable(history: list[AliasMove], version: int) -> AliasMove:
+def _newest_of(history: list[AliasMove], alias: str, version: int) -> AliasMove:
     for move in reversed(history):
-        if move.alias == "stable" and move.version == version:
+        if (move.alias, move.version) == (alias, version):
             return move
-    raise CorruptError(f"the history has no move of stable to version {version}")
+    raise CorruptError(f"the history has no move of {alias} to version {version}")

@@ -67,7 +67,7 @@ def _parser() -> StrictParser:
 
 
 # The verbs' modules whose libraries are not in the bare install.
-NEEDS = {"imports": "core", "models": "core", "snapshots": "core"}
+NEEDS = {"imports": "core", "models": "core", "onnx_files": "inference", "snapshots": "core"}
 
 
 def _verb(
@@ -192,9 +192,33 @@ def _add_models(verbs: Verbs, common: StrictParser) -> None:
         "make the version that was stable before stable again",
     )
     rollback.add_argument("model")
-    for verb in (promote, rollback):
+    canary = _verb(
+        models,
+        "canary",
+        "models.canary",
+        [common, store],
+        "give a version a share of the requests, or end that",
+    )
+    canary.add_argument("model")
+    canary.add_argument("version", type=int, nargs="?", default=None)
+    canary.add_argument("--percent", type=float, default=None, help="its share, 0 < P < 100")
+    canary.add_argument("--end", action="store_true", help="stable gets all requests again")
+    for verb in (promote, rollback, canary):
         verb.add_argument("--why", required=True, help="goes into the history")
         verb.add_argument("--who", default=None, help="default: the user name")
+    _add_onnx_file(models, [common, store])
+
+
+def _add_onnx_file(models: Verbs, parents: Sequence[StrictParser]) -> None:
+    add = _verb(
+        models, "add", "onnx_files.add", parents, "publish any ONNX file, to be served as tensors"
+    )
+    add.add_argument("file", help="with all weights inside and standard operators only")
+    add.add_argument("--model", required=True, help="its name; a new version when it is there")
+    add.add_argument("--labels", default=None, metavar="FILE", help="class names, one a line")
+    add.add_argument("--promote", action="store_true", help="make it stable, so that it is served")
+    add.add_argument("--why", default=None, help='goes into the history (default: "added FILE")')
+    add.add_argument("--who", default=None, help="default: the user name")
 
 
 def _add_snapshots(verbs: Verbs, common: StrictParser) -> None:

@@ -1,4 +1,4 @@
-"""`visionloop models`: look at versions, move the stable alias."""
+"""`visionloop models`: look at versions, move the aliases stable and canary."""
 
 import argparse
 import tempfile
@@ -10,10 +10,10 @@ from visionloop.bundle import (
     Bundle,
     ClassificationBundle,
     TensorsBundle,
-    TensorSpec,
 )
 from visionloop.cli.output import Output
 from visionloop.cli.store import open_from, user_name
+from visionloop.cli.tensors import tensor_facts
 from visionloop.errors import ConfigurationError, CorruptError, VisionloopError
 from visionloop.repository import ModelRepository
 
@@ -92,7 +92,7 @@ def show(options: argparse.Namespace, output: Output) -> int:
         output.line()
         output.table(
             ["moved", "alias", "to", "from", "who", "why"],
-            [[m.at, m.alias, m.version, m.previous, m.who, m.why] for m in history],
+            [[m.at, m.alias, _target(m), m.previous, m.who, m.why] for m in history],
         )
     return 0
 
@@ -108,7 +108,7 @@ def _facts(bundle: Bundle, alias: str) -> dict[str, object]:
     if isinstance(bundle, ClassificationBundle):
         facts |= _classification_facts(bundle)
     elif isinstance(bundle, TensorsBundle):
-        facts |= _tensors_facts(bundle)
+        facts |= tensor_facts(bundle)
     return facts | {"size": f"{sum(file.size for file in bundle.files.values()) / 2**20:.1f} MiB"}
 
 
@@ -125,24 +125,6 @@ def _classification_facts(bundle: ClassificationBundle) -> dict[str, object]:
     }
 
 
-def _tensors_facts(bundle: TensorsBundle) -> dict[str, object]:
-    return {
-        **{f"input {spec.name}": _described(spec, bundle) for spec in bundle.inputs},
-        **{f"output {spec.name}": _described(spec, bundle) for spec in bundle.outputs},
-        "labels": ", ".join(label.name for label in bundle.labels) or None,
-        "batching": bundle.source.batching,
-        "file": bundle.source.file,
-        "exported by": bundle.source.producer or None,
-        "added by": f"{bundle.source.who}: {bundle.source.why}",
-    }
-
-
-def _described(spec: TensorSpec, bundle: TensorsBundle) -> str:
-    """As FP32 [n, 3, *]: n rows of a batch, * a size that each request chooses."""
-    sizes = [str(size) if size > 0 else "*" for size in spec.shape]
-    return f"{spec.datatype} [{', '.join((['n'] if bundle.batched else []) + sizes)}]"
-
-
 def promote(options: argparse.Namespace, output: Output) -> int:
     """Moves stable to a version by hand; the gate has no say, the history says who and why.
 
@@ -150,8 +132,7 @@ def promote(options: argparse.Namespace, output: Output) -> int:
     """
     _check_why(options.why)
     repository = ModelRepository(open_from(options))
-    with tempfile.TemporaryDirectory(prefix="visionloop-promote-") as folder:
-        repository.fetch(options.model, options.version, Path(folder))
+    _check_whole(repository, options.model, options.version)
     move = repository.promote(
         options.model,
         options.version,
@@ -172,6 +153,48 @@ def rollback(options: argparse.Namespace, output: Output) -> int:
     return 0
 
 
+def canary(options: argparse.Namespace, output: Output) -> int:
+    """Gives a version a share of the requests, or with --end none any more.
+
+    Its files are checked as those of a version to promote.
+    """
+    _check_why(options.why)
+    _check_canary_flags(options)
+    repository = ModelRepository(open_from(options))
+    model, who = options.model, options.who or user_name()
+    if options.end:
+        move = repository.end_canary(
+            model, expected=repository.aliases(model), who=who, why=options.why
+        )
+    else:
+        _check_whole(repository, model, options.version)
+        move = repository.set_canary(
+            model,
+            options.version,
+            options.percent,
+            expected=repository.aliases(model),
+            who=who,
+            why=options.why,
+        )
+    _print_move(model, move, output)
+    return 0
+
+
+def _check_canary_flags(options: argparse.Namespace) -> None:
+    if options.end and (options.version is not None or options.percent is not None):
+        raise ConfigurationError("--end takes no version and no --percent", field="end")
+    if not options.end and (options.version is None or options.percent is None):
+        raise ConfigurationError(
+            "give a version and --percent P (its share of the requests), or --end", field="percent"
+        )
+
+
+def _check_whole(repository: ModelRepository, model: str, version: int) -> None:
+    """Raises NotFoundError or CorruptError unless all files of the version are as published."""
+    with tempfile.TemporaryDirectory(prefix="visionloop-check-") as folder:
+        repository.fetch(model, version, Path(folder))
+
+
 def _check_why(why: str) -> None:
     if not why.strip():
         raise ConfigurationError(
@@ -181,7 +204,11 @@ def _check_why(why: str) -> None:
 
 def _print_move(model: str, move: AliasMove, output: Output) -> None:
     output.result(move.model_dump(mode="json"))
-    output.line(
-        f"{model}: {move.alias} is now version {move.version}"
-        + (f" (was {move.previous})" if move.previous else "")
-    )
+    was = f" (was {move.previous})" if move.previous else ""
+    now = "ended" if move.version is None else f"is now version {_target(move)}"
+    output.line(f"{model}: {move.alias} {now}{was}")
+
+
+def _target(move: AliasMove) -> str | int | None:
+    """Where the alias points after the move, with the canary's share."""
+    return move.version if move.percent is None else f"{move.version} ({move.percent:g} %)"
