@@ -4,17 +4,22 @@ Each is decoded and run exactly as a request's image is. The first few are repla
 version serves; the rest while it serves, one at a time between the requests' rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from visionloop import images as pixels
 from visionloop.bundle import ClassificationBundle, GoldenItem
 from visionloop.errors import CorruptError, ImageError, RefusedError
-from visionloop_inference.decoding import Decoder
-from visionloop_inference.runner import Runner
+
+if TYPE_CHECKING:
+    from visionloop_inference.decoding import Decoder
+    from visionloop_inference.runner import Runner
 
 PRECISION = "fp32"
 
@@ -62,23 +67,52 @@ def read_golden(bundle: ClassificationBundle, folder: Path) -> list[GoldenImage]
     ]
 
 
-def tolerance(bundle: ClassificationBundle, provider: str) -> float:
+def tolerance(bundle: ClassificationBundle, provider: str, precision: str = PRECISION) -> float:
     """The largest probability difference that the bundle allows here. Raises RefusedError."""
     allowed = bundle.golden.max_probability_difference
-    for key in (f"{PRECISION}/{provider}", "default"):
+    for key in (f"{precision}/{provider}", "default"):
         if key in allowed:
             return allowed[key]
     raise RefusedError(
-        f"golden.max_probability_difference allows nothing for {PRECISION}/{provider} and has no "
+        f"golden.max_probability_difference allows nothing for {precision}/{provider} and has no "
         f'"default"; it lists {", ".join(sorted(allowed)) or "nothing"}'
     )
+
+
+class GoldenTest:
+    """Replays golden images of one bundle, one by one, through a function that runs the graph."""
+
+    def __init__(
+        self,
+        bundle: ClassificationBundle,
+        run: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+        *,
+        provider: str,
+        precision: str = PRECISION,
+    ) -> None:
+        """`run` takes one row (height, width, 3) and gives its probabilities, in label order.
+
+        Raises RefusedError when the bundle allows nothing for this precision and provider.
+        """
+        self._bundle = bundle
+        self._run = run
+        self._where = f"{precision}/{provider}"
+        self._allowed = tolerance(bundle, provider, precision)
+
+    def __call__(self, image: GoldenImage) -> float:
+        """The largest probability difference of one image. Raises RefusedError on a mismatch."""
+        try:
+            row = self._bundle.preprocessing(pixels.decode(image.data))
+        except ImageError as error:
+            raise RefusedError(f"the golden image {image.name} is refused: {error}") from error
+        return _difference(image, self._run(row), self._allowed, self._where)
 
 
 async def replay(
     images: Sequence[GoldenImage],
     bundle: ClassificationBundle,
-    runner: Runner,
-    decoder: Decoder,
+    runner: "Runner",
+    decoder: "Decoder",
     provider: str,
 ) -> float:
     """Runs the images; the largest probability difference seen. Raises RefusedError on a mismatch.
@@ -97,11 +131,18 @@ async def replay(
             raise RefusedError(f"the golden image {image.name} is refused: {error}") from error
         answer = await runner.run([decoded.row], deadline=None)
         found = answer.outputs[output.name][0]  # (labels,)
-        difference = float(np.max(np.abs(found - np.asarray(image.probabilities, np.float32))))
-        if not difference <= allowed:  # also true for NaN
-            raise RefusedError(
-                f"the golden image {image.name} gives probabilities {difference:.2g} away from the "
-                f"tested ones; {allowed:.2g} is allowed for {PRECISION}/{provider}"
-            )
+        difference = _difference(image, found, allowed, f"{PRECISION}/{provider}")
         largest = max(largest, difference)
     return largest
+
+
+def _difference(
+    image: GoldenImage, found: NDArray[np.float32], allowed: float, where: str
+) -> float:
+    difference = float(np.max(np.abs(found - np.asarray(image.probabilities, np.float32))))
+    if not difference <= allowed:  # also true for NaN
+        raise RefusedError(
+            f"the golden image {image.name} gives probabilities {difference:.2g} away from the "
+            f"tested ones; {allowed:.2g} is allowed for {where}"
+        )
+    return difference

@@ -5,12 +5,16 @@ limit. A GPU wants large batches; a CPU often none: for EfficientNet-Lite0 on tw
 4 rows answered 1.6 times the requests of a limit of 32, in half the time, because the activations
 of a large batch fall out of the cache.
 
-A batch of n rows is then taken to cost a + b*n seconds, times a factor that follows the ratio of
-measured to predicted time, so that a machine which got busier shows at once. It is used to refuse
-early what would answer late; an estimate, so some of what it refuses would just have made it.
+A batch between two measured sizes is taken to cost what lies between, or, where batches are padded,
+what the next larger size costs; times a factor that follows the ratio of measured to predicted
+time, so that a machine which got busier shows at once. It is used to refuse early what would answer
+late; an estimate, so some of what it refuses would just have made it. A runner's pace is published
+in the first page of every arena (`Board`), where front ends read it without asking.
 """
 
-from collections.abc import Callable
+import struct
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
 from time import perf_counter
 
 FORGETTING = 0.2  # weight of the newest run in the moving average
@@ -18,16 +22,35 @@ WORTH_IT = 0.95  # a larger batch must bring a row's cost below this share of th
 TRIES = 2  # the better one counts: other work on the machine only ever adds time
 PATIENCE = 2  # sizes in a row that may fail to be better before the search ends
 LONGEST = 1.0  # seconds; a batch that takes longer is never made larger
+LEAST = 1e-9  # seconds a row takes at least
 
 
 class Pace:
-    """Seconds per batch. Written by the runner's thread, read by the event loop."""
+    """Seconds per batch. Written by the runner; front ends have copies."""
 
     def __init__(self, fixed: float, per_row: float, batch: int) -> None:
-        self.fixed = max(fixed, 0.0)
-        self.per_row = max(per_row, 1e-9)
+        """A batch of n rows takes fixed + per_row * n seconds."""
+        fixed, per_row = max(fixed, 0.0), max(per_row, LEAST)
+        self._set({1: fixed + per_row, 2: fixed + 2 * per_row}, batch)
+
+    @classmethod
+    def of(cls, seconds: Mapping[int, float], batch: int, *, padded: bool = False) -> "Pace":
+        """From measured batches: rows -> seconds, at least one; `batch` rows are cheapest."""
+        made = cls.__new__(cls)
+        made._set(seconds, batch)
+        made.padded = padded
+        return made
+
+    def _set(self, seconds: Mapping[int, float], batch: int) -> None:
         self.batch = batch  # rows at which a row is cheapest
         self.factor = 1.0
+        self.padded = False  # to the next measured size
+        self.sizes = sorted(seconds)
+        self.times: list[float] = []
+        least = LEAST
+        for size in self.sizes:  # noise must not make a larger batch the cheaper one
+            least = max(seconds[size], least)
+            self.times.append(least)
 
     @classmethod
     def measure(
@@ -49,16 +72,28 @@ class Pace:
             if size == max_batch or seconds[size] > LONGEST:
                 break
             size = min(2 * size, max_batch)
-        if best == 1:
-            return cls(0.0, seconds[1], 1)
-        per_row = (seconds[best] - seconds[1]) / (best - 1)
-        if per_row <= 0.0:  # noise: take the mean cost of a row
-            per_row = seconds[best] / best
-        return cls(seconds[best] - per_row * best, per_row, best)
+        return cls.of({size: took for size, took in seconds.items() if size <= best}, best)
+
+    def padded_to(self, rows: int) -> int:
+        """The rows that a batch of so many really runs with."""
+        if not self.padded or rows > self.sizes[-1]:
+            return rows
+        return self.sizes[bisect_left(self.sizes, rows)]
 
     def batch_seconds(self, rows: int) -> float:
         """Predicted seconds for one batch."""
-        return self.factor * (self.fixed + self.per_row * rows) if rows else 0.0
+        return self.factor * self._plain(rows) if rows else 0.0
+
+    def _plain(self, rows: int) -> float:
+        sizes, times = self.sizes, self.times
+        place = bisect_left(sizes, rows)
+        if place < len(sizes) and (sizes[place] == rows or self.padded or place == 0):
+            return times[place]
+        place = min(place, len(sizes) - 1)
+        if place == 0:  # one size is known
+            return times[0] * rows / sizes[0]
+        slope = (times[place] - times[place - 1]) / (sizes[place] - sizes[place - 1])
+        return times[place] + slope * (rows - sizes[place])
 
     def seconds(self, rows: int) -> float:
         """Predicted seconds for `rows` in as few batches as they fit."""
@@ -67,9 +102,75 @@ class Pace:
 
     def observe(self, rows: int, seconds: float) -> None:
         """Takes a finished batch into account."""
-        expected = self.fixed + self.per_row * rows
-        ratio = min(max(seconds / expected, 0.1), 10.0)  # one hiccup must not close the door
+        ratio = min(
+            max(seconds / self._plain(rows), 0.1), 10.0
+        )  # one hiccup must not close the door
         self.factor += FORGETTING * (ratio - self.factor)
+
+
+class Board:
+    """A runner's pace in the header page of an arena. Written by the runner, read by the front end.
+
+    batch u64, factor f64, rows of other front ends u64, padded u64, n u64, n x (rows u64, seconds
+    f64). Each is one store of 8 bytes and n is written after what it counts, so a reader never sees
+    half a number; new ones beside old ones, which an estimate bears. n is 0 until the first write.
+    """
+
+    MOST = 128  # measured sizes
+    _CHANGING = struct.Struct("@QdQ")
+    _FIXED = struct.Struct("@QQ")
+    _SIZE = struct.Struct("@Qd")
+
+    def __init__(self, header: memoryview) -> None:
+        self._header = header
+        self._pace: Pace | None = None
+
+    def publish(self, pace: Pace, others: int = 0) -> None:
+        """Everything; once, before the first answer."""
+        self.update(pace, others)
+        known = list(zip(pace.sizes, pace.times, strict=True))[: self.MOST]
+        at = self._CHANGING.size + self._FIXED.size
+        for size, seconds in known:
+            self._SIZE.pack_into(self._header, at, size, seconds)
+            at += self._SIZE.size
+        self._FIXED.pack_into(self._header, self._CHANGING.size, pace.padded, len(known))
+
+    def update(self, pace: Pace, others: int) -> None:
+        """What a run may have changed. `others`: rows of other front ends that wait."""
+        self._CHANGING.pack_into(self._header, 0, pace.batch, pace.factor, others)
+
+    @property
+    def batch(self) -> int:
+        """Most rows in one run, at least 1."""
+        batch: int = self._CHANGING.unpack_from(self._header)[0]
+        return max(batch, 1)
+
+    @property
+    def others(self) -> int:
+        """Rows of other front ends that waited when the runner last looked."""
+        rows: int = self._CHANGING.unpack_from(self._header)[2]
+        return rows
+
+    def seconds(self, rows: int) -> float:
+        """Predicted seconds for so many rows; 0 before anything was published."""
+        pace = self._pace or self._read()
+        if pace is None:
+            return 0.0
+        batch, pace.factor, _ = self._CHANGING.unpack_from(self._header)
+        pace.batch = max(batch, 1)
+        return pace.seconds(rows)
+
+    def _read(self) -> Pace | None:
+        padded, count = self._FIXED.unpack_from(self._header, self._CHANGING.size)
+        if not count:
+            return None
+        at = self._CHANGING.size + self._FIXED.size
+        known = dict(
+            self._SIZE.unpack_from(self._header, at + place * self._SIZE.size)
+            for place in range(min(count, self.MOST))
+        )
+        self._pace = Pace.of(known, 1, padded=bool(padded))
+        return self._pace
 
 
 def _timed(run: Callable[[int], object], size: int, clock: Callable[[], float]) -> float:

@@ -1,0 +1,243 @@
+"""The queue of one runner, and the batches it is made into.
+
+Batching is eager: `take` gives what is there, so a lone request pays no delay, and while the graph
+runs the queue grows into the next, larger batch. Requests are split over batches where they do not
+fit; rows whose free dimensions differ never share a batch. Lower levels of priority run first,
+first come first served within a level; price: a full queue of one level starves the levels behind
+it, which is what was asked for. A model without a batch dimension runs one job at a time.
+
+The runner has one thread, so nothing here locks.
+"""
+
+import math
+from collections import deque
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visionloop_inference.datatypes import DATATYPES
+from visionloop_inference.rows import Arena
+from visionloop_inference.session import Arrays
+from visionloop_inference.wire import JobFrame, Layout, Reason
+
+NORMAL = 2  # the level of a request that names no priority (0): only level 1 goes before it
+
+
+class Source(Protocol):
+    """Where jobs come from and answers go to."""
+
+    arena: Arena
+
+    def answer(self, job: "Job", outputs: Arrays) -> None:
+        """The job is done: its outputs, (rows, *dimensions) each, and `job.failures`."""
+
+    def refuse(self, job: "Job", reason: Reason, text: str, retry_after: float = math.nan) -> None:
+        """The job gets no answer."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """The rows of one request on their way through the runner."""
+
+    source: Source
+    frame: JobFrame
+    strings: dict[int, list[str]]  # the elements of inputs of BYTES, by the input's index
+    queued: float = field(default_factory=monotonic)
+    taken: int = 0  # rows already handed out
+    done: int = 0  # rows with a result
+    gone: bool = False  # cancelled, or its link was lost: it must not run any more
+    parts: list[Arrays] = field(default_factory=list)  # outputs of the batches before the last
+    failures: dict[int, str] = field(default_factory=dict)  # row -> what the graph said
+
+    @property
+    def rows(self) -> int:
+        return self.frame.rows
+
+    @property
+    def level(self) -> int:
+        return self.frame.priority or NORMAL
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows start..stop of a job, as they stand in a batch."""
+
+    job: Job
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(slots=True)
+class _Lane:
+    """Jobs of one level whose rows may share a batch, in the order they came."""
+
+    level: int
+    shapes: Hashable
+    jobs: deque[Job] = field(default_factory=deque)
+
+    @property
+    def turn(self) -> tuple[int, float]:
+        return self.level, self.jobs[0].queued
+
+
+class BatchQueue:
+    """Jobs that wait for the graph."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most  # rows in one batch
+        self.rows = 0  # that wait
+        self._lanes: dict[Hashable, _Lane] = {}
+
+    def __bool__(self) -> bool:
+        return self.rows > 0
+
+    def put(self, job: Job) -> None:
+        shapes = tuple([dimensions for _, _, dimensions in job.frame.inputs])
+        key = (job.level, shapes)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = _Lane(job.level, shapes)
+        lane.jobs.append(job)
+        self.rows += job.rows
+
+    def drop(self, job: Job) -> None:
+        """The job's rows that were not handed out yet never will be."""
+        if not job.gone:
+            job.gone = True
+            self.rows -= job.rows - job.taken
+
+    def take(self, now: float) -> tuple[list[Piece], list[Job]]:
+        """Up to `most` rows that may run together, and the jobs whose deadline passed.
+
+        Those leave the queue here, before they cost a run; the caller answers them. No rows:
+        nothing waits.
+        """
+        pieces: list[Piece] = []
+        expired: list[Job] = []
+        room, shapes = self.most, None
+        for lane in self._in_turn():
+            if pieces and lane.shapes != shapes:
+                continue
+            room = self._fill(lane.jobs, room, now, pieces, expired)
+            shapes = lane.shapes
+            if not lane.jobs:
+                del self._lanes[lane.level, lane.shapes]
+            if not room:
+                break
+        return pieces, expired
+
+    def _in_turn(self) -> Iterable[_Lane]:
+        lanes = list(self._lanes.values())
+        if len(lanes) > 1:
+            lanes.sort(key=lambda lane: lane.turn)
+        return lanes
+
+    def _fill(
+        self, jobs: deque[Job], room: int, now: float, pieces: list[Piece], expired: list[Job]
+    ) -> int:
+        """Moves rows from a lane to `pieces`; the room that is left."""
+        while jobs and room:
+            job = jobs[0]
+            if job.gone:
+                jobs.popleft()
+                continue
+            if now >= job.frame.deadline:
+                self.drop(jobs.popleft())
+                expired.append(job)
+                continue
+            stop = min(job.rows, job.taken + room)
+            pieces.append(Piece(job, job.taken, stop))
+            size = stop - job.taken
+            job.taken = stop
+            room -= size
+            self.rows -= size
+            if stop == job.rows:
+                jobs.popleft()
+        return room
+
+
+class BatchBuffer:
+    """Where the rows of a batch come together, when they do not lie side by side already."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._dtypes = [DATATYPES[spec.datatype].numpy for spec in layout.signature.inputs]
+        self._buffers = [bytearray() for _ in layout.inputs]
+
+    def gather(self, pieces: Sequence[Piece], size: int) -> list[NDArray[Any]]:
+        """The inputs of a batch: one array (size, *dimensions) each, in the signature's order.
+
+        Rows that lie side by side in an arena are used where they lie. `size` above the pieces'
+        rows repeats the first row, which is as good or bad as the batch was without it.
+        """
+        return [self._input(index, pieces, size) for index in range(len(self._dtypes))]
+
+    def _input(self, index: int, pieces: Sequence[Piece], size: int) -> NDArray[Any]:
+        first = pieces[0].job
+        dimensions = first.frame.inputs[index][2]
+        shape = (size, *dimensions) if self._layout.batched else dimensions
+        dtype = self._dtypes[index]
+        if dtype.hasobject:
+            return self._strings(index, pieces, shape)
+        rows = sum([piece.size for piece in pieces])
+        row = first.frame.inputs[index][1] // first.rows  # bytes
+        if row == 0:
+            return np.zeros(shape, dtype)
+        place = _side_by_side(index, pieces, row) if rows == size else None
+        if place is not None:
+            array = np.ndarray(shape, dtype, first.source.arena.memory, place)
+        else:
+            array = np.ndarray(shape, dtype, self._copied(index, pieces, row, size - rows))
+        # Any byte but 0 is true to a caller; to onnxruntime only 1 is.
+        return array.view(np.uint8) != 0 if dtype.kind == "b" else array
+
+    def _copied(self, index: int, pieces: Sequence[Piece], row: int, padding: int) -> memoryview:
+        needed = row * (sum([piece.size for piece in pieces]) + padding)
+        buffer = self._buffers[index]
+        if len(buffer) < needed:
+            buffer = self._buffers[index] = bytearray(needed)
+        target, at = memoryview(buffer), 0
+        for piece in pieces:
+            length = piece.size * row
+            place = piece.job.frame.inputs[index][0] + piece.start * row
+            target[at : at + length] = piece.job.source.arena.memory[place : place + length]
+            at += length
+        for _ in range(padding):
+            target[at : at + row] = target[:row]
+            at += row
+        return target
+
+    def _strings(self, index: int, pieces: Sequence[Piece], shape: tuple[int, ...]) -> NDArray[Any]:
+        elements: list[str] = []
+        for piece in pieces:
+            found = piece.job.strings[index]
+            each = len(found) // piece.job.rows
+            elements += found[piece.start * each : piece.stop * each]
+        array = np.empty(shape, object)
+        if array.size:
+            each = array.size // shape[0] if self._layout.batched else array.size
+            while len(elements) < array.size:  # padding
+                elements += elements[:each]
+            array.reshape(-1)[:] = elements
+        return array
+
+
+def _side_by_side(index: int, pieces: Sequence[Piece], row: int) -> int | None:
+    """Where the pieces' rows begin in the arena that holds them all without a gap, if one does."""
+    first = pieces[0]
+    begin = end = first.job.frame.inputs[index][0] + first.start * row
+    arena = first.job.source.arena
+    for piece in pieces:
+        place = piece.job.frame.inputs[index][0] + piece.start * row
+        if place != end or piece.job.source.arena is not arena:
+            return None
+        end += piece.size * row
+    return begin

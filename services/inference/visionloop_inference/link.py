@@ -1,0 +1,303 @@
+"""A front end's end of a link to a runner: tensors in, an answer out, any number at a time.
+
+A job costs the event loop one copy of its bytes into the arena and a frame of some 100 bytes;
+frames of one turn of the loop leave by one send, and answers that arrived together are read
+together. Space in the arena is the runner's from the moment its job is announced until the
+runner's frame for that job comes back. A caller that goes away cancels the job, and no more: the
+runner may be reading the rows at that moment, so their space waits for the frame like any other.
+
+The socket is the only sign of life. When it ends, for whatever reason, every job on the link fails
+with UNAVAILABLE, the arena goes, and `on_lost` is told; nothing is sent twice, because a run that
+killed one runner would kill the next.
+"""
+
+import asyncio
+import logging
+import math
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from visionloop.bundle import Signature
+from visionloop.errors import InvalidInputError, OverloadedError, UnavailableError, VisionloopError
+from visionloop_inference import wire
+from visionloop_inference.datatypes import Answer, Buffer, Tensor
+from visionloop_inference.pace import Board
+from visionloop_inference.rows import HEADER, Arena, aligned
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0  # about what a runner needs to be back
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """One job that the runner has not answered."""
+
+    future: asyncio.Future[Answer]
+    rows: int
+    offset: int | None  # of its inputs in the arena; None: they are empty
+    answer: tuple[int, int]  # the space for its outputs; (0, 0): none
+
+
+class RunnerLink:
+    """Used from one event loop only, the one it is made in."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        arena: Arena,
+        signature: Signature,
+        on_lost: Callable[["RunnerLink"], None],
+    ) -> None:
+        """Takes the socket and the arena over. `on_lost` is called once, unless `close` was."""
+        sock.setblocking(False)
+        self.rows_waiting = 0  # of this link, not answered yet
+        self._socket = sock
+        self._arena = arena
+        self._layout = wire.Layout(signature)
+        self._board = Board(arena.header)
+        self._on_lost = on_lost
+        self._inbox = wire.Inbox(sock)
+        self._outgoing = bytearray()
+        self._flushing = False
+        self._open = True
+        self._jobs: dict[int, _Waiting] = {}
+        self._next = 1
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(sock, self._read)
+
+    @property
+    def batch(self) -> int:
+        """Most rows in one run, as the runner has it now; at least 1."""
+        return self._board.batch if self._open else 1
+
+    def seconds(self, rows: int) -> float:
+        """Predicted seconds to run so many rows; waiting ones are not counted.
+
+        0 until the runner said what rows cost, which it does before it answers any.
+        """
+        return self._board.seconds(rows) if self._open else 0.0
+
+    async def run(
+        self, inputs: Sequence[Tensor], rows: int, deadline: float | None, priority: int = 0
+    ) -> Answer:
+        """Runs the inputs, in the signature's order.
+
+        With a batch dimension every shape begins with `rows`; without one `rows` is 1. `deadline`
+        is a time.monotonic(). Priority 1 goes first, higher numbers later; 0 is the normal level.
+        Raises InvalidInputError for tensors that are not the signature's, DeadlineExceededError
+        when it expired in the queue, OverloadedError when the arena is full or a run found no
+        memory, UnavailableError when the runner is gone, VisionloopError for what went wrong
+        there. Rows on which the graph fails are reported in the answer.
+        """
+        job = self._submit(inputs, rows, deadline, priority)
+        try:
+            return await self._jobs[job].future
+        except asyncio.CancelledError:
+            if job in self._jobs:
+                self._send(wire.cancel(job))
+            raise
+
+    def close(self) -> None:
+        """Ends the link; the runner sees it. What is not answered yet fails with UNAVAILABLE."""
+        self._end("the link to the runner was closed")
+
+    # Jobs out
+
+    def _submit(
+        self, inputs: Sequence[Tensor], rows: int, deadline: float | None, priority: int
+    ) -> int:
+        if not self._open:
+            raise UnavailableError("the runner is gone", retry_after_seconds=RETRY_SECONDS)
+        views, places, total = self._places(inputs, rows)
+        offset, answer = self._reserve(total, rows)
+        memory = self._arena.memory
+        at = offset or HEADER
+        place = 0
+        for view, spec in zip(views, self._layout.inputs, strict=True):
+            size = len(view)
+            places[place] = at
+            memory[at : at + size] = view
+            at += aligned(size)
+            place += 2 + spec.rank
+        job = self._next
+        self._next = job + 1
+        self._jobs[job] = _Waiting(self._loop.create_future(), rows, offset, answer)
+        self.rows_waiting += rows
+        until = math.inf if deadline is None else deadline
+        self._send(self._layout.job(job, rows, min(priority, 255), until, answer, places))
+        return job
+
+    def _places(self, inputs: Sequence[Tensor], rows: int) -> tuple[list[Buffer], list[int], int]:
+        """The inputs' bytes, their numbers in a job frame (offsets still 0), and their room."""
+        layout = self._layout
+        first = 1 if layout.batched else 0
+        if len(inputs) != len(layout.inputs) or not 1 <= rows <= wire.MOST_ROWS:
+            raise InvalidInputError(
+                f"{len(inputs)} inputs of {rows} rows; the model takes {len(layout.inputs)} inputs "
+                f"of 1 to {wire.MOST_ROWS} rows"
+            )
+        views: list[Buffer] = []
+        places: list[int] = []
+        total = 0
+        for tensor, spec in zip(inputs, layout.inputs, strict=True):
+            view = tensor.data
+            if isinstance(view, memoryview) and (view.format != "B" or view.ndim != 1):
+                view = view.cast("B")
+            size = len(view)
+            dimensions = tensor.shape[first:]
+            known = first == 0 or tensor.shape[:1] == (rows,)
+            if not (known and len(dimensions) == spec.rank and spec.fits(dimensions, rows, size)):
+                raise InvalidInputError(
+                    f"input {spec.name!r} has the shape {list(tensor.shape)} and {size} bytes; "
+                    f"the model takes {list(spec.dimensions)} for each of {rows} rows",
+                    field=spec.name,
+                )
+            views.append(view)
+            places += (0, size, *dimensions)
+            total += aligned(size)
+        return views, places, total
+
+    def _reserve(self, total: int, rows: int) -> tuple[int | None, tuple[int, int]]:
+        """Space for the inputs and, where they do not come in the frame, for the outputs."""
+        arena = self._arena
+        offset = arena.allocate(total) if total else None
+        space = self._layout.answer_space(rows)
+        if (offset is not None or not total) and not space:
+            return offset, (0, 0)
+        answer = arena.allocate(space) if offset is not None or not total else None
+        if answer is not None:
+            return offset, (answer, space)
+        if offset is not None:
+            arena.free(offset)
+        if total + space > arena.size - HEADER:
+            raise InvalidInputError(
+                f"the request needs {total + space} bytes of shared memory; a runner has "
+                f"{arena.size - HEADER}: send fewer rows at once"
+            )
+        raise OverloadedError(
+            f"no shared memory for {total + space} bytes: {arena.used} of "
+            f"{arena.size - HEADER} bytes are in use",
+            retry_after_seconds=self.seconds(self.rows_waiting),
+        )
+
+    def _send(self, frame: bytes) -> None:
+        self._outgoing += frame
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Sends the frames of this turn; what the socket does not take waits until it does."""
+        self._flushing = False
+        if not self._open:
+            return
+        try:
+            sent = self._socket.send(self._outgoing)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._lose(f"the link to the runner broke: {error}")
+            return
+        del self._outgoing[:sent]
+        if self._outgoing:
+            self._flushing = True
+            self._loop.add_writer(self._socket, self._flush_rest)
+
+    def _flush_rest(self) -> None:
+        self._loop.remove_writer(self._socket)
+        self._flush()
+
+    # Answers in
+
+    def _read(self) -> None:
+        try:
+            if not self._inbox.receive():
+                self._lose("the runner died")
+                return
+            for kind, start, end in self._inbox.frames():
+                if kind == wire.ANSWER:
+                    self._take_answer(start, end)
+                elif kind == wire.REFUSED:
+                    self._take_refusal(start, end)
+                else:
+                    raise wire.MalformedFrameError(f"a frame of kind {kind} from a runner")
+        except BlockingIOError:
+            return
+        except wire.MalformedFrameError as error:
+            self._lose(f"the runner sent {error}")
+
+    def _take_answer(self, start: int, end: int) -> None:
+        frame = self._layout.read_answer(self._inbox.buffer, start, end)
+        waiting = self._waiting(frame.id)
+        rows, batched = waiting.rows, self._layout.batched
+        memory, (at, space) = self._arena.memory, waiting.answer
+        if frame.in_arena and not space:
+            raise wire.MalformedFrameError("an answer in the arena, where it has no space")
+        outputs = {}
+        for spec, (size, dimensions, data) in zip(self._layout.outputs, frame.outputs, strict=True):
+            if not spec.fits(dimensions, rows, size):
+                raise wire.MalformedFrameError(
+                    f"{size} bytes of {rows} rows of {list(dimensions)} for output {spec.name!r}"
+                )
+            if frame.in_arena:
+                data = bytes(memory[at : at + size])
+                at += aligned(size)
+            shape = (rows, *dimensions) if batched else dimensions
+            outputs[spec.name] = Tensor(spec.datatype, shape, data)
+        self._finish(frame.id, waiting)
+        if not waiting.future.done():
+            waiting.future.set_result(Answer(outputs, frame.failures))
+
+    def _take_refusal(self, start: int, end: int) -> None:
+        job, _, error = wire.read_refused(self._inbox.buffer, start, end)
+        waiting = self._waiting(job)
+        self._finish(job, waiting)
+        if not waiting.future.done():
+            waiting.future.set_exception(error)
+
+    def _waiting(self, job: int) -> _Waiting:
+        waiting = self._jobs.get(job)
+        if waiting is None:
+            raise wire.MalformedFrameError(f"an answer to job {job}, which it does not have")
+        return waiting
+
+    def _finish(self, job: int, waiting: _Waiting) -> None:
+        """The runner is done with the job: its space may be used again."""
+        del self._jobs[job]
+        self.rows_waiting -= waiting.rows
+        self._free(waiting)
+
+    def _free(self, waiting: _Waiting) -> None:
+        if waiting.offset is not None:
+            self._arena.free(waiting.offset)
+        if waiting.answer[1]:
+            self._arena.free(waiting.answer[0])
+
+    # The end
+
+    def _lose(self, why: str) -> None:
+        log.warning("%s; %d jobs fail", why, len(self._jobs))
+        if self._open:
+            self._end(why)
+            self._on_lost(self)
+
+    def _end(self, why: str) -> None:
+        if not self._open:
+            return
+        self._open = False
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        self._socket.close()
+        jobs = list(self._jobs.values())
+        self._jobs.clear()
+        self.rows_waiting = 0
+        self._arena.close()
+        error: VisionloopError
+        for waiting in jobs:
+            if not waiting.future.done():
+                error = UnavailableError(
+                    f"{why} before it answered; try again", retry_after_seconds=RETRY_SECONDS
+                )
+                waiting.future.set_exception(error)

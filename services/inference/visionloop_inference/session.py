@@ -1,0 +1,176 @@
+"""A graph in onnxruntime, whatever its signature: loaded, checked against the bundle, run.
+
+The session takes and gives arrays in the signature's order and raises nothing but this package's
+errors: onnxruntime has no common base for what it raises, and a C++ exception that reaches Python
+is one more kind. What it says of memory is told apart, because the cure is a smaller batch and not
+another row. bfloat16 has no numpy type and travels as its 16 bits, through values that are made
+and read by hand; price: one more copy each way.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from visionloop.bundle import Signature, TensorSpec
+from visionloop.errors import CorruptError, OverloadedError, VisionloopError
+from visionloop_inference.datatypes import DATATYPES
+from visionloop_inference.providers import session, shrinking
+
+Arrays: TypeAlias = list[NDArray[Any]]
+
+BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
+
+# How onnxruntime and CUDA say that memory ran out.
+_NO_MEMORY = (
+    "failed to allocate",
+    "bad_alloc",
+    "bad allocation",
+    "out of memory",
+    "cudnn_status_alloc_failed",
+    "cublas_status_alloc_failed",
+)
+
+
+class GraphRunFailedError(VisionloopError):
+    """The graph failed on input that passed every check."""
+
+
+class OutOfMemoryError(OverloadedError):
+    """A run needed more memory than there is; fewer rows may fit."""
+
+
+class Session:
+    """One graph on one provider. Used by one thread."""
+
+    def __init__(
+        self, made: onnxruntime.InferenceSession, signature: Signature, provider: str
+    ) -> None:
+        """Raises CorruptError unless the graph takes and gives what the signature says."""
+        check_signature(made, signature)
+        self.signature = signature
+        self.provider = provider
+        self._session = made
+        self._inputs = [spec.name for spec in signature.inputs]
+        self._outputs = [spec.name for spec in signature.outputs]
+        self._shapes = [tuple(spec.shape) for spec in signature.outputs]
+        self._free = [-1 in shape for shape in self._shapes]
+        self._batched = signature.batched
+        specs = (*signature.inputs, *signature.outputs)
+        self._by_value = any(spec.datatype == "BF16" for spec in specs)
+
+    @classmethod
+    def load(cls, graph: Path, signature: Signature, *, provider: str, threads: int) -> "Session":
+        """Raises CorruptError for a graph that onnxruntime refuses or that is not the signature's,
+        and ConfigurationError when the provider cannot be loaded."""
+        try:
+            made = session(graph, provider, threads)
+        except VisionloopError:
+            raise
+        except Exception as error:
+            raise CorruptError(f"onnxruntime does not load {graph.name}: {error}") from error
+        return cls(made, signature, provider)
+
+    def run(self, inputs: Sequence[NDArray[Any]], *, shrink: bool = False) -> Arrays:
+        """The outputs for whole inputs, the batch dimension included.
+
+        Raises OutOfMemoryError, or GraphRunFailedError for whatever else onnxruntime raises and
+        for outputs of another shape than the signature's. `shrink` gives unused memory back.
+        """
+        options = shrinking(self.provider) if shrink else None
+        feeds = dict(zip(self._inputs, inputs, strict=True))
+        try:
+            if self._by_value:
+                outputs = self._run_values(feeds, options)
+            else:
+                outputs = self._session.run(self._outputs, feeds, options)
+        except MemoryError as error:
+            raise OutOfMemoryError(f"no memory to run the graph: {error}") from error
+        except Exception as error:
+            text = str(error)
+            if any(words in text.lower() for words in _NO_MEMORY):
+                raise OutOfMemoryError(f"no memory to run the graph: {text}") from error
+            raise GraphRunFailedError(text) from error
+        self._check(outputs, len(inputs[0]) if self._batched else None)
+        return outputs
+
+    def _check(self, outputs: Arrays, rows: int | None) -> None:
+        for index, array in enumerate(outputs):
+            wanted = self._shapes[index] if rows is None else (rows, *self._shapes[index])
+            found = array.shape
+            if found == wanted:
+                continue
+            if (
+                self._free[index]
+                and len(found) == len(wanted)
+                and all(size in (-1, known) for size, known in zip(wanted, found, strict=True))
+            ):
+                continue
+            of_rows = "" if rows is None else f" for {rows} rows"
+            raise GraphRunFailedError(
+                f"output {self._outputs[index]!r} has the shape {list(found)}{of_rows}; "
+                f"bundle.json says {list(wanted)}"
+            )
+
+    def _run_values(
+        self, feeds: dict[str, NDArray[Any]], options: onnxruntime.RunOptions | None
+    ) -> Arrays:
+        values = {}
+        for spec in self.signature.inputs:
+            array = feeds[spec.name]
+            if spec.datatype == "BF16":
+                values[spec.name] = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
+                    np.ascontiguousarray(array), BFLOAT16
+                )
+            else:
+                values[spec.name] = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+        found = self._session.run_with_ort_values(self._outputs, values, options)
+        outputs = []
+        for spec, value in zip(self.signature.outputs, found, strict=True):
+            if spec.datatype == "BF16":
+                data = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
+                outputs.append(np.frombuffer(data, np.uint16).reshape(value.shape()))
+            else:
+                outputs.append(value.numpy())
+        return outputs
+
+
+def check_signature(made: onnxruntime.InferenceSession, signature: Signature) -> None:
+    """Raises CorruptError unless the graph takes exactly the inputs, and gives the outputs."""
+    taken = {found.name: found for found in made.get_inputs()}
+    given = {found.name: found for found in made.get_outputs()}
+    for spec in signature.inputs:
+        _check_tensor("input", spec, taken.pop(spec.name, None), signature.batched)
+    if taken:
+        names = ", ".join(map(repr, taken))
+        raise CorruptError(f"the graph takes {names} as well, which bundle.json does not say")
+    for spec in signature.outputs:
+        _check_tensor("output", spec, given.get(spec.name), signature.batched)
+
+
+def _check_tensor(kind: str, spec: TensorSpec, found: Any, batched: bool) -> None:
+    wanted = f"tensor({DATATYPES[spec.datatype].onnx})"
+    says = f"bundle.json says {kind} {spec.name!r} of {spec.datatype} {spec.shape}"
+    if found is None:
+        raise CorruptError(f"the graph has no {kind} {spec.name!r}; {says}")
+    if found.type != wanted:
+        raise CorruptError(f"{kind} {spec.name!r} of the graph is {found.type}; {says}")
+    shape = list(found.shape)
+    if not shape and kind == "output":  # a graph need not say the shapes of its outputs
+        return
+    if batched and kind == "input" and shape and isinstance(shape[0], int):
+        raise CorruptError(
+            f"the graph takes batches of exactly {shape[0]} rows ({kind} {spec.name!r}); export it "
+            "with a dynamic batch dimension, or add it without one"
+        )
+    sizes = shape[1:] if batched else shape
+    # A size without a number is free in the graph; a number must be the declared one.
+    fits = len(sizes) == len(spec.shape) and all(
+        not isinstance(a, int) or a == b for a, b in zip(sizes, spec.shape, strict=True)
+    )
+    if not fits or (batched and not shape):
+        raise CorruptError(f"{kind} {spec.name!r} of the graph has the shape {shape}; {says}")
