@@ -1,0 +1,374 @@
+"""What a ModelInferRequest asks of a model version, worked out once for each kind of request.
+
+Clients send the same names, datatypes, shapes and parameters again and again, so everything about a
+request but its data is checked once and kept as a plan, under the bytes that say it
+(`raw_contents`). With a plan, the next request of the kind costs one look at its sizes. Price: a
+few kB for each kind, a bounded number of them for each version; requests with typed contents carry
+their data among those bytes and are planned anew each time.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from visionloop.bundle import ClassificationBundle
+from visionloop.errors import InvalidInputError, UnimplementedError
+from visionloop.proto.inference import open_inference_pb2 as pb
+from visionloop.signature import Signature, TensorSpec
+from visionloop_inference.catalogue import RoutedVersion
+from visionloop_inference.datatypes import DATATYPES, Buffer, Tensor
+from visionloop_inference.model_config import MAX_PRIORITY, Offer
+from visionloop_inference.shared_memory import Regions
+from visionloop_inference.tensors_next import (
+    InputTensor,
+    check_bools,
+    check_bytes,
+    check_shape,
+    check_size,
+    typed_data,
+)
+
+MAX_CLASSES = 10_000  # of the classification extension
+MAX_PARAMETER = 2**62
+# What makes a request one of a sequence, whose answers depend on one another.
+SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
+
+Parameters = Mapping[str, pb.InferParameter]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of a registered region of shared memory."""
+
+    region: str
+    offset: int
+    size: int
+
+
+@dataclass(slots=True)
+class InputPlan:
+    """One input, in the signature's order: what it is and where its bytes come from."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    elements: int
+    size: int  # bytes; -1 for BYTES, whose elements vary
+    raw: int = -1  # its place in raw_input_contents; -1: it comes from elsewhere
+    span: Span | None = None
+    typed: bytes | None = None
+
+    @property
+    def field(self) -> str:
+        """What its bytes are called in messages to the caller."""
+        if self.span is not None:
+            return f"shared memory {self.span.region!r}"
+        return "contents" if self.raw < 0 else f"raw_input_contents[{self.raw}]"
+
+
+@dataclass(slots=True)
+class OutputPlan:
+    """One output to give, in the request's order."""
+
+    spec: TensorSpec
+    classes: int = 0  # above 0: the best so many elements instead of the tensor
+    span: Span | None = None  # where to write it; None: into the answer
+
+
+@dataclass(slots=True)
+class Plan:
+    """How requests of one kind are read, run and answered."""
+
+    rows: int
+    inputs: list[InputPlan]
+    raws: int  # entries that raw_input_contents must have
+    outputs: list[OutputPlan]
+    typed: bool  # it came typed, so the answer does
+    encoded: bool  # the one input holds encoded images
+    timeout: float | None  # seconds
+    priority: int
+    shared_bytes: int
+    heads: dict[object, bytes] = field(default_factory=dict)  # of answers, by their shapes
+
+    def buffers(self, raws: Sequence[memoryview], regions: Regions | None) -> list[Buffer]:
+        """The bytes of each input, in the signature's order, checked against the shapes.
+
+        Raises InvalidInputError, and NotFoundError for a region that is not registered.
+        """
+        if len(raws) != self.raws:
+            raws = self._missing(raws)
+        found: list[Buffer] = []
+        for planned in self.inputs:
+            if planned.raw >= 0:
+                data: Buffer = raws[planned.raw]
+            elif planned.span is not None:
+                data = _read(planned.span, regions)
+            else:
+                data = planned.typed or b""
+            if len(data) != planned.size and planned.size >= 0:
+                check_size(planned.name, planned.shape, len(data), planned.size, planned.field)
+            found.append(data)
+        return found
+
+    def _missing(self, raws: Sequence[memoryview]) -> Sequence[memoryview]:
+        """Inputs without elements need no entries. Raises InvalidInputError for all others."""
+        if not raws and not any(plan.size for plan in self.inputs if plan.raw >= 0):
+            return [memoryview(b"")] * self.raws
+        if self.typed:
+            raise InvalidInputError(
+                "inputs have contents, and raw_input_contents is given too; use one",
+                field="raw_input_contents",
+            )
+        raise InvalidInputError(
+            f"raw_input_contents has {len(raws)} entries for {self.raws} inputs; give one for each "
+            "that is not in shared memory, in the order of inputs",
+            field="raw_input_contents",
+        )
+
+    def tensors(self, buffers: Sequence[Buffer]) -> list[Tensor]:
+        """The inputs as they run. Raises InvalidInputError for contents that their datatype has
+        not. Not for encoded images, which must be decoded first."""
+        tensors = []
+        for planned, data in zip(self.inputs, buffers, strict=True):
+            if planned.size < 0:
+                check_bytes(data, planned.elements, planned.field)
+            elif planned.datatype == "BOOL":
+                check_bools(planned.name, data, planned.field)
+            tensors.append(Tensor(planned.datatype, planned.shape, data))
+        return tensors
+
+
+def _read(span: Span, regions: Regions | None) -> Buffer:
+    if regions is None:
+        raise _no_shared_memory()
+    return regions.read(span.region, span.offset, span.size)
+
+
+def make_plan(request: pb.ModelInferRequest, version: RoutedVersion, offer: Offer) -> Plan:
+    """The plan for requests like this one (its raw contents do not matter) on a RoutedVersion.
+
+    Raises InvalidInputError for what the version does not take, UnimplementedError for what this
+    server does not offer.
+    """
+    signature = version.signature
+    encoded = _is_encoded(request, version)
+    inputs, rows = _inputs(request, signature, offer.max_rows, encoded=encoded)
+    outputs = _outputs(request, signature)
+    shared = _shared_bytes([*inputs, *outputs], offer)
+    _refuse_sequences(request.parameters)
+    timeout = _whole(request.parameters, "timeout", "parameters", MAX_PARAMETER)
+    return Plan(
+        rows=rows,
+        inputs=inputs,
+        raws=sum(plan.raw >= 0 for plan in inputs),
+        outputs=outputs,
+        typed=any(plan.typed is not None for plan in inputs),
+        encoded=encoded,
+        timeout=timeout / 1e6 if timeout else None,
+        priority=_whole(request.parameters, "priority", "parameters", MAX_PRIORITY) or 0,
+        shared_bytes=shared,
+    )
+
+
+def _shared_bytes(planned: Sequence[InputPlan | OutputPlan], offer: Offer) -> int:
+    """What the request moves through shared memory. It is held like what comes in a message."""
+    spans = [plan.span for plan in planned if plan.span is not None]
+    if spans and not offer.shared_memory:
+        raise _no_shared_memory()
+    size = sum(span.size for span in spans)
+    if size > offer.max_bytes:
+        raise InvalidInputError(
+            f"the request names {size} bytes of shared memory; the limit is {offer.max_bytes}",
+            field="parameters.shared_memory_byte_size",
+        )
+    return size
+
+
+def _is_encoded(request: pb.ModelInferRequest, version: RoutedVersion) -> bool:
+    """Whether the request brings encoded images to a model of images."""
+    return (
+        isinstance(version.bundle, ClassificationBundle)
+        and len(request.inputs) == 1
+        and request.inputs[0].datatype == "BYTES"
+    )
+
+
+def _inputs(
+    request: pb.ModelInferRequest, signature: Signature, max_rows: int, *, encoded: bool
+) -> tuple[list[InputPlan], int]:
+    """The inputs in the signature's order, and the rows that all of them have."""
+    sent = {tensor.name: place for place, tensor in enumerate(request.inputs)}
+    wanted = {spec.name: spec for spec in signature.inputs}
+    if len(sent) != len(request.inputs) or sent.keys() != wanted.keys():
+        names = [tensor.name[:100] for tensor in request.inputs[:20]]
+        raise InvalidInputError(
+            f"inputs are {names}; the model takes each of {list(wanted)[:20]} once", field="inputs"
+        )
+    planned: dict[str, InputPlan] = {}
+    rows = raws = 0
+    typed = any(tensor.HasField("contents") for tensor in request.inputs)
+    for place, tensor in enumerate(request.inputs):
+        where = f"inputs[{place}]"
+        spec = wanted[tensor.name]
+        if encoded:
+            plan, found = _images(tensor, max_rows, where)
+        else:
+            plan, found = _input(tensor, spec, signature, max_rows, where)
+        if rows and found != rows:
+            raise InvalidInputError(
+                f"input {tensor.name!r} has {found} rows and {request.inputs[0].name!r} has "
+                f"{rows}; all inputs of a request have the same number",
+                field=f"{where}.shape",
+            )
+        rows = found
+        raws = _find_contents(plan, tensor, raws, where, typed=typed)
+        planned[tensor.name] = plan
+    return [planned[spec.name] for spec in signature.inputs], rows
+
+
+def _input(
+    tensor: InputTensor, spec: TensorSpec, signature: Signature, max_rows: int, where: str
+) -> tuple[InputPlan, int]:
+    if tensor.datatype != spec.datatype:
+        raise InvalidInputError(
+            f"input {spec.name!r} has the datatype {tensor.datatype[:20]!r}; it must be "
+            f"{spec.datatype}",
+            field=f"{where}.datatype",
+        )
+    shape = tuple(tensor.shape)
+    rows = check_shape(shape, spec, batched=signature.batched, max_rows=max_rows, field=where)
+    elements = math.prod(shape)
+    size = DATATYPES[spec.datatype].size
+    plan = InputPlan(spec.name, spec.datatype, shape, elements, size * elements if size else -1)
+    return plan, rows
+
+
+def _images(tensor: InputTensor, max_rows: int, where: str) -> tuple[InputPlan, int]:
+    """Encoded images: BYTES of the shape [n] or [n, 1]."""
+    shape = tuple(tensor.shape)
+    if len(shape) not in (1, 2) or shape[1:] not in ((), (1,)) or not 1 <= shape[0] <= max_rows:
+        raise InvalidInputError(
+            f"input {tensor.name!r} of BYTES (encoded images) has the shape {list(shape[:8])}; it "
+            f"must be [n] or [n, 1] with n from 1 to {max_rows}",
+            field=f"{where}.shape",
+        )
+    return InputPlan(tensor.name, "BYTES", shape, shape[0], -1), shape[0]
+
+
+def _find_contents(
+    plan: InputPlan, tensor: InputTensor, raws: int, where: str, *, typed: bool
+) -> int:
+    """Notes where an input's bytes come from; returns how many inputs came raw so far."""
+    plan.span = _span(tensor.parameters, f"{where}.parameters")
+    if plan.span is not None and tensor.HasField("contents"):
+        raise InvalidInputError(
+            f"input {plan.name!r} has contents, and a region of shared memory too; use one",
+            field=f"{where}.contents",
+        )
+    if plan.span is not None:
+        _check_span(plan, where)
+        return raws
+    if typed:
+        plan.typed = typed_data(tensor, plan.datatype, plan.shape, where)
+        return raws
+    plan.raw = raws
+    return raws + 1
+
+
+def _check_span(plan: InputPlan, where: str) -> None:
+    """Before anything is read: the size of the region is the caller's word."""
+    if plan.span is not None and plan.size >= 0:
+        found = plan.span.size
+        check_size(plan.name, plan.shape, found, plan.size, f"{where} (shared_memory_byte_size)")
+
+
+def _outputs(request: pb.ModelInferRequest, signature: Signature) -> list[OutputPlan]:
+    """The outputs to give; none asked for means all."""
+    known = {spec.name: spec for spec in signature.outputs}
+    if not request.outputs:
+        return [OutputPlan(spec) for spec in signature.outputs]
+    planned: dict[str, OutputPlan] = {}
+    for place, output in enumerate(request.outputs):
+        where = f"outputs[{place}]"
+        spec = known.get(output.name)
+        if spec is None:
+            raise InvalidInputError(
+                f"output {output.name[:100]!r} is not one of {', '.join(list(known)[:20])}",
+                field=f"{where}.name",
+            )
+        if output.name in planned:
+            raise InvalidInputError(
+                f"output {output.name!r} is asked for twice", field=f"{where}.name"
+            )
+        parameters = f"{where}.parameters"
+        classes = _whole(output.parameters, "classification", parameters, MAX_CLASSES) or 0
+        span = _span(output.parameters, parameters)
+        _check_classes(spec, classes, span, parameters)
+        planned[output.name] = OutputPlan(spec, classes, span)
+    return list(planned.values())
+
+
+def _check_classes(spec: TensorSpec, classes: int, span: Span | None, where: str) -> None:
+    if classes and spec.datatype == "BYTES":
+        raise InvalidInputError(
+            f"output {spec.name!r} holds strings; classification needs numbers", field=where
+        )
+    if classes and span is not None:
+        raise InvalidInputError(
+            f"output {spec.name!r} asks for classification and for shared memory; use one",
+            field=where,
+        )
+
+
+def _span(parameters: Parameters, where: str) -> Span | None:
+    """The piece of shared memory that a tensor's parameters name, if any."""
+    if "shared_memory_region" not in parameters:
+        return None
+    region = parameters["shared_memory_region"]
+    if region.WhichOneof("parameter_choice") != "string_param":
+        raise InvalidInputError(
+            f"{where}: shared_memory_region must be a string", field=f"{where}.shared_memory_region"
+        )
+    size = _whole(parameters, "shared_memory_byte_size", where, MAX_PARAMETER)
+    if size is None:
+        raise InvalidInputError(
+            f"{where} names a shared_memory_region without shared_memory_byte_size",
+            field=f"{where}.shared_memory_byte_size",
+        )
+    offset = _whole(parameters, "shared_memory_offset", where, MAX_PARAMETER) or 0
+    return Span(region.string_param, offset, size)
+
+
+def _whole(parameters: Parameters, name: str, where: str, limit: int) -> int | None:
+    """A parameter that is a whole number from 0 to `limit`; None when it is not given."""
+    if name not in parameters:
+        return None
+    parameter = parameters[name]
+    kind = parameter.WhichOneof("parameter_choice")
+    value = getattr(parameter, kind) if kind in ("int64_param", "uint64_param") else None
+    if value is None or not 0 <= value <= limit:
+        given = kind or "nothing" if value is None else value
+        raise InvalidInputError(
+            f"{where}: {name} is {given}; it must be a whole number from 0 to {limit}",
+            field=f"{where}.{name}",
+        )
+    return int(value)
+
+
+def _refuse_sequences(parameters: Parameters) -> None:
+    for name in SEQUENCE:
+        if name not in parameters:
+            continue
+        parameter = parameters[name]
+        kind = parameter.WhichOneof("parameter_choice")
+        if kind is not None and getattr(parameter, kind):
+            raise UnimplementedError(
+                f"the parameter {name!r} is not offered by this server: its models keep no state "
+                "between requests"
+            )
+
+
+def _no_shared_memory() -> UnimplementedError:
+    return UnimplementedError(
+        "shared memory is not offered by this server; it is opened by --shared-memory at start"
+    )

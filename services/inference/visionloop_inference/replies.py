@@ -1,0 +1,151 @@
+"""Answers as serialized ModelInferResponse messages.
+
+The part of an answer that says what it holds (model, version, names, shapes) depends on the plan
+and the shapes alone, so it is serialized once and kept; a reply is that part, the id and the raw
+outputs, joined in one copy. What is seldom asked for (typed contents) goes through protobuf.
+"""
+
+import math
+from collections.abc import Sequence
+
+from visionloop.bundle import Bundle, ClassificationBundle, TensorsBundle
+from visionloop.errors import InvalidInputError, UnimplementedError, VisionloopError
+from visionloop.proto.inference import open_inference_pb2 as pb
+from visionloop_inference.catalogue import RoutedVersion
+from visionloop_inference.classes import classified
+from visionloop_inference.datatypes import Answer, Buffer, Tensor
+from visionloop_inference.plans import OutputPlan, Plan
+from visionloop_inference.shared_memory import Regions
+from visionloop_inference.tensors_next import add_typed_output, has_contents_field
+
+MAX_HEADS = 64  # shapes of answers that one plan keeps
+
+_ID = b"\x1a"  # the tags of ModelInferResponse.id and raw_output_contents
+_RAW = b"\x32"
+# parameters {key: "triton_final_response" value {bool_param: true}}
+FINAL = pb.ModelInferResponse(
+    parameters={"triton_final_response": pb.InferParameter(bool_param=True)}
+).SerializeToString()
+_STREAMED = b"\x12"  # the tag of ModelStreamInferResponse.infer_response
+
+
+def reply(
+    plan: Plan, version: RoutedVersion, answer: Answer, ident: bytes, regions: Regions | None
+) -> bytes:
+    """The answer to a request of this plan.
+
+    Raises VisionloopError when a row failed (a request is one unit here), and what `Regions.write`
+    raises.
+    """
+    if answer.failures:
+        row, problem = min(answer.failures.items())
+        raise VisionloopError(f"row {row}: {problem}")
+    tensors = [_given(output, answer, version) for output in plan.outputs]
+    if plan.typed and all(has_contents_field(tensor.datatype) for tensor in tensors):
+        return _typed(plan, version.bundle, tensors, ident)
+    key = tuple([tensor.shape for tensor in tensors])
+    head = plan.heads.get(key)
+    if head is None:
+        head = _head(plan, version.bundle, tensors)
+        if len(plan.heads) < MAX_HEADS and not _varies(plan):
+            plan.heads[key] = head
+    parts: list[Buffer] = [head]
+    if ident:
+        parts += (_ID, varint(len(ident)), ident)
+    for output, tensor in zip(plan.outputs, tensors, strict=True):
+        data = tensor.data
+        if output.span is not None:
+            data = _written(output, tensor, regions)
+        parts += (_RAW, varint(len(data)), data)
+    return b"".join(parts)
+
+
+def streamed(response: bytes) -> bytes:
+    """A reply as a ModelStreamInferResponse, marked as the only one to its request."""
+    return b"".join((_STREAMED, varint(len(response) + len(FINAL)), response, FINAL))
+
+
+def stream_error(message: str, ident: bytes) -> bytes:
+    """The refusal of one request of a stream."""
+    response = pb.ModelStreamInferResponse(error_message=message)
+    response.infer_response.id = ident.decode(errors="replace")
+    response.infer_response.parameters["triton_final_response"].bool_param = True
+    return response.SerializeToString()
+
+
+def varint(number: int) -> bytes:
+    """A length as protobuf writes it."""
+    if number < 128:
+        return _SHORT[number]
+    written = bytearray()
+    while number > 127:
+        written.append(number & 127 | 128)
+        number >>= 7
+    written.append(number)
+    return bytes(written)
+
+
+_SHORT = [bytes((number,)) for number in range(128)]
+
+
+def _given(output: OutputPlan, answer: Answer, version: RoutedVersion) -> Tensor:
+    tensor = answer.outputs[output.spec.name]
+    if not output.classes:
+        return tensor
+    batched = version.signature.batched
+    labels = _labels(version.bundle, tensor, batched=batched)
+    return classified(tensor, output.classes, labels, batched=batched)
+
+
+def _varies(plan: Plan) -> bool:
+    """Whether heads say more than shapes: how long the strings in a region of shared memory are."""
+    return any(output.span and output.spec.datatype == "BYTES" for output in plan.outputs)
+
+
+def _written(output: OutputPlan, tensor: Tensor, regions: Regions | None) -> bytes:
+    """Puts an output into shared memory; clients expect an empty entry in its place."""
+    span = output.span
+    if regions is None or span is None:
+        raise UnimplementedError("shared memory is not offered by this server")
+    if len(tensor.data) > span.size:
+        raise InvalidInputError(
+            f"output {output.spec.name!r} is {len(tensor.data)} bytes; shared_memory_byte_size is "
+            f"{span.size}",
+            field="outputs.parameters.shared_memory_byte_size",
+        )
+    regions.write(span.region, span.offset, tensor.data)
+    return b""
+
+
+def _head(plan: Plan, bundle: Bundle, tensors: Sequence[Tensor]) -> bytes:
+    response = _begun(bundle)
+    for output, tensor in zip(plan.outputs, tensors, strict=True):
+        added = response.outputs.add(
+            name=output.spec.name, datatype=tensor.datatype, shape=tensor.shape
+        )
+        if output.span is not None:
+            added.parameters["shared_memory_region"].string_param = output.span.region
+            added.parameters["shared_memory_byte_size"].int64_param = len(tensor.data)
+            if output.span.offset:
+                added.parameters["shared_memory_offset"].int64_param = output.span.offset
+    return response.SerializeToString()
+
+
+def _typed(plan: Plan, bundle: Bundle, tensors: Sequence[Tensor], ident: bytes) -> bytes:
+    response = _begun(bundle)
+    response.id = ident.decode()
+    for output, tensor in zip(plan.outputs, tensors, strict=True):
+        add_typed_output(response, output.spec.name, tensor)
+    return response.SerializeToString()
+
+
+def _begun(bundle: Bundle) -> pb.ModelInferResponse:
+    return pb.ModelInferResponse(model_name=bundle.model, model_version=str(bundle.version))
+
+
+def _labels(bundle: Bundle, tensor: Tensor, *, batched: bool) -> Sequence[str]:
+    """The classes' names, where the tensor has one element for each in a row."""
+    if not isinstance(bundle, (ClassificationBundle, TensorsBundle)):
+        return ()
+    elements = math.prod(tensor.shape[1:] if batched else tensor.shape)
+    return [label.name for label in bundle.labels] if elements == len(bundle.labels) else ()
