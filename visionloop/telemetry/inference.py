@@ -69,6 +69,12 @@ STORE_ERRORS = _counter(
     "Failed looks at the model repository; the version before keeps serving.",
     ("reason",),
 )
+FEEDBACK = _counter(
+    "visionloop_feedback_total",
+    "Feedback received: stored, repeated (there already), conflict (its id stands for other "
+    "content), failed (the store is away).",
+    ("outcome",),
+)
 RESTARTS = _counter(
     "visionloop_restarts_total",
     "Processes that ended when they should not have, and were started again: front_end or runner.",

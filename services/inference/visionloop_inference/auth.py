@@ -18,6 +18,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, TypeAlias
@@ -84,6 +85,8 @@ LOOK_EVERY = 1.0  # seconds between looks at the tokens' file
 LEAST_TOKEN = 16  # characters; shorter ones can be guessed
 MOST_BYTES = 2**20  # of the file
 NOBODY = ""
+# Who calls, for whoever answers: set by `Gate.check` in the task of the call.
+CALLER: ContextVar[str] = ContextVar("caller", default=NOBODY)
 
 
 class TokenEntry(Record):
@@ -144,6 +147,7 @@ class Gate:
         caller = self._caller(metadata)
         if needed.isdisjoint(caller.scopes):
             raise _no_scope(method, needed, caller)
+        CALLER.set(caller.name)
         return caller.name
 
     def _caller(self, metadata: Metadata) -> Caller:

@@ -1,0 +1,208 @@
+"""SubmitFeedback: checked here, stored in the inbox, acknowledged when it is durable.
+
+The store is opened by the first feedback, in a thread, so that a service that never gets any pays
+nothing for it. Only what can be checked without a look-up elsewhere is checked: that the prediction
+id is one, that the image is the predicted one and readable, that the class exists when that version
+is loaded. Whether the prediction was ever made is not known here; nothing of requests is kept.
+"""
+
+import asyncio
+import hashlib
+import logging
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+from visionloop.bundle import Bundle, ClassificationBundle
+from visionloop.errors import (
+    ConflictError,
+    CorruptError,
+    InvalidInputError,
+    OverloadedError,
+    UnavailableError,
+    VisionloopError,
+)
+from visionloop.feedback import (
+    LONGEST_CLASS_ID,
+    LONGEST_NOTE,
+    Feedback,
+    FeedbackHeader,
+    FeedbackImage,
+    check_id,
+    store_feedback,
+)
+from visionloop.images import DEFAULT_LIMITS, Limits, read_header
+from visionloop.objectstore import ObjectStore, open_store
+from visionloop.prediction_id import PredictionId
+from visionloop.proto.v1 import recognition_pb2 as pb
+from visionloop.telemetry import inference as metrics
+
+log = logging.getLogger(__name__)
+
+THREADS = 4
+MOST_UNDER_WAY = 32
+RETRY_SECONDS = 1.0
+INBOX = "inbox"
+
+# The bundle of a model's version, or None where it is not loaded.
+FindBundle = Callable[[str, int], Bundle | None]
+
+
+class FeedbackInbox:
+    """Use it from the event loop. `open` may be replaced by another way to a store."""
+
+    def __init__(
+        self,
+        store_url: str,
+        find_bundle: FindBundle,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        open_store: Callable[[str], ObjectStore] = open_store,
+    ) -> None:
+        self._url = store_url
+        self._find_bundle = find_bundle
+        self._limits = limits
+        self._open = open_store
+        self._store: ObjectStore | None = None
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="feedback")
+        self._under_way = 0
+
+    async def submit(
+        self, request: pb.SubmitFeedbackRequest, caller: str
+    ) -> pb.SubmitFeedbackResponse:
+        """Stores one feedback.
+
+        Raises InvalidInputError, ImageError, ConflictError (the id stands for other content),
+        OverloadedError, and UnavailableError when the store is away.
+        """
+        if self._under_way >= MOST_UNDER_WAY:
+            raise OverloadedError(
+                f"{MOST_UNDER_WAY} feedbacks are being stored; send it again in a moment, under "
+                "the same id",
+                retry_after_seconds=RETRY_SECONDS,
+            )
+        prediction = self._check(request)
+        self._under_way += 1
+        try:
+            created = await asyncio.get_running_loop().run_in_executor(
+                self._pool, self._keep, request, prediction, caller
+            )
+        finally:
+            self._under_way -= 1
+        metrics.FEEDBACK.labels(outcome="stored" if created else "repeated").inc()
+        return pb.SubmitFeedbackResponse(id=request.id, created=created)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _check(self, request: pb.SubmitFeedbackRequest) -> PredictionId:
+        """What can be said of it without reading the image."""
+        check_id(request.id)
+        prediction = PredictionId.parse(request.prediction_id)
+        if request.WhichOneof("verdict") is None or (
+            request.HasField("wrong") and not request.wrong
+        ):
+            raise InvalidInputError(
+                "class_id (what the image shows) or wrong = true is needed", field="verdict"
+            )
+        if len(request.note) > LONGEST_NOTE:
+            raise InvalidInputError(
+                f"note has {len(request.note)} characters; the limit is {LONGEST_NOTE}",
+                field="note",
+            )
+        if request.HasField("class_id"):
+            self._check_class(request.class_id, prediction)
+        if request.WhichOneof("picture") is None:
+            raise InvalidInputError(
+                "image or image_sha256 is needed: send the image itself unless labeling-ingest "
+                "has it",
+                field="image",
+            )
+        if request.HasField("image_sha256"):
+            if not re.fullmatch("[0-9a-f]{64}", request.image_sha256):
+                raise InvalidInputError(
+                    f"image_sha256 is {request.image_sha256[:80]!r}; it must be 64 lower-case hex "
+                    "digits",
+                    field="image_sha256",
+                )
+            _check_digest(request.image_sha256, prediction, "image_sha256")
+        return prediction
+
+    def _check_class(self, class_id: str, prediction: PredictionId) -> None:
+        if not 1 <= len(class_id) <= LONGEST_CLASS_ID:
+            raise InvalidInputError(
+                f"class_id has {len(class_id)} characters; it must have 1 to {LONGEST_CLASS_ID}",
+                field="class_id",
+            )
+        bundle = self._find_bundle(prediction.model, prediction.version)
+        if bundle is None:
+            return  # a version that is not loaded any more: whoever drains the inbox checks it
+        known = (
+            [label.id for label in bundle.labels]
+            if isinstance(bundle, ClassificationBundle)
+            else []
+        )
+        if class_id not in known:
+            shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+            raise InvalidInputError(
+                f"class_id {class_id!r} is no class of model {prediction.model!r} version "
+                f"{prediction.version}; there are: {shown or 'none'}",
+                field="class_id",
+            )
+
+    def _keep(
+        self, request: pb.SubmitFeedbackRequest, prediction: PredictionId, caller: str
+    ) -> bool:
+        """In a thread: reads the image's header, writes the object. True when it is new."""
+        feedback = _feedback(request, prediction, caller, self._limits)
+        try:
+            if self._store is None:
+                store = self._open(self._url)
+                store.probe(INBOX)
+                self._store = store
+            return store_feedback(self._store, feedback)
+        except (ConflictError, CorruptError):
+            metrics.FEEDBACK.labels(outcome="conflict").inc()
+            raise
+        except VisionloopError as error:
+            # The store's words are the operator's business, not the caller's.
+            metrics.FEEDBACK.labels(outcome="failed").inc()
+            metrics.STORE_ERRORS.labels(reason=error.reason).inc()
+            log.warning("feedback could not be stored: %s", error)
+            raise UnavailableError(
+                "the store takes no feedback at the moment; send it again later, under the same id",
+                retry_after_seconds=RETRY_SECONDS,
+            ) from error
+
+
+def _feedback(
+    request: pb.SubmitFeedbackRequest, prediction: PredictionId, caller: str, limits: Limits
+) -> Feedback:
+    if request.HasField("image"):
+        read_header(request.image, limits)
+        digest = hashlib.sha256(request.image).hexdigest()
+        _check_digest(digest, prediction, "image")
+        image = FeedbackImage(sha256=digest, size=len(request.image), inline=True)
+    else:
+        image = FeedbackImage(sha256=request.image_sha256, inline=False)
+    header = FeedbackHeader(
+        id=request.id,
+        prediction_id=request.prediction_id,
+        verdict="class" if request.HasField("class_id") else "wrong",
+        class_id=request.class_id if request.HasField("class_id") else None,
+        image=image,
+        note=request.note,
+        caller=caller,
+        received=datetime.now(UTC),
+    )
+    return Feedback(header, request.image if image.inline else None)
+
+
+def _check_digest(sha256: str, prediction: PredictionId, field: str) -> None:
+    if not sha256.startswith(prediction.digest):
+        raise InvalidInputError(
+            f"{field} has the sha256 {sha256[:16]}…, and the prediction was made of "
+            f"{prediction.digest}…; send the very bytes that were predicted",
+            field=field,
+        )
