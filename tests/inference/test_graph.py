@@ -13,7 +13,14 @@ from support.bundles import graph
 
 from visionloop.errors import ConfigurationError, CorruptError, RefusedError
 from visionloop_inference import providers
-from visionloop_inference.graph import _FIELDS, GraphFacts, check_graph
+from visionloop_inference.graph import (
+    _FIELDS,
+    MAX_FIELDS_OF_A_TENSOR,
+    GraphFacts,
+    _read,
+    _varint,
+    check_graph,
+)
 
 
 def saved(folder: Path, model: onnx.ModelProto) -> Path:
@@ -112,6 +119,65 @@ def test_what_the_file_says_of_itself(tmp_path: Path) -> None:
     model.ClearField("producer_name")
     model.ClearField("producer_version")
     assert check_graph(saved(tmp_path, model)) == GraphFacts("", frozenset({"pixels"}))
+
+
+def test_weights_are_stepped_over_and_all_else_is_read(tmp_path: Path) -> None:
+    model = graph(1, hidden=64)
+    typed = onnx.TensorProto(name="typed", data_type=TensorProto.FLOAT, dims=[300])
+    typed.float_data.extend([1.5] * 300)  # weights may stand outside raw_data, too
+    model.graph.initializer.append(typed)
+    path = saved(tmp_path, model)
+    lean = onnx.load_from_string(_read(path))
+    for tensor in model.graph.initializer:
+        tensor.ClearField("raw_data")
+        tensor.ClearField("float_data")
+    assert lean == model
+    assert len(_read(path)) < path.stat().st_size / 4
+
+
+def test_a_file_may_name_its_graph_twice(tmp_path: Path) -> None:
+    # As protobuf merges it: the second part brings the external tensor.
+    more = onnx.ModelProto()
+    more.graph.initializer.append(external_tensor())
+    path = saved(tmp_path, graph(1))
+    path.write_bytes(path.read_bytes() + more.SerializeToString())
+    with pytest.raises(RefusedError, match="external data"):
+        check_graph(path)
+
+
+def test_a_flood_of_fields_is_left_to_protobuf(tmp_path: Path) -> None:
+    flood = external_tensor().SerializeToString() + b"\x08\x01" * (MAX_FIELDS_OF_A_TENSOR + 1)
+    model = graph(1)
+    path = saved(tmp_path, model)
+    inside = onnx.GraphProto().SerializeToString() + b"\x2a" + _varint(len(flood)) + flood
+    path.write_bytes(path.read_bytes() + b"\x3a" + _varint(len(inside)) + inside)
+    with pytest.raises(RefusedError, match="external data"):
+        check_graph(path)
+
+
+def test_damaged_files_are_refused_in_words(tmp_path: Path) -> None:
+    whole = graph(1).SerializeToString()
+    path = tmp_path / "model.onnx"
+    random = np.random.default_rng(0)
+    outcomes = set()
+    for cut in random.integers(0, len(whole), 300):
+        path.write_bytes(whole[:cut])
+        outcomes.add(outcome(path))
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[random.integers(len(whole))] = random.integers(256)
+        path.write_bytes(damaged)
+        outcomes.add(outcome(path))
+    assert CorruptError in outcomes
+    assert outcomes <= {None, CorruptError, RefusedError}
+
+
+def outcome(path: Path) -> type[Exception] | None:
+    try:
+        check_graph(path)
+    except (CorruptError, RefusedError) as error:
+        return type(error)
+    return None
 
 
 def test_the_probe_graph_is_a_valid_model() -> None:

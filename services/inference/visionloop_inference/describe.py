@@ -4,7 +4,7 @@
 
 `visionloop models add` runs this as a process, because a graph can crash the runtime that loads it.
 The answer is a `visionloop.graph_file.Description`, or {"error": {"reason", "message"}} and the
-error's exit code. The file is read once for its digest and once by onnxruntime.
+error's exit code.
 """
 
 import json
@@ -16,7 +16,6 @@ from pydantic import ValidationError
 
 from visionloop.bundle_files import file_entry
 from visionloop.errors import (
-    CorruptError,
     InvalidInputError,
     NotFoundError,
     RefusedError,
@@ -26,7 +25,7 @@ from visionloop.graph_file import Description
 from visionloop.signature import FREE, Signature, TensorSpec
 from visionloop_inference.datatypes import DATATYPES
 from visionloop_inference.graph import GraphFacts, check_graph
-from visionloop_inference.trial import Declared, Findings, Trial
+from visionloop_inference.trial import Declared, Findings, Trial, runtime_words
 
 MAX_FILE_BYTES = 2**31 - 1  # what protobuf can hold
 
@@ -84,8 +83,10 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        words = " ".join(str(error).split())
-        raise CorruptError(f"onnxruntime does not load {path.name}: {words}") from error
+        raise RefusedError(
+            f"onnxruntime {onnxruntime.__version__} does not load {path.name}: "
+            f"{runtime_words(error)}"
+        ) from error
 
 
 def _declared(what: str, node: onnxruntime.NodeArg) -> Declared:

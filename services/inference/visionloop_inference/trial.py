@@ -6,6 +6,9 @@ enough: it may be a sequence, or the graph may compare rows with one another. He
 gives alone. Price: about ten runs of the graph, once, when it is added.
 """
 
+import ctypes
+import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +29,12 @@ ROWS = 3
 # Between a row alone and beside others: kernels add up in another order, but no more than that.
 TOLERANCE = 1e-2
 BF16_ONNX_TYPE = 16
+MAX_WORDS = 300  # characters of an error that are worth a line
+
+_NOISE = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed: ?|Status Message: "
+    r"|Name:'' |/onnxruntime_src/\S+ "
+)
 
 Arrays = list[NDArray[Any]]
 
@@ -132,41 +141,57 @@ class Trial:
                     [_filled(spec, shape, warm_up.value) for spec, shape in self._with(shapes)]
                 )
             except TrialFailedError as error:
-                raise TrialFailedError(f"it does not run on {rows} rows: {error}") from None
+                raise TrialFailedError(f"it does not run on {rows} rows at once: {error}") from None
             for spec, output in zip(self._outputs, found, strict=True):
                 if output.shape[:1] != (rows,):
                     raise TrialFailedError(
-                        f"output {spec.name!r} has the shape {list(output.shape)} for {rows} rows"
+                        f"output {spec.name!r} has the shape {list(output.shape)} for {rows} "
+                        + ("row" if rows == 1 else "rows")
                     )
 
     def _prove_independence(self, warm_up: WarmUp) -> str:
         """Raises TrialFailedError when a row's answer depends on the rows beside it."""
-        proved = "by the first dimension; 1, 2 and 3 rows were tried"
+        tried = "by the first dimension; 1, 2 and 3 rows were tried"
+        problem = ""
+        for integers in (True, False):  # random integers may be indices that are not there
+            if not integers and not any(_is_float(spec) for spec in self._inputs):
+                break
+            inputs = self._different_rows(warm_up, integers)
+            try:
+                alone = [self._run([rows[i : i + 1] for rows in inputs]) for i in range(ROWS)]
+                again = self._run([rows[:1] for rows in inputs])
+                together = self._run(inputs)
+            except TrialFailedError as error:
+                problem = problem or str(error)
+                continue
+            if not all(map(_agree, alone[0], again)):
+                return f"{tried}; its answers are random, so rows could not be compared"
+            for row, answers in enumerate(alone):
+                self._compare(answers, [output[row : row + 1] for output in together])
+            return f"{tried}, and different rows answer together as each does alone"
+        return f"{tried}, all alike, because it does not run on random values: {problem}"
+
+    def _different_rows(self, warm_up: WarmUp, integers: bool) -> Arrays:
         random = np.random.default_rng(0)
-        inputs = [
-            _different(spec, [ROWS, *shape], random) for spec, shape in self._with(warm_up.shapes)
+        return [
+            _random(spec, [ROWS, *shape], random)
+            if integers or _is_float(spec)
+            else _filled(spec, [ROWS, *shape], warm_up.value)
+            for spec, shape in self._with(warm_up.shapes)
         ]
-        try:
-            alone = [self._run([rows[i : i + 1] for rows in inputs]) for i in range(ROWS)]
-            again = self._run([rows[:1] for rows in inputs])
-            together = self._run(inputs)
-        except TrialFailedError as error:
-            return f"{proved}, all alike, because it does not run on random values: {error}"
-        if not all(map(_agree, alone[0], again)):
-            return f"{proved}; its answers are random, so rows could not be compared"
-        for row, answers in enumerate(alone):
-            for spec, one, all_rows in zip(self._outputs, answers, together, strict=True):
-                if not _agree(one, all_rows[row : row + 1]):
-                    raise TrialFailedError(
-                        f"output {spec.name!r} of a row depends on the rows beside it"
-                    )
-        return f"{proved}, and different rows answer together as they do alone"
+
+    def _compare(self, alone: Arrays, together: Arrays) -> None:
+        for spec, one, other in zip(self._outputs, alone, together, strict=True):
+            if not _agree(one, other):
+                raise TrialFailedError(
+                    f"output {spec.name!r} of a row depends on the rows beside it"
+                )
 
     def _with(self, shapes: list[list[int]]) -> Iterator[tuple[Declared, list[int]]]:
         return zip(self._inputs, shapes, strict=True)
 
     def _run(self, arrays: Arrays) -> Arrays:
-        """Runs the graph once. BF16, which numpy lacks, comes back as zeros of its shape."""
+        """Runs the graph once. BF16, which numpy lacks, comes back as float32."""
         names = [spec.name for spec in self._outputs]
         fed = {
             spec.name: _bfloat16(array) if spec.datatype == "BF16" else array
@@ -178,7 +203,7 @@ class Trial:
             else:
                 found = [np.asarray(value) for value in self._session.run(names, fed)]
         except Exception as error:
-            raise TrialFailedError(_first_line(error)) from error
+            raise TrialFailedError(runtime_words(error)) from error
         for seen, output in zip(self._seen, found, strict=True):
             seen.append(output.shape)
         return found
@@ -192,7 +217,7 @@ class Trial:
         }
         values = self._session.run_with_ort_values(names, wrapped)
         return [
-            np.zeros(value.shape()) if spec.datatype == "BF16" else value.numpy()
+            _from_bfloat16(value) if spec.datatype == "BF16" else value.numpy()
             for spec, value in zip(self._outputs, values, strict=True)
         ]
 
@@ -204,6 +229,10 @@ def _sized(shape: list[int], size: int, channel_axis: int | None) -> list[int]:
     return filled
 
 
+def _is_float(spec: Declared) -> bool:
+    return spec.datatype in ("FP16", "FP32", "FP64", "BF16")
+
+
 def _filled(spec: Declared, shape: list[int], value: int) -> NDArray[Any]:
     _check_size(spec, shape)
     if spec.datatype == "BYTES":
@@ -213,7 +242,7 @@ def _filled(spec: Declared, shape: list[int], value: int) -> NDArray[Any]:
     return np.full(shape, bits, DATATYPES[spec.datatype].numpy)
 
 
-def _different(spec: Declared, shape: list[int], random: np.random.Generator) -> NDArray[Any]:
+def _random(spec: Declared, shape: list[int], random: np.random.Generator) -> NDArray[Any]:
     """Random values that most graphs take: pixels, fractions, and 0 or 1 for other integers."""
     _check_size(spec, shape)
     kind = DATATYPES[spec.datatype].numpy
@@ -238,6 +267,16 @@ def _bfloat16(bits: NDArray[Any]) -> onnxruntime.OrtValue:
     return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, BF16_ONNX_TYPE)
 
 
+def _from_bfloat16(value: onnxruntime.OrtValue) -> NDArray[np.float32]:
+    """A copy of the tensor; its bits are the upper halves of float32's."""
+    shape = value.shape()
+    count = math.prod(shape)
+    bits = np.zeros(count, np.uint16)
+    if count:
+        ctypes.memmove(bits.ctypes.data, value.data_ptr(), bits.nbytes)
+    return (bits.astype(np.uint32) << 16).view(np.float32).reshape(shape)
+
+
 def _agree(one: NDArray[Any], other: NDArray[Any]) -> bool:
     if one.shape != other.shape:
         return False
@@ -258,6 +297,7 @@ def _agree(one: NDArray[Any], other: NDArray[Any]) -> bool:
     )
 
 
-def _first_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:297]}…"
+def runtime_words(error: Exception) -> str:
+    """What onnxruntime says, on one line, without its codes and the places in its source."""
+    text = _NOISE.sub("", " ".join(str(error).split()))
+    return text if len(text) <= MAX_WORDS else f"{text[: MAX_WORDS - 1]}…"
