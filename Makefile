@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DATA ?= visionloop-data
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-kill lint format protos lock serve label up clean
+.PHONY: help venv demo test test-kill bench-serving lint format protos lock serve label up clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
@@ -29,6 +29,9 @@ test: $(READY) ## all tests that need no long run
 
 test-kill: $(READY) ## the kill tests, each many times over
 	KILL_ROUNDS=25 $(BIN)/python -m pytest tests -m kill
+
+bench-serving: $(READY) ## the inference service beside its limits and its peers (PEERS=… MODELS=…); build/bench/serving.json
+	$(BIN)/python -m bench.serving
 
 lint: $(READY) ## ruff and mypy --strict
 	$(BIN)/ruff check .
