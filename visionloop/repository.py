@@ -8,16 +8,12 @@ publishing reads back all it wrote (about 20 MB for the smallest models).
 """
 
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-from pydantic import Field
 
 from visionloop.aliases import AliasLog, CurrentAliases
 from visionloop.bundle import MODEL_NAME_PATTERN, AliasMove, Bundle, Canary, parse_bundle
 from visionloop.bundle_files import (
-    CLAIM,
     MARKER,
     check_local_files,
     check_names,
@@ -35,19 +31,10 @@ from visionloop.failpoints import failpoint
 from visionloop.objectstore import ObjectStore
 from visionloop.objectstore.local import PARTIAL_SUFFIX, remove_abandoned, written_whole
 from visionloop.objectstore.transfers import in_parallel
-from visionloop.record import Record, parse_record, record_bytes
+from visionloop.record import record_bytes
+from visionloop.version_numbers import VERSION_PATTERN, VersionNumbers, checked_name
 
 __all__ = ["CurrentAliases", "ModelRepository", "file_entry"]
-
-RUN_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
-VERSION_PATTERN = r"[1-9][0-9]{0,8}"
-
-
-class Claim(Record):
-    """The content of claim.json: which run a version number belongs to."""
-
-    run_id: str = Field(pattern=f"^{RUN_ID_PATTERN}$")
-    at: datetime
 
 
 class ModelRepository:
@@ -63,12 +50,7 @@ class ModelRepository:
             for name in self._store.list_folders("models/")
             if re.fullmatch(MODEL_NAME_PATTERN, name)
         ]
-        # From the newest number: nearly always the first one that is looked at is published.
-        return [
-            name
-            for name in names
-            if any(self._published(name, number) for number in reversed(self._numbers(name)))
-        ]
+        return [name for name in names if self._numbers(name).any_published()]
 
     def versions(self, model: str) -> list[int]:
         """The published versions, ascending; empty when there is no such model.
@@ -76,9 +58,7 @@ class ModelRepository:
         One listing of the numbers and, several at a time, one look at each one's marker: what a
         version holds beside it (hundreds of golden images) costs nothing.
         """
-        numbers = self._numbers(model)
-        found = in_parallel(lambda number: self._published(model, number), numbers)
-        return [number for number, published in zip(numbers, found, strict=True) if published]
+        return self._numbers(model).published()
 
     def read(self, model: str, version: int) -> Bundle:
         """The content of bundle.json; the other files are not looked at.
@@ -106,19 +86,7 @@ class ModelRepository:
 
         The same `run_id` gets the number back that it has, so a restarted run goes on with it.
         """
-        if not re.fullmatch(RUN_ID_PATTERN, run_id):
-            raise InvalidInputError(
-                f"run id {run_id!r} must be 1 to 128 letters, digits or ._:-", field="run_id"
-            )
-        taken = self._numbers(model)
-        owners = in_parallel(lambda number: self._owner(model, number), taken)
-        for number, owner in zip(taken, owners, strict=True):
-            if owner == run_id:
-                return number
-        number = max(taken, default=0) + 1
-        while not self._claimed(model, number, run_id):
-            number += 1  # another run was faster
-        return number
+        return self._numbers(model).claim(run_id)
 
     def publish(self, bundle: Bundle, folder: Path) -> None:
         """Uploads the files that `bundle.files` lists from `folder`, then bundle.json.
@@ -130,16 +98,17 @@ class ModelRepository:
         """
         check_names(bundle)
         check_local_files(bundle, folder)
-        start = _version_folder(bundle.model, bundle.version)
+        numbers = self._numbers(bundle.model)
+        start = numbers.folder(bundle.version)
         taken = ConflictError(
             f"version {bundle.version} of model {bundle.model!r} is published already; versions "
             "never change. Claim a new number"
         )
         # Looked at before the files are sent: those of a published version must stay as they are.
-        if self._published(bundle.model, bundle.version):
+        if numbers.is_published(bundle.version):
             raise taken
-        if not self._claimed(bundle.model, bundle.version, bundle.run_id):
-            owner = self._owner(bundle.model, bundle.version)
+        if not numbers.claimed(bundle.version, bundle.run_id):
+            owner = numbers.owner(bundle.version)
             raise ConflictError(
                 f"version {bundle.version} of model {bundle.model!r} is claimed by run {owner}, "
                 f"not by {bundle.run_id}"
@@ -163,7 +132,7 @@ class ModelRepository:
         Raises NotFoundError that says what there is instead.
         """
         if re.fullmatch(VERSION_PATTERN, version):
-            if not self._published(model, int(version)):
+            if not self._numbers(model).is_published(int(version)):
                 raise self._no_version(model, int(version))
             return int(version)
         aliases = self.aliases(model).aliases
@@ -291,10 +260,13 @@ class ModelRepository:
         return self._log(model).history()
 
     def _log(self, model: str) -> AliasLog:
-        return AliasLog(self._store, _checked_name(model))
+        return AliasLog(self._store, checked_name(model))
+
+    def _numbers(self, model: str) -> VersionNumbers:
+        return VersionNumbers(self._store, model)
 
     def _read(self, model: str, version: int) -> tuple[Bundle, bytes]:
-        key = _version_folder(model, version) + MARKER
+        key = self._numbers(model).folder(version) + MARKER
         try:
             data = self._store.get(key).data
         except NotFoundError:
@@ -311,7 +283,7 @@ class ModelRepository:
         return bundle, data
 
     def _fetch_files(self, bundle: Bundle, folder: Path) -> None:
-        start = _version_folder(bundle.model, bundle.version)
+        start = self._numbers(bundle.model).folder(bundle.version)
 
         def fetch(name: str) -> None:
             entry, path = bundle.files[name], folder / name
@@ -325,34 +297,6 @@ class ModelRepository:
                 ) from None
 
         in_parallel(fetch, bundle.files)
-
-    def _numbers(self, model: str) -> list[int]:
-        """All numbers that were ever claimed, ascending."""
-        folders = self._store.list_folders(_versions_folder(model))
-        return sorted(int(name) for name in folders if re.fullmatch(VERSION_PATTERN, name))
-
-    def _owner(self, model: str, version: int) -> str | None:
-        key = _version_folder(model, version) + CLAIM
-        try:
-            return parse_record(Claim, self._store.get(key).data, key).run_id
-        except NotFoundError:
-            return None
-
-    def _claimed(self, model: str, version: int, run_id: str) -> bool:
-        """Claims the number for the run; False when it is another run's."""
-        claim = Claim(run_id=run_id, at=datetime.now(UTC))
-        try:
-            self._store.put_if_absent(_version_folder(model, version) + CLAIM, record_bytes(claim))
-        except ConflictError:
-            return self._owner(model, version) == run_id
-        return True
-
-    def _published(self, model: str, version: int) -> bool:
-        try:
-            self._store.stat(_version_folder(model, version) + MARKER)
-        except NotFoundError:
-            return False
-        return True
 
     def _no_version(self, model: str, version: int) -> NotFoundError:
         there = self.versions(model)
@@ -376,26 +320,6 @@ class ModelRepository:
         names = ", ".join(self.models())
         there = f"there are: {names}" if names else "there is none yet; train and publish one"
         return NotFoundError(f"no model {model!r} in {self._store.url}; {there}")
-
-
-def _checked_name(model: str) -> str:
-    if not re.fullmatch(MODEL_NAME_PATTERN, model):
-        raise InvalidInputError(
-            f"model name {model!r} must be 1 to 63 of a-z, 0-9, - and _, with a letter or digit at "
-            "both ends",
-            field="model",
-        )
-    return model
-
-
-def _versions_folder(model: str) -> str:
-    return f"models/{_checked_name(model)}/versions/"
-
-
-def _version_folder(model: str, version: int) -> str:
-    if version < 1:
-        raise InvalidInputError(f"version {version} must be 1 or more", field="version")
-    return f"{_versions_folder(model)}{version}/"
 
 
 def _newest_of(history: list[AliasMove], alias: str, version: int) -> AliasMove:

@@ -3,13 +3,15 @@
 import json
 import multiprocessing
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.file_bundles import publish_version, write_bundle
 
-from visionloop.bundle import Aliases, BundleFile, Canary
+from visionloop.bundle import Aliases, AliasMove, BundleFile, Canary
 from visionloop.errors import (
     ConflictError,
     CorruptError,
@@ -159,6 +161,20 @@ class TestVersions:
                 call()
             assert caught.value.field == "model"
 
+    def test_what_a_version_holds_does_not_slow_the_listing(
+        self, repository: ModelRepository, store: ObjectStore, tmp_path: Path
+    ) -> None:
+        publish_version(repository, tmp_path / "a")
+        repository.claim("cells", "unfinished")
+        publish_version(repository, tmp_path / "b")
+        asked = Asked(store)
+        observed = ModelRepository(asked)
+        assert observed.versions("cells") == [1, 3]
+        assert asked.calls == ["list_folders", "stat", "stat", "stat"]
+        asked.calls.clear()
+        assert observed.models() == ["cells"]
+        assert asked.calls == ["list_folders", "list_folders", "stat"]
+
     def test_file_entry(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"abc")
         entry = file_entry(tmp_path / "file")
@@ -246,6 +262,18 @@ class TestFetch:
             name: file_entry(tmp_path / "cache" / name) for name in bundle.files
         } == bundle.files
         assert list((tmp_path / "cache").rglob("*.partial")) == []
+
+
+class Asked:
+    """A store that remembers which of its methods were called."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self.calls: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        self.calls.append(name)
+        return getattr(self._store, name)
 
 
 def fetch_version(url: str, folder: Path) -> int:
@@ -359,6 +387,184 @@ class TestAliases:
         promote(repository, 2)
         assert store.get(entry).data == written
         assert [move.version for move in repository.history("cells")] == [1, 2]
+
+
+class TestCanary:
+    def test_set_change_and_end(self, repository: ModelRepository, tmp_path: Path) -> None:
+        for name in ("a", "b", "c"):
+            publish_version(repository, tmp_path / name)
+        promote(repository, 1)
+        assert set_canary(repository, 2, 5).sequence == 2
+        assert repository.resolve("cells", "canary") == 2
+        assert repository.resolve("cells", "") == 1
+        set_canary(repository, 2, 20)
+        set_canary(repository, 3, 0.5)
+        canary = repository.aliases("cells").aliases.canary
+        assert canary == Canary(version=3, percent=0.5)
+        ended = end_canary(repository)
+        assert (ended.alias, ended.version, ended.previous, ended.percent) == (
+            *("canary", None, 3, None),
+        )
+        with pytest.raises(NotFoundError, match="no canary"):
+            repository.resolve("cells", "canary")
+        moves = [(m.alias, m.version, m.previous, m.percent) for m in repository.history("cells")]
+        assert moves == [
+            ("stable", 1, None, None),
+            ("canary", 2, None, 5.0),
+            ("canary", 2, 2, 20.0),
+            ("canary", 3, 2, 0.5),
+            ("canary", None, 3, None),
+        ]
+        assert repository.aliases("cells").aliases.stable == 1
+
+    def test_setting_what_is_set_changes_nothing(
+        self, local: ModelRepository, tmp_path: Path
+    ) -> None:
+        for name in ("a", "b"):
+            publish_version(local, tmp_path / name)
+        promote(local, 1)
+        first = set_canary(local, 2, 5)
+        before = local.aliases("cells")
+        assert set_canary(local, 2, 5) == first
+        assert local.aliases("cells") == before
+
+    @pytest.mark.parametrize("percent", [0, -1, 100, 150, float("nan"), float("inf")])
+    def test_percent_lies_between_0_and_100(
+        self, local: ModelRepository, tmp_path: Path, percent: float
+    ) -> None:
+        for name in ("a", "b"):
+            publish_version(local, tmp_path / name)
+        promote(local, 1)
+        with pytest.raises(InvalidInputError, match="percent is") as caught:
+            set_canary(local, 2, percent)
+        assert caught.value.field == "percent"
+        assert local.aliases("cells").aliases.canary is None
+
+    def test_what_cannot_be_a_canary(
+        self, local: ModelRepository, file_store: ObjectStore, tmp_path: Path
+    ) -> None:
+        with pytest.raises(NotFoundError, match="no model 'cells'"):
+            set_canary(local, 1, 5)
+        publish_version(local, tmp_path / "a")
+        with pytest.raises(RefusedError, match="visionloop models promote cells 1"):
+            set_canary(local, 1, 5)
+        promote(local, 1)
+        with pytest.raises(RefusedError, match="version 1 of model 'cells' is stable already"):
+            set_canary(local, 1, 5)
+        with pytest.raises(NotFoundError, match="no version 2; there are: 1"):
+            set_canary(local, 2, 5)
+        with pytest.raises(RefusedError, match="no canary version that could be ended"):
+            end_canary(local)
+        publish_version(local, tmp_path / "b")
+        file_store.put("models/cells/versions/2/bundle.json", b"{}")
+        with pytest.raises(CorruptError):
+            set_canary(local, 2, 5)
+        assert [move.alias for move in local.history("cells")] == ["stable"]
+
+    def test_a_canary_that_becomes_stable_ends(
+        self, repository: ModelRepository, tmp_path: Path
+    ) -> None:
+        for name in ("a", "b", "c"):
+            publish_version(repository, tmp_path / name)
+        promote(repository, 1)
+        set_canary(repository, 2, 5)
+        promote(repository, 2)
+        assert repository.aliases("cells").aliases == aliases_of(repository, stable=2)
+        set_canary(repository, 3, 5)
+        promote(repository, 1)  # the canary is another version, so it stays
+        assert repository.resolve("cells", "canary") == 3
+
+    def test_rolling_back_to_the_canary_ends_it_and_others_stay(
+        self, local: ModelRepository, tmp_path: Path
+    ) -> None:
+        for name in ("a", "b", "c"):
+            publish_version(local, tmp_path / name)
+        promote(local, 1)
+        promote(local, 2)
+        set_canary(local, 3, 10)
+        assert local.rollback("cells", who="w", why="y").version == 1
+        assert local.aliases("cells").aliases.canary == Canary(version=3, percent=10)
+        set_canary(local, 2, 10)
+        assert local.previous_stable("cells") == 2
+        assert local.rollback("cells", who="w", why="y").version == 2
+        assert local.aliases("cells").aliases == aliases_of(local, stable=2)
+
+    def test_what_was_stable_before_is_known_after_canary_moves(
+        self, local: ModelRepository, tmp_path: Path
+    ) -> None:
+        for name in ("a", "b", "c"):
+            publish_version(local, tmp_path / name)
+        assert local.previous_stable("cells") is None
+        promote(local, 1)
+        assert local.previous_stable("cells") is None
+        promote(local, 2)
+        assert local.previous_stable("cells") == 1
+        set_canary(local, 3, 10)
+        assert local.previous_stable("cells") == 1
+        end_canary(local)
+        assert local.previous_stable("cells") == 1
+
+    def test_of_racing_movers_one_wins(self, repository: ModelRepository, tmp_path: Path) -> None:
+        for number in range(1, 4):
+            publish_version(repository, tmp_path / str(number))
+        promote(repository, 1)
+        set_canary(repository, 2, 5)
+        expected = repository.aliases("cells")
+        barrier = threading.Barrier(4)
+        words = {"who": "t", "why": "race"}
+        moves = [
+            lambda: repository.set_canary("cells", 2, 50, expected=expected, **words),
+            lambda: repository.set_canary("cells", 3, 5, expected=expected, **words),
+            lambda: repository.end_canary("cells", expected=expected, **words),
+            lambda: repository.promote("cells", 3, expected=expected, **words),
+        ]
+
+        def race(move: Callable[[], AliasMove]) -> AliasMove | None:
+            barrier.wait()
+            try:
+                return move()
+            except ConflictError:
+                return None
+
+        with ThreadPoolExecutor(4) as pool:
+            [won] = [move for move in pool.map(race, moves) if move is not None]
+        assert repository.history("cells")[2:] == [won]
+        assert repository.aliases("cells").aliases.last_move == won
+        with pytest.raises(ConflictError, match=r"moved meanwhile \(t: (stable|canary) "):
+            moves[0]()
+
+    def test_a_missing_history_entry_is_completed(
+        self, local: ModelRepository, file_store: ObjectStore, tmp_path: Path
+    ) -> None:
+        for name in ("a", "b"):
+            publish_version(local, tmp_path / name)
+        promote(local, 1)
+        move = set_canary(local, 2, 5)
+        file_store.delete("models/cells/history/00000002.json")
+        end_canary(local)
+        assert local.history("cells")[1] == move
+
+
+def set_canary(repository: ModelRepository, version: int, percent: float) -> AliasMove:
+    return repository.set_canary(
+        "cells",
+        version,
+        percent,
+        expected=repository.aliases("cells"),
+        who="test",
+        why="to try it",
+    )
+
+
+def end_canary(repository: ModelRepository) -> AliasMove:
+    current = repository.aliases("cells")
+    return repository.end_canary("cells", expected=current, who="test", why="enough")
+
+
+def aliases_of(repository: ModelRepository, *, stable: int) -> Aliases:
+    """What aliases.json holds when only stable is set, by the newest move."""
+    newest = repository.history("cells")[-1]
+    return Aliases(stable=stable, sequence=newest.sequence, last_move=newest)
 
 
 class TestRaces:
