@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from visionloop.bundle import TensorSpec
 from visionloop.telemetry import inference as metrics
-from visionloop_inference.batching_queue import BatchBuffer, BatchQueue, Job, Piece
+from visionloop_inference.batching import BatchBuffer, BatchQueue, Job, Piece
 from visionloop_inference.datatypes import DATATYPES
 from visionloop_inference.pace import Pace
 from visionloop_inference.session import Arrays, GraphRunFailedError, OutOfMemoryError, Session
@@ -27,10 +27,6 @@ from visionloop_inference.wire import Layout, Reason
 log = logging.getLogger(__name__)
 
 _BFLOAT16_NAN = 0x7FC0
-
-_EXPIRED = metrics.REJECTED.labels(reason="expired")
-_QUEUED = metrics.STAGE_DURATION.labels(stage="queue")
-_INFER = metrics.STAGE_DURATION.labels(stage="infer")
 
 
 class Execution:
@@ -45,6 +41,9 @@ class Execution:
         self._queue = queue
         self._model = model
         self._buffer = BatchBuffer(layout)
+        self._expired = metrics.REJECTED.labels(reason="expired")
+        self._queued = metrics.STAGE_DURATION.labels(stage="queue")
+        self._infer = metrics.STAGE_DURATION.labels(stage="infer")
         self._rows_observed = metrics.BATCH_ROWS.labels(model=model)
 
     def step(self) -> None:
@@ -52,7 +51,7 @@ class Execution:
         now = monotonic()
         pieces, expired = self._queue.take(now)
         for job in expired:
-            _EXPIRED.inc()
+            self._expired.inc()
             job.source.refuse(
                 job,
                 Reason.EXPIRED,
@@ -63,7 +62,7 @@ class Execution:
             return
         for piece in pieces:
             if piece.start == 0:
-                _QUEUED.observe(now - piece.job.queued)
+                self._queued.observe(now - piece.job.queued)
         try:
             self._run(pieces)
         except Exception as error:
@@ -80,7 +79,7 @@ class Execution:
         began = perf_counter()
         outputs = run(inputs)
         took = perf_counter() - began
-        _INFER.observe(took)
+        self._infer.observe(took)
         self._rows_observed.observe(rows)
         if run.spoilt:
             self._report(run)

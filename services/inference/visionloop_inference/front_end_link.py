@@ -14,7 +14,7 @@ import numpy as np
 from visionloop.errors import InvalidInputError
 from visionloop.telemetry import inference as metrics
 from visionloop_inference import wire
-from visionloop_inference.batching_queue import BatchQueue, Job
+from visionloop_inference.batching import BatchQueue, Job
 from visionloop_inference.pace import Board
 from visionloop_inference.rows import Arena, aligned
 from visionloop_inference.session import Arrays
@@ -23,8 +23,6 @@ from visionloop_inference.strings import read_strings, write_strings
 log = logging.getLogger(__name__)
 
 MOST_UNSENT = 64 * 2**20  # bytes of answers that may wait for a front end to read
-
-_CANCELLED = metrics.REJECTED.labels(reason="cancelled")
 
 
 class FrontEndLink:
@@ -46,6 +44,7 @@ class FrontEndLink:
         self._queue = queue
         self._inbox = wire.Inbox(sock, layout.longest_to_runner)
         self._jobs: dict[int, Job] = {}
+        self._cancelled = metrics.REJECTED.labels(reason="cancelled")
         self._strings = [
             (index, spec.name) for index, spec in enumerate(layout.inputs) if spec.variable
         ]
@@ -102,7 +101,7 @@ class FrontEndLink:
         job = self._jobs.get(job_id)
         if job is not None:
             self._queue.drop(job)
-            _CANCELLED.inc()
+            self._cancelled.inc()
             self.refuse(job, wire.Reason.CANCELLED, "cancelled by its caller")
 
     def answer(self, job: Job, outputs: Arrays) -> None:
