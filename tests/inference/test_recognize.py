@@ -17,9 +17,8 @@ from visionloop.client import Client
 from visionloop.prediction_id import PredictionId
 from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop_inference import recognition
-from visionloop_inference.batching import Answer
+from visionloop_inference.datatypes import Answer, Tensor
 from visionloop_inference.decoding import Decoded
-from visionloop_inference.lifecycle import ModelVersion
 
 GRAPH = graph(1).SerializeToString()
 
@@ -31,12 +30,12 @@ def probabilities(result: pb.ImageResult) -> list[float]:
 
 
 def test_an_answer_that_is_no_number_is_an_error_of_its_image(tmp_path: Path) -> None:
-    version = ModelVersion("cells", 1)
-    version.equip(build_bundle(tmp_path, golden=1, before_ready=1), None)
+    bundle = build_bundle(tmp_path, golden=1, before_ready=1)
     rows = np.asarray([[0.1, 0.7, 0.2], [np.nan, 0.5, 0.5]], np.float32)
     decoded = [Decoded(np.zeros((1, 1, 3), np.uint8), 1, 1, "0" * 64)] * 2
     request = pb.RecognizeRequest(images=[pb.EncodedImage(id="a"), pb.EncodedImage(id="b")])
-    response = recognition._respond(request, version, decoded, Answer({"probabilities": rows}))
+    answer = Answer({"probabilities": Tensor("FP32", rows.shape, rows.tobytes())})
+    response = recognition._respond(request, bundle, decoded, answer)
     good, bad = response.results
     assert (good.status.code, good.classification.labels[0].class_id) == (0, LABELS[1])
     assert bad.status.code != 0

@@ -1,16 +1,16 @@
 """The program: start, serve, drain.
 
-Start: flags, provider, store, then listen; models load while the server already answers (live, not
-ready). SIGTERM or SIGINT: say "not serving", serve on until it is quiet, let requests finish,
-release the models, exit 0. A second signal skips the quiet.
+Start: settings, provider, store, front ends; models load while the server already answers (live,
+not ready). SIGTERM or SIGINT: say "not serving", serve on until it is quiet, let requests finish,
+let the models go, exit 0. A second signal skips the quiet.
 """
 
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,22 +20,19 @@ import uvloop
 
 import visionloop
 from visionloop.errors import ConfigurationError
-from visionloop.flags import is_loopback, write_ready_file
+from visionloop.flags import write_ready_file
 from visionloop.objectstore import open_store
 from visionloop.repository import ModelRepository
 from visionloop.telemetry import configure_logging
 from visionloop.telemetry import inference as metrics
 from visionloop_inference import providers
-from visionloop_inference.decoding import Decoder
-from visionloop_inference.front_end import SERVICES, front_end
+from visionloop_inference.answers import Answers
+from visionloop_inference.front_ends import FrontEnds
 from visionloop_inference.http import HttpServer
 from visionloop_inference.loading import Loader
-from visionloop_inference.open_inference import OpenInference
 from visionloop_inference.readiness import Readiness
-from visionloop_inference.recognition import Recognition
 from visionloop_inference.settings import Settings, parse
 from visionloop_inference.supervisor import Supervisor
-from visionloop_inference.traffic import Traffic
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +43,7 @@ def main() -> int:
     """Exit code 0 after a clean drain. Raises VisionloopError when it cannot start."""
     settings = parse(sys.argv[1:])
     configure_logging("visionloop-inference")
+    log.info("settings in force", extra=settings.in_force())
     with _cache(settings.cache) as cache:
         uvloop.run(serve(settings, cache))
     return 0
@@ -68,96 +66,79 @@ def _cache(folder: Path | None) -> Iterator[Path]:
 
 async def serve(settings: Settings, cache: Path) -> None:
     """Serves until a signal, then drains."""
-    providers.prove(settings.provider)
     metrics.SESSION_INFO.labels(
         provider=settings.provider, required_provider=settings.provider
     ).set(1)
-    readiness = Readiness(SERVICES)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, readiness.stop)
-    decoder = Decoder(settings.decode_threads)
+    loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="store") as pool:
-        store = await asyncio.get_running_loop().run_in_executor(pool, open_store, settings.store)
-        loader = Loader(
-            repository=ModelRepository(store),
-            cache=cache,
-            decoder=decoder,
-            provider=settings.provider,
-            threads=settings.threads,
-            max_batch=settings.max_batch,
-            pool=pool,
-        )
-        supervisor = Supervisor(
-            loader,
-            models=settings.models,
-            poll_seconds=settings.poll_seconds,
-            queue_rows=settings.queue_rows,
-            queue_bytes=settings.queue_bytes,
-            changed=readiness.health.notify,
-        )
-        readiness.watch(supervisor)
+        # While the store answers, the front ends start: both take a while.
+        proving = loop.run_in_executor(pool, providers.prove, settings.provider)
+        opening = loop.run_in_executor(pool, open_store, settings.store)
+        answers = Answers()
+        front_ends = answers.front_ends = FrontEnds(settings, answers)
+        readiness = Readiness(lambda: _tell(front_ends, readiness, settings))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, readiness.stop)
+        http = HttpServer(readiness.reason)
         try:
-            await _listen(settings, supervisor, decoder, readiness)
+            port = await front_ends.start(settings.host, settings.port)
+            http_port = await http.start(settings.host.strip("[]"), settings.http_port)
+            await proving
+            loader = Loader(ModelRepository(await opening), cache, settings, pool, front_ends)
+            supervisor = Supervisor(loader, settings, readiness.changed)
+            answers.supervisor = supervisor
+            readiness.watch(supervisor)
+            try:
+                await supervisor.start()
+                _announce(settings, port, http_port)
+                await _until_stopped(settings, supervisor, readiness, front_ends)
+            finally:
+                await supervisor.close()
         finally:
-            await supervisor.close()
-            decoder.close()
+            await http.close()
+            await front_ends.close()
+            with contextlib.suppress(Exception):
+                await asyncio.gather(proving, opening, return_exceptions=True)
     log.info("stopped")
 
 
-async def _listen(
-    settings: Settings, supervisor: Supervisor, decoder: Decoder, readiness: Readiness
+async def _until_stopped(
+    settings: Settings, supervisor: Supervisor, readiness: Readiness, front_ends: FrontEnds
 ) -> None:
-    """Opens both ports, serves until asked to stop, drains, closes them."""
-    traffic = Traffic()
-    server, port = front_end(
-        Recognition(supervisor, decoder, settings.max_images),
-        OpenInference(supervisor, decoder, settings.max_images, lambda: readiness.ready),
-        readiness.health,
-        traffic,
-        address=f"{settings.host}:{settings.port}",
-        max_message_bytes=settings.max_message_bytes,
-    )
-    http = HttpServer(readiness.reason)
+    follow = asyncio.create_task(supervisor.run(), name="follow the store")
+    hurry = asyncio.create_task(_hurried(readiness, front_ends), name="wait for a second signal")
     try:
-        http_port = await http.start(settings.host.strip("[]"), settings.http_port)
-        await supervisor.start()
-        await server.start()
-        _announce(settings, port, http_port)
-        follow = asyncio.create_task(supervisor.run(), name="follow the store")
         await readiness.stopping.wait()
-        asked = time.monotonic()
-        await _drain(settings, traffic, readiness)
-        follow.cancel()
-        readiness.health.close()
-        end = asked + settings.drain_seconds
-        # Callers who never rest would use up all the time: half of it is left for the stop.
-        await traffic.answered((end - time.monotonic()) / 2)
-        await server.stop(max(0.0, end - time.monotonic()))
+        log.info("draining: serving on until no request has come for a while")
+        await front_ends.drain(settings.drain_quiet_seconds, settings.drain_seconds)
     finally:
-        await http.close()
+        for task in (follow, hurry):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+def _tell(front_ends: FrontEnds, readiness: Readiness, settings: Settings) -> None:
+    """Front ends answer health checks by what they were told last."""
+    reason = readiness.reason()
+    front_ends.server(
+        ready=not reason,
+        stopping=readiness.stopping.is_set(),
+        reason=reason,
+        default=settings.models[0] if settings.models else "",
+    )
+
+
+async def _hurried(readiness: Readiness, front_ends: FrontEnds) -> None:
+    await readiness.hurry.wait()
+    front_ends.hurry()
 
 
 def _announce(settings: Settings, port: int, http_port: int) -> None:
     """Says where it listens: in the log, and in the ready file."""
     addresses = {"grpc": f"{settings.host}:{port}", "http": f"{settings.host}:{http_port}"}
     log.info("listening", extra={**addresses, "version": visionloop.__version__})
-    if not is_loopback(settings.host):
+    if settings.insecure and not settings.loopback:
         log.warning("--insecure: anybody who reaches %s can use this server", settings.host)
     if settings.ready_file is not None:
         write_ready_file(settings.ready_file, addresses)
-
-
-async def _drain(settings: Settings, traffic: Traffic, readiness: Readiness) -> None:
-    """Serves on until it is quiet. Health and /readyz said "not serving" when the signal came.
-
-    Callers who never go quiet get half of the time; the other half is for what is under way then.
-    """
-    log.info("draining: serving on until no request has come for a while")
-    quiet = asyncio.create_task(
-        traffic.quiet(settings.drain_quiet_seconds, settings.drain_seconds / 2)
-    )
-    hurry = asyncio.create_task(readiness.hurry.wait())
-    await asyncio.wait({quiet, hurry}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (quiet, hurry):
-        task.cancel()
-    log.info("closing the door", extra={"requests_under_way": traffic.under_way})

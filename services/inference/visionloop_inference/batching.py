@@ -1,58 +1,65 @@
-"""The queue between requests and one runner: jobs in, batches out.
+"""The queue of one runner, and the batches it is made into.
 
-Batching is eager: `take` never waits for more rows than are there, so a lone request pays no
-delay, and while the runner is busy the queue grows into the next, larger batch. Requests are
-split over batches where they do not fit, first come first served. Batches are not padded to fixed
-sizes: on a CPU a padding row costs as much as a real one. Price: under light load batches stay
-small even where waiting a little would have filled them.
+Batching is eager: `take` gives what is there, so a lone request pays no delay, and while the graph
+runs the queue grows into the next, larger batch. Requests are split over batches where they do not
+fit; rows whose free dimensions differ never share a batch. Lower levels of priority run first,
+first come first served within a level; price: a full queue of one level starves the levels behind
+it, which is what was asked for. A model without a batch dimension runs one job at a time.
 
-One lock guards the queue. The front end's event loop puts; the runner's thread takes. A job's
-future belongs to the event loop: the runner only asks whether it is done, and answers through the
-loop.
+The runner has one thread, so nothing here locks.
 """
 
-import asyncio
-import threading
-import time
+import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from visionloop.errors import DeadlineExceededError, VisionloopError
+from visionloop_inference.datatypes import DATATYPES
+from visionloop_inference.rows import Arena
+from visionloop_inference.session import Arrays
+from visionloop_inference.wire import JobFrame, Layout, Reason
 
-Rows = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]  # n x (height, width, 3)
-Outputs = dict[str, NDArray[np.float32]]  # output name -> (n, *shape)
+NORMAL = 2  # the level of a request that names no priority (0): only level 1 goes before it
 
 
-@dataclass(slots=True)
-class Answer:
-    """The outputs of one job, and what went wrong with single rows (whose outputs are NaN)."""
+class Source(Protocol):
+    """Where jobs come from and answers go to."""
 
-    outputs: Outputs
-    failures: dict[int, VisionloopError] = field(default_factory=dict)
+    arena: Arena
+
+    def answer(self, job: "Job", outputs: Arrays) -> None:
+        """The job is done: its outputs, (rows, *dimensions) each, and `job.failures`."""
+
+    def refuse(self, job: "Job", reason: Reason, text: str, retry_after: float = math.nan) -> None:
+        """The job gets no answer."""
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """The rows of one request on their way through a runner."""
+    """The rows of one request on their way through the runner."""
 
-    rows: Rows
-    future: asyncio.Future[Answer]
-    deadline: float | None  # time.monotonic()
-    answer: Answer
-    queued: float = field(default_factory=time.monotonic)
-    taken: int = 0  # rows already handed to the runner
+    source: Source
+    frame: JobFrame
+    strings: dict[int, list[str]]  # the elements of inputs of BYTES, by the input's index
+    queued: float = field(default_factory=monotonic)
+    taken: int = 0  # rows already handed out
     done: int = 0  # rows with a result
+    gone: bool = False  # cancelled, or its link was lost: it must not run any more
+    parts: list[Arrays] = field(default_factory=list)  # outputs of the batches before the last
+    failures: dict[int, str] = field(default_factory=dict)  # row -> what the graph said
 
     @property
-    def cancelled(self) -> bool:
-        return self.future.done()
+    def rows(self) -> int:
+        return self.frame.rows
 
-    def expired(self, now: float) -> bool:
-        return self.deadline is not None and now >= self.deadline
+    @property
+    def level(self) -> int:
+        return self.frame.priority or NORMAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,105 +75,169 @@ class Piece:
         return self.stop - self.start
 
 
-class BatchQueue:
-    """Jobs waiting for one runner."""
+@dataclass(slots=True)
+class _Lane:
+    """Jobs of one level whose rows may share a batch, in the order they came."""
 
-    def __init__(self, max_batch: int) -> None:
-        self.max_batch = max_batch
-        self._jobs: deque[Job] = deque()
-        self._changed = threading.Condition()
-        self._closed = False
+    level: int
+    shapes: Hashable
+    jobs: deque[Job] = field(default_factory=deque)
+
+    @property
+    def turn(self) -> tuple[int, float]:
+        return self.level, self.jobs[0].queued
+
+
+class BatchQueue:
+    """Jobs that wait for the graph."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most  # rows in one batch
+        self.rows = 0  # that wait
+        self._lanes: dict[Hashable, _Lane] = {}
+
+    def __bool__(self) -> bool:
+        return self.rows > 0
 
     def put(self, job: Job) -> None:
-        with self._changed:
-            if self._closed:
-                raise RuntimeError("a job came to a closed queue")
-            self._jobs.append(job)
-            self._changed.notify()
+        shapes = tuple([dimensions for _, _, dimensions in job.frame.inputs])
+        key = (job.level, shapes)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = _Lane(job.level, shapes)
+        lane.jobs.append(job)
+        self.rows += job.rows
 
-    def close(self) -> None:
-        """What is queued is still handed out; then `take` gives None."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+    def drop(self, job: Job) -> None:
+        """The job's rows that were not handed out yet never will be."""
+        if not job.gone:
+            job.gone = True
+            self.rows -= job.rows - job.taken
 
-    def take(self) -> tuple[list[Piece], list[Job]] | None:
-        """Blocks until there are rows; gives up to `max_batch` of them, and the jobs that died.
+    def take(self, now: float) -> tuple[list[Piece], list[Job]]:
+        """Up to `most` rows that may run together, and the jobs whose deadline passed.
 
-        Dead jobs (cancelled or past their deadline) leave the queue here, before they cost a run;
-        the caller answers them. None: closed and empty.
+        Those leave the queue here, before they cost a run; the caller answers them. No rows:
+        nothing waits.
         """
-        with self._changed:
-            while not self._jobs:
-                if self._closed:
-                    return None
-                self._changed.wait()
-            pieces: list[Piece] = []
-            dead: list[Job] = []
-            room = self.max_batch
-            now = time.monotonic()
-            while self._jobs and room:
-                job = self._jobs[0]
-                if job.cancelled or job.expired(now):
-                    dead.append(self._jobs.popleft())
-                    continue
-                piece = Piece(job, job.taken, min(len(job.rows), job.taken + room))
-                pieces.append(piece)
-                room -= piece.size
-                job.taken = piece.stop
-                if job.taken == len(job.rows):
-                    self._jobs.popleft()
-            return pieces, dead
+        pieces: list[Piece] = []
+        expired: list[Job] = []
+        room, shapes = self.most, None
+        for lane in self._in_turn():
+            if pieces and lane.shapes != shapes:
+                continue
+            room = self._fill(lane.jobs, room, now, pieces, expired)
+            shapes = lane.shapes
+            if not lane.jobs:
+                del self._lanes[lane.level, lane.shapes]
+            if not room:
+                break
+        return pieces, expired
+
+    def _in_turn(self) -> Iterable[_Lane]:
+        lanes = list(self._lanes.values())
+        if len(lanes) > 1:
+            lanes.sort(key=lambda lane: lane.turn)
+        return lanes
+
+    def _fill(
+        self, jobs: deque[Job], room: int, now: float, pieces: list[Piece], expired: list[Job]
+    ) -> int:
+        """Moves rows from a lane to `pieces`; the room that is left."""
+        while jobs and room:
+            job = jobs[0]
+            if job.gone:
+                jobs.popleft()
+                continue
+            if now >= job.frame.deadline:
+                self.drop(jobs.popleft())
+                expired.append(job)
+                continue
+            stop = min(job.rows, job.taken + room)
+            pieces.append(Piece(job, job.taken, stop))
+            size = stop - job.taken
+            job.taken = stop
+            room -= size
+            self.rows -= size
+            if stop == job.rows:
+                jobs.popleft()
+        return room
 
 
-def gather(pieces: Sequence[Piece], buffer: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Copies the pieces' rows into the batch buffer (max_batch, height, width, 3); its filled part.
+class BatchBuffer:
+    """Where the rows of a batch come together, when they do not lie side by side already."""
 
-    One copy, straight from the request's bytes: nothing is concatenated or allocated.
-    """
-    place = 0
-    for piece in pieces:
-        for row in range(piece.start, piece.stop):
-            buffer[place] = piece.job.rows[row]
-            place += 1
-    return buffer[:place]
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._dtypes = [DATATYPES[spec.datatype].numpy for spec in layout.signature.inputs]
+        self._buffers = [bytearray() for _ in layout.inputs]
 
+    def gather(self, pieces: Sequence[Piece], size: int) -> list[NDArray[Any]]:
+        """The inputs of a batch: one array (size, *dimensions) each, in the signature's order.
 
-def scatter(
-    pieces: Sequence[Piece], outputs: Outputs, failures: dict[int, VisionloopError]
-) -> None:
-    """Writes a batch's outputs into the answers of its jobs. `failures` maps batch rows."""
-    place = 0
-    for piece in pieces:
-        for name, values in outputs.items():
-            piece.job.answer.outputs[name][piece.start : piece.stop] = values[
-                place : place + piece.size
-            ]
-        for row in range(piece.size):
-            if (failure := failures.get(place + row)) is not None:
-                piece.job.answer.failures[piece.start + row] = failure
-        piece.job.done += piece.size
-        place += piece.size
+        Rows that lie side by side in an arena are used where they lie. `size` above the pieces'
+        rows repeats the first row, which is as good or bad as the batch was without it.
+        """
+        return [self._input(index, pieces, size) for index in range(len(self._dtypes))]
 
-
-def resolve(jobs: Sequence[Job], now: float) -> None:
-    """Answers jobs that are complete or dead. Runs in the event loop, which owns the futures."""
-    for job in jobs:
-        if job.future.done():
-            continue
-        if job.done == len(job.rows):
-            job.future.set_result(job.answer)
+    def _input(self, index: int, pieces: Sequence[Piece], size: int) -> NDArray[Any]:
+        first = pieces[0].job
+        dimensions = first.frame.inputs[index][2]
+        shape = (size, *dimensions) if self._layout.batched else dimensions
+        dtype = self._dtypes[index]
+        if dtype.hasobject:
+            return self._strings(index, pieces, shape)
+        rows = sum([piece.size for piece in pieces])
+        row = first.frame.inputs[index][1] // first.rows  # bytes
+        if row == 0:
+            return np.zeros(shape, dtype)
+        place = _side_by_side(index, pieces, row) if rows == size else None
+        if place is not None:
+            array = np.ndarray(shape, dtype, first.source.arena.memory, place)
         else:
-            job.future.set_exception(
-                DeadlineExceededError(
-                    f"the deadline passed after {now - job.queued:.3f} s in the queue, before "
-                    f"{len(job.rows) - job.done} of {len(job.rows)} rows had run"
-                )
-            )
+            array = np.ndarray(shape, dtype, self._copied(index, pieces, row, size - rows))
+        # Any byte but 0 is true to a caller; to onnxruntime only 1 is.
+        return array.view(np.uint8) != 0 if dtype.kind == "b" else array
+
+    def _copied(self, index: int, pieces: Sequence[Piece], row: int, padding: int) -> memoryview:
+        needed = row * (sum([piece.size for piece in pieces]) + padding)
+        buffer = self._buffers[index]
+        if len(buffer) < needed:
+            buffer = self._buffers[index] = bytearray(needed)
+        target, at = memoryview(buffer), 0
+        for piece in pieces:
+            length = piece.size * row
+            place = piece.job.frame.inputs[index][0] + piece.start * row
+            target[at : at + length] = piece.job.source.arena.memory[place : place + length]
+            at += length
+        for _ in range(padding):
+            target[at : at + row] = target[:row]
+            at += row
+        return target
+
+    def _strings(self, index: int, pieces: Sequence[Piece], shape: tuple[int, ...]) -> NDArray[Any]:
+        elements: list[str] = []
+        for piece in pieces:
+            found = piece.job.strings[index]
+            each = len(found) // piece.job.rows
+            elements += found[piece.start * each : piece.stop * each]
+        array = np.empty(shape, object)
+        if array.size:
+            each = array.size // shape[0] if self._layout.batched else array.size
+            while len(elements) < array.size:  # padding
+                elements += elements[:each]
+            array.reshape(-1)[:] = elements
+        return array
 
 
-def fail(jobs: Sequence[Job], error: Exception) -> None:
-    """Answers jobs with an error, unless they were answered. Runs in the event loop."""
-    for job in jobs:
-        if not job.future.done():
-            job.future.set_exception(error)
+def _side_by_side(index: int, pieces: Sequence[Piece], row: int) -> int | None:
+    """Where the pieces' rows begin in the arena that holds them all without a gap, if one does."""
+    first = pieces[0]
+    begin = end = first.job.frame.inputs[index][0] + first.start * row
+    arena = first.job.source.arena
+    for piece in pieces:
+        place = piece.job.frame.inputs[index][0] + piece.start * row
+        if place != end or piece.job.source.arena is not arena:
+            return None
+        end += piece.size * row
+    return begin

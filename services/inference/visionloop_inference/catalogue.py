@@ -182,6 +182,7 @@ class RoutedModel:
         self.stable: int | None = None
         self.canary: CanaryShare | None = None
         self.problem = ""  # why there is no version, or not the wanted one
+        self.wanted = True  # whether somebody asked for it to be served
 
     @property
     def serving(self) -> bool:
@@ -205,9 +206,7 @@ class RoutedModel:
             if not self.versions:
                 raise self._unavailable()
             raise NotFoundError(
-                f"version {wanted[:100]!r} of model {self.name!r} is not loaded; loaded are "
-                f"{', '.join(map(str, sorted(self.versions)))} (ask for {STABLE!r} or leave the "
-                "version empty)"
+                f"version {wanted!r} of model {self.name!r} is {self._not_loaded()}"
             )
         return found
 
@@ -215,9 +214,16 @@ class RoutedModel:
         found = self.versions.get(number) if number is not None else None
         if found is None:
             if alias == CANARY and self.versions:
-                raise NotFoundError(f"model {self.name!r} has no canary at the moment")
+                raise NotFoundError(
+                    f"version {CANARY!r} of model {self.name!r}: there is no canary at the moment"
+                )
             raise self._unavailable()
         return found
+
+    def _not_loaded(self) -> str:
+        numbers = sorted(self.versions)
+        loaded = f"{'is' if len(numbers) == 1 else 'are'} {', '.join(map(str, numbers))}"
+        return f'not loaded; loaded {loaded} (ask for "{STABLE}" or leave the version empty)'
 
     def _canary_for(self, key: str) -> RoutedVersion | None:
         if self.canary is None or share(self.name, key) >= self.canary.percent:
@@ -231,7 +237,7 @@ class RoutedModel:
 
     def update(self, message: Mapping[str, Any]) -> None:
         """Takes what the supervisor says of this model (see `children`)."""
-        self.problem = message["problem"]
+        self.problem, self.wanted = message["problem"], message["wanted"]
         self.stable = message["stable"]
         canary = message["canary"]
         self.canary = CanaryShare(canary["version"], canary["percent"]) if canary else None
@@ -273,21 +279,23 @@ class Catalogue:
         found = self.models.get(name or self._default or "")
         if found is not None:
             return found
-        if not self.models:
+        wanted = [model for model in self.models.values() if model.wanted]
+        if not wanted:
             raise UnavailableError(self.reason or NO_MODEL_YET)
+        names = ", ".join(sorted(model.name for model in wanted))
         if name:
-            raise NotFoundError(
-                f"model {name[:100]!r} is not served here; served are {', '.join(self._names())}"
-            )
-        if len(self.models) > 1:
+            raise NotFoundError(f"model {name!r} is not served here; served are {names}")
+        if len(wanted) > 1:
             raise InvalidInputError(
-                f"model is empty, and several are served: {', '.join(self._names())}; name one",
-                field="model",
+                f"model is empty, and several are served: {names}; name one", field="model"
             )
-        return next(iter(self.models.values()))
+        return wanted[0]
 
-    def _names(self) -> list[str]:
-        return sorted(self.models)
+    def bundle(self, model: str, version: int) -> Bundle | None:
+        """What a version says of itself, or None when it is not loaded here."""
+        found = self.models.get(model)
+        loaded = found.versions.get(version) if found is not None else None
+        return loaded.bundle if loaded is not None else None
 
     # What the supervisor says.
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionloop_inference.datatypes import Tensor
-from visionloop_inference.tensors_next import joined_bytes
+from visionloop_inference.tensors import joined_bytes
 
 
 def classified(tensor: Tensor, classes: int, labels: Sequence[str], *, batched: bool) -> Tensor:

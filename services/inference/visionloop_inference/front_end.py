@@ -1,126 +1,228 @@
-"""The gRPC server: the services on one port, and the boundary where errors become status codes.
+"""One front end: a gRPC server, as the supervisor's messages want it, in a process or in a task.
 
-Servicers raise `visionloop.errors`; here each becomes its status, once, for every RPC. A fault of
-ours becomes INTERNAL with an id that finds its traceback in the log, and nothing else gets out.
+A front end parses, decodes and admits; it holds no graph. It follows the supervisor's messages:
+
+    start   {address, socket, index, settings}          listen; said: listening {port}
+    link    {model, version, folder, instance} + fds    a runner's socket and arena
+    model   {model, problem, stable, canary, versions}  the routes of one model, all of them
+    forget  {model}                                     a model that is not served any more
+    server  {ready, reason, default}                    readiness of the whole
+    log     {level}                                     how much to log
+    regions {regions: [{name, key, offset, size}]}      shared memory of callers, all of it
+    drain   {quiet, seconds}                            serve until it is quiet, stop; said: drained
+    hurry   {}                                          skip the quiet
+    reply   {id, ok | error}                            to an `ask {id, kind, payload}` of ours
+
+It ends after a drain, or when the supervisor is gone. `lost {model, version, instance}` says that a
+runner's link broke.
 """
 
+import asyncio
+import itertools
 import logging
-import uuid
-from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn
-from urllib.parse import quote
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
 
-import grpc
-from grpc_health.v1 import health_pb2_grpc
+import uvloop
 
-from visionloop.errors import ConfigurationError, OverloadedError, VisionloopError
-from visionloop.proto.inference import open_inference_pb2_grpc
-from visionloop.proto.v1 import recognition_pb2_grpc
-from visionloop.telemetry.rpc import MetricsInterceptor
-from visionloop_inference.health import Health
-from visionloop_inference.open_inference import OpenInference
-from visionloop_inference.recognition import Recognition
-from visionloop_inference.reflection import add_reflection
+from visionloop import errors
+from visionloop.errors import ConfigurationError, UnavailableError, VisionloopError
+from visionloop.telemetry import configure_logging, metrics
+from visionloop.telemetry.pages import Page
+from visionloop_inference.catalogue import Catalogue
+from visionloop_inference.control import Control, Message
+from visionloop_inference.decoding import Decoder
+from visionloop_inference.link import RunnerLink
+from visionloop_inference.rows import Arena
+from visionloop_inference.server import Server
+from visionloop_inference.settings import Settings
+from visionloop_inference.shared_memory import Region
 from visionloop_inference.traffic import Traffic
 
 log = logging.getLogger(__name__)
 
-MAX_DETAILS = 4096  # bytes; gRPC's clients begin to refuse metadata above 8 KiB
 
-Context = grpc.aio.ServicerContext[Any, Any]
-Handler = Any  # grpc.RpcMethodHandler; its generic parameters say nothing here
-SERVICES = frozenset({"visionloop.v1.Recognition", "inference.GRPCInferenceService"})
+class FrontEnd:
+    """Owns the gRPC server of this process and everything that its requests need."""
 
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._control.setblocking(False)
+        self._loop = asyncio.get_running_loop()
+        self._inbox: asyncio.Queue[tuple[Message, list[int]] | None] = asyncio.Queue()
+        self._asked: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._numbers = itertools.count(1)
+        self._drain_asked: asyncio.Future[Message | None] = self._loop.create_future()
+        self._hurry = asyncio.Event()
+        self._loop.add_reader(control.fileno(), self._read)
 
-def front_end(
-    recognition: Recognition,
-    open_inference: OpenInference,
-    health: Health,
-    traffic: Traffic,
-    *,
-    address: str,
-    max_message_bytes: int,
-) -> tuple[grpc.aio.Server, int]:
-    """A server that is bound but not started, and its port.
+    async def run(self) -> None:
+        """Until drained, or until the supervisor is gone. Raises ConfigurationError at start."""
+        try:
+            start = await self._inbox.get()
+            if start is None:
+                return
+            message, _ = start
+            settings = Settings.from_message(message["settings"])
+            catalogue = Catalogue(settings.queue_rows, settings.queue_bytes)
+            decoder = Decoder(settings.decode_threads)
+            try:
+                await self._serve(message, settings, catalogue, decoder)
+            finally:
+                catalogue.close()
+                decoder.close()
+        finally:
+            self._loop.remove_reader(self._control.fileno())
+            self._control.close()
 
-    Raises ConfigurationError when the address cannot be listened on.
-    """
-    server = grpc.aio.server(
-        interceptors=[MetricsInterceptor(), Boundary(traffic)],
-        options=[
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.max_send_message_length", max_message_bytes),
-            # Two servers must not share a port without knowing.
-            ("grpc.so_reuseport", 0),
-        ],
-    )
-    recognition_pb2_grpc.add_RecognitionServicer_to_server(recognition, server)
-    open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(open_inference, server)
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    add_reflection(server)
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise ConfigurationError(
-            f"cannot listen on {address}: the port is taken or the address is not of this machine; "
-            "choose another by --port or --host",
-            field="port",
-        ) from error
-    return server, port
+    async def _serve(
+        self, start: Message, settings: Settings, catalogue: Catalogue, decoder: Decoder
+    ) -> None:
+        traffic = Traffic()
+        server = Server(settings, catalogue, decoder, traffic, self.ask)
+        try:
+            port = server.listen(start["address"], start["socket"])
+        except ConfigurationError as error:
+            self._say({"said": "refused", "problem": str(error)})
+            return
+        await server.start()
+        self._say({"said": "listening", "port": port})
+        follow = asyncio.create_task(self._follow(catalogue, server), name="follow the supervisor")
+        try:
+            if (drain := await self._drain_asked) is not None:
+                await self._drain(drain, server, traffic)
+                self._say({"said": "drained"})
+        finally:
+            follow.cancel()
+            await server.stop(0.0)
 
+    async def _follow(self, catalogue: Catalogue, server: Server) -> None:
+        """Does what the supervisor says, until it is gone."""
+        while (received := await self._inbox.get()) is not None:
+            message, fds = received
+            match message["do"]:
+                case "link":
+                    self._link(catalogue, message, fds)
+                case "model":
+                    catalogue.update_model(message)
+                case "forget":
+                    catalogue.forget(message["model"])
+                case "server":
+                    catalogue.update_server(message)
+                case "log":
+                    logging.getLogger().setLevel(message["level"])
+                case "regions":
+                    server.regions.replace(Region(**region) for region in message["regions"])
+                case "drain" if not self._drain_asked.done():
+                    self._drain_asked.set_result(message)
+                case "hurry":
+                    self._hurry.set()
+                case other:
+                    log.error("the supervisor said %r, which means nothing here", other)
+            server.health.notify()
+        self._hurry.set()
+        if not self._drain_asked.done():
+            self._drain_asked.set_result(None)
 
-class Boundary(grpc.aio.ServerInterceptor):
-    """Counts the requests of our services under way, and turns their errors into statuses."""
+    def _link(self, catalogue: Catalogue, message: Message, fds: list[int]) -> None:
+        model, number, instance = message["model"], message["version"], message["instance"]
+        version = catalogue.version(model, number, Path(message["folder"]))
 
-    def __init__(self, traffic: Traffic) -> None:
-        self._traffic = traffic
+        def lost(link: RunnerLink) -> None:
+            if link in version.links:
+                version.links.remove(link)
+                self._say({"said": "lost", "model": model, "version": number, "instance": instance})
 
-    async def intercept_service(
-        self, continuation: Callable[[Any], Awaitable[Handler]], details: Any
-    ) -> Handler:
-        handler = await continuation(details)
-        if handler is None or details.method.split("/")[1] not in SERVICES:
-            return handler
-        behaviour = handler.unary_unary
-
-        async def guarded(request: Any, context: Context) -> Any:
-            with self._traffic.request():
-                try:
-                    return await behaviour(request, context)
-                except VisionloopError as error:
-                    await abort(context, error)
-                except Exception as error:  # noqa: BLE001 — nothing of ours may leak to a caller
-                    await abort(context, _fault(error, details.method))
-
-        return grpc.unary_unary_rpc_method_handler(
-            guarded,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
+        end, arena = fds
+        version.links.append(
+            RunnerLink(socket.socket(fileno=end), Arena.open(arena), version.signature, lost)
         )
 
+    async def _drain(self, message: Message, server: Server, traffic: Traffic) -> None:
+        """Serves on until it is quiet, lets what is under way finish, closes the door.
 
-async def abort(context: Context, error: VisionloopError) -> NoReturn:
-    """Ends the RPC with the error's status; an overload tells the client when to come back."""
-    trailing: tuple[tuple[str, str], ...] = ()
-    if isinstance(error, OverloadedError) and error.retry_after_seconds is not None:
-        pushback = max(1, round(error.retry_after_seconds * 1000))
-        trailing = (("grpc-retry-pushback-ms", str(pushback)),)
-    await context.abort(grpc.StatusCode[error.grpc_code], _short(str(error)), trailing)
+        Callers who never go quiet get half of the time; the other half is for what is under way.
+        """
+        end = time.monotonic() + message["seconds"]
+        quiet = asyncio.create_task(traffic.quiet(message["quiet"], message["seconds"] / 2))
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait({quiet, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (quiet, hurry):
+            task.cancel()
+        log.info("closing the door", extra={"requests_under_way": traffic.under_way})
+        server.health.close()
+        await traffic.answered((end - time.monotonic()) / 2)
+        await server.stop(max(0.0, end - time.monotonic()))
+
+    # The channel.
+
+    async def ask(self, kind: str, payload: dict[str, Any]) -> dict[str, Any]:
+        """Asks the supervisor. Raises the VisionloopError that it answers."""
+        number = next(self._numbers)
+        answer = self._asked[number] = self._loop.create_future()
+        try:
+            self._say({"said": "ask", "id": number, "kind": kind, "payload": payload})
+            found: dict[str, Any] = await answer
+            return found
+        finally:
+            del self._asked[number]
+
+    def _say(self, message: Message) -> None:
+        try:
+            self._control.send(message)
+        except OSError as error:
+            raise UnavailableError(f"the supervisor does not listen: {error}") from error
+
+    def _read(self) -> None:
+        while True:
+            try:
+                received = self._control.receive()
+            except BlockingIOError:
+                return
+            if received is None:
+                self._loop.remove_reader(self._control.fileno())
+                self._inbox.put_nowait(None)
+                return
+            message, _ = received
+            if message["do"] == "reply":
+                self._take_reply(message)
+            else:
+                self._inbox.put_nowait(received)
+
+    def _take_reply(self, message: Message) -> None:
+        answer = self._asked.get(message["id"])
+        if answer is None or answer.done():
+            return
+        if (error := message.get("error")) is not None:
+            answer.set_exception(errors.error_for_grpc_code(error["code"], error["message"]))
+        else:
+            answer.set_result(message["ok"])
 
 
-def _short(message: str) -> str:
-    """Cut to what fits a status on the wire, where other bytes than ASCII are three each.
+def main() -> int:
+    """A front end as a process: `python -m visionloop_inference.front_end CONTROL_FD PAGE_FD`."""
+    # Ctrl-C in a terminal reaches the whole group; only the supervisor decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    control_fd, page_fd = map(int, sys.argv[1:])
+    metrics.write_to(Page.shared(page_fd))
+    os.close(page_fd)
+    configure_logging("visionloop-inference")
 
-    A message may quote what the caller sent; one too long would reach nobody: clients see
-    RESOURCE_EXHAUSTED of gRPC's own instead.
-    """
-    kept = message[:MAX_DETAILS]
-    while len(quote(kept, errors="replace")) > MAX_DETAILS:
-        kept = kept[: len(kept) * 9 // 10]
-    return kept if kept == message else kept + "…"
+    async def serve() -> None:
+        await FrontEnd(Control.of_fd(control_fd)).run()
+
+    try:
+        uvloop.run(serve())
+    except VisionloopError as error:
+        log.error("the front end ended: %s", error)
+        return error.exit_code
+    return 0
 
 
-def _fault(error: Exception, method: str) -> VisionloopError:
-    incident = uuid.uuid4().hex[:12]
-    log.error("%s failed", method, exc_info=error, extra={"incident": incident})
-    return VisionloopError(f"a fault of the server; its log has it as incident {incident}")
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,10 +4,9 @@ Each is decoded and run exactly as a request's image is. The first few are repla
 version serves; the rest while it serves, one at a time between the requests' rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +15,6 @@ from pydantic import TypeAdapter, ValidationError
 from visionloop import images as pixels
 from visionloop.bundle import ClassificationBundle, GoldenItem
 from visionloop.errors import CorruptError, ImageError, RefusedError
-
-if TYPE_CHECKING:
-    from visionloop_inference.decoding import Decoder
-    from visionloop_inference.runner import Runner
 
 PRECISION = "fp32"
 
@@ -106,34 +101,6 @@ class GoldenTest:
         except ImageError as error:
             raise RefusedError(f"the golden image {image.name} is refused: {error}") from error
         return _difference(image, self._run(row), self._allowed, self._where)
-
-
-async def replay(
-    images: Sequence[GoldenImage],
-    bundle: ClassificationBundle,
-    runner: "Runner",
-    decoder: "Decoder",
-    provider: str,
-) -> float:
-    """Runs the images; the largest probability difference seen. Raises RefusedError on a mismatch.
-
-    An answer that is not a number counts as a mismatch.
-    """
-    output = bundle.output("probabilities")
-    if output is None:
-        raise RefusedError("the bundle declares no output of kind probabilities")
-    allowed = tolerance(bundle, provider)
-    largest = 0.0
-    for image in images:
-        try:
-            decoded = await decoder.decode(image.data, bundle.preprocessing)
-        except ImageError as error:
-            raise RefusedError(f"the golden image {image.name} is refused: {error}") from error
-        answer = await runner.run([decoded.row], deadline=None)
-        found = answer.outputs[output.name][0]  # (labels,)
-        difference = _difference(image, found, allowed, f"{PRECISION}/{provider}")
-        largest = max(largest, difference)
-    return largest
 
 
 def _difference(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from visionloop.bundle import Bundle, ClassificationBundle, TensorsBundle, parse_bundle
 from visionloop.errors import CorruptError, NotFoundError, RefusedError
-from visionloop_inference.batching_queue import BatchQueue
+from visionloop_inference.batching import BatchQueue
 from visionloop_inference.control import Message
 from visionloop_inference.datatypes import DATATYPES
 from visionloop_inference.execution import Execution

@@ -1,28 +1,35 @@
-"""A model version from the store to a runner that has passed its first golden images.
+"""A model version from the store to runners that have passed its first golden images.
 
-Everything slow stands in threads (the store's calls) or in the runner's own thread, so requests on
-other versions go on. The order is the trust: digests, then what the graph file may hold, then the
-graph's signature, then its answers.
+The store's calls stand in threads, everything else that is slow in the runners' processes, so
+requests on other versions go on. The order is the trust: digests, then what the graph file may
+hold, then the graph's signature, then its answers; the first is checked here, the rest by runners.
 """
 
 import asyncio
+import contextlib
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from visionloop.bundle import Bundle, ClassificationBundle
 from visionloop.errors import RefusedError
 from visionloop.repository import ModelRepository
-from visionloop_inference.decoding import Decoder
-from visionloop_inference.golden import GoldenImage, read_golden, replay
-from visionloop_inference.graph import check_graph
-from visionloop_inference.lifecycle import ModelVersion, State
-from visionloop_inference.runner import Runner, ThreadRunner
+from visionloop.telemetry import inference as metrics
+from visionloop_inference.front_ends import FrontEnds
+from visionloop_inference.hosted_runner import HostedRunner, RunnerDiedError
+from visionloop_inference.lifecycle import ModelVersion
+from visionloop_inference.settings import Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+CRASHES_AT_LOAD = 2  # a graph that kills its runner so often is refused
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 30.0  # seconds before a dead runner is started again
+STEADY_SECONDS = 60.0  # a runner that lived so long begins anew with the first pause
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +38,10 @@ class Loader:
 
     repository: ModelRepository
     cache: Path
-    decoder: Decoder
-    provider: str
-    threads: int
-    max_batch: int
-    pool: ThreadPoolExecutor  # for calls to the store, apart from decoding
+    settings: Settings
+    pool: ThreadPoolExecutor
+    front_ends: FrontEnds
+    revivals: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """A blocking call to the store, off the event loop."""
@@ -47,52 +53,103 @@ class Loader:
         """Where a version's files are kept on this machine."""
         return self.cache / model / str(number)
 
-    async def load(self, version: ModelVersion) -> list[GoldenImage]:
-        """Takes a version from FETCHING to TESTING passed; gives the golden images that are left.
+    async def load(self, version: ModelVersion) -> None:
+        """Takes a version from FETCHING to runners that passed the first golden images.
 
         Raises CorruptError or RefusedError for a bundle that must not serve, UnavailableError and
         others for what may work later. Nothing is left running then.
         """
         folder = self.folder(version.model, version.number)
-        bundle = _images_task(
-            await self.in_thread(self.repository.fetch, version.model, version.number, folder)
-        )
-        version.move(State.LOADING)
-        golden = await self.in_thread(_inspect, bundle, folder)
-        runner = ThreadRunner(
-            bundle,
-            folder / bundle.graph,
-            provider=self.provider,
-            threads=self.threads,
-            max_batch=self.max_batch,
-        )
+        bundle = await self.in_thread(self.repository.fetch, version.model, version.number, folder)
+        version.fetched(bundle, folder)
+        # One after the other: the first measures, the others find what it found.
         try:
-            await runner.start()
-            version.move(State.TESTING)
-            first = bundle.golden.before_ready
-            await self.replay(golden[:first], bundle, runner)
+            for instance in range(self.settings.instances):
+                version.runners.append(await self._loaded(version, instance))
         except BaseException:
-            await runner.close()
+            await self._close_all(version)
             raise
-        version.equip(bundle, runner)
-        return golden[first:]
 
-    async def replay(
-        self, images: list[GoldenImage], bundle: ClassificationBundle, runner: Runner
-    ) -> float:
-        """Replays golden images; the largest difference. Raises RefusedError."""
-        return await replay(images, bundle, runner, self.decoder, self.provider)
+    async def _loaded(self, version: ModelVersion, instance: int) -> HostedRunner:
+        problem = ""
+        for crash in range(1, CRASHES_AT_LOAD + 1):
+            runner = self._new(version, instance)
+            try:
+                await runner.load(self._options(version), self.settings.load_seconds)
+            except RunnerDiedError as error:
+                log.error("%s while it loaded (%d of %d)", error, crash, CRASHES_AT_LOAD)
+                problem = str(error)
+            else:
+                return runner
+        raise RefusedError(f"{problem} while it loaded, {CRASHES_AT_LOAD} times")
 
+    def _new(self, version: ModelVersion, instance: int) -> HostedRunner:
+        process = self.settings.front_end_processes > 0
+        return HostedRunner(version.bundle, version.folder, instance, process=process)
 
-def _images_task(bundle: Bundle) -> ClassificationBundle:
-    if not isinstance(bundle, ClassificationBundle):
-        raise RefusedError(
-            f"version {bundle.version} of model {bundle.model!r} is of the task {bundle.task!r}, "
-            "which this server does not serve"
-        )
-    return bundle
+    def _options(self, version: ModelVersion) -> dict[str, object]:
+        settings = self.settings
+        return {
+            "provider": settings.provider,
+            "threads": settings.threads,
+            "max_batch": settings.max_batch,
+            "pad": settings.pad,
+            "tuning": str(self.cache / "tuning.json"),
+            "engine_cache": str(settings.engine_cache) if settings.engine_cache else None,
+        }
 
+    def serve(self, version: ModelVersion) -> None:
+        """Links the runners to the front ends, and keeps them alive from here on."""
+        for runner in version.runners:
+            self.front_ends.connect(runner)
+            self._watch(version, runner)
 
-def _inspect(bundle: ClassificationBundle, folder: Path) -> list[GoldenImage]:
-    check_graph(folder / bundle.graph)
-    return read_golden(bundle, folder)
+    def _watch(self, version: ModelVersion, runner: HostedRunner) -> None:
+        loop = asyncio.get_running_loop()
+        born = loop.time()
+
+        def ended(_: object) -> None:
+            self.front_ends.disconnect(runner)
+            if not version.serving or runner not in version.runners:
+                return
+            metrics.RESTARTS.labels(process="runner").inc()
+            log.error("%s %s; starting it again", runner.child.name, runner.child.ended.result())
+            steady = loop.time() - born > STEADY_SECONDS
+            pause = FIRST_PAUSE if steady else min(2 * runner.pause, LONGEST_PAUSE)
+            task = asyncio.create_task(self._revive(version, runner, pause))
+            self.revivals.add(task)
+            task.add_done_callback(self.revivals.discard)
+
+        runner.child.ended.add_done_callback(ended)
+
+    async def _revive(self, version: ModelVersion, dead: HostedRunner, pause: float) -> None:
+        """Puts a new runner in place of a dead one, for as long as the version serves."""
+        place = version.runners.index(dead)
+        while version.serving:
+            await asyncio.sleep(pause)
+            runner = self._new(version, dead.instance)
+            runner.pause = pause
+            try:
+                await runner.load(self._options(version), self.settings.load_seconds)
+            except Exception as error:  # noqa: BLE001 — it served before: it is worth trying again
+                log.error("%s does not come back: %s", runner.child.name, error)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                continue
+            if version.serving:
+                version.runners[place] = runner
+                self.front_ends.connect(runner)
+                self._watch(version, runner)
+            else:
+                runner.child.kill()
+            return
+
+    async def release(self, version: ModelVersion) -> None:
+        """Lets the runners end, once the front ends have let go of them."""
+        for runner in version.runners:
+            self.front_ends.disconnect(runner)
+        await self._close_all(version)
+
+    async def _close_all(self, version: ModelVersion) -> None:
+        patience = self.settings.drain_seconds
+        with contextlib.suppress(Exception):
+            await asyncio.gather(*(runner.close(patience) for runner in version.runners))

@@ -1,50 +1,75 @@
-"""The core of the Open Inference Protocol: models as tensors, for KServe's and Triton's clients.
+"""inference.GRPCInferenceService: models as tensors, for KServe's, Triton's and our own clients.
 
-A model's input takes pixels (UINT8, as the graph declares) or encoded images (BYTES); the latter
-go through the same decoder as Recognize's. A request is one unit here: one bad row fails it.
+Any model is served by its signature: inputs in any order, raw, typed or in shared memory, outputs
+as asked for. A model of images also takes encoded images (BYTES); they go through the same decoder
+as Recognize's. A request is one unit here: one bad row fails it.
+
+A request is best handed over as the bytes that came, and its answer is bytes too then: tensors
+stay where they are, and a kind of request that was seen before is not parsed again
+(`raw_contents`, `plans`). Parsed messages are taken as well, at the price of serializing them.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import numpy as np
 from numpy.typing import NDArray
 
 import visionloop
-from visionloop.bundle import ClassificationBundle
-from visionloop.errors import (
-    ImageError,
-    InvalidInputError,
-    UnimplementedError,
-    VisionloopError,
-)
+from visionloop.bundle import Bundle, ClassificationBundle
+from visionloop.errors import ImageError, NotFoundError, UnimplementedError, VisionloopError
 from visionloop.proto.inference import open_inference_pb2 as pb
-from visionloop.proto.inference import open_inference_pb2_grpc
 from visionloop_inference.admission import deadline_of
-from visionloop_inference.batching import Answer, Rows
+from visionloop_inference.catalogue import Catalogue, RoutedModel, RoutedVersion
+from visionloop_inference.datatypes import Buffer, Tensor
 from visionloop_inference.decoding import Decoder
-from visionloop_inference.served_model import ServedModel
-from visionloop_inference.supervisor import Supervisor
-from visionloop_inference.tensors import add_output, check_input, encoded_images_of, pixels_of
+from visionloop_inference.infer_stream import in_order
+from visionloop_inference.model_config import Offer, config, metadata
+from visionloop_inference.open_inference_extensions import Ask, Extensions
+from visionloop_inference.plans import Plan, make_plan
+from visionloop_inference.raw_contents import Parts, parse_header, parse_infer, take_apart
+from visionloop_inference.replies import reply, stream_error, streamed
+from visionloop_inference.shared_memory import Regions
+from visionloop_inference.tensors import split_bytes
 
-PLATFORM = "onnxruntime_onnx"
-# Triton's extensions that change the meaning of an answer: refused rather than ignored.
-NOT_OFFERED = ("classification", "shared_memory_region", "sequence_id")
+__all__ = ["OpenInference", "parse_infer"]
 
-InferContext = grpc.aio.ServicerContext[pb.ModelInferRequest, pb.ModelInferResponse]
+MAX_KINDS = 256  # kinds of requests remembered, overall and for each version
+MAX_KIND_BYTES = 2048  # what is longer is seldom sent twice
+MAX_VERSION = 100  # characters of model_version
+STREAM_REQUESTS = 64  # of one stream at a time
+ROUTING_KEY = "routing_key"
+
+InferContext = grpc.aio.ServicerContext[Any, Any]
 
 
-class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where the requests of a kind go."""
+
+    model: str
+    version: str
+    key: str  # requests with the same one get the same version, canary or not
+
+
+class OpenInference(Extensions):
     """The servicer. Errors are raised; the front end maps them."""
 
     def __init__(
-        self, supervisor: Supervisor, decoder: Decoder, max_rows: int, ready: Callable[[], bool]
+        self,
+        catalogue: Catalogue,
+        decoder: Decoder,
+        ask: Ask,
+        offer: Offer,
+        regions: Regions | None = None,
     ) -> None:
-        self._supervisor = supervisor
-        self._ready = ready
+        super().__init__(catalogue, ask, offer, regions)
         self._decoder = decoder
-        self._max_rows = max_rows
+        self._routes: dict[bytes, Route] = {}
 
     async def ServerLive(  # noqa: N802 — the RPCs' names, here and below
         self, _request: pb.ServerLiveRequest, _context: object
@@ -54,124 +79,171 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
     async def ServerReady(  # noqa: N802
         self, _request: pb.ServerReadyRequest, _context: object
     ) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=self._ready())
+        return pb.ServerReadyResponse(ready=self._catalogue.ready)
 
     async def ModelReady(  # noqa: N802
         self, request: pb.ModelReadyRequest, _context: object
     ) -> pb.ModelReadyResponse:
         try:
-            self._supervisor.model(request.name).version(request.version)
+            ready = self._version(request.name, request.version).serving
         except VisionloopError:
-            return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=True)
+            ready = False
+        return pb.ModelReadyResponse(ready=ready)
 
     async def ServerMetadata(  # noqa: N802
         self, _request: pb.ServerMetadataRequest, _context: object
     ) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(
-            name="visionloop-inference", version=visionloop.__version__
+            name="visionloop-inference",
+            version=visionloop.__version__,
+            extensions=self._offer.extensions,
         )
 
     async def ModelMetadata(  # noqa: N802
         self, request: pb.ModelMetadataRequest, _context: object
     ) -> pb.ModelMetadataResponse:
-        bundle = self._supervisor.model(request.name).version(request.version).bundle
-        spec = bundle.input
-        metadata = pb.ModelMetadataResponse(
-            name=bundle.model, versions=[str(bundle.version)], platform=PLATFORM
-        )
-        metadata.inputs.add(
-            name=spec.name, datatype=spec.datatype, shape=[-1, spec.height, spec.width, 3]
-        )
-        for output in bundle.outputs:
-            metadata.outputs.add(
-                name=output.name, datatype=output.datatype, shape=[-1, *output.shape]
-            )
-        return metadata
+        version = self._version(request.name, request.version)
+        if request.version:
+            return metadata(version, [version.number])
+        return metadata(version, sorted(self._catalogue.model(request.name).versions))
+
+    async def ModelConfig(  # noqa: N802
+        self, request: pb.ModelConfigRequest, _context: object
+    ) -> pb.ModelConfigResponse:
+        version = self._version(request.name, request.version)
+        return pb.ModelConfigResponse(config=config(version, self._offer))
 
     async def ModelInfer(  # noqa: N802
-        self, request: pb.ModelInferRequest, context: InferContext
-    ) -> pb.ModelInferResponse:
-        model = self._supervisor.model(request.model_name)
-        with model.duration.time():
-            return await self._infer(model, request, context)
+        self, request: bytes | pb.ModelInferRequest, context: InferContext
+    ) -> bytes | pb.ModelInferResponse:
+        if isinstance(request, bytes):
+            return await self._infer(take_apart(request), len(request), deadline_of(context))
+        data = request.SerializeToString()
+        answer = await self._infer(take_apart(data), len(data), deadline_of(context))
+        return pb.ModelInferResponse.FromString(answer)
 
-    async def _infer(
-        self, model: ServedModel, request: pb.ModelInferRequest, context: InferContext
-    ) -> pb.ModelInferResponse:
-        deadline = deadline_of(context)
-        with model.version(request.model_version).use() as version:
-            bundle = version.bundle
-            outputs = _requested_outputs(request, bundle)
-            pixels: Rows = []
-            encoded: Sequence[bytes] = []
-            if check_input(request, bundle.input) == "BYTES":
-                encoded = encoded_images_of(request, self._max_rows)
+    async def ModelStreamInfer(  # noqa: N802
+        self, requests: AsyncIterator[bytes | pb.ModelInferRequest], context: InferContext
+    ) -> AsyncIterator[bytes | pb.ModelStreamInferResponse]:
+        """A request that fails is answered in the stream, which goes on."""
+
+        async def one(request: bytes | pb.ModelInferRequest) -> bytes | pb.ModelStreamInferResponse:
+            if isinstance(request, bytes):
+                return await self._streamed(request, deadline_of(context))
+            answer = await self._streamed(request.SerializeToString(), deadline_of(context))
+            return pb.ModelStreamInferResponse.FromString(answer)
+
+        async for answer in in_order(requests, one, STREAM_REQUESTS):
+            yield answer
+
+    async def _streamed(self, data: bytes, deadline: float | None) -> bytes:
+        ident = b""
+        try:
+            parts = take_apart(data)
+            ident = parts.id
+            return streamed(await self._infer(parts, len(data), deadline))
+        except VisionloopError as error:
+            return stream_error(str(error), ident)
+
+    async def _infer(self, parts: Parts, size: int, deadline: float | None) -> bytes:
+        """One request of `size` bytes; the serialized ModelInferResponse."""
+        route = self._routes.get(parts.header) or self._read_route(parts.header)
+        model = self._catalogue.model(route.model)
+        with (
+            model.duration.time(),
+            model.version(route.version, route.key).use() as version,
+        ):
+            plan = version.plans.get(parts.header)
+            if not isinstance(plan, Plan):
+                plan = self._plan(parts.header, version)
+            if plan.timeout is not None:
+                deadline = _sooner(deadline, time.monotonic() + plan.timeout)
+            return await self._run(model, version, plan, parts, size, deadline)
+
+    async def _run(
+        self,
+        model: RoutedModel,
+        version: RoutedVersion,
+        plan: Plan,
+        parts: Parts,
+        size: int,
+        deadline: float | None,
+    ) -> bytes:
+        images = plan.rows if plan.encoded else 0
+
+        def predicted(rows: int) -> float:
+            return self._decoder.seconds(images) + version.seconds(rows)
+
+        with model.admission.admit(plan.rows, size + plan.shared_bytes, deadline, predicted):
+            buffers = plan.buffers(parts.raws, self._regions)
+            if images:
+                inputs = [await self._decode(plan, buffers[0], version.bundle)]
             else:
-                pixels = pixels_of(request, bundle.input, self._max_rows)
-            count = len(encoded) or len(pixels)
+                inputs = plan.tensors(buffers)
+            answer = await version.run(inputs, plan.rows, deadline, plan.priority)
+        return reply(plan, version, answer, parts.id, self._regions)
 
-            def predicted(rows: int) -> float:
-                return self._decoder.seconds(len(encoded)) + version.runner.seconds(rows)
+    async def _decode(self, plan: Plan, buffer: Buffer, bundle: Bundle) -> Tensor:
+        """Encoded images as the pixels that the graph takes."""
+        if not isinstance(bundle, ClassificationBundle):
+            raise UnimplementedError(f"model {bundle.model!r} does not take encoded images")
+        preprocessing = bundle.preprocessing
 
-            with model.admission.admit(count, request.ByteSize(), deadline, predicted):
-                rows = await self._decode(encoded, bundle) if encoded else pixels
-                answer = await version.runner.run(rows, deadline)
-            return _respond(request, bundle, outputs, answer)
-
-    async def _decode(self, encoded: Sequence[bytes], bundle: ClassificationBundle) -> Rows:
-        async def one(index: int, data: bytes) -> NDArray[np.uint8]:
+        async def one(index: int, data: memoryview) -> NDArray[np.uint8]:
             try:
-                return (await self._decoder.decode(data, bundle.preprocessing)).row
+                return (await self._decoder.decode(bytes(data), preprocessing)).row
             except ImageError as error:
                 raise ImageError(
                     f"image {index}: {error}", reason=error.reason, field=f"image[{index}]"
                 ) from error
 
+        encoded = split_bytes(buffer, plan.rows, plan.inputs[0].field)
         images = [asyncio.ensure_future(one(i, data)) for i, data in enumerate(encoded)]
         try:
-            return await asyncio.gather(*images)
+            rows = await asyncio.gather(*images)
         finally:
             # One bad image ends the request and gives back its room: the others must not go on
             # being decoded, outside of all limits.
             for image in images:
                 image.cancel()
+        pixels: NDArray[np.uint8] = np.stack(rows)  # (n, height, width, 3)
+        return Tensor("UINT8", pixels.shape, pixels.reshape(-1).data)
+
+    def _version(self, model: str, version: str) -> RoutedVersion:
+        _check_version(version)
+        return self._catalogue.model(model).version(version)
+
+    def _read_route(self, header: bytes) -> Route:
+        request = parse_header(header)
+        _check_version(request.model_version)
+        parameters = request.parameters
+        key = parameters[ROUTING_KEY].string_param if ROUTING_KEY in parameters else ""
+        route = Route(request.model_name, request.model_version, key)
+        if len(header) <= MAX_KIND_BYTES:
+            _keep(self._routes, header, route)
+        return route
+
+    def _plan(self, header: bytes, version: RoutedVersion) -> Plan:
+        plan = make_plan(parse_header(header), version, self._offer)
+        if len(header) <= MAX_KIND_BYTES and not plan.typed:
+            _keep(version.plans, header, plan)
+        return plan
 
 
-def _requested_outputs(request: pb.ModelInferRequest, bundle: ClassificationBundle) -> list[str]:
-    """The names of the outputs to give, in the request's order; none asked for means all."""
-    known = [output.name for output in bundle.outputs]
-    names = [output.name for output in request.outputs]
-    for name in names:
-        if name not in known:
-            raise InvalidInputError(
-                f"output {name!r} is not one of {', '.join(known)}", field="outputs"
-            )
-        if names.count(name) > 1:
-            raise InvalidInputError(f"output {name!r} is asked for twice", field="outputs")
-    refused = [
-        parameter
-        for parameters in (request.parameters, *(output.parameters for output in request.outputs))
-        for parameter in parameters
-        if parameter in NOT_OFFERED
-    ]
-    if refused:
-        raise UnimplementedError(f"the parameter {refused[0]!r} is not offered by this server")
-    return names or known
+def _keep(kept: dict[Any, Any], key: bytes, value: object) -> None:
+    """The oldest makes room."""
+    if len(kept) >= MAX_KINDS:
+        del kept[next(iter(kept))]
+    kept[key] = value
 
 
-def _respond(
-    request: pb.ModelInferRequest,
-    bundle: ClassificationBundle,
-    outputs: Sequence[str],
-    answer: Answer,
-) -> pb.ModelInferResponse:
-    if answer.failures:
-        row, failure = min(answer.failures.items())
-        raise type(failure)(f"row {row}: {failure}") from failure
-    response = pb.ModelInferResponse(
-        model_name=bundle.model, model_version=str(bundle.version), id=request.id
-    )
-    for name in outputs:
-        add_output(response, name, answer.outputs[name], raw=bool(request.raw_input_contents))
-    return response
+def _sooner(deadline: float | None, other: float) -> float:
+    return other if deadline is None else min(deadline, other)
+
+
+def _check_version(version: str) -> None:
+    if len(version) > MAX_VERSION:
+        raise NotFoundError(
+            f"model_version is {len(version)} characters long; a version is a number, 'stable' or "
+            "'canary'"
+        )

@@ -18,7 +18,7 @@ from visionloop_inference.shared_memory import Regions
 # To the supervisor: what is asked for, and its details. Raises visionloop.errors.
 Ask = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 
-LEVELS = ("error", "warning", "info")  # of the log, by what they let through
+LEVELS = ("ERROR", "WARNING", "INFO", "DEBUG")  # of the log; each lets through those before it
 LOG_FORMAT = "default"
 NO_TRACES = {"trace_level": ["OFF"]}
 
@@ -153,29 +153,32 @@ class Extensions(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
     async def LogSettings(  # noqa: N802
         self, request: pb.LogSettingsRequest, _context: object
     ) -> pb.LogSettingsResponse:
-        in_force = await self._ask("log", {})
+        level = (await self._ask("log", {}))["level"]
         if request.settings:
-            in_force = await self._ask("log", _log_wish(request.settings, in_force))
+            level = (await self._ask("log", {"level": _level(request.settings, level)}))["level"]
         response = pb.LogSettingsResponse()
-        level = LEVELS.index(in_force["level"]) if in_force["level"] in LEVELS else len(LEVELS)
-        for place, name in enumerate(LEVELS):
-            response.settings[f"log_{name}"].bool_param = level >= place
-        response.settings["log_verbose_level"].uint32_param = int(in_force["verbose"])
+        for name, shown in _shown(level).items():
+            response.settings[f"log_{name}"].bool_param = shown
+        response.settings["log_verbose_level"].uint32_param = int(level == "DEBUG")
         response.settings["log_format"].string_param = LOG_FORMAT
         response.settings["log_file"].string_param = ""
         return response
 
 
-def _log_wish(settings: Mapping[str, Any], in_force: Mapping[str, Any]) -> dict[str, Any]:
-    """What to ask of the supervisor for Triton's log settings."""
-    wish: dict[str, Any] = {}
-    level = LEVELS.index(in_force["level"]) if in_force["level"] in LEVELS else len(LEVELS) - 1
-    shown = {name: level >= place for place, name in enumerate(LEVELS)}
+def _shown(level: str) -> dict[str, bool]:
+    """Which kinds of entries a level lets through."""
+    return {kind.lower(): LEVELS.index(kind) <= LEVELS.index(level) for kind in LEVELS[:-1]}
+
+
+def _level(settings: Mapping[str, Any], level: str) -> str:
+    """The level that Triton's settings mean where `level` is in force."""
+    shown = _shown(level)
+    verbose = level == "DEBUG"
     for name, setting in settings.items():
         kind = setting.WhichOneof("parameter_choice")
         value = getattr(setting, kind) if kind else None
         if name == "log_verbose_level" and kind == "uint32_param":
-            wish["verbose"] = bool(value)
+            verbose = bool(value)
         elif name.removeprefix("log_") in shown and kind == "bool_param":
             shown[name.removeprefix("log_")] = bool(value)
         elif (name, value) not in (("log_format", LOG_FORMAT), ("log_file", "")):
@@ -185,22 +188,14 @@ def _log_wish(settings: Mapping[str, Any], in_force: Mapping[str, Any]) -> dict[
                 "false; where the log goes and its format are chosen at start",
                 field=f"settings.{name[:100]}",
             )
-    if shown != {name: level >= place for place, name in enumerate(LEVELS)}:
-        wish["level"] = _level(shown)
-    return wish
-
-
-def _level(shown: Mapping[str, bool]) -> str:
-    """The level that shows just these kinds of entries."""
-    if not shown["error"]:
+    wanted = [kind.upper() for kind, on in shown.items() if on] + ["DEBUG"] * verbose
+    if wanted != list(LEVELS[: len(wanted)]) or not wanted:
         raise InvalidInputError(
-            "log_error cannot be false: errors are always logged", field="settings.log_error"
+            f"the log cannot hold {', '.join(wanted) or 'nothing'} alone: each level includes those "
+            f"before it in {', '.join(LEVELS)} (DEBUG is log_verbose_level above 0)",
+            field="settings",
         )
-    if shown["info"] and not shown["warning"]:
-        raise InvalidInputError(
-            "log_warning cannot be false while log_info is true", field="settings.log_warning"
-        )
-    return "info" if shown["info"] else "warning" if shown["warning"] else "error"
+    return wanted[-1]
 
 
 def _check_repository(name: str) -> None:

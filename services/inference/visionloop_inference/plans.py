@@ -19,7 +19,7 @@ from visionloop_inference.catalogue import RoutedVersion
 from visionloop_inference.datatypes import DATATYPES, Buffer, Tensor
 from visionloop_inference.model_config import MAX_PRIORITY, Offer
 from visionloop_inference.shared_memory import Regions
-from visionloop_inference.tensors_next import (
+from visionloop_inference.tensors import (
     InputTensor,
     check_bools,
     check_bytes,

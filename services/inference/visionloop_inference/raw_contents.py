@@ -67,7 +67,7 @@ def _walked(data: bytes) -> Parts | None:
     view = memoryview(data)
     end = len(data)
     raws: list[memoryview] = []
-    ident = b""
+    idents: list[bytes] = []
     header: list[bytes] = []
     kept = 0  # up to here the message is in `header` or stands apart
     place = 0
@@ -89,14 +89,17 @@ def _walked(data: bytes) -> Parts | None:
             if tag == _RAW:
                 raws.append(view[start:stop])
             else:
-                ident = data[start:stop]
+                idents.append(data[start:stop])
         place = stop
+    else:
+        return None
     if kept < end:
         header.append(data[kept:])
     joined = header[0] if len(header) == 1 else b"".join(header)
-    if place < end or len(joined) > MAX_HEADER_BYTES or not _is_utf8(ident):
+    if len(joined) > MAX_HEADER_BYTES or len(idents) > 1:
         return None
-    return Parts(joined, ident, raws)
+    ident = idents[0] if idents else b""
+    return Parts(joined, ident, raws) if _is_utf8(ident) else None
 
 
 def _size(data: bytes, place: int) -> tuple[int, int]:
@@ -135,29 +138,46 @@ def _check_bounds(data: bytes) -> None:
     """Counts the top-level fields, whatever they are, and the bytes that are not raw contents."""
     end = len(data)
     place = fields = header = 0
-    while place < end:
+    while place < end and fields <= MAX_FIELDS:
         begin = place
-        tag, place = _varint(data, place)
-        match tag & 7:
-            case 0:
-                _, place = _varint(data, place)
-            case 1:
-                place += 8
-            case 2:
-                size, place = _varint(data, place)
-                place += size
-            case 5:
-                place += 4
-            case 3 | 4:  # a group's begin and end: what is in it is walked like the rest
-                pass
-            case _:
-                raise _malformed()
+        tag, place = _field(data, place)
         fields += 1
         if tag != _RAW:
             header += place - begin
     if place > end:
         raise _malformed()
-    _refuse(fields, header)
+    if fields > MAX_FIELDS:
+        raise InvalidInputError(
+            "the request has too many inputs, outputs, parameters and raw contents; the limit is "
+            f"{MAX_FIELDS} together",
+            field="inputs",
+        )
+    if header > MAX_HEADER_BYTES:
+        raise InvalidInputError(
+            f"the request has {header} bytes beside raw_input_contents; the limit is "
+            f"{MAX_HEADER_BYTES}: send large tensors as raw_input_contents",
+            field="inputs.contents",
+        )
+
+
+def _field(data: bytes, place: int) -> tuple[int, int]:
+    """The tag of the field that begins at `place`, and where the next one begins."""
+    tag, place = _varint(data, place)
+    match tag & 7:
+        case 0:
+            _, place = _varint(data, place)
+        case 1:
+            place += 8
+        case 2:
+            size, place = _varint(data, place)
+            place += size
+        case 5:
+            place += 4
+        case 3 | 4:  # a group's begin and end: what is in it is walked like the rest
+            pass
+        case _:
+            raise _malformed()
+    return tag, place
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
@@ -171,21 +191,6 @@ def _varint(data: bytes, place: int) -> tuple[int, int]:
         if byte < 128:
             return value, place
     raise _malformed()
-
-
-def _refuse(fields: int, header: int) -> None:
-    if fields > MAX_FIELDS:
-        raise InvalidInputError(
-            f"the request has {fields} inputs, outputs, parameters and raw contents together; the "
-            f"limit is {MAX_FIELDS}",
-            field="inputs",
-        )
-    if header > MAX_HEADER_BYTES:
-        raise InvalidInputError(
-            f"the request has {header} bytes beside raw_input_contents; the limit is "
-            f"{MAX_HEADER_BYTES}: send large tensors as raw_input_contents",
-            field="inputs.contents",
-        )
 
 
 def _malformed() -> InvalidInputError:

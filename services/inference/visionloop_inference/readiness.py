@@ -1,24 +1,25 @@
 """Whether to send this server requests: one answer for gRPC health, /readyz and the drain.
 
 Ready means that the models serve (see `Supervisor.ready`) and that nobody asked the server to stop.
+The supervisor's process decides; front ends are told, and answer health checks by themselves.
 """
 
 import asyncio
+from collections.abc import Callable
 
-from visionloop_inference.health import Health
-from visionloop_inference.supervisor import NO_MODEL_YET, Supervisor
+from visionloop_inference.catalogue import NO_MODEL_YET
+from visionloop_inference.supervisor import Supervisor
 
-SERVER = ""  # the health service's name for the server as a whole
+DRAINING = "draining"
 
 
 class Readiness:
-    """Owns the wish to stop, and the health service that tells the world."""
+    """Owns the wish to stop. `changed` is told when the answer may be another."""
 
-    def __init__(self, services: frozenset[str]) -> None:
-        self.health = Health(self.serving)
+    def __init__(self, changed: Callable[[], None]) -> None:
         self.stopping = asyncio.Event()
         self.hurry = asyncio.Event()  # asked a second time
-        self._services = services | {SERVER}
+        self.changed = changed
         self._supervisor: Supervisor | None = None
 
     def watch(self, supervisor: Supervisor) -> None:
@@ -30,28 +31,10 @@ class Readiness:
         if self.stopping.is_set():
             self.hurry.set()
         self.stopping.set()
-        self.health.notify()
-
-    @property
-    def ready(self) -> bool:
-        """For the server as a whole."""
-        supervisor = self._supervisor
-        return supervisor is not None and supervisor.ready and not self.stopping.is_set()
-
-    def serving(self, name: str) -> bool | None:
-        """For the server (""), one of its gRPC services, or a model; None for any other name."""
-        if name in self._services:
-            return self.ready
-        supervisor = self._supervisor
-        if supervisor is None or (model := supervisor.models.get(name)) is None:
-            return None
-        return model.current is not None and not self.stopping.is_set()
+        self.changed()
 
     def reason(self) -> str:
         """Why the server is not ready; "" when it is."""
         if self.stopping.is_set():
-            return "draining"
-        if self.ready:
-            return ""
-        models = self._supervisor.models.values() if self._supervisor is not None else ()
-        return "; ".join(model.problem for model in models if model.problem) or NO_MODEL_YET
+            return DRAINING
+        return self._supervisor.reason() if self._supervisor is not None else NO_MODEL_YET

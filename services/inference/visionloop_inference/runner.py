@@ -1,289 +1,231 @@
-"""What runs a graph: the interface the front end sees, and the runner of this process.
+"""The runner: one process that owns the graph of one model version, and nothing else.
 
-`Runner.run` is the whole contract: rows in, outputs out, a deadline that is kept. A runner that
-lives in its own process needs nothing more. The one here is a thread that owns an onnxruntime
-session: `session.run` releases the GIL, and so does creating a session in onnxruntime 1.31 (another
-thread was held up for at most 2 ms while a 13 MB graph loaded for 90 ms; older releases held it all
-the while), so requests go on while the next version loads. Price: a native crash takes the whole
-server along.
+One thread, one loop: look at every socket, read every frame that is there, run a batch, send the
+answers, again. It sleeps only when no row waits, so batching costs no delay; rows that arrive
+during a run are read after it. The same loop runs as a thread of the supervisor's process when
+everything is to be in one.
 
-A batch on which the graph fails is split in halves until the guilty rows are alone: the others get
-their answers, at the cost of at most twice the runs.
+    control channel, from the supervisor        and back
+        load {folder, provider, device,         loaded {batch, row_seconds, threads, cold}, then
+            threads, max_batch, tuning,         tested {difference}; or
+            precision, pad}                     refused {reason, for_good, problem}
+        link {front_end} + socket, memfd
+        replay                                  proven {difference} or demoted {problem}
+        close {seconds}                         (the end of the channel)
+
+`load` comes first and once. Nothing that a front end or a graph does ends this process but a native
+crash, and that takes only the jobs along that were here. The supervisor's death is the end of the
+control channel: the runner leaves at once. Price: a run of the graph is not interrupted for
+anything, so everything here waits for as long as one batch takes.
 """
 
-import asyncio
+import contextlib
+import faulthandler
 import logging
-import threading
-import time
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from time import monotonic
 
-import numpy as np
-import onnxruntime
-from numpy.typing import NDArray
-
-from visionloop.bundle import ClassificationBundle
-from visionloop.errors import CorruptError, VisionloopError
-from visionloop.telemetry import inference as metrics
-from visionloop_inference.batching import (
-    Answer,
-    BatchQueue,
-    Job,
-    Outputs,
-    Piece,
-    Rows,
-    fail,
-    gather,
-    resolve,
-    scatter,
+from visionloop.errors import (
+    ConfigurationError,
+    CorruptError,
+    NotFoundError,
+    RefusedError,
+    VisionloopError,
 )
-from visionloop_inference.pace import Pace
-from visionloop_inference.providers import session, shrinking
+from visionloop.telemetry import metrics
+from visionloop.telemetry.logs import configure_logging
+from visionloop.telemetry.pages import Page
+from visionloop_inference.control import Control, Message
+from visionloop_inference.front_end_link import FrontEndLink
+from visionloop_inference.loaded_model import LoadedModel, LoadOptions
+from visionloop_inference.rows import Arena
 
 log = logging.getLogger(__name__)
 
+# What trying again cannot mend: the bundle or the flags must change.
+FOR_GOOD = (CorruptError, RefusedError, NotFoundError, ConfigurationError)
 
-class Runner(Protocol):
-    """One loaded model version."""
-
-    @property
-    def batch(self) -> int:
-        """Most rows in one batch: the best size measured at warm-up."""
-        ...
-
-    def seconds(self, rows: int) -> float:
-        """Predicted seconds for so many rows."""
-        ...
-
-    async def start(self) -> None:
-        """Loads and warms up. Raises CorruptError when the graph is not what the bundle says."""
-        ...
-
-    async def run(self, rows: Rows, deadline: float | None) -> Answer:
-        """Rows of (height, width, 3) uint8 through the graph, in any batches.
-
-        `deadline` is a time.monotonic(). Rows of a cancelled call are dropped before they run.
-        Raises DeadlineExceededError when it passed first; a row on which the graph fails is
-        reported in the answer.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Runs what is queued, then lets the graph go."""
-        ...
+_READABLE = select.EPOLLIN
+_WRITABLE = select.EPOLLOUT
 
 
-class GraphRunFailedError(VisionloopError):
-    """The graph failed on a row that passed every check."""
+def serve(control: Control) -> None:
+    """Lives until `close` or the end of the channel. Takes the channel over."""
+    _Runner(control).live()
 
 
-class ThreadRunner:
-    """A graph in a thread of this process."""
+class _Runner:
+    """The loop and what it looks at."""
 
-    def __init__(
-        self,
-        bundle: ClassificationBundle,
-        graph: Path,
-        *,
-        provider: str,
-        threads: int,
-        max_batch: int,
-    ) -> None:
-        self._bundle = bundle
-        self._graph = graph
-        self._provider = provider
-        self._threads = threads
-        self._queue = BatchQueue(max_batch)
-        self._pace = Pace(0.0, 1.0, max_batch)
-        self._loop = asyncio.get_running_loop()
-        self._started: asyncio.Future[None] = self._loop.create_future()
-        self._thread = threading.Thread(
-            target=self._live, name=f"runner-{bundle.model}-{bundle.version}", daemon=True
-        )
-        self._rows_observed = metrics.BATCH_ROWS.labels(model=bundle.model)
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._model: LoadedModel | None = None
+        self._links: dict[int, FrontEndLink] = {}  # by descriptor
+        self._poll = select.epoll()
+        self._ending: float | None = None  # monotonic time to be gone by
+        self._gone = False
+        self._do: dict[str, Callable[[Message, list[int]], None]] = {
+            "load": self._load,
+            "link": self._link,
+            "replay": self._replay,
+            "close": self._close,
+        }
 
-    @property
-    def batch(self) -> int:
-        return self._pace.batch
-
-    def seconds(self, rows: int) -> float:
-        return self._pace.seconds(rows)
-
-    async def start(self) -> None:
-        self._thread.start()
-        await asyncio.shield(self._started)
-
-    async def run(self, rows: Rows, deadline: float | None) -> Answer:
-        shapes = {output.name: output.shape for output in self._bundle.outputs}
-        # NaN, so that a row whose run failed can never be taken for an answer.
-        answer = Answer(
-            {
-                name: np.full((len(rows), *shape), np.nan, np.float32)
-                for name, shape in shapes.items()
-            }
-        )
-        job = Job(rows, self._loop.create_future(), deadline, answer)
-        self._queue.put(job)
-        return await job.future
-
-    async def close(self) -> None:
-        self._queue.close()
-        if self._thread.ident is not None:
-            await asyncio.to_thread(self._thread.join)
-
-    # Below: the runner's own thread.
-
-    def _live(self) -> None:
+    def live(self) -> None:
+        self._control.setblocking(True)
+        self._poll.register(self._control.fileno(), _READABLE)
         try:
-            graph = self._load()
-        except Exception as error:  # noqa: BLE001 — handed to whoever awaits start()
-            self._tell_started(error)
+            while not self._gone:
+                self._turn()
+        finally:
+            for link in list(self._links.values()):
+                self._drop(link)
+            self._poll.close()
+            self._control.close()
+
+    def _turn(self) -> None:
+        model = self._model
+        busy = model is not None and model.busy
+        for fd, events in self._poll.poll(0 if busy else self._patience()):
+            self._look(fd, events)
+        if model is not None and model.busy:
+            said = model.step()
+            if said is not None:
+                self._say(said)
+        for link in list(self._links.values()):
+            if link.unsent:
+                self._flush(link)
+        if self._ending is not None:
+            idle = not self._links and not (model is not None and model.busy)
+            self._gone = self._gone or idle or monotonic() >= self._ending
+
+    def _patience(self) -> float | None:
+        """Seconds to sleep for; None: until something happens."""
+        return None if self._ending is None else max(0.0, self._ending - monotonic())
+
+    def _look(self, fd: int, events: int) -> None:
+        if fd == self._control.fileno():
+            self._obey()
             return
-        self._tell_started(None)
-        spec = self._bundle.input
-        buffer = np.empty((self._queue.max_batch, spec.height, spec.width, 3), np.uint8)
-        while (taken := self._queue.take()) is not None:
-            pieces, dead = taken
-            self._answer(dead)
-            for job in dead:
-                reason = "cancelled" if job.cancelled else "expired"
-                metrics.REJECTED.labels(reason=reason).inc()
-            try:
-                self._run_batch(graph, pieces, buffer)
-            except Exception as error:
-                # A fault of ours, or no memory: these requests fail, the next ones must not hang.
-                log.exception("a batch of %s failed", self._bundle.model)
-                self._loop.call_soon_threadsafe(fail, [piece.job for piece in pieces], error)
+        link = self._links.get(fd)  # None: dropped since the look
+        if link is not None and events & ~_WRITABLE and not link.read():
+            self._drop(link)
 
-    def _load(self) -> onnxruntime.InferenceSession:
-        try:
-            graph = session(self._graph, self._provider, self._threads)
-        except VisionloopError:
-            raise
-        except Exception as error:
-            raise CorruptError(
-                f"onnxruntime does not load {self._bundle.graph}: {error}"
-            ) from error
-        _check_signature(graph, self._bundle)
-        spec = self._bundle.input
-        pixels = np.zeros((self._queue.max_batch, spec.height, spec.width, 3), np.uint8)
-        try:
-            self._pace = Pace.measure(
-                lambda rows: self._run(graph, pixels[:rows]), self._queue.max_batch
-            )
-            # The sizes that were tried and not chosen must not keep their memory (for
-            # EfficientNet-Lite0 600 MB after 32 rows, 105 MB shrunk).
-            self._run(graph, pixels[:1], shrinking(self._provider))
-        except VisionloopError:
-            raise
-        except Exception as error:
-            raise CorruptError(f"{self._bundle.graph} fails on black images: {error}") from error
-        self._queue.max_batch = self._pace.batch
-        return graph
-
-    def _tell_started(self, error: Exception | None) -> None:
-        def tell() -> None:
-            if not self._started.done():
-                if error is None:
-                    self._started.set_result(None)
-                else:
-                    self._started.set_exception(error)
-
-        self._loop.call_soon_threadsafe(tell)
-
-    def _run(
-        self,
-        graph: onnxruntime.InferenceSession,
-        rows: NDArray[np.uint8],
-        options: onnxruntime.RunOptions | None = None,
-    ) -> Outputs:
-        names = [output.name for output in self._bundle.outputs]
-        values = graph.run(names, {self._bundle.input.name: rows}, options)
-        outputs = dict(zip(names, values, strict=True))
-        for spec in self._bundle.outputs:
-            found = outputs[spec.name].shape
-            if found != (len(rows), *spec.shape):
-                raise CorruptError(
-                    f"output {spec.name!r} has the shape {list(found)} for {len(rows)} rows; "
-                    f"bundle.json says {[len(rows), *spec.shape]}"
-                )
-        return outputs
-
-    def _run_batch(
-        self,
-        graph: onnxruntime.InferenceSession,
-        pieces: list[Piece],
-        buffer: NDArray[np.uint8],
-    ) -> None:
-        if not pieces:
+    def _flush(self, link: FrontEndLink) -> None:
+        if not link.flush():
+            self._drop(link)
             return
-        begun = time.monotonic()
-        for piece in pieces:
-            if piece.start == 0:
-                metrics.STAGE_DURATION.labels(stage="queue").observe(begun - piece.job.queued)
-        rows = gather(pieces, buffer)
-        failures: dict[int, VisionloopError] = {}
-        outputs = self._run_halving(graph, rows, 0, failures)
-        finished = time.monotonic()
-        if not failures:
-            self._pace.observe(len(rows), finished - begun)
-        metrics.STAGE_DURATION.labels(stage="infer").observe(finished - begun)
-        self._rows_observed.observe(len(rows))
-        scatter(pieces, outputs, failures)
-        self._answer([p.job for p in pieces if p.job.done == len(p.job.rows)])
+        wanted = _READABLE | _WRITABLE if link.unsent else _READABLE
+        if wanted != link.events:
+            link.events = wanted
+            self._poll.modify(link.fileno(), wanted)
+        if self._model is not None:
+            self._model.publish(link)
 
-    def _run_halving(
-        self,
-        graph: onnxruntime.InferenceSession,
-        rows: NDArray[np.uint8],
-        first: int,
-        failures: dict[int, VisionloopError],
-    ) -> Outputs:
-        """Outputs of all rows; those of guilty rows stay NaN and are named in `failures`."""
+    def _drop(self, link: FrontEndLink) -> None:
+        fd = link.fileno()
+        self._poll.unregister(fd)
+        del self._links[fd]
+        link.close()
+
+    # The control channel
+
+    def _obey(self) -> None:
+        received = self._control.receive()
+        if received is None:
+            self._gone = True
+            return
+        message, fds = received
+        do = self._do.get(str(message.get("do")))
+        if do is None:
+            log.error("the supervisor said %s, which a runner does not know", message)
+            for fd in fds:
+                os.close(fd)
+            return
+        do(message, fds)
+
+    def _say(self, message: Message) -> None:
         try:
-            return self._run(graph, rows)
-        except Exception as error:  # noqa: BLE001 — onnxruntime has no common base for its errors
-            if len(rows) == 1:
-                log.error(
-                    "the graph of %s version %d failed on a row: %s",
-                    self._bundle.model, self._bundle.version, error,
-                )  # fmt: skip
-                failures[first] = GraphRunFailedError(f"the graph failed on this image: {error}")
-                return {
-                    spec.name: np.full((1, *spec.shape), np.nan, np.float32)
-                    for spec in self._bundle.outputs
+            self._control.send(message)
+        except OSError:
+            self._gone = True
+
+    def _load(self, message: Message, _fds: list[int]) -> None:
+        try:
+            model = LoadedModel(LoadOptions.of(message))
+            self._say({"said": "loaded", **model.measured()})
+            self._say({"said": "tested", "difference": model.test()})
+        except Exception as error:
+            known = isinstance(error, VisionloopError)
+            if not known:
+                log.exception("a fault while loading %s", message.get("folder"))
+            self._say(
+                {
+                    "said": "refused",
+                    "reason": error.reason if isinstance(error, VisionloopError) else "internal",
+                    "for_good": isinstance(error, FOR_GOOD),
+                    "problem": str(error) if known else f"{type(error).__name__}: {error}",
                 }
-        middle = len(rows) // 2
-        left = self._run_halving(graph, rows[:middle], first, failures)
-        right = self._run_halving(graph, rows[middle:], first + middle, failures)
-        return {name: np.concatenate([left[name], right[name]]) for name in left}
-
-    def _answer(self, jobs: list[Job]) -> None:
-        if jobs:
-            self._loop.call_soon_threadsafe(resolve, jobs, time.monotonic())
-
-
-def _check_signature(graph: onnxruntime.InferenceSession, bundle: ClassificationBundle) -> None:
-    """Raises CorruptError unless the graph takes and gives what bundle.json declares."""
-    inputs = {found.name: (found.type, found.shape) for found in graph.get_inputs()}
-    spec = bundle.input
-    kind, shape = inputs.get(spec.name, ("", []))
-    # A size without a name or number is free; a number must be the declared one.
-    sizes = zip(shape[1:], (spec.height, spec.width, 3), strict=False)
-    fits = len(shape) == 4 and all(not isinstance(a, int) or a == b for a, b in sizes)
-    if len(inputs) != 1 or kind != "tensor(uint8)" or not fits:
-        raise CorruptError(
-            f"{bundle.graph} takes {inputs}; bundle.json says one input {spec.name!r} of uint8 "
-            f"(n, {spec.height}, {spec.width}, 3)"
-        )
-    if isinstance(shape[0], int):
-        raise CorruptError(
-            f"{bundle.graph} takes batches of exactly {shape[0]} rows; export it with a dynamic "
-            "batch dimension"
-        )
-    outputs = {found.name: found.type for found in graph.get_outputs()}
-    for output in bundle.outputs:
-        if outputs.get(output.name) != "tensor(float)":
-            raise CorruptError(
-                f"{bundle.graph} gives {outputs}; bundle.json says {output.name!r} of float32"
             )
+            return
+        self._model = model
+
+    def _link(self, message: Message, fds: list[int]) -> None:
+        end = socket.socket(fileno=fds[0])
+        if self._model is None:
+            log.error("a link came before the model was loaded; it is closed")
+            end.close()
+            os.close(fds[1])
+            return
+        try:
+            arena = Arena.open(fds[1])
+        except CorruptError as error:
+            log.error("%s", error)
+            end.close()
+            return
+        link = self._model.link(end, arena, f"front end {message.get('front_end')}")
+        link.events = _READABLE
+        self._links[link.fileno()] = link
+        self._poll.register(link.fileno(), _READABLE)
+
+    def _replay(self, _message: Message, _fds: list[int]) -> None:
+        if self._model is None:
+            self._say({"said": "demoted", "problem": "no model was loaded"})
+            return
+        self._model.replay_rest()
+
+    def _close(self, message: Message, _fds: list[int]) -> None:
+        self._ending = monotonic() + float(message.get("seconds", 30.0))
+
+
+def main() -> int:
+    """A process: `python -m visionloop_inference.runner CONTROL [PAGE]`, both descriptors.
+
+    CONTROL is its end of the control channel, PAGE the memory that its metrics go to.
+    """
+    # An interrupt at the terminal reaches every process of the group; the supervisor decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    faulthandler.enable()
+    configure_logging("visionloop-inference-runner")
+    if len(sys.argv) > 2:
+        metrics.write_to(Page.shared(int(sys.argv[2])))
+    _die_first()
+    serve(Control.of_fd(int(sys.argv[1])))
+    return 0
+
+
+def _die_first() -> None:
+    """Where memory runs out, the kernel takes a runner, which comes back, not the supervisor."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,203 +1,267 @@
-"""One model as it is served: which version answers now, and how the next one takes its place.
+"""One model as it is served: which versions are loaded, and which of them the aliases mean.
 
-A swap never leaves a gap: the new version is loaded and tested beside the old one, then the
-pointer moves, in one step of the event loop. The old version stays loaded until the new one has
-passed all its golden images, so that going back is the same single step. Price: two versions in
-memory for the length of a swap.
+A swap never leaves a gap: the new version is loaded and tested beside the old one, then the routes
+change, in one step of every front end. The old version stays loaded until the new one has passed
+all its golden images, so that going back is the same single step. A version that is loaded already,
+as a canary that is promoted, is only pointed at. Price: two versions in memory for a swap.
 """
 
 import asyncio
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from time import perf_counter
 
+from visionloop.bundle import Aliases, Canary
 from visionloop.errors import (
     ConfigurationError,
     CorruptError,
     NotFoundError,
     RefusedError,
-    UnavailableError,
     VisionloopError,
 )
 from visionloop.failpoints import failpoint
 from visionloop.telemetry import inference as metrics
-from visionloop_inference.admission import Admission, ByteBudget
-from visionloop_inference.golden import GoldenImage
-from visionloop_inference.lifecycle import ModelVersion, State
+from visionloop_inference.lifecycle import OVER, ModelVersion, State
 from visionloop_inference.loading import Loader
 
 log = logging.getLogger(__name__)
 
-ALIAS = "stable"
+STABLE, CANARY = "stable", "canary"
 # What trying again cannot mend: the bundle must change, which means another version.
 FOR_GOOD = (CorruptError, RefusedError, NotFoundError, ConfigurationError)
 
 
 class ServedModel:
-    """The versions of one model in this process."""
+    """The versions of one model on this server. `changed` is told when the routes moved."""
 
     def __init__(
-        self,
-        name: str,
-        loader: Loader,
-        queue_rows: int,
-        budget: ByteBudget,
-        changed: Callable[[], None],
+        self, name: str, loader: Loader, changed: Callable[[], None], *, named: bool = False
     ) -> None:
         self.name = name
-        self.duration = metrics.REQUEST_DURATION.labels(model=name)
-        self.admission = Admission(name, queue_rows, budget)
-        self.current: ModelVersion | None = None
-        self.coming: ModelVersion | None = None
-        self.standby: ModelVersion | None = None  # the one before, until the current is proven
+        self.named = named  # in --models
+        self.versions: dict[int, ModelVersion] = {}  # by number, whatever their state
+        self.stable: ModelVersion | None = None
+        self.canary: ModelVersion | None = None
+        self.percent = 0.0  # the canary's share
         self.problem = ""  # why there is no version, or not the wanted one
+        self._standby: ModelVersion | None = None  # the stable before, until the new is proven
         self._loader = loader
-        self._changed = changed  # told when the pointer moved
+        self._changed = changed
         self._stale: set[int] = set()  # versions whose files wait to be removed
         self._releases: set[asyncio.Task[None]] = set()
+        self._info: dict[tuple[str, int], float] = {}
 
-    def version(self, wanted: str) -> ModelVersion:
-        """The version that serves: "" and "stable" for the alias's, or its number.
+    @property
+    def serving(self) -> bool:
+        """Whether a version answers requests that name none."""
+        return self.stable is not None
 
-        Raises NotFoundError for another version and UnavailableError while none serves.
-        """
-        current = self.current
-        if current is None:
-            raise UnavailableError(f"model {self.name!r} is not ready: {self._why()}")
-        if wanted not in ("", ALIAS, str(current.number)):
-            raise NotFoundError(
-                f"version {wanted!r} of model {self.name!r} is not loaded; loaded is "
-                f'{current.number} (ask for "{ALIAS}" or leave the version empty)'
-            )
-        return current
+    @property
+    def coming(self) -> ModelVersion | None:
+        """A version that is on its way into service."""
+        ways = (State.FETCHING, State.LOADING)
+        return next((v for v in self.versions.values() if v.state in ways), None)
 
-    def _why(self) -> str:
+    def why_not(self) -> str:
+        """Why the model does not serve."""
         if self.problem:
             return self.problem
-        if self.coming is not None:
-            return f"version {self.coming.number} is {self.coming.state}"
+        if (coming := self.coming) is not None:
+            return f"version {coming.number} is {coming.state}"
         return "it has no stable version yet"
 
+    # What the store says.
+
+    async def settle(self, aliases: Aliases, others: Collection[int]) -> bool:
+        """Brings into service what the aliases mean, and `others` beside; lets go of the rest.
+
+        True unless it makes sense to try again before the aliases move.
+        """
+        settled = await self._settle_stable(aliases)
+        settled &= await self._settle_canary(aliases.canary)
+        for number in others:
+            if self._serving(number) is None:
+                settled &= (await self._bring(number)).state is not State.FAILED
+        self._let_go({*others})
+        return settled
+
+    async def _settle_stable(self, aliases: Aliases) -> bool:
+        if aliases.stable is None:
+            if self.stable is not None:
+                log.info("%s is not served any more: its stable alias was taken away", self.name)
+                self.stable = None
+                self._route()
+            return True
+        if self.stable is not None and self.stable.number == aliases.stable:
+            return True
+        settled = await self.swap(aliases.stable)
+        previous = aliases.last_move.previous if aliases.last_move else None
+        if settled and self.stable is None and previous is not None:
+            # A server that starts after a bad promotion serves what the alias pointed at before.
+            problem = self.problem
+            settled = await self.swap(previous)
+            self.problem = problem
+        return settled
+
+    async def _settle_canary(self, canary: Canary | None) -> bool:
+        if canary is None:
+            if self.canary is not None:
+                self.canary, self.percent = None, 0.0
+                self._route()
+            return True
+        if self.canary is None or self.canary.number != canary.version:
+            version = self._serving(canary.version) or await self._bring(canary.version)
+            if not version.serving:
+                return version.state is not State.FAILED
+            if version.state is State.PROBATION and not await self._proven(version):
+                return True
+            self.canary = version
+        self.percent = canary.percent
+        self._route()
+        return True
+
+    def _serving(self, number: int) -> ModelVersion | None:
+        version = self.versions.get(number)
+        return version if version is not None and version.serving else None
+
     async def swap(self, number: int) -> bool:
-        """Brings version `number` into service. True unless it makes sense to try again.
+        """Makes version `number` stable. True unless it makes sense to try again.
 
         Whatever goes wrong, the version that serves goes on serving.
         """
-        version = self.coming = ModelVersion(self.name, number)
+        version = self._serving(number) or await self._bring(number)
+        if not version.serving:
+            return version.state is not State.FAILED
+        failpoint("swap.loaded")
+        self._standby, self.stable = self.stable, version
+        self.problem = ""
+        self._route()
+        log.info("%s is stable", version)
+        if version.state is State.PROBATION and not await self._proven(version):
+            return True
+        metrics.MODEL_SWAP.labels(result="swapped").inc()
+        self._standby = None
+        return True
+
+    async def _bring(self, number: int) -> ModelVersion:
+        """A version in probation, which requests can reach by its number; or REFUSED or FAILED."""
+        version = self.versions[number] = ModelVersion(self.name, number)
+        self._route()
         began = perf_counter()
         try:
             await self._clean_cache(number)
-            rest = await self._loader.load(version)
+            await self._loader.load(version)
         except FOR_GOOD as error:
             self._give_up(version, State.REFUSED, error)
-            return True
+            return version
         except Exception as error:  # noqa: BLE001 — no load may take the service down
             self._give_up(version, State.FAILED, error)
-            return False
-        finally:
-            self.coming = None
+            return version
         metrics.MODEL_LOAD.labels(outcome="loaded").inc()
-        failpoint("swap.loaded")
-        old = self._put_in_service(version)
-        row_ms = round(1000 * version.runner.seconds(1), 1)
+        version.move(State.PROBATION)
+        self._loader.serve(version)
+        runner = version.runners[0]
         log.info(
-            "%s serves, %.2f s after its load began",
-            version,
-            perf_counter() - began,
-            extra={"batch": version.runner.batch, "row_ms": row_ms},
-        )
-        await self._prove(version, old, rest)
-        return True
-
-    async def _clean_cache(self, number: int) -> None:
-        """Removes the files of versions retired before the last swap; a rollback finds its own."""
-        self._stale.discard(number)
-        for stale in self._stale:
-            folder = self._loader.folder(self.name, stale)
-            await self._loader.in_thread(shutil.rmtree, folder, ignore_errors=True)
-        self._stale.clear()
+            "%s serves, %.2f s after its load began", version, perf_counter() - began,
+            extra={"batch": runner.batch, "row_ms": round(1000 * runner.row_seconds, 1)},
+        )  # fmt: skip
+        return version
 
     def _give_up(self, version: ModelVersion, state: State, error: Exception) -> None:
         version.move(state, str(error))
         self.problem = f"version {version.number} was {state}: {error}"
         metrics.MODEL_LOAD.labels(outcome=str(state)).inc()
         metrics.MODEL_SWAP.labels(result=str(state)).inc()
-        serving = f"{self.current} goes on serving" if self.current else "no version serves"
+        serving = f"{self.stable} goes on serving" if self.stable else "no version serves"
         log.error(
             "%s was %s: %s; %s", version, state, error, serving,
             exc_info=None if isinstance(error, VisionloopError) else error,
         )  # fmt: skip
+        self._route()
 
-    def _put_in_service(self, version: ModelVersion) -> ModelVersion | None:
-        """The swap itself: no await, so every request sees the old version or the new one."""
-        old = self.current
-        version.move(State.PROBATION)
-        if old is not None:
-            old.move(State.STANDBY)
-        self.standby = old
-        self._point(version)
-        self.problem = ""
-        return old
-
-    def _point(self, version: ModelVersion | None) -> None:
-        if self.current is not None:
-            _info(self.current, 0)
-        self.current = version
-        if version is not None:
-            _info(version, 1)
-        self._changed()
-
-    async def _prove(
-        self, version: ModelVersion, old: ModelVersion | None, rest: list[GoldenImage]
-    ) -> None:
-        """Replays the other golden images beside the traffic; a mismatch takes the swap back."""
+    async def _proven(self, version: ModelVersion) -> bool:
+        """Replays the other golden images beside the traffic; a mismatch takes the move back."""
         try:
-            difference = await self._loader.replay(rest, version.bundle, version.runner)
+            for runner in version.runners:
+                difference = await runner.replay()
         except Exception as error:  # noqa: BLE001 — whatever it is, the version is not proven
-            self._demote(version, old, error)
-            return
+            self._demote(version, error)
+            return False
         version.move(State.PROVEN)
-        metrics.MODEL_SWAP.labels(result="swapped").inc()
         log.info(
-            "%s passed all golden images; largest difference of the rest %.2g",
-            version, difference,
-        )  # fmt: skip
-        self._retire(old)
-        self.standby = None
+            "%s passed all golden images; largest difference of the rest %.2g", version, difference
+        )
+        return True
 
-    def _demote(self, version: ModelVersion, old: ModelVersion | None, error: Exception) -> None:
+    def _demote(self, version: ModelVersion, error: Exception) -> None:
         version.move(State.DEMOTED, str(error))
-        if old is not None:
-            old.move(State.PROVEN)
-        self._point(old)
-        self.standby = None
+        if self.stable is version:
+            self.stable, self._standby = self._standby, None
         self.problem = f"version {version.number} was demoted: {error}"
         metrics.MODEL_SWAP.labels(result="demoted").inc()
-        back = f"{old} serves again" if old is not None else "no version serves"
+        back = f"{self.stable} serves" if self.stable is not None else "no version serves"
         log.error("%s was demoted: %s; %s", version, error, back)
+        self._route()
         self._release(version)
 
-    def retire(self, why: str) -> None:
-        """Takes the model out of service."""
-        versions = (self.current, self.standby)
-        self.standby = None
-        self._point(None)
-        for version in versions:
-            self._retire(version)
-        self.problem = why
-        log.info("%s is not served any more: %s", self.name, why)
+    # Routes and releases.
 
-    def _retire(self, version: ModelVersion | None) -> None:
-        if version is not None:
+    def _let_go(self, others: Collection[int]) -> None:
+        """Retires what no alias and no policy wants any more."""
+        kept = {id(version) for version in (self.stable, self.canary, self._standby)}
+        gone = [
+            version
+            for number, version in self.versions.items()
+            if version.serving and number not in others and id(version) not in kept
+        ]
+        for version in gone:
             version.move(State.RETIRING)
-            self._release(version)
+        if gone:
+            self._route()
+            for version in gone:
+                self._release(version)
+
+    def announce(self) -> None:
+        """Front ends know the model from here on, and why it does not serve."""
+        self._route()
+
+    def _route(self) -> None:
+        """Tells the front ends. No await: every request sees the routes before, or these."""
+        self._loader.front_ends.route(
+            self.name,
+            {
+                # A model that nobody promoted yet is known, but is no candidate for an empty name.
+                "wanted": self.named or bool(self.versions or self.problem),
+                "problem": self.problem if self.serving else self.why_not(),
+                "stable": self.stable.number if self.stable else None,
+                "canary": {"version": self.canary.number, "percent": self.percent}
+                if self.canary and self.percent
+                else None,
+                "versions": [n for n, version in self.versions.items() if version.serving],
+            },
+        )
+        self._tell_metrics()
+        self._changed()
+
+    def _tell_metrics(self) -> None:
+        now: dict[tuple[str, int], float] = {
+            (alias, version.number): 1.0
+            for alias, version in ((STABLE, self.stable), (CANARY, self.canary))
+            if version is not None
+        }
+        for (alias, number), value in (dict.fromkeys(self._info, 0.0) | now).items():
+            metrics.MODEL_INFO.labels(
+                model=self.name, version=str(number), alias=alias
+            ).set(value)  # fmt: skip
+        self._info |= now
 
     def _release(self, version: ModelVersion) -> None:
         """In the background: a slow request on the old version must not hold up the next alias."""
 
         async def release() -> None:
-            await version.release()
+            await self._loader.release(version)
+            version.move(State.RELEASED)
             log.info("%s is released", version)
 
         self._stale.add(version.number)
@@ -205,13 +269,26 @@ class ServedModel:
         self._releases.add(task)
         task.add_done_callback(self._releases.discard)
 
+    async def _clean_cache(self, number: int) -> None:
+        """Removes the files of versions retired before the last swap; a rollback finds its own."""
+        self._stale.discard(number)
+        for stale in self._stale:
+            if (version := self.versions.get(stale)) is None or version.state in OVER:
+                folder = self._loader.folder(self.name, stale)
+                await self._loader.in_thread(shutil.rmtree, folder, ignore_errors=True)
+        self._stale.clear()
+
+    def retire(self, why: str) -> None:
+        """Takes the model out of service."""
+        if self.stable is not None or self.canary is not None:
+            log.info("%s is not served any more: %s", self.name, why)
+        self.stable = self.canary = self._standby = None
+        self.percent = 0.0
+        self._let_go(())
+        self.problem = why
+        self._route()
+
     async def close(self) -> None:
         """Lets every version go, once its last request is answered. Nothing may swap meanwhile."""
         self.retire("the server is shutting down")
         await asyncio.gather(*self._releases)
-
-
-def _info(version: ModelVersion, value: int) -> None:
-    metrics.MODEL_INFO.labels(model=version.model, version=str(version.number), alias=ALIAS).set(
-        value
-    )

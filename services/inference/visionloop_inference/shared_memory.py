@@ -70,7 +70,8 @@ class Regions:
         try:
             await self._tell(Change(added=region))
         except BaseException:
-            self.remove(name)
+            if self._open.get(name, (None,))[0] is region:  # and not somebody else's by now
+                self.remove(name)
             raise
 
     async def unregister(self, name: str) -> None:
@@ -112,9 +113,15 @@ class Regions:
                 os.close(self._open.pop(gone)[1])
 
     def replace(self, regions: Iterable[Region]) -> None:
-        """Forgets all and takes these up, but for those whose object is gone by now."""
-        self.remove("")
-        for region in regions:
+        """These are the regions now. Those that are open stay so; one whose object is gone by now
+        is left out."""
+        wanted = {region.name: region for region in regions}
+        for region, _ in tuple(self._open.values()):
+            if wanted.get(region.name) == region:
+                del wanted[region.name]
+            else:
+                self.remove(region.name)
+        for region in wanted.values():
             with contextlib.suppress(NotFoundError, InvalidInputError, PermissionDeniedError):
                 self.add(region)
 

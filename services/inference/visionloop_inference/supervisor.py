@@ -1,103 +1,67 @@
 """Follows the aliases in the store, and knows which models are served.
 
-One task per model looks at its aliases every few seconds; a new stable version is swapped in by
-`ServedModel`. A store that goes away later changes nothing for the versions that serve. Polling
-costs one small read per model and interval, and needs no notifications from the store.
+One task per model looks at its aliases every few seconds; `ServedModel` brings into service what
+changed. A store that goes away later changes nothing for the versions that serve. Polling costs one
+small read per model and interval, and needs no notifications from the store. With explicit control
+nothing is followed: models come and go as RepositoryModelLoad and RepositoryModelUnload say.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 
-from visionloop.bundle import Aliases
-from visionloop.errors import InvalidInputError, NotFoundError, UnavailableError, VisionloopError
+from visionloop.errors import NotFoundError, VisionloopError
 from visionloop.telemetry import inference as metrics
-from visionloop_inference.admission import ByteBudget
+from visionloop_inference.catalogue import NO_MODEL_YET
 from visionloop_inference.loading import Loader
 from visionloop_inference.served_model import ServedModel
+from visionloop_inference.settings import Settings
+from visionloop_inference.version_policy import VersionPolicy
 
 log = logging.getLogger(__name__)
-
-NO_MODEL_YET = (
-    "no model has a stable version yet; train one, or promote one that is there with "
-    "`visionloop models promote MODEL VERSION`"
-)
 
 POLLS_PER_DISCOVERY = 6
 
 
 class Supervisor:
-    """All models of this process."""
+    """All models of this server. `changed` is told when readiness may have changed."""
 
-    def __init__(
-        self,
-        loader: Loader,
-        *,
-        models: Iterable[str],
-        poll_seconds: float,
-        queue_rows: int,
-        queue_bytes: int,
-        changed: Callable[[], None],
-    ) -> None:
-        self.named = tuple(models)
+    def __init__(self, loader: Loader, settings: Settings, changed: Callable[[], None]) -> None:
+        self.named = settings.models
+        self.explicit = settings.model_control == "explicit"
         self.models: dict[str, ServedModel] = {}
         self._loader = loader
-        self._poll_seconds = poll_seconds
-        self._queue_rows = queue_rows
-        self._budget = ByteBudget(queue_bytes)
+        self._policy = VersionPolicy.parse(settings.version_policy)
+        self._poll_seconds = settings.poll_seconds
         self._changed = changed
         self._followers: dict[str, asyncio.Task[None]] = {}
-        self._settled: dict[str, str | None] = {}  # the etag of the aliases last acted upon
+        self._settled: dict[str, object] = {}  # what was seen when it was last acted upon
         self._tried: set[str] = set()  # models whose first look is over, well or badly
         self._scanned = False
-
-    # What requests ask.
-
-    def model(self, name: str) -> ServedModel:
-        """The served model; "" is the default: the first of --models, or the only one there is.
-
-        Raises NotFoundError, InvalidInputError when "" is not enough, UnavailableError when none.
-        """
-        if not self._wanted():
-            raise UnavailableError(NO_MODEL_YET)
-        if not name:
-            return self._default()
-        if name not in self.models:
-            raise NotFoundError(
-                f"model {name!r} is not served here; served are {', '.join(sorted(self.models))}"
-            )
-        return self.models[name]
-
-    def _default(self) -> ServedModel:
-        if self.named:
-            return self.models[self.named[0]]
-        wanted = self._wanted()
-        if len(wanted) > 1:
-            names = ", ".join(sorted(model.name for model in wanted))
-            raise InvalidInputError(
-                f"model is empty, and several are served: {names}; name one", field="model"
-            )
-        return wanted[0]
-
-    def _wanted(self) -> list[ServedModel]:
-        """The models that serve, should serve, or were named: not those without a stable alias."""
-        return [
-            model
-            for model in self.models.values()
-            if model.name in self.named or model.current or model.coming or model.problem
-        ]
+        self._acting: dict[str, asyncio.Lock] = {}
 
     @property
     def ready(self) -> bool:
         """True when every model of --models serves; without --models, when the first look at the
-        store is over and at least one serves."""
+        store is over and at least one serves. With explicit control: once it is up."""
+        models = self.models
         if self.named:
-            return all(name in self.models and self.models[name].current for name in self.named)
+            return all(name in models and models[name].serving for name in self.named)
+        if self.explicit:
+            return self._scanned
         return (
             self._scanned
-            and all(model.current or name in self._tried for name, model in self.models.items())
-            and any(model.current for model in self.models.values())
+            and all(model.serving or name in self._tried for name, model in models.items())
+            and any(model.serving for model in models.values())
         )
+
+    def reason(self) -> str:
+        """Why it is not ready; "" when it is."""
+        if self.ready:
+            return ""
+        problems = (model.why_not() for model in self.models.values() if not model.serving)
+        return "; ".join(problem for problem in problems if problem) or NO_MODEL_YET
 
     # The following of the store.
 
@@ -130,48 +94,82 @@ class Supervisor:
         await asyncio.gather(*followers, return_exceptions=True)
 
     async def _discover(self) -> None:
-        found = await self._loader.in_thread(self._loader.repository.models)
-        for name in self.named or found:
-            if name not in self.models:
-                model = ServedModel(
-                    name, self._loader, self._queue_rows, self._budget, self._changed
-                )
-                self.models[name] = model
-                self._followers[name] = asyncio.create_task(
-                    self._follow(model), name=f"follow {name}"
-                )
+        if self.explicit and not self.named:
+            # Nothing is loaded by itself, but a store that cannot be read is said at start.
+            await self._loader.in_thread(self._loader.repository.models)
+        elif not self.named:
+            for name in await self._loader.in_thread(self._loader.repository.models):
+                self._follow(name)
+        else:
+            await self._loader.in_thread(self._loader.repository.models)
+            for name in self.named:
+                self._follow(name)
         self._scanned = True
+        self._changed()
 
-    async def _follow(self, model: ServedModel) -> None:
+    def _follow(self, name: str) -> None:
+        if name in self._followers:
+            return
+        model = self._model(name)
+        model.announce()
+        self._followers[name] = asyncio.create_task(self._keep(model), name=f"follow {name}")
+
+    def _model(self, name: str) -> ServedModel:
+        if name not in self.models:
+            self.models[name] = ServedModel(
+                name, self._loader, self._changed, named=name in self.named
+            )
+        return self.models[name]
+
+    async def _keep(self, model: ServedModel) -> None:
         while True:
             await self._guarded(f"following {model.name}", lambda: self.look(model))
             self._tried.add(model.name)
             self._changed()
+            if self.explicit:
+                return
             await asyncio.sleep(self._poll_seconds)
 
     async def look(self, model: ServedModel) -> None:
         """Reads the model's aliases once, and acts when they changed since they were acted upon."""
-        found = await self._loader.in_thread(self._loader.repository.aliases, model.name)
-        unseen = found.etag != self._settled.get(model.name, "")
-        if unseen and await self._act(model, found.aliases):
-            self._settled[model.name] = found.etag
+        async with self._acting.setdefault(model.name, asyncio.Lock()):
+            repository = self._loader.repository
+            found = await self._loader.in_thread(repository.aliases, model.name)
+            published: list[int] = []
+            if self._policy.needs_versions:
+                published = await self._loader.in_thread(repository.versions, model.name)
+            seen = (found.etag, tuple(published))
+            if seen == self._settled.get(model.name, ()):
+                return
+            if await model.settle(found.aliases, self._policy.wanted(published)):
+                self._settled[model.name] = seen
 
-    async def _act(self, model: ServedModel, aliases: Aliases) -> bool:
-        """True when the aliases need no other look until they change."""
-        if aliases.stable is None:
-            if model.current is not None:
-                model.retire("its stable alias was taken away")
-            return True
-        if model.current is not None and model.current.number == aliases.stable:
-            return True
-        settled = await model.swap(aliases.stable)
-        previous = aliases.last_move.previous if aliases.last_move else None
-        if settled and model.current is None and previous is not None:
-            # A server that starts after a bad promotion serves what the alias pointed to before.
-            problem = model.problem
-            settled = await model.swap(previous)
-            model.problem = problem
-        return settled
+    # What callers may ask for when control is explicit.
+
+    async def load(self, name: str) -> None:
+        """Brings a model into service now, as its aliases say. Raises what stands in the way."""
+        model = self._model(name)
+        self._settled.pop(name, None)
+        await self.look(model)
+        self._tried.add(name)
+        if not model.serving and not any(version.serving for version in model.versions.values()):
+            if not await self._loader.in_thread(self._loader.repository.versions, name):
+                del self.models[name]
+                raise NotFoundError(f"the store has no model {name!r}")
+            raise NotFoundError(f"model {name!r} cannot serve: {model.why_not()}")
+
+    async def unload(self, name: str) -> None:
+        """Takes a model out of service, until it is loaded again."""
+        model = self.models.get(name)
+        if model is None:
+            raise NotFoundError(f"model {name!r} is not loaded")
+        async with self._acting.setdefault(name, asyncio.Lock()):
+            if (follower := self._followers.pop(name, None)) is not None:
+                follower.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await follower
+            self._settled.pop(name, None)
+            model.retire("it was unloaded")
 
     async def _guarded(self, doing: str, step: Callable[[], Awaitable[None]]) -> None:
         """Runs one look at the store; a failure is logged and counted, never fatal."""

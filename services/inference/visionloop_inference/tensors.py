@@ -1,172 +1,226 @@
-"""Open Inference Protocol tensors to and from arrays, by the protocol's exact rules.
+"""Tensors of the Open Inference Protocol: their shapes, sizes and two forms.
 
-Tensors come raw (`raw_input_contents`, one entry for each input, in order, little-endian, row
-major) or typed (`contents`, one field per datatype); never both in one request. BYTES elements are
-raw as a 4-byte length followed by the bytes. Raw pixels are viewed, not copied.
+A tensor comes raw (`raw_input_contents`: little-endian, row major, an element of BYTES as a 4-byte
+length and the bytes) or typed (`contents`, one field for each datatype). The service works with
+the raw form; typed contents are turned into it here and answers back, at some 50 ns an element.
+Nothing is allocated by what a shape says: sizes are compared before a byte is read.
 """
 
 import math
 import struct
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from visionloop.bundle import TensorInput
 from visionloop.errors import InvalidInputError
 from visionloop.proto.inference import open_inference_pb2 as pb
-from visionloop_inference.admission import check_count
+from visionloop.signature import FREE, TensorSpec
+from visionloop_inference.datatypes import DATATYPES, Buffer, Tensor
 
 InputTensor = pb.ModelInferRequest.InferInputTensor
 
+# The event loop stands still while elements are looked at one by one: about 0.2 s for so many.
+MAX_TYPED_ELEMENTS = 4 * 2**20
+MAX_BYTES_ELEMENTS = 2**20
 
-def pixels_of(request: pb.ModelInferRequest, spec: TensorInput, max_rows: int) -> NDArray[np.uint8]:
-    """The UINT8 input as (n, height, width, 3), read-only where it came raw.
+# Where a datatype's elements stand in `contents`. FP16 and BF16 have no field: raw only.
+CONTENTS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+_LENGTH = struct.Struct("<I")
 
-    Raises InvalidInputError for a shape or content that does not fit.
+
+def check_shape(
+    shape: tuple[int, ...], spec: TensorSpec, *, batched: bool, max_rows: int, field: str
+) -> int:
+    """The rows that the shape has; 1 without a batch dimension.
+
+    Raises InvalidInputError for another rank or size than `spec` has. A free size may be 0.
     """
-    tensor = request.inputs[0]
-    shape = list(tensor.shape)
-    wanted = [spec.height, spec.width, 3]
-    if len(shape) != 4 or shape[1:] != wanted or shape[0] < 1:
+    own = shape[1:] if batched else shape
+    if len(own) != len(spec.shape) or (batched and not shape) or not _fits(own, spec.shape):
         raise InvalidInputError(
-            f"input {tensor.name!r} has the shape {shape}; it must be [n, "
-            f"{', '.join(map(str, wanted))}] with n of at least 1",
-            field="inputs[0].shape",
+            f"input {spec.name!r} has the shape {_shown(shape)}; it must be "
+            f"{_wanted(spec, batched=batched)}",
+            field=f"{field}.shape",
         )
-    check_count(shape[0], max_rows, f"rows of {spec.name}")
-    count = math.prod(shape)
-    if request.raw_input_contents:
-        return np.frombuffer(_raw(request, tensor, count), np.uint8).reshape(shape)
-    values = _typed(tensor, "uint_contents")
-    _check_count(tensor, len(values), count, "values in contents.uint_contents")
-    array = np.asarray(values, dtype=np.uint32)
-    if int(array.max()) > 255:
+    if not batched:
+        return 1
+    if not 1 <= shape[0] <= max_rows:
         raise InvalidInputError(
-            f"input {tensor.name!r} holds the value {int(array.max())}; UINT8 ends at 255",
-            field="inputs[0].contents",
+            f"rows of {spec.name}: {shape[0]} given; send 1 to {max_rows} in one request",
+            field=f"{field}.shape",
         )
-    return array.astype(np.uint8).reshape(shape)
+    return shape[0]
 
 
-def encoded_images_of(request: pb.ModelInferRequest, max_rows: int) -> list[bytes]:
-    """The elements of a BYTES input of shape [n] or [n, 1]: encoded images.
-
-    Raises InvalidInputError for a shape or content that does not fit.
-    """
-    tensor = request.inputs[0]
-    shape = list(tensor.shape)
-    if len(shape) not in (1, 2) or shape[0] < 1 or shape[1:] not in ([], [1]):
-        raise InvalidInputError(
-            f"input {tensor.name!r} of BYTES has the shape {shape}; it must be [n] or [n, 1]",
-            field="inputs[0].shape",
-        )
-    check_count(shape[0], max_rows, f"rows of {tensor.name}")
-    if request.raw_input_contents:
-        elements = split_bytes(_raw(request, tensor, None), shape[0])
-        _check_count(tensor, len(elements), shape[0], "elements")
-        return elements
-    values = _typed(tensor, "bytes_contents")
-    _check_count(tensor, len(values), shape[0], "elements")
-    return list(values)
+def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    return all(
+        size >= 0 and there in (size, FREE) for size, there in zip(shape, wanted, strict=True)
+    )
 
 
-def split_bytes(raw: bytes, count: int) -> list[bytes]:
-    """Raw BYTES content into its elements, at most `count`.
-
-    Raises InvalidInputError where a length overruns, or at the first byte too many: a message of
-    zeros would be millions of empty elements, and would hold up the event loop for seconds.
-    """
-    elements: list[bytes] = []
-    place = 0
-    while place < len(raw):
-        if len(elements) == count:
-            raise InvalidInputError(
-                f"raw_input_contents[0]: {len(raw) - place} bytes are left after the {count} "
-                "elements that the shape says",
-                field="raw_input_contents",
-            )
-        start = place + 4
-        length = struct.unpack_from("<I", raw, place)[0] if start <= len(raw) else len(raw)
-        if start + length > len(raw):
-            raise InvalidInputError(
-                f"raw_input_contents[0]: element {len(elements)} needs more bytes than are left; "
-                "each element is a 4-byte little-endian length and so many bytes",
-                field="raw_input_contents",
-            )
-        elements.append(raw[start : start + length])
-        place = start + length
-    return elements
+def _shown(shape: Sequence[int]) -> str:
+    """The shape for a message; a caller can send one of any length."""
+    return str(list(shape)) if len(shape) <= 8 else f"[{str(list(shape[:8]))[1:-1]}, …]"
 
 
-def check_input(request: pb.ModelInferRequest, spec: TensorInput) -> str:
-    """The datatype of the one input: "UINT8" (pixels) or "BYTES" (encoded images)."""
-    names = [tensor.name for tensor in request.inputs]
-    if names != [spec.name]:
-        raise InvalidInputError(
-            f"inputs are {names}; the model takes one, {spec.name!r}", field="inputs"
-        )
-    tensor = request.inputs[0]
-    for parameter in tensor.parameters:
-        if parameter.startswith("shared_memory"):
-            raise InvalidInputError(
-                f"input {tensor.name!r} asks for shared memory, which this server does not offer",
-                field="inputs[0].parameters",
-            )
-    if tensor.datatype not in ("UINT8", "BYTES"):
-        raise InvalidInputError(
-            f"input {tensor.name!r} has the datatype {tensor.datatype!r}; it must be UINT8 "
-            f"(pixels, [n, {spec.height}, {spec.width}, 3]) or BYTES (encoded images, [n])",
-            field="inputs[0].datatype",
-        )
-    if request.raw_input_contents and tensor.HasField("contents"):
-        raise InvalidInputError(
-            f"input {tensor.name!r} has contents, and raw_input_contents is given too; use one",
-            field="inputs[0].contents",
-        )
-    return str(tensor.datatype)
+def _wanted(spec: TensorSpec, *, batched: bool) -> str:
+    sizes = ["n" if size == FREE else str(size) for size in spec.shape]
+    where = " (n: any size)" if FREE in spec.shape else ""
+    return f"[{', '.join(['rows'] * batched + sizes)}]{where}"
 
 
-def add_output(
-    response: pb.ModelInferResponse, name: str, values: NDArray[np.float32], *, raw: bool
-) -> None:
-    """Appends an FP32 output, raw or typed."""
-    output = response.outputs.add(name=name, datatype="FP32", shape=values.shape)
-    if raw:
-        response.raw_output_contents.append(values.astype("<f4", copy=False).tobytes())
-    else:
-        output.contents.fp32_contents.extend(values.ravel().tolist())
-
-
-def _raw(request: pb.ModelInferRequest, tensor: InputTensor, size: int | None) -> bytes:
-    if len(request.raw_input_contents) != len(request.inputs):
-        raise InvalidInputError(
-            f"raw_input_contents has {len(request.raw_input_contents)} entries for "
-            f"{len(request.inputs)} inputs; give one for each input",
-            field="raw_input_contents",
-        )
-    raw: bytes = request.raw_input_contents[0]
-    if size is not None:
-        _check_count(tensor, len(raw), size, "bytes in raw_input_contents")
-    return raw
-
-
-def _typed(tensor: InputTensor, field: str) -> Any:
-    filled = [found.name for found, _ in tensor.contents.ListFields()]
-    if filled != [field]:
-        raise InvalidInputError(
-            f"input {tensor.name!r} of {tensor.datatype} has its contents in "
-            f"{' and '.join(filled) or 'no field'}; they belong in {field} or, better, in "
-            "raw_input_contents",
-            field="inputs[0].contents",
-        )
-    return getattr(tensor.contents, field)
-
-
-def _check_count(tensor: InputTensor, found: int, wanted: int, what: str) -> None:
+def check_size(name: str, shape: tuple[int, ...], found: int, wanted: int, field: str) -> None:
+    """Raises InvalidInputError unless a tensor's raw bytes are as many as its shape says."""
     if found != wanted:
         raise InvalidInputError(
-            f"input {tensor.name!r} has {found} {what}; its shape {list(tensor.shape)} needs "
-            f"{wanted}",
-            field="inputs[0]",
+            f"input {name!r} has {found} bytes in {field}; its shape {list(shape)} needs {wanted}",
+            field=field,
         )
+
+
+def split_bytes(raw: Buffer, count: int, field: str) -> list[memoryview]:
+    """The `count` elements of raw BYTES, as views.
+
+    Raises InvalidInputError where a length overruns, or at the first byte too many: a message of
+    zeros would be millions of empty elements.
+    """
+    view = memoryview(raw)
+    return [view[start:stop] for start, stop in _places(view, count, field)]
+
+
+def check_bytes(raw: Buffer, count: int, field: str) -> None:
+    """Raises InvalidInputError as `split_bytes` does."""
+    for _ in _places(memoryview(raw), count, field):
+        pass
+
+
+def _places(raw: memoryview, count: int, field: str) -> Iterator[tuple[int, int]]:
+    """Where each element begins and ends."""
+    if count > MAX_BYTES_ELEMENTS:
+        raise InvalidInputError(
+            f"{field}: {count} elements; the limit is {MAX_BYTES_ELEMENTS}", field=field
+        )
+    place = 0
+    end = len(raw)
+    for found in range(count):
+        start = place + 4
+        stop = start + _LENGTH.unpack_from(raw, place)[0] if start <= end else end + 1
+        if stop > end:
+            raise InvalidInputError(
+                f"{field}: element {found} of {count} needs more bytes than are left; each is a "
+                "4-byte little-endian length and so many bytes",
+                field=field,
+            )
+        yield start, stop
+        place = stop
+    if place < end:
+        raise InvalidInputError(
+            f"{field}: {end - place} bytes are left after the {count} elements that the shape says",
+            field=field,
+        )
+
+
+def joined_bytes(elements: Sequence[Buffer]) -> bytes:
+    """The raw form of BYTES elements."""
+    parts: list[Buffer] = []
+    for element in elements:
+        parts += (_LENGTH.pack(len(element)), element)
+    return b"".join(parts)
+
+
+def typed_data(tensor: InputTensor, datatype: str, shape: tuple[int, ...], field: str) -> bytes:
+    """The raw form of a tensor that came with `contents`.
+
+    Raises InvalidInputError for values in the wrong field, too many, too few, or out of range.
+    """
+    count = math.prod(shape)
+    values = _contents(tensor, datatype, count, field)
+    if len(values) != count:
+        raise InvalidInputError(
+            f"input {tensor.name!r} has {len(values)} values in contents.{CONTENTS[datatype]}; its "
+            f"shape {_shown(shape)} needs {count}",
+            field=f"{field}.contents",
+        )
+    if count > MAX_TYPED_ELEMENTS:
+        raise InvalidInputError(
+            f"input {tensor.name!r} has {count} values in contents.{CONTENTS[datatype]}; the limit "
+            f"is {MAX_TYPED_ELEMENTS}: send large tensors as raw_input_contents",
+            field=f"{field}.contents",
+        )
+    if datatype == "BYTES":
+        return joined_bytes(values)
+    return _packed(tensor.name, datatype, values, count, field)
+
+
+def _packed(name: str, datatype: str, values: Any, count: int, field: str) -> bytes:
+    kind = DATATYPES[datatype].numpy
+    if kind.itemsize < 4 and kind.kind in "iu":
+        wide = np.fromiter(values, np.int64, count)
+        bounds = np.iinfo(kind)
+        outside = (wide < bounds.min) | (wide > bounds.max)
+        if outside.any():
+            raise InvalidInputError(
+                f"input {name!r} holds the value {int(wide[outside][0])}; {datatype} goes from "
+                f"{bounds.min} to {bounds.max}",
+                field=f"{field}.contents",
+            )
+        return wide.astype(kind).tobytes()
+    return np.fromiter(values, kind, count).astype(kind.newbyteorder("<"), copy=False).tobytes()
+
+
+def _contents(tensor: InputTensor, datatype: str, count: int, field: str) -> Any:
+    wanted = CONTENTS.get(datatype)
+    if wanted is None:
+        raise InvalidInputError(
+            f"input {tensor.name!r} is of {datatype}, which has no field in contents; send it in "
+            "raw_input_contents",
+            field=f"{field}.contents",
+        )
+    filled = [found.name for found, _ in tensor.contents.ListFields()]
+    if filled not in ([wanted], []) or (count and not filled):
+        raise InvalidInputError(
+            f"input {tensor.name!r} of {datatype} has its contents in "
+            f"{' and '.join(filled) or 'no field'}; they belong in {wanted} or, better, in "
+            "raw_input_contents",
+            field=f"{field}.contents",
+        )
+    return getattr(tensor.contents, wanted)
+
+
+def check_bools(name: str, raw: Buffer, field: str) -> None:
+    """Raises InvalidInputError for bytes that are neither 0 nor 1: no graph says what they mean."""
+    values = np.frombuffer(raw, np.uint8)
+    if values.size and int(values.max()) > 1:
+        raise InvalidInputError(
+            f"input {name!r} holds the byte {int(values.max())}; BOOL is 0 or 1", field=field
+        )
+
+
+def has_contents_field(datatype: str) -> bool:
+    """Whether a tensor of this datatype can be sent typed."""
+    return datatype in CONTENTS
+
+
+def add_typed_output(response: pb.ModelInferResponse, name: str, tensor: Tensor) -> None:
+    """Appends an output with its elements in `contents`."""
+    output = response.outputs.add(name=name, datatype=tensor.datatype, shape=tensor.shape)
+    field = getattr(output.contents, CONTENTS[tensor.datatype])
+    if tensor.datatype == "BYTES":
+        count = math.prod(tensor.shape)
+        field.extend(bytes(element) for element in split_bytes(tensor.data, count, name))
+    else:
+        field.extend(tensor.array.ravel().tolist())

@@ -7,8 +7,6 @@ request has come for a quiet moment, and only then closes the door.
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from visionloop.telemetry import inference as metrics
 
@@ -24,17 +22,18 @@ class Traffic:
     def __init__(self) -> None:
         self.under_way = 0
         self._last_arrival = time.monotonic()
+        self._gauge = metrics.INFLIGHT_REQUESTS.labels()
 
-    @contextmanager
-    def request(self) -> Iterator[None]:
+    def arrive(self) -> None:
+        """A request came."""
         self._last_arrival = time.monotonic()
         self.under_way += 1
-        metrics.INFLIGHT_REQUESTS.set(self.under_way)
-        try:
-            yield
-        finally:
-            self.under_way -= 1
-            metrics.INFLIGHT_REQUESTS.set(self.under_way)
+        self._gauge.set(self.under_way)
+
+    def leave(self) -> None:
+        """It was answered, or is lost to its caller."""
+        self.under_way -= 1
+        self._gauge.set(self.under_way)
 
     async def quiet(self, seconds: float, longest: float) -> bool:
         """Waits until no request has come for `seconds` from now, but at most `longest`.

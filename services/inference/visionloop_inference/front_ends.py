@@ -1,0 +1,291 @@
+"""All front ends of this server: started, kept alive, and told the same.
+
+A front end that dies is started again and told everything anew: the runners get a new link to it,
+and the routes are repeated. What it held is lost to its callers, who see UNAVAILABLE.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from visionloop.errors import ConfigurationError, UnavailableError, VisionloopError
+from visionloop.telemetry import inference as metrics
+from visionloop_inference.children import Child
+from visionloop_inference.control import Control, Message
+from visionloop_inference.front_end import FrontEnd
+from visionloop_inference.hosted_runner import HostedRunner
+from visionloop_inference.settings import Settings
+
+log = logging.getLogger(__name__)
+
+MODULE = "visionloop_inference.front_end"
+START_PATIENCE = 60.0  # seconds
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before a dead front end is started again
+
+# glibc gives every large buffer back to the kernel and faults it in again for the next message:
+# with these, 600 kB requests cost half.
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(512 * 2**20),
+    "MALLOC_TRIM_THRESHOLD_": str(512 * 2**20),
+    "MALLOC_TOP_PAD_": str(64 * 2**20),
+}
+
+Answer = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+class FrontEnds:
+    """`answer(kind, payload)` answers what front ends ask."""
+
+    def __init__(self, settings: Settings, answer: Answer) -> None:
+        self.settings = settings
+        self.count = max(1, settings.front_end_processes)
+        self.local = ""  # the gRPC target of the first one, for this program's own HTTP port
+        self._process = settings.front_end_processes > 0
+        self._answer = answer
+        self._hosted: list[HostedFrontEnd] = []
+        self._keepers: list[asyncio.Task[None]] = []
+        self._runners: list[HostedRunner] = []
+        self._routes: dict[str, Message] = {}
+        self._regions: Message | None = None
+        self._server: Message | None = None
+        self._port_holder: socket.socket | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="visionloop-sockets-")
+        self._closing = False
+
+    async def start(self, host: str, port: int) -> int:
+        """Starts all; the port they listen on. Raises ConfigurationError when it is taken."""
+        self._port_holder, port = held_port(host, port)
+        address = f"{host}:{port}"
+        self._hosted = [self._new(index, address) for index in range(self.count)]
+        self.local = f"unix:{self._hosted[0].local}"
+        await asyncio.gather(*(one.listening() for one in self._hosted))
+        self._keepers = [
+            asyncio.create_task(self._keep(index, address), name=f"keep front end {index}")
+            for index in range(self.count)
+        ]
+        return port
+
+    def _new(self, index: int, address: str) -> "HostedFrontEnd":
+        local = Path(self._folder.name) / f"front-end-{index}.sock"
+        local.unlink(missing_ok=True)
+        return HostedFrontEnd(
+            index, address, str(local), self.settings, self._answer, self._process
+        )
+
+    async def _keep(self, index: int, address: str) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            how = await asyncio.shield(self._hosted[index].child.ended)
+            if self._closing:
+                return
+            metrics.RESTARTS.labels(process="front_end").inc()
+            log.error("front end %d %s; starting it again", index, how)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+            hosted = self._hosted[index] = self._new(index, address)
+            try:
+                await hosted.listening()
+            except VisionloopError as error:
+                log.error("front end %d does not start: %s", index, error)
+                hosted.child.kill()
+                continue
+            pause = FIRST_PAUSE
+            for runner in tuple(self._runners):
+                self._link(runner, hosted)
+            for message in (*self._routes.values(), self._regions, self._server):
+                if message is not None:
+                    hosted.say(message)
+
+    # What all of them are told.
+
+    def connect(self, runner: HostedRunner) -> None:
+        """Links a runner to every front end, from now on."""
+        self._runners.append(runner)
+        for hosted in self._hosted:
+            self._link(runner, hosted)
+
+    def disconnect(self, runner: HostedRunner) -> None:
+        """The runner is gone or about to go: no new links."""
+        with contextlib.suppress(ValueError):
+            self._runners.remove(runner)
+
+    def _link(self, runner: HostedRunner, hosted: "HostedFrontEnd") -> None:
+        try:
+            runner.link(hosted, self.settings.queue_bytes, self.settings.max_images)
+        except UnavailableError as error:
+            log.debug("no link: %s", error)  # whoever died is started again, and linked then
+
+    def route(self, model: str, message: Message) -> None:
+        """The routes of a model, until the next ones."""
+        self._routes[model] = {"do": "model", "model": model, **message}
+        self._say(self._routes[model])
+
+    def forget(self, model: str) -> None:
+        self._routes.pop(model, None)
+        self._say({"do": "forget", "model": model})
+
+    def server(self, *, ready: bool, stopping: bool, reason: str, default: str) -> None:
+        """The readiness of the whole; said when it changed."""
+        message = {
+            "do": "server", "ready": ready, "stopping": stopping, "reason": reason,
+            "default": default,
+        }  # fmt: skip
+        if message != self._server:
+            self._server = message
+            self._say(message)
+
+    def log_level(self, level: str) -> None:
+        self._say({"do": "log", "level": level})
+
+    def regions(self, regions: list[dict[str, Any]]) -> None:
+        """Shared memory that callers registered, all of it: every front end must know it."""
+        self._regions = {"do": "regions", "regions": regions}
+        self._say(self._regions)
+
+    def _say(self, message: Message) -> None:
+        for hosted in self._hosted:
+            hosted.say(message)
+
+    # The end.
+
+    async def drain(self, quiet: float, seconds: float) -> None:
+        """Each serves on until it is quiet, lets what is under way finish, and ends."""
+        self._closing = True
+        self._say({"do": "drain", "quiet": quiet, "seconds": seconds})
+        await asyncio.gather(*(hosted.child.stop(seconds + 2.0) for hosted in self._hosted))
+
+    def hurry(self) -> None:
+        self._say({"do": "hurry"})
+
+    async def close(self) -> None:
+        """Ends whatever still runs."""
+        self._closing = True
+        for task in self._keepers:
+            task.cancel()
+        for hosted in self._hosted:
+            if not hosted.child.ended.done():
+                hosted.child.kill()
+                await hosted.child.stop(2.0)
+        if self._port_holder is not None:
+            self._port_holder.close()
+        self._folder.cleanup()
+
+
+class HostedFrontEnd:
+    """One front end as the supervisor sees it."""
+
+    def __init__(
+        self,
+        index: int,
+        address: str,
+        local: str,
+        settings: Settings,
+        answer: Answer,
+        process: bool,
+    ) -> None:
+        self.index = index
+        self.local = local
+        self._answer = answer
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.child = Child(f"front end {index}", self._hear)
+        self.child.ended.add_done_callback(self._gone)
+        if process:
+            self.child.spawn(MODULE, ALLOCATOR)
+        else:
+            self.child.start_task(_serve)
+        self.send(
+            {
+                "do": "start",
+                "address": address,
+                "socket": local,
+                "index": index,
+                "settings": settings.to_message(),
+            },
+            [],
+        )
+
+    async def listening(self) -> int:
+        """The port. Raises ConfigurationError when it cannot listen, UnavailableError if it died."""
+        async with asyncio.timeout(START_PATIENCE):
+            return await self._listening
+
+    def send(self, message: Message, fds: list[int]) -> None:
+        self.child.send(message, fds)
+
+    def say(self, message: Message) -> None:
+        """As `send`, to one that may be gone: it is told when it is back."""
+        try:
+            self.child.send(message)
+        except UnavailableError as error:
+            if not self.child.ended.done():
+                # It does not read: what it would miss cannot be repeated, so it starts afresh.
+                log.error("%s; it is started again", error)
+                self.child.kill()
+
+    def _hear(self, message: Message) -> None:
+        match message["said"]:
+            case "listening":
+                self._listening.set_result(message["port"])
+            case "refused":
+                self._listening.set_exception(
+                    ConfigurationError(message["problem"], field=message.get("field", "port"))
+                )
+            case "ask":
+                task = asyncio.create_task(self._reply(message))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            case other:
+                log.debug("front end %d said %s: %s", self.index, other, message)
+
+    async def _reply(self, message: Message) -> None:
+        reply: Message = {"do": "reply", "id": message["id"]}
+        try:
+            reply["ok"] = await self._answer(message["kind"], message["payload"])
+        except VisionloopError as error:
+            reply["error"] = {"code": error.grpc_code, "message": str(error)[:4096]}
+        except Exception:
+            log.exception("answering %s failed", message["kind"])
+            reply["error"] = {"code": "INTERNAL", "message": "a fault of the server; see its log"}
+        self.say(reply)
+
+    def _gone(self, ended: asyncio.Future[str]) -> None:
+        if not self._listening.done():
+            self._listening.set_exception(
+                UnavailableError(f"front end {self.index} {ended.result()} before it listened")
+            )
+
+
+async def _serve(control: Control) -> None:
+    await FrontEnd(control).run()
+
+
+def held_port(host: str, port: int) -> tuple[socket.socket, int]:
+    """A socket that holds the port without listening, so that front ends can share it.
+
+    A port with SO_REUSEPORT can be shared by any program of the same user: that nobody has it is
+    seen by binding it without, once. Raises ConfigurationError when it is taken.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind) as alone:
+            alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            alone.bind(address)
+            address = alone.getsockname()
+        holder = socket.socket(family, kind)
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind(address)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {host}:{port}: the port is taken or the address is not of this "
+            f"machine ({error.strerror or error}); choose another by --port or --host",
+            field="port",
+        ) from error
+    return holder, int(address[1])

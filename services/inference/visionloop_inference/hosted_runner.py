@@ -1,0 +1,140 @@
+"""A runner as the supervisor sees it: a child that loads one version, proves it, and runs it."""
+
+import asyncio
+import logging
+import socket
+from pathlib import Path
+from typing import Any, Protocol
+
+from visionloop.bundle import Bundle
+from visionloop.errors import CorruptError, RefusedError, UnavailableError, VisionloopError
+from visionloop_inference import runner
+from visionloop_inference.children import Child
+from visionloop_inference.control import Message
+from visionloop_inference.datatypes import byte_size
+from visionloop_inference.rows import Arena, aligned
+
+log = logging.getLogger(__name__)
+
+MODULE = "visionloop_inference.runner"
+
+
+class Linked(Protocol):
+    """A front end that a runner can be linked to."""
+
+    index: int
+
+    def send(self, message: Message, fds: list[int]) -> None: ...
+
+
+class HostedRunner:
+    """One runner of one version. `batch` and `row_seconds` are known once it is loaded."""
+
+    def __init__(self, bundle: Bundle, folder: Path, instance: int, *, process: bool) -> None:
+        self.bundle = bundle
+        self.folder = folder
+        self.instance = instance
+        self.batch = 0
+        self.row_seconds = 0.0
+        self.pause = 0.05  # seconds before it is started again, doubled each time it dies young
+        self._said: asyncio.Queue[Message | None] = asyncio.Queue()
+        name = f"runner {instance} of {bundle.model} version {bundle.version}"
+        self.child = Child(name, self._said.put_nowait)
+        self.child.ended.add_done_callback(lambda _: self._said.put_nowait(None))
+        if process:
+            self.child.spawn(MODULE, {})
+        else:
+            self.child.start_thread(runner.serve)
+
+    async def load(self, options: dict[str, Any], patience: float) -> None:
+        """Loads, warms up and replays the first golden images, all in the runner.
+
+        Raises CorruptError or RefusedError when the version must not serve, UnavailableError when
+        the runner died or took too long. Nothing is left running then.
+        """
+        try:
+            async with asyncio.timeout(patience):
+                self.child.send({"do": "load", "folder": str(self.folder), **options})
+                loaded = await self._wait_for("loaded")
+                self.batch, self.row_seconds = loaded["batch"], loaded["row_seconds"]
+                await self._wait_for("tested")
+        except BaseException as error:
+            self.child.kill()
+            if isinstance(error, TimeoutError):
+                raise UnavailableError(
+                    f"{self.child.name} was not ready after {patience:.0f} s (--load-seconds)"
+                ) from error
+            raise
+
+    async def replay(self) -> float:
+        """Replays the other golden images beside the traffic; the largest difference.
+
+        Raises RefusedError on a mismatch, UnavailableError when the runner died.
+        """
+        self.child.send({"do": "replay"})
+        difference: float = (await self._wait_for("proven"))["difference"]
+        return difference
+
+    def link(self, front_end: Linked, arena_bytes: int, rows: int) -> None:
+        """Gives this runner and a front end a socket and an arena of their own.
+
+        The arena has `arena_bytes`, and room for a request of so many `rows` in any case.
+        """
+        ours, theirs = socket.socketpair()
+        signature = self.bundle.signature
+        row = sum(
+            aligned(byte_size(spec.datatype, [max(size, 1) for size in spec.shape]))
+            for spec in (*signature.inputs, *signature.outputs)
+        )
+        arena = Arena.create(max(arena_bytes, (rows + 1) * row))
+        try:
+            self.child.send({"do": "link", "front_end": front_end.index}, [ours.fileno(), arena.fd])
+            front_end.send(
+                {
+                    "do": "link",
+                    "model": self.bundle.model,
+                    "version": self.bundle.version,
+                    "folder": str(self.folder),
+                    "instance": self.instance,
+                },
+                [theirs.fileno(), arena.fd],
+            )
+        finally:
+            arena.close()
+            ours.close()
+            theirs.close()
+
+    async def close(self, patience: float) -> None:
+        """Ends it once its front ends have let go and everything queued is answered."""
+        if not self.child.ended.done():
+            try:
+                self.child.send({"do": "close", "seconds": patience})
+            except UnavailableError:
+                self.child.kill()
+        await self.child.stop(patience)
+
+    async def _wait_for(self, wanted: str) -> Message:
+        while (message := await self._said.get()) is not None:
+            said = message["said"]
+            if said == wanted:
+                return message
+            if said in ("refused", "demoted"):
+                raise _refusal(message)
+            log.debug("%s said %s", self.child.name, said)
+        raise RunnerDiedError(f"{self.child.name} {self.child.ended.result()}")
+
+
+class RunnerDiedError(UnavailableError):
+    """The runner's process ended when it should not have."""
+
+
+def _refusal(message: Message) -> VisionloopError:
+    kinds = {"corrupt": CorruptError, "refused": RefusedError}
+    kind = kinds.get(message.get("reason", "refused"))
+    if kind is not None:
+        return kind(message["problem"])
+    return (
+        RefusedError(message["problem"])
+        if message.get("for_good")
+        else UnavailableError(message["problem"])
+    )
