@@ -40,6 +40,7 @@ class Bench:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._output = options.output.absolute()
+        (self._output / "store").mkdir(parents=True, exist_ok=True)
         self._store = f"file://{self._output}/store"
         self._scratch = self._output / "run"
         self._scratch.mkdir(parents=True, exist_ok=True)

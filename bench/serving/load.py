@@ -23,6 +23,7 @@ from visionloop.errors import UnavailableError
 
 ANALYZER = ("tritonclient[grpc]==2.50.0", "nvidia-cuda-runtime-cu12==12.9.79")
 WINDOWS = 3  # perf_analyzer's measurements in one of ours; it wants three to call itself stable
+STABLE = "99999"  # percent: it may end without a figure where windows differ by more
 BEGIN, END = 0.3, 0.9  # of the window: between them CPU is read
 GRACE_SECONDS = 60.0
 _MISSING = {"libb64.so.0d": "libb64-0d"}  # what perf_analyzer links: its Debian and Ubuntu package
@@ -106,8 +107,8 @@ class PerfAnalyzer:
         return [
             self._program, "-m", model, "-i", "grpc", "-u", serving.target,
             "--concurrency-range", str(concurrency), "--input-data", str(rows),
-            "-p", str(round(1000 * seconds / WINDOWS)), "-r", str(WINDOWS), "-s", "999",
-            "--percentile", "99", "-f", str(self._csv), *subject.analyzer_options,
+            "-p", str(round(1000 * seconds / WINDOWS)), "-r", str(WINDOWS), "-s", STABLE,
+            "-f", str(self._csv), *subject.analyzer_options,
         ]  # fmt: skip
 
     def read(self, output: str) -> Answers:
