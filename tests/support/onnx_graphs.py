@@ -35,8 +35,9 @@ def model(
     *,
     name: str = "graph",
     producer: str = "visionloop-tests",
+    opset: int = 17,
 ) -> onnx.ModelProto:
-    """A model of these parts (opset 17), checked."""
+    """A model of these parts, checked."""
     made = helper.make_graph(
         list(nodes),
         name,
@@ -45,7 +46,7 @@ def model(
         [numpy_helper.from_array(array, name) for name, array in (constants or {}).items()],
     )
     proto = helper.make_model(
-        made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name=producer
+        made, opset_imports=[helper.make_opsetid("", opset)], ir_version=9, producer_name=producer
     )
     onnx.checker.check_model(proto, full_check=True)
     return proto
