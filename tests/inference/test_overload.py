@@ -92,8 +92,8 @@ def test_rows_of_callers_who_left_do_not_run(slow: Server) -> None:
     long.result()
     slow.recognize(encoded(1))  # behind the cancelled ones in the queue
     assert slow.metric("visionloop_rejected_total", reason="cancelled") == 6
-    # All that ran: the long request, this one, and the two golden images.
-    assert slow.metric("visionloop_batch_rows_sum", model="cells") == LONG + 1 + 2
+    # All that ran for callers: the long request, and this one.
+    assert slow.metric("visionloop_batch_rows_sum", model="cells") == LONG + 1
 
 
 def test_messages_over_the_limit_are_refused(

@@ -18,6 +18,7 @@ runner's link broke.
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
