@@ -4,6 +4,7 @@ Nothing here connects to anything; `visionloop.client` does. Needs grpcio and pr
 """
 
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -57,31 +58,51 @@ class Recognition:
         return self.labels[0] if self.labels else None
 
 
+def template_of(
+    model: str, version: str, top_k: int, routing_key: str = "", priority: int = 0
+) -> pb.RecognizeRequest:
+    """A request without images. Raises InvalidInputError for what no message can hold."""
+    for name, value, rule in (
+        ("top_k", top_k, "0 (all) or more"),
+        ("priority", priority, "0 (normal), 1 (first) or more (later)"),
+    ):
+        if value < 0:
+            raise InvalidInputError(f"{name} is {value}; it must be {rule}", field=name)
+    try:
+        return pb.RecognizeRequest(
+            model=model, version=version, top_k=top_k, routing_key=routing_key, priority=priority
+        )
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"model {model!r}, version {version!r}, top_k {top_k!r}, routing_key {routing_key!r} "
+            f"or priority {priority!r} cannot be sent: {error}"
+        ) from error
+
+
 def requests_of(
-    loaded: Iterable[tuple[str, bytes]], model: str, version: str, top_k: int
+    loaded: Iterable[tuple[str, bytes]], template: pb.RecognizeRequest
 ) -> Iterator[tuple[list[str], pb.RecognizeRequest]]:
     """Requests of a bounded size, each with its images' names. Names stay here: a path on the
     caller's machine is nobody else's business."""
-    if top_k < 0:
-        raise InvalidInputError(f"top_k is {top_k}; it must be 0 (all) or more", field="top_k")
     names: list[str] = []
     size = 0
-    try:
-        request = pb.RecognizeRequest(model=model, version=version, top_k=top_k)
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(
-            f"model {model!r}, version {version!r} or top_k {top_k!r} cannot be sent: {error}"
-        ) from error
+    request = _copy(template)
     for name, data in loaded:
         if names and (size + len(data) > MAX_REQUEST_BYTES or len(names) == IMAGES_PER_REQUEST):
             yield names, request
             names, size = [], 0
-            request = pb.RecognizeRequest(model=model, version=version, top_k=top_k)
+            request = _copy(template)
         request.images.add(data=data)
         names.append(name)
         size += len(data)
     if names:
         yield names, request
+
+
+def _copy(template: pb.RecognizeRequest) -> pb.RecognizeRequest:
+    request = pb.RecognizeRequest()
+    request.CopyFrom(template)
+    return request
 
 
 def results_of(names: list[str], response: pb.RecognizeResponse, target: str) -> list[Recognition]:
@@ -104,7 +125,7 @@ def results_of(names: list[str], response: pb.RecognizeResponse, target: str) ->
             prediction_id=result.prediction_id,
             width=result.width,
             height=result.height,
-            error=_image_error(result.status),
+            error=error_of(result.status),
         )
         for name, result in zip(names, response.results, strict=True)
     ]
@@ -113,13 +134,55 @@ def results_of(names: list[str], response: pb.RecognizeResponse, target: str) ->
 _CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
-def _image_error(status: pb.ImageStatus) -> VisionloopError | None:
+def error_of(status: pb.ImageStatus) -> VisionloopError | None:
+    """The error that a status stands for; None for OK."""
     if status.code == 0:
         return None
     code = _CODE_NAMES.get(status.code, "UNKNOWN")
-    if code == "INVALID_ARGUMENT":
+    if code == "INVALID_ARGUMENT" and status.reason not in ("", InvalidInputError("").reason):
         return ImageError(status.message, reason=status.reason)
     return error_for_grpc_code(code, status.message)
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackReceipt:
+    """The service has stored the feedback for good."""
+
+    feedback_id: str
+    created: bool  # False: it was stored before
+
+
+def feedback_of(
+    prediction: "str | Recognition",
+    class_id: str | None,
+    image: bytes | None,
+    image_sha256: str | None,
+    note: str,
+    feedback_id: str | None,
+) -> pb.SubmitFeedbackRequest:
+    """The message. Raises InvalidInputError for what it cannot hold."""
+    ident = prediction.prediction_id if isinstance(prediction, Recognition) else prediction
+    if (image is None) == (image_sha256 is None):
+        raise InvalidInputError(
+            "give either image (the bytes that were predicted, or their path) or image_sha256",
+            field="image",
+        )
+    request = pb.SubmitFeedbackRequest()
+    try:
+        request.id = feedback_id or str(uuid.uuid4())
+        request.prediction_id = ident
+        request.note = note
+        if class_id is None:
+            request.wrong = True
+        else:
+            request.class_id = class_id
+        if image is not None:
+            request.image = image
+        elif image_sha256 is not None:
+            request.image_sha256 = image_sha256
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"the feedback cannot be sent: {error}") from error
+    return request
 
 
 def sources_of(images: Image | Sequence[Image]) -> Sequence[Image]:
