@@ -173,7 +173,7 @@ def _shown(level: str) -> dict[str, bool]:
 def _level(settings: Mapping[str, Any], level: str) -> str:
     """The level that Triton's settings mean where `level` is in force."""
     shown = _shown(level)
-    verbose = level == "DEBUG"
+    verbose: bool | None = None
     for name, setting in settings.items():
         kind = setting.WhichOneof("parameter_choice")
         value = getattr(setting, kind) if kind else None
@@ -188,11 +188,13 @@ def _level(settings: Mapping[str, Any], level: str) -> str:
                 "false; where the log goes and its format are chosen at start",
                 field=f"settings.{name[:100]}",
             )
+    if verbose is None:  # goes with the first kind that is turned off
+        verbose = level == "DEBUG" and all(shown.values())
     wanted = [kind.upper() for kind, on in shown.items() if on] + ["DEBUG"] * verbose
     if wanted != list(LEVELS[: len(wanted)]) or not wanted:
         raise InvalidInputError(
-            f"the log cannot hold {', '.join(wanted) or 'nothing'} alone: each level includes those "
-            f"before it in {', '.join(LEVELS)} (DEBUG is log_verbose_level above 0)",
+            f"the log cannot hold {', '.join(wanted) or 'nothing'} alone: each level includes "
+            f"those before it in {', '.join(LEVELS)} (DEBUG is log_verbose_level above 0)",
             field="settings",
         )
     return wanted[-1]
