@@ -3,7 +3,6 @@
 import asyncio
 import struct
 import threading
-from types import SimpleNamespace
 
 import grpc
 import numpy as np
@@ -19,7 +18,7 @@ from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop.proto.inference import open_inference_pb2_grpc
 from visionloop_inference import decoding
 from visionloop_inference.decoding import Decoder
-from visionloop_inference.open_inference import OpenInference
+from visionloop_inference.open_inference import decode_all
 
 IMAGES = [encoded(i) for i in range(5)]
 PIXELS = np.stack([preprocessing()(decode(image)) for image in IMAGES])
@@ -129,11 +128,6 @@ BAD_IMAGE = struct.pack("<I", len(IMAGES[0])) + IMAGES[0] + struct.pack("<I", 3)
             "'logits' is asked for twice",
         ),
         (
-            {"outputs": [{"name": "logits", "parameters": {"classification": {"int64_param": 1}}}]},
-            "UNIMPLEMENTED",
-            "'classification' is not offered",
-        ),
-        (
             {"parameters": {"sequence_id": {"int64_param": 1}}},
             "UNIMPLEMENTED",
             "'sequence_id' is not offered",
@@ -168,7 +162,7 @@ def test_wrong_requests_are_said(
     assert words in refusal.value.details()
 
 
-def test_a_bad_image_stops_the_decoding_of_the_others() -> None:
+def test_a_bad_image_stops_the_decoding_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     decoded: list[bytes] = []
 
@@ -180,16 +174,32 @@ def test_a_bad_image_stops_the_decoding_of_the_others() -> None:
 
     async def run() -> None:
         decoder = Decoder(2)
-        open_inference = OpenInference(None, decoder, 64, lambda: True)
-        bundle = SimpleNamespace(preprocessing=None)
+        sent = [memoryview(data) for data in (b"bad", *(b"%d" % n for n in range(20)))]
         with pytest.raises(ImageError, match="image 0"):
-            await open_inference._decode([b"bad", *(b"%d" % n for n in range(20))], bundle)
+            await decode_all(decoder, sent, preprocessing())
         for _ in range(5):
             await asyncio.sleep(0)  # a cancellation takes a turn of the loop
         release.set()
         await asyncio.to_thread(decoder._pool.shutdown)
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(decoding, "_decode", work)
-        asyncio.run(run())
+    monkeypatch.setattr(decoding, "_decode", work)
+    asyncio.run(run())
     assert len(decoded) <= 2  # what had begun, one for each thread
+
+
+def test_classification_by_tritonclient(client: triton.InferenceServerClient) -> None:
+    """Best first, as many as asked for; an output without classes gives no labels."""
+    wanted = [
+        triton.InferRequestedOutput("probabilities", class_count=2),
+        triton.InferRequestedOutput("embedding", class_count=1),
+    ]
+    result = client.infer("cells", [pixel_input()], outputs=wanted)
+    best = result.as_numpy("probabilities")
+    assert best.shape == (len(IMAGES), 2)
+    for row, expected in zip(best, EXPECTED["probabilities"], strict=True):
+        value, index, label = row[0].decode().split(":")
+        assert int(index) == int(expected.argmax())
+        assert label == LABELS[int(index)].capitalize()
+        assert float(value) == pytest.approx(float(expected.max()), abs=1e-5)
+        assert float(value) >= float(row[1].decode().split(":")[0])
+    assert result.as_numpy("embedding")[0, 0].decode().count(":") == 1

@@ -40,13 +40,12 @@ def numbers(tensor: Tensor) -> NDArray[Any]:
 
 
 def _descending(rows: NDArray[Any]) -> NDArray[np.intp]:
-    """The indices of each row by falling value: sorted from the back, so that of equals the first
-    comes first."""
+    """The indices of each row by falling value; of equals the first comes first."""
     if rows.dtype.kind == "f":
-        rows = np.where(np.isnan(rows), -np.inf, rows)
-    last = rows.shape[1] - 1
+        return np.argsort(-rows, axis=1, kind="stable")  # which puts NaN last
+    # The negative of an integer may not be one, so these are sorted from the back.
     backwards: NDArray[np.intp] = np.argsort(rows[:, ::-1], axis=1, kind="stable")
-    descending: NDArray[np.intp] = (last - backwards)[:, ::-1]
+    descending: NDArray[np.intp] = (rows.shape[1] - 1 - backwards)[:, ::-1]
     return descending
 
 

@@ -11,7 +11,7 @@ stay where they are, and a kind of request that was seen before is not parsed ag
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 import visionloop
 from visionloop.bundle import Bundle, ClassificationBundle
 from visionloop.errors import ImageError, NotFoundError, UnimplementedError, VisionloopError
+from visionloop.preprocessing import Preprocessing
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop_inference.admission import deadline_of
 from visionloop_inference.catalogue import Catalogue, RoutedModel, RoutedVersion
@@ -187,27 +188,10 @@ class OpenInference(Extensions):
         """Encoded images as the pixels that the graph takes."""
         if not isinstance(bundle, ClassificationBundle):
             raise UnimplementedError(f"model {bundle.model!r} does not take encoded images")
-        preprocessing = bundle.preprocessing
-
-        async def one(index: int, data: memoryview) -> NDArray[np.uint8]:
-            try:
-                return (await self._decoder.decode(bytes(data), preprocessing)).row
-            except ImageError as error:
-                raise ImageError(
-                    f"image {index}: {error}", reason=error.reason, field=f"image[{index}]"
-                ) from error
-
         encoded = split_bytes(buffer, plan.rows, plan.inputs[0].field)
-        images = [asyncio.ensure_future(one(i, data)) for i, data in enumerate(encoded)]
-        try:
-            rows = await asyncio.gather(*images)
-        finally:
-            # One bad image ends the request and gives back its room: the others must not go on
-            # being decoded, outside of all limits.
-            for image in images:
-                image.cancel()
-        pixels: NDArray[np.uint8] = np.stack(rows)  # (n, height, width, 3)
-        return Tensor("UINT8", pixels.shape, pixels.reshape(-1).data)
+        rows = await decode_all(self._decoder, encoded, bundle.preprocessing)
+        pixels = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)  # (n, height, width, 3)
+        return Tensor("UINT8", pixels.shape, np.ascontiguousarray(pixels).reshape(-1).data)
 
     def _version(self, model: str, version: str) -> RoutedVersion:
         _check_version(version)
@@ -228,6 +212,34 @@ class OpenInference(Extensions):
         if len(header) <= MAX_KIND_BYTES and not plan.typed:
             _keep(version.plans, header, plan)
         return plan
+
+
+async def decode_all(
+    decoder: Decoder, encoded: Sequence[memoryview], preprocessing: Preprocessing
+) -> list[NDArray[np.uint8]]:
+    """The rows, (height, width, 3) each, of images decoded side by side.
+
+    Raises ImageError, which names the image by its index; it ends the decoding of the others.
+    """
+
+    async def one(index: int) -> NDArray[np.uint8]:
+        try:
+            return (await decoder.decode(bytes(encoded[index]), preprocessing)).row
+        except ImageError as error:
+            raise ImageError(
+                f"image {index}: {error}", reason=error.reason, field=f"image[{index}]"
+            ) from error
+
+    if len(encoded) == 1:
+        return [await one(0)]
+    images = [asyncio.ensure_future(one(index)) for index in range(len(encoded))]
+    try:
+        return await asyncio.gather(*images)
+    finally:
+        # One bad image ends the request and gives back its room: the others must not go on being
+        # decoded, outside of all limits.
+        for image in images:
+            image.cancel()
 
 
 def _keep(kept: dict[Any, Any], key: bytes, value: object) -> None:
