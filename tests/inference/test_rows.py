@@ -1,6 +1,7 @@
 """The arena of shared memory."""
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -111,7 +112,7 @@ def test_a_descriptor_that_is_no_arena_is_refused_and_closed() -> None:
 
 
 def test_closing_leaves_no_descriptor_and_views_in_use_stay_good() -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     arena = Arena.create(PAGES)
     view = arena.view(HEADER, 4)
     view[:] = b"rows"
@@ -119,4 +120,4 @@ def test_closing_leaves_no_descriptor_and_views_in_use_stay_good() -> None:
     arena.close()
     assert bytes(view) == b"rows"
     del view, arena
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

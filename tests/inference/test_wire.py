@@ -72,10 +72,9 @@ def test_a_job_is_read_as_it_was_written(data: st.DataObject) -> None:
     buffer = memoryview(b"before" + frame)
     found = layout.read_job(buffer, 6, len(buffer), ARENA)
     assert found == wire.JobFrame(job, rows, priority, deadline, answer, tuple(inputs))
-    with pytest.raises(MalformedFrameError):  # the arena ends before what it names
-        if at == HEADER:
-            raise MalformedFrameError("nothing is in the arena")
-        layout.read_job(buffer, 6, len(buffer), HEADER)
+    if at > HEADER or space:
+        with pytest.raises(MalformedFrameError):  # the arena ends before what it names
+            layout.read_job(buffer, 6, len(buffer), HEADER)
 
 
 @given(st.data())

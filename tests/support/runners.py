@@ -28,7 +28,7 @@ from visionloop_inference.control import Control, Message
 from visionloop_inference.datatypes import DATATYPES, Answer, Tensor
 from visionloop_inference.link import RunnerLink
 from visionloop_inference.rows import Arena
-from visionloop_inference.runner_main import serve
+from visionloop_inference.runner import serve
 from visionloop_inference.strings import write_strings
 
 ONNX_TYPES = {
@@ -177,7 +177,7 @@ def start(
     if kind == "process":
         fd = theirs.fileno()
         process = subprocess.Popen(
-            [sys.executable, "-m", "visionloop_inference.runner_main", str(fd)],
+            [sys.executable, "-m", "visionloop_inference.runner", str(fd)],
             pass_fds=[fd],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )

@@ -94,6 +94,7 @@ class BatchQueue:
     def __init__(self, most: int) -> None:
         self.most = most  # rows in one batch
         self.rows = 0  # that wait
+        self.unanswered = 0  # rows of all jobs that came and were not answered
         self._lanes: dict[Hashable, _Lane] = {}
 
     def __bool__(self) -> bool:

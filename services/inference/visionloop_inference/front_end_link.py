@@ -78,6 +78,7 @@ class FrontEndLink:
         job = Job(self, frame, {})
         self._jobs[frame.id] = job
         self.rows += frame.rows
+        self._queue.unanswered += frame.rows
         try:
             for index, name in self._strings:
                 job.strings[index] = self._read_strings(name, frame, index)
@@ -136,6 +137,7 @@ class FrontEndLink:
     def _forget(self, job: Job) -> None:
         del self._jobs[job.frame.id]
         self.rows -= job.rows
+        self._queue.unanswered -= job.rows
 
     def flush(self) -> bool:
         """Sends what the socket takes; False when the link is of no more use."""
@@ -156,5 +158,6 @@ class FrontEndLink:
         for job in self._jobs.values():
             self._queue.drop(job)
         self._jobs.clear()
+        self._queue.unanswered -= self.rows
         self._socket.close()
         self.arena.close()

@@ -164,7 +164,7 @@ class LoadedModel:
 
     def publish(self, link: FrontEndLink) -> None:
         """Tells a front end what rows cost now."""
-        link.board.update(self._execution.pace, self.queue.rows - link.rows)
+        link.board.update(self._execution.pace, self.queue.unanswered - link.rows)
 
     @property
     def busy(self) -> bool:
