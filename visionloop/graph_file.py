@@ -23,6 +23,7 @@ from visionloop.errors import ConflictError, CorruptError, InvalidInputError, No
 from visionloop.record import Record
 from visionloop.repository import ModelRepository
 from visionloop.signature import Signature
+from visionloop.version_numbers import checked_name
 
 GRAPH = "model.onnx"
 MAX_LABELS_BYTES = 16 << 20
@@ -53,38 +54,24 @@ def publish_graph(
     Raises InvalidInputError for labels that do not fit, CorruptError when the file is no longer the
     one that was described.
     """
-    signature = description.signature
+    checked_name(model)
     run_id = _run_id(description, labels)
-    version = repository.claim(model, run_id)
-    try:
-        bundle = TensorsBundle(
-            model=model,
-            version=version,
-            created=datetime.now(UTC),
-            graph=GRAPH,
-            files={GRAPH: description.file},
-            inputs=list(signature.inputs),
-            outputs=list(signature.outputs),
-            batched=signature.batched,
-            warm_up=description.warm_up,
-            labels=list(labels),
-            source=Source(
-                file=path.name,
-                run_id=run_id,
-                who=who,
-                why=why,
-                producer=description.producer,
-                batching=description.batching,
-            ),
-        )
-    except ValidationError as error:
-        raise InvalidInputError(_in_words(error), field="labels") from None
+    source = Source(
+        file=path.name,
+        run_id=run_id,
+        who=who,
+        why=why,
+        producer=description.producer,
+        batching=description.batching,
+    )
+    bundle = _bundle(model, description, labels, source)  # before a number is spent on it
+    bundle = bundle.model_copy(update={"version": repository.claim(model, run_id)})
     with tempfile.TemporaryDirectory(prefix="visionloop-add-") as folder:
         (Path(folder) / GRAPH).symlink_to(path.resolve())
         try:
             repository.publish(bundle, Path(folder))
         except ConflictError:
-            return _published(repository.read(model, version), run_id), False
+            return _published(repository.read(model, bundle.version), run_id), False
     return bundle, True
 
 
@@ -94,21 +81,44 @@ def read_labels(path: Path) -> list[BundleLabel]:
     Of a name that stands there more than once (ImageNet has two cranes), each class gets its index
     into the id. Raises NotFoundError and InvalidInputError.
     """
-    names = _text(path).splitlines()
+    text = _text(path)
+    if not text.strip():
+        raise InvalidInputError(f"{path} is empty; write one class name a line", field="labels")
+    names = [line.strip() for line in text.rstrip("\n").split("\n")]
     for number, name in enumerate(names, 1):
-        if not name.strip():
+        if not name:
             raise InvalidInputError(
                 f"line {number} of {path} is empty; it must name the class with the index "
                 f"{number - 1}",
                 field="labels",
             )
-    if not names:
-        raise InvalidInputError(f"{path} is empty; write one class name a line", field="labels")
     count = Counter(names)
     return [
         BundleLabel(id=name if count[name] == 1 else f"{name} ({index})", name=name)
-        for index, name in enumerate(name.strip() for name in names)
+        for index, name in enumerate(names)
     ]
+
+
+def _bundle(
+    model: str, description: Description, labels: Sequence[BundleLabel], source: Source
+) -> TensorsBundle:
+    signature = description.signature
+    try:
+        return TensorsBundle(
+            model=model,
+            version=1,
+            created=datetime.now(UTC),
+            graph=GRAPH,
+            files={GRAPH: description.file},
+            inputs=list(signature.inputs),
+            outputs=list(signature.outputs),
+            batched=signature.batched,
+            warm_up=description.warm_up,
+            labels=list(labels),
+            source=source,
+        )
+    except ValidationError as error:
+        raise InvalidInputError(_in_words(error), field="labels") from None
 
 
 def _text(path: Path) -> str:
@@ -120,7 +130,7 @@ def _text(path: Path) -> str:
             field="labels",
         )
     try:
-        return path.read_text(encoding="utf-8-sig").rstrip("\n")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise InvalidInputError(
             f"{path} is not UTF-8 text; write one class name a line", field="labels"

@@ -61,6 +61,7 @@ except visionloop.errors.UnavailableError as error:
     [
         ("visionloop", ["up"], "inference"),
         ("visionloop", ["models", "list"], "core"),
+        ("visionloop", ["models", "add", "model.onnx", "--model", "any"], "inference"),
         ("visionloop-inference", ["--store", "file:///nowhere"], "inference"),
         ("visionloop-labeling", ["--store", "file:///nowhere"], "labeling"),
         ("visionloop-train", ["--store", "file:///nowhere"], "training"),

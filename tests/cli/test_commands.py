@@ -2,16 +2,15 @@
 
 import csv
 import json
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.bundles import publish_bundle
+from support.command_line import result, visionloop
 
 from visionloop.demo import solar_cells
 from visionloop.demo.steps import Suite, suite_running, wait_until_served
@@ -31,30 +30,6 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
         publish_bundle(repository, "waiting", seed=3)
         wait_until_served(running.inference, 1)
         yield running
-
-
-def visionloop(*arguments: str | Path, code: int = 0, cwd: Path | None = None) -> str:
-    """Runs the CLI; returns stdout, or stderr's one line where it is to fail."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("VISIONLOOP_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "visionloop.cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=cwd,
-        env=environment,
-        check=False,
-    )
-    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr
-    if code == 0 or (code == 65 and done.stdout):  # 65: some rows, or the whole verb
-        return done.stdout
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    return done.stderr
-
-
-def result(*arguments: str | Path, code: int = 0) -> Any:
-    return json.loads(visionloop(*arguments, "--json", code=code))
 
 
 def photographs(folder: Path, number: int, start: int = 0) -> list[solar_cells.Cell]:
