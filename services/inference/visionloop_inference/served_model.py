@@ -96,8 +96,11 @@ class ServedModel:
         if self.stable is not None and self.stable.number == aliases.stable:
             return True
         settled = await self.swap(aliases.stable)
-        previous = aliases.last_move.previous if aliases.last_move else None
-        if settled and self.stable is None and previous is not None:
+        if not settled or self.stable is not None:
+            return settled
+        repository = self._loader.repository
+        previous = await self._loader.in_thread(repository.previous_stable, self.name)
+        if previous is not None:
             # A server that starts after a bad promotion serves what the alias pointed at before.
             problem = self.problem
             settled = await self.swap(previous)
