@@ -35,7 +35,7 @@ class Peer(Subject):
     venv: Venv
     dialect: Dialect = GRPC
     delay_ms: float = 0.0
-    arguments: tuple[str, ...] = ()  # after the interpreter; {file} and {port} are filled in
+    arguments: tuple[str, ...] = ()  # after the interpreter; {file}, {folder}, {port} are filled in
     analyzer_options: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -50,7 +50,7 @@ class Peer(Subject):
         arguments = self.arguments or ("{file}",)
         command = [
             str(self.venv.python),
-            *(argument.format(file=file, port=port) for argument in arguments),
+            *(argument.format(file=file, folder=PEERS, port=port) for argument in arguments),
         ]
         environment = {
             "BENCH_GRAPH": str(graph.resolve()),
@@ -102,7 +102,22 @@ def peers(venvs: Path) -> dict[str, Peer]:
         Peer(
             name="bentoml",
             venv=venv("bentoml", "bentoml==1.4.39"),
-            dialect=Dialect("http", "/infer", form_field="row"),
+            dialect=Dialect("http", "/infer", form_field="row", json_answer=True),
+            arguments=(
+                "-m",
+                "bentoml",
+                "serve",
+                "bentoml_server:Served",
+                "--working-dir",
+                "{folder}",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "{port}",
+                "--api-workers",
+                "1",
+            ),
+            environment={"BENTOML_DO_NOT_TRACK": "1"},
         ),
         Peer(
             name="ray",

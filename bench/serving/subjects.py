@@ -68,6 +68,7 @@ class Dialect:
     protocol: str = "grpc"
     path: str = GRPC_PATH
     form_field: str = ""
+    json_answer: bool = False  # instead of the row's raw bytes
 
     @property
     def content_type(self) -> str:
