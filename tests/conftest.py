@@ -10,7 +10,8 @@ pytest_plugins = ["support.stores"]
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
     report = yield
-    must_run = os.environ.get("REQUIRE_ALL") == "1" and item.get_closest_marker("gpu") is None
+    excused = any(item.get_closest_marker(name) for name in ("gpu", "perf_analyzer"))
+    must_run = os.environ.get("REQUIRE_ALL") == "1" and not excused
     if report.skipped and must_run and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"REQUIRE_ALL=1, but this test was skipped: {call.excinfo}"
