@@ -182,7 +182,7 @@ def outcome(path: Path) -> type[Exception] | None:
 
 def test_the_probe_graph_is_a_valid_model() -> None:
     onnx.checker.check_model(onnx.load_from_string(providers.PROBE_GRAPH), full_check=True)
-    session = providers.session(providers.PROBE_GRAPH, "cpu", threads=1)
+    session = providers.session(providers.PROBE_GRAPH, providers.CPU, threads=1)
     assert session.run(None, {"x": np.asarray([2.5], np.float32)})[0].tolist() == [2.5]
 
 

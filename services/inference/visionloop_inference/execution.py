@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from visionloop.bundle import TensorSpec
+from visionloop.bundle import Bundle, TensorSpec
 from visionloop.telemetry import inference as metrics
 from visionloop_inference.batching import BatchBuffer, BatchQueue, Job, Piece
 from visionloop_inference.datatypes import DATATYPES
@@ -33,18 +33,18 @@ class Execution:
     """The graph of one version, and what runs on it."""
 
     def __init__(
-        self, session: Session, layout: Layout, queue: BatchQueue, pace: Pace, model: str
+        self, session: Session, layout: Layout, queue: BatchQueue, pace: Pace, bundle: Bundle
     ) -> None:
         self.pace = pace
         self._session = session
         self._layout = layout
         self._queue = queue
-        self._model = model
+        self._model = bundle.model
         self._buffer = BatchBuffer(layout)
         self._expired = metrics.REJECTED.labels(reason="expired")
         self._queued = metrics.STAGE_DURATION.labels(stage="queue")
         self._infer = metrics.STAGE_DURATION.labels(stage="infer")
-        self._rows_observed = metrics.BATCH_ROWS.labels(model=model)
+        self._rows_observed = metrics.BATCH_ROWS.labels(model=bundle.model)
 
     def step(self) -> None:
         """Runs one batch, if rows wait, and hands its jobs their answers."""

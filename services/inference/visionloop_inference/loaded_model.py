@@ -8,8 +8,7 @@ bundle of plain tensors has none, so it serves once it has run.
 
 import logging
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,25 +16,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from visionloop.bundle import Bundle, ClassificationBundle, TensorsBundle, parse_bundle
+from visionloop.bundle import Bundle, ClassificationBundle, parse_bundle
 from visionloop.errors import CorruptError, NotFoundError, RefusedError
 from visionloop_inference.batching import BatchQueue
 from visionloop_inference.control import Message
-from visionloop_inference.datatypes import DATATYPES
 from visionloop_inference.execution import Execution
 from visionloop_inference.front_end_link import FrontEndLink
 from visionloop_inference.golden import GoldenImage, GoldenTest, read_golden
 from visionloop_inference.graph import check_graph
 from visionloop_inference.pace import Pace
-from visionloop_inference.providers import cores
+from visionloop_inference.providers import Target
 from visionloop_inference.rows import Arena
-from visionloop_inference.session import Arrays, GraphRunFailedError, OutOfMemoryError, Session
+from visionloop_inference.session import (
+    GraphRunFailedError,
+    OutOfMemoryError,
+    Session,
+    choose_graph,
+)
+from visionloop_inference.tuning import Tuned, TuningFile, candidates, example_of, key, tune
 from visionloop_inference.wire import Layout
 
 log = logging.getLogger(__name__)
-
-BFLOAT16_ONE = 0x3F80
-FIRST_GUESS = 0.001  # seconds a row takes, where no example could be run
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +50,18 @@ class LoadOptions:
     max_batch: int = 32
     tuning: Path | None = None
     precision: str = "auto"  # or fp32, fp16
-    pad: bool = False
+    pad: str = "auto"  # where the provider is a GPU; or always, never
+    engine_cache: Path | None = None
 
     @classmethod
     def of(cls, message: Message) -> "LoadOptions":
-        tuning = message.get("tuning")
-        return cls(
-            folder=Path(message["folder"]),
-            provider=message.get("provider", "cpu"),
-            device=message.get("device", 0),
-            threads=message.get("threads", 0),
-            max_batch=message.get("max_batch", 32),
-            tuning=None if tuning is None else Path(tuning),
-            precision=message.get("precision", "auto"),
-            pad=message.get("pad", False),
-        )
+        known = {option.name: option.type for option in fields(cls)}
+        given: dict[str, Any] = {
+            name: Path(value) if "Path" in str(known[name]) else value
+            for name, value in message.items()
+            if name in known and value is not None
+        }
+        return cls(**given)
 
 
 class LoadedModel:
@@ -73,54 +71,75 @@ class LoadedModel:
         """Raises CorruptError, RefusedError or ConfigurationError for what must not serve."""
         began = perf_counter()
         bundle = _read_bundle(options.folder)
-        graph = options.folder / bundle.graph
-        check_graph(graph)
+        graph, precision = choose_graph(bundle, options.provider, options.precision)
+        check_graph(options.folder / graph)
         self._bundle = bundle
-        signature = bundle.signature
-        self._layout = Layout(signature)
+        self._layout = Layout(bundle.signature)
         self._golden = _golden(bundle, options.folder)
-        self._threads = options.threads or cores()
-        self._session = Session.load(
-            graph, signature, provider=options.provider, threads=self._threads
+        target = Target(
+            options.provider, options.device, options.engine_cache, fp16=precision == "fp16"
         )
-        pace = self._measure(options)
+        self._session, self._tuned, self._cold = self._tune(options, graph, target)
+        padded = options.pad == "always" or (options.pad == "auto" and target.gpu)
+        pace = Pace.of(self._tuned.seconds, self._tuned.batch, padded=padded)
         self.queue = BatchQueue(pace.batch)
-        self._links: list[FrontEndLink] = []
-        self._execution = Execution(self._session, self._layout, self.queue, pace, bundle.model)
-        self._test = self._golden_test(options.provider)
+        self._execution = Execution(self._session, self._layout, self.queue, pace, bundle)
+        self._test = self._golden_test(options.provider, precision)
         self._replaying = False
         self._largest = 0.0
-        log.info("%s version %d is loaded after %.2f s", bundle.model, bundle.version,
-                 perf_counter() - began)  # fmt: skip
+        log.info(
+            "%s version %d is loaded after %.2f s", bundle.model, bundle.version,
+            perf_counter() - began,
+            extra={"precision": precision, "threads": self._tuned.threads, "batch": pace.batch},
+        )  # fmt: skip
 
-    def _measure(self, options: LoadOptions) -> Pace:
-        most = options.max_batch if self._layout.batched else 1
-        example = _example(self._bundle)
+    def _tune(
+        self, options: LoadOptions, graph: str, target: Target
+    ) -> tuple[Session, Tuned, bool]:
+        """A session that has run, what it costs, and whether that had to be measured."""
+        signature = self._layout.signature
+        most = options.max_batch if signature.batched else 1
+
+        def load(threads: int) -> Session:
+            return Session.load(options.folder / graph, signature, target, threads, most)
+
+        tried = candidates(options.threads, target)
+        example = example_of(self._bundle)
         if example is None:
             log.warning("%s has no example to run, so it is not measured", self._bundle.model)
-            return Pace.of({1: FIRST_GUESS}, most)
+            return load(tried[-1]), Tuned.guess(tried[-1], most), True
+        file = TuningFile(options.tuning)
+        digest = self._bundle.files[graph].sha256
+        name = key(digest, target, options.threads, most, pad=options.pad)
+        tuned = file.get(name)
         try:
-            pace = Pace.measure(lambda rows: self._session.run(example(rows)), most)
+            if tuned is None:
+                session, measured = tune(load, example, tried, most)
+                file.put(name, measured)
+            else:
+                session, measured = load(tuned.threads), tuned
+                # A GPU prepares for every size it meets, so it meets all of them now.
+                for rows in measured.seconds if target.gpu else [measured.batch]:
+                    session.run(example(rows))
             # The sizes that were tried and not chosen must not keep their memory (for
             # EfficientNet-Lite0 600 MB after 32 rows, 105 MB shrunk).
-            self._session.run(example(1), shrink=True)
+            session.run(example(1), shrink=True)
         except (GraphRunFailedError, OutOfMemoryError) as error:
-            raise CorruptError(f"{self._bundle.graph} does not run: {error}") from error
-        return pace
+            raise CorruptError(f"{graph} does not run: {error}") from error
+        return session, measured, tuned is None
 
     def measured(self) -> Message:
         """What `loaded` says."""
-        pace = self._execution.pace
         return {
-            "batch": pace.batch,
-            "row_seconds": pace.seconds(pace.batch) / pace.batch,
-            "threads": self._threads,
-            "cold": True,
+            "batch": self._tuned.batch,
+            "row_seconds": 1 / self._tuned.rows_a_second,
+            "threads": self._tuned.threads,
+            "cold": self._cold,
         }
 
     # Golden images
 
-    def _golden_test(self, provider: str) -> GoldenTest | None:
+    def _golden_test(self, provider: str, precision: str) -> GoldenTest | None:
         bundle = self._bundle
         if not isinstance(bundle, ClassificationBundle):
             return None
@@ -136,7 +155,7 @@ class LoadedModel:
                 raise RefusedError(f"the graph fails on a golden image: {error}") from error
             return found
 
-        return GoldenTest(bundle, run, provider=provider)
+        return GoldenTest(bundle, run, provider=provider, precision=precision)
 
     def test(self) -> float:
         """Replays the first golden images; the largest difference. Raises RefusedError."""
@@ -196,30 +215,3 @@ def _read_bundle(folder: Path) -> Bundle:
 
 def _golden(bundle: Bundle, folder: Path) -> list[GoldenImage]:
     return read_golden(bundle, folder) if isinstance(bundle, ClassificationBundle) else []
-
-
-def _example(bundle: Bundle) -> Callable[[int], Arrays] | None:
-    """Inputs on which the graph is known to run, for so many rows; None when there are none.
-
-    Black images, or what the bundle says of plain tensors.
-    """
-    signature = bundle.signature
-    shapes, value = [spec.shape for spec in signature.inputs], 0
-    if isinstance(bundle, TensorsBundle):
-        if bundle.warm_up is None:
-            return None
-        shapes, value = bundle.warm_up.shapes, bundle.warm_up.value
-    kinds = [DATATYPES[spec.datatype] for spec in signature.inputs]
-
-    def example(rows: int) -> Arrays:
-        arrays = []
-        for kind, sizes in zip(kinds, shapes, strict=True):
-            shape = (rows, *sizes) if signature.batched else tuple(sizes)
-            one: object = "1" if kind.numpy.hasobject else value
-            nothing: object = "" if kind.numpy.hasobject else 0
-            if kind.name == "BF16":
-                one = BFLOAT16_ONE
-            arrays.append(np.full(shape, one if value else nothing, kind.numpy))
-        return arrays
-
-    return example

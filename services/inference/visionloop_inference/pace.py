@@ -12,6 +12,7 @@ late; an estimate, so some of what it refuses would just have made it. A runner'
 in the first page of every arena (`Board`), where front ends read it without asking.
 """
 
+import math
 import struct
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ FORGETTING = 0.2  # weight of the newest run in the moving average
 WORTH_IT = 0.95  # a larger batch must bring a row's cost below this share of the best so far
 TRIES = 2  # the better one counts: other work on the machine only ever adds time
 PATIENCE = 2  # sizes in a row that may fail to be better before the search ends
+SHORT = 0.05  # seconds; a longer run is tried once less
 LONGEST = 1.0  # seconds; a batch that takes longer is never made larger
 LEAST = 1e-9  # seconds a row takes at least
 
@@ -58,18 +60,26 @@ class Pace:
         run: Callable[[int], object],
         max_batch: int,
         clock: Callable[[], float] = perf_counter,
+        budget: float = math.inf,
     ) -> "Pace":
-        """Runs batches of growing size; `run(n)` runs one of n rows."""
+        """Runs batches of growing size; `run(n)` runs one of n rows.
+
+        After `budget` seconds no larger one is begun.
+        """
+        began = clock()
         seconds: dict[int, float] = {}
         size, best, failed = 1, 1, 0
         while failed < PATIENCE:
-            run(size)  # the first run of a size allocates
-            seconds[size] = min(_timed(run, size, clock) for _ in range(TRIES))
+            # The first run of a size allocates, which only short ones feel.
+            first = _timed(run, size, clock)
+            tries = TRIES if first < SHORT else TRIES - 1
+            again = min(_timed(run, size, clock) for _ in range(tries))
+            seconds[size] = again if first < SHORT else min(first, again)
             if size > 1 and seconds[size] / size > WORTH_IT * seconds[best] / best:
                 failed += 1
             else:
                 best, failed = size, 0
-            if size == max_batch or seconds[size] > LONGEST:
+            if size == max_batch or seconds[size] > LONGEST or clock() - began > budget:
                 break
             size = min(2 * size, max_batch)
         return cls.of({size: took for size, took in seconds.items() if size <= best}, best)

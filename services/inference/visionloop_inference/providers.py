@@ -2,15 +2,27 @@
 
 onnxruntime answers a provider that it cannot load with a warning and a CPU session. A service
 that was given a GPU would then be slow in a way that nobody notices; so the choice is proved by
-creating a session, and a missing one is an error that says what is missing.
+creating a session, and a missing one is an error that names the library that is missing.
+
+The options stand here because each avoids a trap. cuDNN's exhaustive search tries every algorithm
+anew for every batch size, 0.3 to 1.3 s each time, in the middle of traffic: the heuristic is used,
+and batches are padded to few sizes. CUDA's memory arena doubles whenever it grows and never
+shrinks: it grows by what is asked for. TensorRT builds an engine for minutes: engines are kept in a
+folder, and the range of batch sizes is declared beforehand, because a size outside of it would
+build another in the middle of traffic. The price of the last: an engine that must do for every size
+of the range is a little slower than one made for a single size.
 """
 
+import ctypes
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnxruntime
 
 from visionloop.errors import ConfigurationError
+from visionloop.signature import FREE, Signature
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -37,33 +49,105 @@ def cores() -> int:
     return max(1, min(allowed, round(int(quota) / int(period))))
 
 
-def session(graph: Path | bytes, provider: str, threads: int) -> onnxruntime.InferenceSession:
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a graph is to run on."""
+
+    provider: str = "cpu"
+    device: int = 0  # number of the GPU
+    engine_cache: Path | None = None  # TensorRT's engines
+    fp16: bool = False  # the graph is 16-bit; TensorRT must be told
+
+    @property
+    def gpu(self) -> bool:
+        return self.provider != "cpu"
+
+
+CPU = Target()
+
+
+def session(
+    graph: Path | bytes,
+    target: Target,
+    threads: int,
+    ranges: Mapping[str, str] | None = None,
+) -> onnxruntime.InferenceSession:
     """A session for a graph (a file or its bytes) on exactly this provider.
 
     Spinning is off: the cores are shared with the decoder and the front end, and a spinning
-    worker takes from them what it waits for. Raises ConfigurationError when onnxruntime gave
-    another provider, and whatever onnxruntime raises for a graph it refuses.
+    worker takes from them what it waits for. `ranges` are TensorRT's profiles (`profiles`). Raises
+    ConfigurationError when onnxruntime gave another provider, and whatever onnxruntime raises for
+    a graph it refuses.
     """
-    wanted = PROVIDERS[provider]
+    wanted = PROVIDERS[target.provider]
     if wanted not in onnxruntime.get_available_providers():
-        raise _missing(provider)
+        raise _missing(target.provider)
+    if target.gpu:
+        onnxruntime.preload_dlls()  # those of the nvidia-* packages, which no loader path names
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors only; a refused provider is reported by us
     made = onnxruntime.InferenceSession(
-        graph if isinstance(graph, bytes) else str(graph), options, providers=[wanted]
+        graph if isinstance(graph, bytes) else str(graph),
+        options,
+        providers=provider_options(target, ranges or {}),
     )
     if wanted not in made.get_providers():  # built in, but its libraries or device are missing
-        raise _missing(provider)
+        raise _missing(target.provider)
     return made
 
 
-def shrinking(provider: str) -> onnxruntime.RunOptions:
+def provider_options(target: Target, ranges: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
+    """The providers to ask for, best first, each with its options."""
+    if not target.gpu:
+        return [(PROVIDERS["cpu"], {})]
+    cuda = {
+        "device_id": str(target.device),
+        "arena_extend_strategy": "kSameAsRequested",
+        "cudnn_conv_algo_search": "HEURISTIC",
+    }
+    if target.provider == "cuda":
+        return [(PROVIDERS["cuda"], cuda)]
+    tensorrt = {
+        "device_id": str(target.device),
+        "trt_fp16_enable": "1" if target.fp16 else "0",
+        **ranges,
+    }
+    if target.engine_cache is not None:
+        folder = str(target.engine_cache)
+        tensorrt |= {
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": folder,
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": folder,
+        }
+    # What TensorRT does not take runs on CUDA.
+    return [(PROVIDERS["tensorrt"], tensorrt), (PROVIDERS["cuda"], cuda)]
+
+
+def profiles(signature: Signature, max_batch: int) -> dict[str, str]:
+    """TensorRT's ranges of batch sizes for a graph whose other sizes are fixed; else none."""
+    if not signature.batched or any(FREE in spec.shape for spec in signature.inputs):
+        return {}
+
+    def at(rows: int) -> str:
+        return ",".join(
+            f"{spec.name}:{'x'.join(map(str, (rows, *spec.shape)))}" for spec in signature.inputs
+        )
+
+    return {
+        "trt_profile_min_shapes": at(1),
+        "trt_profile_opt_shapes": at(max_batch),
+        "trt_profile_max_shapes": at(max_batch),
+    }
+
+
+def shrinking(target: Target) -> onnxruntime.RunOptions:
     """Options for a run after which the session gives unused memory back."""
     options = onnxruntime.RunOptions()
-    arena = "cpu:0" if provider == "cpu" else "gpu:0"
+    arena = f"gpu:{target.device}" if target.gpu else "cpu:0"
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arena)
     return options
 
@@ -71,14 +155,29 @@ def shrinking(provider: str) -> onnxruntime.RunOptions:
 def _missing(provider: str) -> ConfigurationError:
     available = onnxruntime.get_available_providers()
     offered = ", ".join(name for name, known in PROVIDERS.items() if known in available)
+    built_in = PROVIDERS[provider] in available
+    why = (
+        _missing_library(provider)
+        if built_in
+        else f"this onnxruntime {onnxruntime.__version__} was built for {offered}"
+    )
     return ConfigurationError(
-        f"--provider {provider} cannot be loaded: this onnxruntime {onnxruntime.__version__} was "
-        f"built for {offered}; install visionloop[inference-gpu] and the driver's libraries, or "
-        "choose another provider",
+        f"--provider {provider} cannot be loaded: {why}; install visionloop[inference-gpu] and "
+        "the driver's libraries, or choose another provider",
         field="provider",
     )
 
 
+def _missing_library(provider: str) -> str:
+    """Why a provider that onnxruntime has does not load, in the words of the dynamic loader."""
+    library = f"libonnxruntime_providers_{provider}.so"
+    try:
+        ctypes.CDLL(str(Path(onnxruntime.__file__).parent / "capi" / library))
+    except OSError as error:
+        return str(error)
+    return f"{library} is there, but finds no device that it can use"
+
+
 def prove(provider: str) -> None:
     """Raises ConfigurationError unless a session on `provider` can really be made here."""
-    session(PROBE_GRAPH, provider, threads=1)
+    session(PROBE_GRAPH, Target(provider), threads=1)

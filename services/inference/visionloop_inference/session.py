@@ -16,10 +16,10 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from visionloop.bundle import Signature, TensorSpec
-from visionloop.errors import CorruptError, OverloadedError, VisionloopError
+from visionloop.bundle import Bundle, ClassificationBundle, Signature, TensorSpec
+from visionloop.errors import CorruptError, OverloadedError, RefusedError, VisionloopError
 from visionloop_inference.datatypes import DATATYPES
-from visionloop_inference.providers import session, shrinking
+from visionloop_inference.providers import CPU, Target, profiles, session, shrinking
 
 Arrays: TypeAlias = list[NDArray[Any]]
 
@@ -48,12 +48,12 @@ class Session:
     """One graph on one provider. Used by one thread."""
 
     def __init__(
-        self, made: onnxruntime.InferenceSession, signature: Signature, provider: str
+        self, made: onnxruntime.InferenceSession, signature: Signature, target: Target = CPU
     ) -> None:
         """Raises CorruptError unless the graph takes and gives what the signature says."""
         check_signature(made, signature)
         self.signature = signature
-        self.provider = provider
+        self.target = target
         self._session = made
         self._inputs = [spec.name for spec in signature.inputs]
         self._outputs = [spec.name for spec in signature.outputs]
@@ -64,16 +64,18 @@ class Session:
         self._by_value = any(spec.datatype == "BF16" for spec in specs)
 
     @classmethod
-    def load(cls, graph: Path, signature: Signature, *, provider: str, threads: int) -> "Session":
+    def load(
+        cls, graph: Path, signature: Signature, target: Target, threads: int, max_batch: int
+    ) -> "Session":
         """Raises CorruptError for a graph that onnxruntime refuses or that is not the signature's,
         and ConfigurationError when the provider cannot be loaded."""
         try:
-            made = session(graph, provider, threads)
+            made = session(graph, target, threads, profiles(signature, max_batch))
         except VisionloopError:
             raise
         except Exception as error:
             raise CorruptError(f"onnxruntime does not load {graph.name}: {error}") from error
-        return cls(made, signature, provider)
+        return cls(made, signature, target)
 
     def run(self, inputs: Sequence[NDArray[Any]], *, shrink: bool = False) -> Arrays:
         """The outputs for whole inputs, the batch dimension included.
@@ -81,7 +83,7 @@ class Session:
         Raises OutOfMemoryError, or GraphRunFailedError for whatever else onnxruntime raises and
         for outputs of another shape than the signature's. `shrink` gives unused memory back.
         """
-        options = shrinking(self.provider) if shrink else None
+        options = shrinking(self.target) if shrink else None
         feeds = dict(zip(self._inputs, inputs, strict=True))
         try:
             if self._by_value:
@@ -137,6 +139,29 @@ class Session:
             else:
                 outputs.append(value.numpy())
         return outputs
+
+
+def choose_graph(bundle: Bundle, provider: str, precision: str) -> tuple[str, str]:
+    """The bundle's file to run, and its precision: "fp32" (as the bundle was made) or "fp16".
+
+    "auto" takes the 16-bit sibling on a GPU, where the bundle has one that passed its gate there,
+    which is to say that it states how far its answers may be off. Raises RefusedError when "fp16"
+    is asked for and there is none.
+    """
+    sibling = f"{bundle.graph.removesuffix('.onnx')}.fp16.onnx"
+    passed = (
+        sibling in bundle.files
+        and isinstance(bundle, ClassificationBundle)
+        and f"fp16/{provider}" in bundle.golden.max_probability_difference
+    )
+    if precision == "fp32" or (precision == "auto" and (provider == "cpu" or not passed)):
+        return bundle.graph, "fp32"
+    if not passed:
+        raise RefusedError(
+            f"precision fp16 was asked for, and version {bundle.version} of {bundle.model} has no "
+            f"{sibling} that was tested for fp16/{provider}"
+        )
+    return sibling, "fp16"
 
 
 def check_signature(made: onnxruntime.InferenceSession, signature: Signature) -> None:

@@ -1,0 +1,215 @@
+"""What is measured once for a graph on a machine: its threads, its best batch, what batches cost.
+
+One thread is compared with all cores at warm-up, because no rule tells: on two cores ResNet-50 runs
+twice as fast on both, while a graph that mostly reads its input is slower on both than on one. All
+cores must be worth it (1.2 times the rows a second), for whoever decodes and parses wants them too.
+Measuring costs a few seconds, bounded; what was found is kept in a JSON file under the graph's
+digest, the kind of machine and all that would change the answer, and is found again at the next
+start. Price: figures measured while the machine was busy stay until the entry is removed; the pace
+of every run corrects them (`pace`), the number of threads it does not.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import time
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from visionloop.bundle import Bundle, TensorsBundle
+from visionloop_inference.datatypes import DATATYPES
+from visionloop_inference.pace import Pace
+from visionloop_inference.providers import Target, cores
+from visionloop_inference.session import Arrays, Session
+
+log = logging.getLogger(__name__)
+
+WORTH_ALL_CORES = 1.2  # times the rows a second that one thread does
+BUDGET = 1.5  # seconds after which no larger batch is tried, for each number of threads
+MOST_ENTRIES = 256
+FIRST_GUESS = 0.001  # seconds of a batch, where no example could be run
+
+_BFLOAT16_ONE = 0x3F80
+
+Example = Callable[[int], Arrays]  # rows -> inputs on which the graph runs
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What was found: `seconds` maps rows to what a batch of them takes."""
+
+    threads: int
+    batch: int
+    seconds: Mapping[int, float] = field(repr=False)
+
+    @classmethod
+    def guess(cls, threads: int, batch: int) -> "Tuned":
+        """For a graph that no example runs on; its pace corrects itself with the first requests."""
+        return cls(threads, batch, dict.fromkeys((1, batch), FIRST_GUESS))
+
+    @property
+    def rows_a_second(self) -> float:
+        return self.batch / self.seconds[self.batch]
+
+
+class TuningFile:
+    """The findings of this machine, shared by all runners on it. Without a path it keeps nothing.
+
+    A file that cannot be read or written costs the measuring and nothing else.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def get(self, key: str) -> Tuned | None:
+        """What was found under this key, if something was."""
+        if self._path is None:
+            return None
+        try:
+            found = self._read()[key]
+            seconds = {int(rows): float(took) for rows, took in found["seconds"].items()}
+            tuned = Tuned(int(found["threads"]), int(found["batch"]), seconds)
+            if tuned.threads < 1 or not 0 < seconds[tuned.batch] < float("inf"):
+                raise ValueError("it makes no sense")
+        except KeyError:
+            return None
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            log.warning("%s is not used: %s", self._path, error)
+            return None
+        return tuned
+
+    def put(self, key: str, tuned: Tuned) -> None:
+        """Keeps a finding; the oldest go when there are too many."""
+        if self._path is None:
+            return
+        try:
+            with self._locked():
+                entries = {}
+                with contextlib.suppress(OSError, ValueError):
+                    entries = self._read()
+                entries[key] = {
+                    "threads": tuned.threads,
+                    "batch": tuned.batch,
+                    "seconds": {str(rows): took for rows, took in tuned.seconds.items()},
+                    "measured": round(time()),
+                }
+                newest = sorted(entries, key=lambda known: entries[known].get("measured", 0))
+                kept = {known: entries[known] for known in newest[-MOST_ENTRIES:]}
+                new = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+                new.write_text(json.dumps({"format": 1, "entries": kept}, indent=1))
+                new.replace(self._path)
+        except OSError as error:
+            log.warning(
+                "%s cannot be written, the next start measures again: %s", self._path, error
+            )
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        if self._path is None or not self._path.exists():
+            return {}
+        content = json.loads(self._path.read_text())
+        if not isinstance(content, dict) or content.get("format") != 1:
+            raise ValueError("its format is not known here")
+        entries = content.get("entries")
+        if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
+            raise ValueError("it holds no entries")
+        return entries
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One writer at a time; the lock goes with the process that holds it."""
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.with_name(f"{self._path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def key(digest: str, target: Target, threads: int, max_batch: int, *, pad: str) -> str:
+    """Names all that a finding depends on. `threads` is what was asked for, 0: measure."""
+    where = f"{target.provider}{target.device if target.gpu else ''}"
+    return (
+        f"{digest} on {_machine()}, onnxruntime {onnxruntime.__version__} {where}, "
+        f"threads {threads} batch {max_batch} pad {pad}"
+    )
+
+
+def tune(
+    load: Callable[[int], Session],
+    example: Example,
+    candidates: Sequence[int],
+    max_batch: int,
+) -> tuple[Session, Tuned]:
+    """Loads and measures the graph with each number of threads, fewest first; gives the best.
+
+    More threads must bring WORTH_ALL_CORES times the rows. Raises what loading and running raise.
+    """
+    best: tuple[Session, Tuned] | None = None
+    for threads in sorted(set(candidates)):
+        session = load(threads)
+        pace = Pace.measure(lambda rows: session.run(example(rows)), max_batch, budget=BUDGET)  # noqa: B023 — called at once
+        tuned = Tuned(threads, pace.batch, dict(zip(pace.sizes, pace.times, strict=True)))
+        log.info("%d threads: %.1f rows a second in batches of %d",
+                 threads, tuned.rows_a_second, tuned.batch)  # fmt: skip
+        if best is None or tuned.rows_a_second >= WORTH_ALL_CORES * best[1].rows_a_second:
+            best = session, tuned
+    if best is None:
+        raise ValueError("no number of threads to try")
+    return best
+
+
+def candidates(threads: int, target: Target) -> list[int]:
+    """The numbers of threads to try: the one asked for, or with 0 one and all cores.
+
+    Beside a GPU the cores only fetch and carry: one thread.
+    """
+    if threads > 0:
+        return [threads]
+    return [1] if target.gpu else [1, cores()]
+
+
+def example_of(bundle: Bundle) -> Example | None:
+    """Inputs on which the graph is known to run, for so many rows; None when there are none.
+
+    Black images, or what the bundle says of plain tensors.
+    """
+    signature = bundle.signature
+    shapes, value = [spec.shape for spec in signature.inputs], 0
+    if isinstance(bundle, TensorsBundle):
+        if bundle.warm_up is None:
+            return None
+        shapes, value = bundle.warm_up.shapes, bundle.warm_up.value
+    kinds = [DATATYPES[spec.datatype] for spec in signature.inputs]
+
+    def example(rows: int) -> Arrays:
+        arrays = []
+        for kind, sizes in zip(kinds, shapes, strict=True):
+            shape = (rows, *sizes) if signature.batched else tuple(sizes)
+            one: object = "1" if kind.numpy.hasobject else value
+            nothing: object = "" if kind.numpy.hasobject else 0
+            if kind.name == "BF16":
+                one = _BFLOAT16_ONE
+            arrays.append(np.full(shape, one if value else nothing, kind.numpy))
+        return arrays
+
+    return example
+
+
+def _machine() -> str:
+    """The processor's name and the cores of it that are ours; not the host's name, which a pod
+    changes with every start."""
+    name = platform.machine()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    return f"{name} x{cores()}"
