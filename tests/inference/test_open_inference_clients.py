@@ -302,6 +302,30 @@ def test_regions_are_known_to_every_front_end(tmp_path: Path, graphs: Server, re
                 np.testing.assert_array_equal(found, 2 * ROWS + 1)
 
 
+def test_models_are_loaded_and_unloaded_by_request(tmp_path: Path, graphs: Server) -> None:
+    url = f"file://{graphs.log.parent}/store"
+    with (
+        running_server(tmp_path, url, "--model-control=explicit") as running,
+        triton.InferenceServerClient(running.target) as client,
+    ):
+        assert "model_repository" in client.get_server_metadata().extensions
+        assert not client.is_model_ready("tiny")
+        client.load_model("tiny")
+        wait_for(lambda: client.is_model_ready("tiny"), hint="the model that was asked for")
+        np.testing.assert_array_equal(
+            client.infer("tiny", [tiny_input()]).as_numpy("y"), 2 * ROWS + 1
+        )
+        assert not client.is_model_ready("pool")
+        with pytest.raises(InferenceServerException, match="dogs"):
+            client.load_model("dogs")
+        with pytest.raises(InferenceServerException, match=r"'config' .* is not offered"):
+            client.load_model("pool", config="{}")
+        client.unload_model("tiny")
+        wait_for(lambda: not client.is_model_ready("tiny"), hint="the model to go")
+        with pytest.raises(InferenceServerException):
+            client.infer("tiny", [tiny_input()])
+
+
 # perf_analyzer.
 
 

@@ -184,11 +184,28 @@ def test_others_are_told_and_follow(shared: Shared) -> None:
         with pytest.raises(NotFoundError):
             theirs.read("gone", 0, 1)
         await ours.unregister("")
-        assert told[-1] == Change(added=None, removed=None)
+        assert told[-1] == Change(removed="")
         theirs.replace([])
         assert not theirs.status("")
 
     asyncio.run(both())
+
+
+def test_an_unknown_region_may_be_on_its_way(shared: Shared) -> None:
+    """Asking whoever knows brings it: what was said before comes before the answer."""
+    asked: list[Change] = []
+
+    async def changed(change: Change) -> None:
+        asked.append(change)
+        if change == Change():
+            regions.replace([Region("late", shared.key, 0, 16)])
+
+    regions = Regions(changed)
+    asyncio.run(regions.catch_up(["late"]))
+    assert regions.read("late", 1, 1) == b"\x01"
+    asyncio.run(regions.catch_up(["late"]))
+    assert asked == [Change()]
+    regions.close()
 
 
 def test_a_region_that_others_were_not_told_of_is_not_there(shared: Shared) -> None:

@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from visionloop.errors import InvalidInputError, UnimplementedError
+from visionloop.errors import ConflictError, InvalidInputError, UnimplementedError
 from visionloop_inference.front_ends import FrontEnds
 from visionloop_inference.lifecycle import ModelVersion, State
 from visionloop_inference.statistics import statistics
@@ -67,12 +67,19 @@ class Answers:
             await supervisor.unload(payload["model"])
 
     def _change_regions(self, payload: dict[str, Any]) -> None:
-        if (added := payload["added"]) is not None:
+        """Without a change, this only answers after all that was said to the front end before."""
+        added, removed = payload["added"], payload["removed"]
+        if added is not None:
+            if added["name"] in self._regions:  # by another front end, at the same moment
+                raise ConflictError(
+                    f"shared memory region {added['name']!r} is registered already; unregister it "
+                    "first"
+                )
             self._regions[added["name"]] = added
-        elif payload["removed"] is None:
+        elif removed == "":
             self._regions.clear()
-        else:
-            self._regions.pop(payload["removed"], None)
+        elif removed is None or self._regions.pop(removed, None) is None:
+            return
         if self.front_ends is not None:
             self.front_ends.regions(list(self._regions.values()))
 

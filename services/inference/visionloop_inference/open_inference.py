@@ -175,6 +175,8 @@ class OpenInference(Extensions):
         def predicted(rows: int) -> float:
             return self._decoder.seconds(images) + version.seconds(rows)
 
+        if plan.regions and self._regions is not None:
+            await self._regions.catch_up(plan.regions)
         with model.admission.admit(plan.rows, size + plan.shared_bytes, deadline, predicted):
             buffers = plan.buffers(parts.raws, self._regions)
             if images:

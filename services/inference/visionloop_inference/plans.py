@@ -87,7 +87,8 @@ class Plan:
     encoded: bool  # the one input holds encoded images
     timeout: float | None  # seconds
     priority: int
-    shared_bytes: int
+    regions: tuple[str, ...]  # of shared memory that it reads or writes
+    shared_bytes: int  # and how much
     heads: dict[object, bytes] = field(default_factory=dict)  # of answers, by their shapes
 
     def buffers(self, raws: Sequence[memoryview], regions: Regions | None) -> list[Buffer]:
@@ -154,7 +155,8 @@ def make_plan(request: pb.ModelInferRequest, version: RoutedVersion, offer: Offe
     encoded = _is_encoded(request, version)
     inputs, rows = _inputs(request, signature, offer.max_rows, encoded=encoded)
     outputs = _outputs(request, signature)
-    shared = _shared_bytes([*inputs, *outputs], offer)
+    places = [plan.span for plan in inputs] + [plan.span for plan in outputs]
+    spans = [span for span in places if span is not None]
     _refuse_sequences(request.parameters)
     timeout = _whole(request.parameters, "timeout", "parameters", MAX_PARAMETER)
     return Plan(
@@ -166,13 +168,13 @@ def make_plan(request: pb.ModelInferRequest, version: RoutedVersion, offer: Offe
         encoded=encoded,
         timeout=timeout / 1e6 if timeout else None,
         priority=_whole(request.parameters, "priority", "parameters", MAX_PRIORITY) or 0,
-        shared_bytes=shared,
+        regions=tuple(span.region for span in spans),
+        shared_bytes=_shared_bytes(spans, offer),
     )
 
 
-def _shared_bytes(planned: Sequence[InputPlan | OutputPlan], offer: Offer) -> int:
+def _shared_bytes(spans: Sequence[Span], offer: Offer) -> int:
     """What the request moves through shared memory. It is held like what comes in a message."""
-    spans = [plan.span for plan in planned if plan.span is not None]
     if spans and not offer.shared_memory:
         raise _no_shared_memory()
     size = sum(span.size for span in spans)

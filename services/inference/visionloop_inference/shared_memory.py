@@ -46,7 +46,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A region that was added, or removed (None: all of them)."""
+    """A region that was added, or one that was removed ("": all of them), or nothing."""
 
     added: Region | None = None
     removed: str | None = None
@@ -77,7 +77,15 @@ class Regions:
     async def unregister(self, name: str) -> None:
         """Forgets a region; "" is all of them. One that is not there is none the less forgotten."""
         self.remove(name)
-        await self._tell(Change(removed=name or None))
+        await self._tell(Change(removed=name))
+
+    async def catch_up(self, names: Iterable[str]) -> None:
+        """Makes sure that these are not merely on their way from another front end.
+
+        The channel keeps its order: an answer comes after all that was said before.
+        """
+        if any(name not in self._open for name in names):
+            await self._tell(Change())
 
     async def _tell(self, change: Change) -> None:
         if self._changed is not None:
