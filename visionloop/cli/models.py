@@ -204,11 +204,13 @@ def _check_why(why: str) -> None:
 
 def _print_move(model: str, move: AliasMove, output: Output) -> None:
     output.result(move.model_dump(mode="json"))
-    was = f" (was {move.previous})" if move.previous else ""
+    was = f" (was {move.previous})" if move.previous not in (None, move.version) else ""
     now = "ended" if move.version is None else f"is now version {_target(move)}"
     output.line(f"{model}: {move.alias} {now}{was}")
 
 
-def _target(move: AliasMove) -> str | int | None:
+def _target(move: AliasMove) -> str | int:
     """Where the alias points after the move, with the canary's share."""
+    if move.version is None:
+        return "ended"
     return move.version if move.percent is None else f"{move.version} ({move.percent:g} %)"
