@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionloop.bundle import Bundle, TensorSpec
-from visionloop.telemetry import inference as metrics
+from visionloop_inference.batch_metrics import BatchMetrics
 from visionloop_inference.batching import BatchBuffer, BatchQueue, Job, Piece
 from visionloop_inference.datatypes import DATATYPES
 from visionloop_inference.pace import Pace
@@ -41,17 +41,14 @@ class Execution:
         self._queue = queue
         self._model = bundle.model
         self._buffer = BatchBuffer(layout)
-        self._expired = metrics.REJECTED.labels(reason="expired")
-        self._queued = metrics.STAGE_DURATION.labels(stage="queue")
-        self._infer = metrics.STAGE_DURATION.labels(stage="infer")
-        self._rows_observed = metrics.BATCH_ROWS.labels(model=bundle.model)
+        self._metrics = BatchMetrics(bundle)
 
     def step(self) -> None:
         """Runs one batch, if rows wait, and hands its jobs their answers."""
         now = monotonic()
         pieces, expired = self._queue.take(now)
         for job in expired:
-            self._expired.inc()
+            self._metrics.expired()
             job.source.refuse(
                 job,
                 Reason.EXPIRED,
@@ -60,32 +57,31 @@ class Execution:
             )
         if not pieces:
             return
-        for piece in pieces:
-            if piece.start == 0:
-                self._queued.observe(now - piece.job.queued)
         try:
-            self._run(pieces)
+            self._run(pieces, now)
         except Exception as error:
             # A fault of ours: these requests fail, the next ones must not hang.
             log.exception("a batch of %s failed", self._model)
             for job in {piece.job: None for piece in pieces}:
                 self._refuse(job, Reason.FAILED, f"the batch failed: {error}")
 
-    def _run(self, pieces: Sequence[Piece]) -> None:
+    def _run(self, pieces: Sequence[Piece], now: float) -> None:
         rows = sum([piece.size for piece in pieces])
         size = self.pace.padded_to(rows) if self._layout.batched else rows
+        queued = [now - piece.job.queued for piece in pieces if piece.start == 0]
+        began = perf_counter()
         inputs = self._buffer.gather(pieces, size)
         run = _Run(self._session, self._layout, rows)
-        began = perf_counter()
+        gathered = perf_counter()
         outputs = run(inputs)
-        took = perf_counter() - began
-        self._infer.observe(took)
-        self._rows_observed.observe(rows)
+        ran = perf_counter()
         if run.spoilt:
             self._report(run)
         else:
-            self.pace.observe(size, took)
+            self.pace.observe(size, ran - gathered)
         self._answer(pieces, outputs, run)
+        seconds = (gathered - began, ran - gathered, perf_counter() - ran)
+        self._metrics.ran(rows, len(pieces), queued, seconds)
 
     def _report(self, run: "_Run") -> None:
         for text in dict.fromkeys(run.failures.values()):

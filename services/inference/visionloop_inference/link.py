@@ -52,7 +52,7 @@ class RunnerLink:
     ) -> None:
         """Takes the socket and the arena over. `on_lost` is called once, unless `close` was."""
         sock.setblocking(False)
-        self.rows_waiting = 0  # of this link, not answered yet
+        self._rows = 0  # not answered yet
         self._socket = sock
         self._arena = arena
         self._layout = wire.Layout(signature)
@@ -66,6 +66,11 @@ class RunnerLink:
         self._next = 1
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self._read)
+
+    @property
+    def rows_waiting(self) -> int:
+        """Rows that the runner has not answered: of this link, and of others as it last said."""
+        return self._rows + (self._board.others if self._open else 0)
 
     @property
     def batch(self) -> int:
@@ -124,7 +129,7 @@ class RunnerLink:
         job = self._next
         self._next = job + 1
         self._jobs[job] = _Waiting(self._loop.create_future(), rows, offset, answer)
-        self.rows_waiting += rows
+        self._rows += rows
         until = math.inf if deadline is None else deadline
         self._send(self._layout.job(job, rows, min(priority, 255), until, answer, places))
         return job
@@ -266,7 +271,7 @@ class RunnerLink:
     def _finish(self, job: int, waiting: _Waiting) -> None:
         """The runner is done with the job: its space may be used again."""
         del self._jobs[job]
-        self.rows_waiting -= waiting.rows
+        self._rows -= waiting.rows
         self._free(waiting)
 
     def _free(self, waiting: _Waiting) -> None:
@@ -292,7 +297,7 @@ class RunnerLink:
         self._socket.close()
         jobs = list(self._jobs.values())
         self._jobs.clear()
-        self.rows_waiting = 0
+        self._rows = 0
         self._arena.close()
         error: VisionloopError
         for waiting in jobs:

@@ -98,6 +98,8 @@ class _Runner:
             said = model.step()
             if said is not None:
                 self._say(said)
+            for link in self._links.values():
+                model.publish(link)
         for link in list(self._links.values()):
             if link.unsent:
                 self._flush(link)
@@ -125,8 +127,6 @@ class _Runner:
         if wanted != link.events:
             link.events = wanted
             self._poll.modify(link.fileno(), wanted)
-        if self._model is not None:
-            self._model.publish(link)
 
     def _drop(self, link: FrontEndLink) -> None:
         fd = link.fileno()
