@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from visionloop.errors import OverloadedError, VisionloopError
+from visionloop.errors import OverloadedError, UnavailableError, VisionloopError
 from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop.recognition_messages import (
     Image,
@@ -33,6 +33,7 @@ IMAGES = 8  # per request; more make answers late, fewer cost the server's time
 BYTES = 4 * 2**20  # per request, unless one image alone has more
 WINDOW = 16  # requests under way on one connection, as many as the server works on
 
+ACCEPT_SECONDS = 5.0  # a server of ours says at once that it takes a stream; others may not
 # What grpc.aio makes of a call whose server ended it during a write; the server's status is lost.
 WRITE_FAILED = "Internal error from Core"
 
@@ -144,9 +145,9 @@ class Service:
     options: dict[str, Any]
 
     def ended(self) -> VisionloopError:
-        return VisionloopError(
+        return UnavailableError(
             f"the inference service at {self.target} ended the stream before it had answered "
-            "everything"
+            "everything; try again"
         )
 
 
@@ -213,6 +214,7 @@ class _AsyncLane:
 
     def __init__(self, service: Service, turn: int) -> None:
         self._service = service
+        self._accepted = False
         try:
             self._call = service.stubs[turn].RecognizeStream(**service.options)
         except grpc.aio.UsageError as error:
@@ -221,6 +223,13 @@ class _AsyncLane:
     async def send(self, request: pb.RecognizeRequest | None) -> None:
         """None after the last request. A call that has ended is found out by who receives."""
         with suppress(grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
+            if not self._accepted:
+                # grpc.aio loses the status of a call that is refused while a write is under way,
+                # so nothing is written before the server has taken the call.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(ACCEPT_SECONDS):
+                        await self._call.initial_metadata()
+                self._accepted = True
             await (self._call.done_writing() if request is None else self._call.write(request))
 
     async def receive(self) -> pb.RecognizeStreamResponse:

@@ -44,6 +44,9 @@ class Servicer(recognition_pb2_grpc.RecognitionServicer):
         self, requests: Iterator[pb.RecognizeRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.RecognizeStreamResponse]:
         self.streams += 1
+        if dict(context.invocation_metadata()).get("authorization") == "Bearer wrong":
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "the bearer token is not known")
+        context.send_initial_metadata(())
         self.metadata.append(dict(context.invocation_metadata()))
         for number, request in enumerate(requests):
             self.requests.append(request)
@@ -253,6 +256,21 @@ def test_a_stream_that_ends_too_early_is_an_error(service: Service, ask: Ask) ->
     service.servicer.end_after = 2
     with pytest.raises(VisionloopError, match="ended the stream before"):
         ask(service.target, [b"x"] * (10 * IMAGES))
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_a_refused_stream_says_why(service: Service, size: int) -> None:
+    images = [b"x" * size] * 1000
+    with Client(service.target, token="wrong") as client, pytest.raises(UnauthenticatedError):
+        list(client.recognize_stream(images))
+
+    async def run() -> None:
+        async with AsyncClient(service.target, token="wrong") as client:
+            with pytest.raises(UnauthenticatedError):
+                _ = [result async for result in client.recognize_stream(images)]
+
+    for _ in range(5):
+        asyncio.run(run())
 
 
 def test_nobody_there(ask: Ask) -> None:

@@ -67,6 +67,7 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
         self, requests: AsyncIterator[pb.RecognizeRequest], context: Context
     ) -> AsyncIterator[pb.RecognizeStreamResponse]:
         deadline = deadline_of(context)
+        await context.send_initial_metadata(())  # the call is taken; clients wait for it
 
         async def one(request: pb.RecognizeRequest) -> pb.RecognizeStreamResponse:
             try:
