@@ -234,10 +234,13 @@ class ModelRepository:
     def end_canary(self, model: str, *, expected: CurrentAliases, who: str, why: str) -> AliasMove:
         """Gives all requests back to stable, if no alias moved since `expected` was read.
 
-        Raises RefusedError when there is no canary, ConflictError when another was faster.
+        Raises NotFoundError when there is no such model, RefusedError when there is no canary,
+        ConflictError when another was faster.
         """
         log = self._log(model)
         if expected.aliases.canary is None:
+            if not self._numbers(model).any_published():
+                raise self._no_model(model)
             raise RefusedError(f"model {model!r} has no canary version that could be ended")
         return log.move_canary(None, expected=expected, who=who, why=why)
 

@@ -71,6 +71,38 @@ class TestAdd:
         other = result("models", "add", path, *flags, "--labels", labels)
         assert (other["new"], other["bundle"]["version"]) == (True, 2)
 
+    def test_killed_before_the_version_appears_it_goes_on(
+        self, store_url: str, tmp_path: Path
+    ) -> None:
+        repository = ModelRepository(open_store(store_url))
+        path = saved(tmp_path, onnx_graphs.tiny())
+        arguments = ("models", "add", path, "--model", "tiny", "--store", store_url)
+        killed = subprocess.run(
+            command(*arguments),
+            capture_output=True,
+            timeout=120,
+            env=environment() | {"VISIONLOOP_FAILPOINT": "publish.files_uploaded"},
+            check=False,
+        )
+        assert killed.returncode == -signal.SIGKILL
+        assert repository.versions("tiny") == []
+        assert result(*arguments)["bundle"]["version"] == 1
+        assert repository.versions("tiny") == [1]
+
+    def test_two_at_once_publish_one_version(self, store_url: str, tmp_path: Path) -> None:
+        repository = ModelRepository(open_store(store_url))
+        path = saved(tmp_path, onnx_graphs.tiny())
+        arguments = ("models", "add", path, "--model", "tiny", "--store", store_url, "--json")
+        both = [
+            subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, env=environment())
+            for _ in range(2)
+        ]
+        said = [json.loads(process.communicate(timeout=120)[0]) for process in both]
+        assert [process.returncode for process in both] == [0, 0]
+        assert sorted(one["new"] for one in said) == [False, True]
+        assert said[0]["bundle"] == said[1]["bundle"]
+        assert repository.versions("tiny") == [1]
+
     def test_labels(self, local: str, tmp_path: Path) -> None:
         path = saved(tmp_path, onnx_graphs.tiny())
         labels = tmp_path / "labels.txt"

@@ -445,6 +445,8 @@ class TestCanary:
     ) -> None:
         with pytest.raises(NotFoundError, match="no model 'cells'"):
             set_canary(local, 1, 5)
+        with pytest.raises(NotFoundError, match="no model 'cells'"):
+            end_canary(local)
         publish_version(local, tmp_path / "a")
         with pytest.raises(RefusedError, match="visionloop models promote cells 1"):
             set_canary(local, 1, 5)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,6 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
+from onnx.backend.test.case.node import collect_testcases
 from support import onnx_graphs
 from support.onnx_graphs import model, node, value
 
@@ -315,6 +317,46 @@ class TestRefused:
             other.write_bytes(data)
             with pytest.raises(CorruptError, match=r"other\.onnx is not an ONNX file"):
                 describe(other)
+
+
+class TestOperators:
+    """ONNX's own conformance models: every operator, type and odd shape there is."""
+
+    @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the cases' own arithmetic
+    @pytest.mark.parametrize("free", [False, True])
+    def test_all_are_described_or_refused_in_words(self, tmp_path: Path, free: bool) -> None:
+        path = tmp_path / "graph.onnx"
+        outcomes: Counter[str] = Counter()
+        words: list[str] = []
+        for case in collect_testcases("")[int(free) :: 8]:
+            if case.model is None:
+                continue
+            path.write_bytes(
+                (with_free_rows(case.model) if free else case.model).SerializeToString()
+            )
+            try:
+                found = describe(path)
+            except RefusedError as error:
+                words.append(str(error))
+                continue
+            outcomes["batched" if found.signature.batched else "whole"] += 1
+            if found.signature.batched:
+                assert found.warm_up is not None, case.name
+        assert outcomes["whole"] > 50
+        assert len(words) > 20  # operators and types that onnxruntime lacks
+        assert not [text for text in words if "\n" in text or not text]
+        assert (outcomes["batched"] > 30) == free
+
+
+def with_free_rows(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with a free first dimension of all inputs and outputs that are tensors."""
+    freed = onnx.ModelProto()
+    freed.CopyFrom(proto)
+    for spec in (*freed.graph.input, *freed.graph.output):
+        shape = spec.type.tensor_type.shape
+        if spec.type.HasField("tensor_type") and shape.dim:
+            shape.dim[0].dim_param = "n"
+    return freed
 
 
 class TestProgram:

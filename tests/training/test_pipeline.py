@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 import pydantic
 import pytest
+from support import onnx_graphs
 from support.bundles import publish_bundle
 from support.training_site import FIRST, PROBE, QUICK, Site
 
@@ -105,6 +106,14 @@ def test_a_second_round_computes_new_images_only_and_is_compared_in_pairs(site: 
     bundle = site.repository.read("reader", 2)
     assert bundle.provenance.parent_version == 1
     assert site.repository.aliases("reader").aliases.stable == 2
+
+
+def test_a_plain_graph_as_stable_is_refused_before_any_work(site: Site):
+    site.write(FIRST)
+    onnx_graphs.publish_graph(site.repository, onnx_graphs.tiny(), model="reader")
+    with pytest.raises(RefusedError, match="stable version 1 of reader is of the task 'tensors'"):
+        site.train(*PROBE)
+    assert site.repository.versions("reader") == [1]
 
 
 BAD = (*PROBE, "fit.probe_penalty=[1000.0]")
