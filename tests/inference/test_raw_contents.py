@@ -15,7 +15,6 @@ from visionloop_inference.raw_contents import (
     MAX_FIELDS,
     MAX_HEADER_BYTES,
     parse_header,
-    parse_infer,
     take_apart,
 )
 
@@ -74,10 +73,12 @@ def protobuf_s(data: bytes) -> tuple[pb.ModelInferRequest, list[bytes]] | None:
 
 def ours(data: bytes) -> tuple[pb.ModelInferRequest, list[bytes]] | None:
     try:
-        request, raws = parse_infer(data)
+        parts = take_apart(data)
+        request = parse_header(parts.header)
     except InvalidInputError:
         return None
-    return request, [bytes(raw) for raw in raws]
+    request.id = parts.id.decode()
+    return request, [bytes(raw) for raw in parts.raws]
 
 
 @settings(max_examples=500, deadline=None)
@@ -148,7 +149,7 @@ def test_raw_contents_are_views_of_the_message() -> None:
     data = sent.SerializeToString()
     tracemalloc.start()
     try:
-        _, raws = parse_infer(data)
+        raws = take_apart(data).raws
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -176,7 +177,7 @@ def test_a_million_empty_fields_are_refused_before_they_are_parsed(
     tracemalloc.start()
     try:
         with pytest.raises(InvalidInputError, match=f"the limit is {MAX_FIELDS}"):
-            parse_infer(data)
+            take_apart(data)
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -187,7 +188,7 @@ def test_long_headers_are_refused() -> None:
     sent = pb.ModelInferRequest()
     sent.inputs.add(name="x").contents.bytes_contents.append(bytes(MAX_HEADER_BYTES))
     with pytest.raises(InvalidInputError, match="send large tensors as raw_input_contents"):
-        parse_infer(sent.SerializeToString())
+        take_apart(sent.SerializeToString())
 
 
 def test_as_many_fields_as_allowed() -> None:

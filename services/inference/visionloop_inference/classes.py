@@ -3,6 +3,7 @@
 For clients that want to read an answer, not compute with it: the texts cost some 2 us each.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,15 +20,10 @@ def classified(tensor: Tensor, classes: int, labels: Sequence[str], *, batched: 
     (rows, classes) for a batched model, else (classes,); fewer where a row has fewer elements. Of
     equal values the one with the lower index comes first, NaN comes last.
     """
-    values = numbers(tensor)
-    rows = values.reshape(tensor.shape[0] if batched else 1, -1)  # (rows, elements)
+    count = tensor.shape[0] if batched else 1
+    rows = numbers(tensor).reshape(count, math.prod(tensor.shape) // count)  # (rows, elements)
     kept = min(classes, rows.shape[1])
-    order = _descending(rows)[:, :kept]
-    texts = [
-        _text(row[index], int(index), labels)
-        for row, best in zip(rows, order, strict=True)
-        for index in best
-    ]
+    texts = [_text(row[i], int(i), labels) for row in rows for i in _best(row, kept)]
     shape = (len(rows), kept) if batched else (kept,)
     return Tensor("BYTES", shape, joined_bytes(texts))
 
@@ -39,14 +35,19 @@ def numbers(tensor: Tensor) -> NDArray[Any]:
     return (tensor.array.astype(np.uint32) << 16).view(np.float32)
 
 
-def _descending(rows: NDArray[Any]) -> NDArray[np.intp]:
-    """The indices of each row by falling value; of equals the first comes first."""
-    if rows.dtype.kind == "f":
-        return np.argsort(-rows, axis=1, kind="stable")  # which puts NaN last
-    # The negative of an integer may not be one, so these are sorted from the back.
-    backwards: NDArray[np.intp] = np.argsort(rows[:, ::-1], axis=1, kind="stable")
-    descending: NDArray[np.intp] = (rows.shape[1] - 1 - backwards)[:, ::-1]
-    return descending
+def _best(row: NDArray[Any], count: int) -> NDArray[np.intp]:
+    """The indices of the `count` largest elements, by falling value; of equals the first first.
+
+    Only what can be among them is sorted: outputs may have millions of elements.
+    """
+    # Both fall where the values rise; the negative of an integer may not be one. NaN comes last.
+    key = -row if row.dtype.kind == "f" else ~row
+    candidates = np.arange(len(row))
+    if 0 < count < len(row):
+        worst = np.partition(key, count - 1)[count - 1]
+        candidates = candidates if worst != worst else np.flatnonzero(key <= worst)
+    order: NDArray[np.intp] = candidates[np.argsort(key[candidates], kind="stable")]
+    return order[:count]
 
 
 def _text(value: Any, index: int, labels: Sequence[str]) -> bytes:

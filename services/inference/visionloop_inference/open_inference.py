@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 import visionloop
 from visionloop.bundle import Bundle, ClassificationBundle
-from visionloop.errors import ImageError, NotFoundError, UnimplementedError, VisionloopError
+from visionloop.errors import ImageError, UnimplementedError, VisionloopError
 from visionloop.preprocessing import Preprocessing
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop_inference.admission import deadline_of
@@ -30,18 +30,15 @@ from visionloop_inference.datatypes import Buffer, Tensor
 from visionloop_inference.decoding import Decoder
 from visionloop_inference.infer_stream import in_order
 from visionloop_inference.model_config import Offer, config, metadata
-from visionloop_inference.open_inference_extensions import Ask, Extensions
+from visionloop_inference.open_inference_extensions import Ask, Extensions, check_version
 from visionloop_inference.plans import Plan, make_plan
-from visionloop_inference.raw_contents import Parts, parse_header, parse_infer, take_apart
+from visionloop_inference.raw_contents import Parts, parse_header, take_apart
 from visionloop_inference.replies import reply, stream_error, streamed
 from visionloop_inference.shared_memory import Regions
 from visionloop_inference.tensors import split_bytes
 
-__all__ = ["OpenInference", "parse_infer"]
-
 MAX_KINDS = 256  # kinds of requests remembered, overall and for each version
 MAX_KIND_BYTES = 2048  # what is longer is seldom sent twice
-MAX_VERSION = 100  # characters of model_version
 STREAM_REQUESTS = 64  # of one stream at a time
 ROUTING_KEY = "routing_key"
 
@@ -195,13 +192,9 @@ class OpenInference(Extensions):
         pixels = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)  # (n, height, width, 3)
         return Tensor("UINT8", pixels.shape, np.ascontiguousarray(pixels).reshape(-1).data)
 
-    def _version(self, model: str, version: str) -> RoutedVersion:
-        _check_version(version)
-        return self._catalogue.model(model).version(version)
-
     def _read_route(self, header: bytes) -> Route:
         request = parse_header(header)
-        _check_version(request.model_version)
+        check_version(request.model_version)
         parameters = request.parameters
         key = parameters[ROUTING_KEY].string_param if ROUTING_KEY in parameters else ""
         route = Route(request.model_name, request.model_version, key)
@@ -253,11 +246,3 @@ def _keep(kept: dict[Any, Any], key: bytes, value: object) -> None:
 
 def _sooner(deadline: float | None, other: float) -> float:
     return other if deadline is None else min(deadline, other)
-
-
-def _check_version(version: str) -> None:
-    if len(version) > MAX_VERSION:
-        raise NotFoundError(
-            f"model_version is {len(version)} characters long; a version is a number, 'stable' or "
-            "'canary'"
-        )

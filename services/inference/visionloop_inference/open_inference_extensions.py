@@ -8,10 +8,10 @@ go where the server was told at start, and there are no trace files.
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from visionloop.errors import InvalidInputError, UnimplementedError
+from visionloop.errors import InvalidInputError, NotFoundError, UnimplementedError
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop.proto.inference import open_inference_pb2_grpc
-from visionloop_inference.catalogue import Catalogue
+from visionloop_inference.catalogue import Catalogue, RoutedVersion
 from visionloop_inference.model_config import Offer
 from visionloop_inference.shared_memory import Regions
 
@@ -20,6 +20,7 @@ Ask = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 LEVELS = ("ERROR", "WARNING", "INFO", "DEBUG")  # of the log; each lets through those before it
 LOG_FORMAT = "default"
+MAX_VERSION = 100  # characters
 NO_TRACES = {"trace_level": ["OFF"]}
 
 
@@ -34,12 +35,19 @@ class Extensions(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         self._offer = offer
         self._regions = regions if offer.shared_memory else None
 
+    def _version(self, model: str, version: str) -> RoutedVersion:
+        check_version(version)
+        return self._catalogue.model(model).version(version)
+
     async def ModelStatistics(  # noqa: N802 — the RPCs' names, here and below
         self, request: pb.ModelStatisticsRequest, _context: object
     ) -> pb.ModelStatisticsResponse:
-        if request.name:
+        number = ""
+        if request.version:
+            number = str(self._version(request.name, request.version).number)
+        elif request.name:
             self._catalogue.model(request.name)
-        found = await self._ask("statistics", {"model": request.name, "version": request.version})
+        found = await self._ask("statistics", {"model": request.name, "version": number})
         return pb.ModelStatisticsResponse(model_stats=map(_statistics, found["models"]))
 
     async def RepositoryIndex(  # noqa: N802
@@ -198,6 +206,15 @@ def _level(settings: Mapping[str, Any], level: str) -> str:
             field="settings",
         )
     return wanted[-1]
+
+
+def check_version(version: str) -> None:
+    """Raises NotFoundError for what is too long to be a version."""
+    if len(version) > MAX_VERSION:
+        raise NotFoundError(
+            f"model_version is {len(version)} characters long; a version is a number, 'stable' or "
+            "'canary'"
+        )
 
 
 def _check_repository(name: str) -> None:

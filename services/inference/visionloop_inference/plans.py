@@ -8,7 +8,7 @@ their data among those bytes and are planned anew each time.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from visionloop.bundle import ClassificationBundle
@@ -18,6 +18,7 @@ from visionloop.signature import Signature, TensorSpec
 from visionloop_inference.catalogue import RoutedVersion
 from visionloop_inference.datatypes import DATATYPES, Buffer, Tensor
 from visionloop_inference.model_config import MAX_PRIORITY, Offer
+from visionloop_inference.parameters import MAX_PARAMETER, Span, refuse_sequences, span_of, whole
 from visionloop_inference.shared_memory import Regions
 from visionloop_inference.tensors import (
     InputTensor,
@@ -28,21 +29,7 @@ from visionloop_inference.tensors import (
     typed_data,
 )
 
-MAX_CLASSES = 10_000  # of the classification extension
-MAX_PARAMETER = 2**62
-# What makes a request one of a sequence, whose answers depend on one another.
-SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
-
-Parameters = Mapping[str, pb.InferParameter]
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A piece of a registered region of shared memory."""
-
-    region: str
-    offset: int
-    size: int
+MAX_CLASSES = 1000  # of the classification extension, for each row
 
 
 @dataclass(slots=True)
@@ -157,8 +144,8 @@ def make_plan(request: pb.ModelInferRequest, version: RoutedVersion, offer: Offe
     outputs = _outputs(request, signature)
     places = [plan.span for plan in inputs] + [plan.span for plan in outputs]
     spans = [span for span in places if span is not None]
-    _refuse_sequences(request.parameters)
-    timeout = _whole(request.parameters, "timeout", "parameters", MAX_PARAMETER)
+    refuse_sequences(request.parameters)
+    timeout = whole(request.parameters, "timeout", "parameters", MAX_PARAMETER)
     return Plan(
         rows=rows,
         inputs=inputs,
@@ -167,7 +154,7 @@ def make_plan(request: pb.ModelInferRequest, version: RoutedVersion, offer: Offe
         typed=any(plan.typed is not None for plan in inputs),
         encoded=encoded,
         timeout=timeout / 1e6 if timeout else None,
-        priority=_whole(request.parameters, "priority", "parameters", MAX_PRIORITY) or 0,
+        priority=whole(request.parameters, "priority", "parameters", MAX_PRIORITY) or 0,
         regions=tuple(span.region for span in spans),
         shared_bytes=_shared_bytes(spans, offer),
     )
@@ -261,7 +248,7 @@ def _find_contents(
     plan: InputPlan, tensor: InputTensor, raws: int, where: str, *, typed: bool
 ) -> int:
     """Notes where an input's bytes come from; returns how many inputs came raw so far."""
-    plan.span = _span(tensor.parameters, f"{where}.parameters")
+    plan.span = span_of(tensor.parameters, f"{where}.parameters")
     if plan.span is not None and tensor.HasField("contents"):
         raise InvalidInputError(
             f"input {plan.name!r} has contents, and a region of shared memory too; use one",
@@ -303,8 +290,8 @@ def _outputs(request: pb.ModelInferRequest, signature: Signature) -> list[Output
                 f"output {output.name!r} is asked for twice", field=f"{where}.name"
             )
         parameters = f"{where}.parameters"
-        classes = _whole(output.parameters, "classification", parameters, MAX_CLASSES) or 0
-        span = _span(output.parameters, parameters)
+        classes = whole(output.parameters, "classification", parameters, MAX_CLASSES) or 0
+        span = span_of(output.parameters, parameters)
         _check_classes(spec, classes, span, parameters)
         planned[output.name] = OutputPlan(spec, classes, span)
     return list(planned.values())
@@ -320,54 +307,6 @@ def _check_classes(spec: TensorSpec, classes: int, span: Span | None, where: str
             f"output {spec.name!r} asks for classification and for shared memory; use one",
             field=where,
         )
-
-
-def _span(parameters: Parameters, where: str) -> Span | None:
-    """The piece of shared memory that a tensor's parameters name, if any."""
-    if "shared_memory_region" not in parameters:
-        return None
-    region = parameters["shared_memory_region"]
-    if region.WhichOneof("parameter_choice") != "string_param":
-        raise InvalidInputError(
-            f"{where}: shared_memory_region must be a string", field=f"{where}.shared_memory_region"
-        )
-    size = _whole(parameters, "shared_memory_byte_size", where, MAX_PARAMETER)
-    if size is None:
-        raise InvalidInputError(
-            f"{where} names a shared_memory_region without shared_memory_byte_size",
-            field=f"{where}.shared_memory_byte_size",
-        )
-    offset = _whole(parameters, "shared_memory_offset", where, MAX_PARAMETER) or 0
-    return Span(region.string_param, offset, size)
-
-
-def _whole(parameters: Parameters, name: str, where: str, limit: int) -> int | None:
-    """A parameter that is a whole number from 0 to `limit`; None when it is not given."""
-    if name not in parameters:
-        return None
-    parameter = parameters[name]
-    kind = parameter.WhichOneof("parameter_choice")
-    value = getattr(parameter, kind) if kind in ("int64_param", "uint64_param") else None
-    if value is None or not 0 <= value <= limit:
-        given = kind or "nothing" if value is None else value
-        raise InvalidInputError(
-            f"{where}: {name} is {given}; it must be a whole number from 0 to {limit}",
-            field=f"{where}.{name}",
-        )
-    return int(value)
-
-
-def _refuse_sequences(parameters: Parameters) -> None:
-    for name in SEQUENCE:
-        if name not in parameters:
-            continue
-        parameter = parameters[name]
-        kind = parameter.WhichOneof("parameter_choice")
-        if kind is not None and getattr(parameter, kind):
-            raise UnimplementedError(
-                f"the parameter {name!r} is not offered by this server: its models keep no state "
-                "between requests"
-            )
 
 
 def _no_shared_memory() -> UnimplementedError:

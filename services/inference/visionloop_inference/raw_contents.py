@@ -43,17 +43,6 @@ def take_apart(data: bytes) -> Parts:
     return _walked(data) or _parsed(data)
 
 
-def parse_infer(data: bytes) -> tuple[pb.ModelInferRequest, list[memoryview]]:
-    """The request without its raw_input_contents, and these, as views that keep `data` alive.
-
-    Raises InvalidInputError as `take_apart` does.
-    """
-    header, ident, raws = take_apart(data)
-    request = parse_header(header)
-    request.id = ident.decode()
-    return request, raws
-
-
 def parse_header(header: bytes) -> pb.ModelInferRequest:
     """Raises InvalidInputError for bytes that are no ModelInferRequest."""
     try:

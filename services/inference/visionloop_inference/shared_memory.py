@@ -3,7 +3,8 @@
 A client on the same machine registers an object under a name and sends names instead of tensors.
 Objects are read and written by pread and pwrite, never mapped: a client can cut its object short at
 any moment, and touching a mapped page that is gone kills the process, while a read just comes back
-short. A mapping would save one copy of the input (measured: 150 kB cost 12 us by pread).
+short. The price is 10 us for 150 kB where a mapping takes 2 (47 and 7 for 600 kB); the same bytes
+in a message cost 200 and more.
 
 Off unless the server is told otherwise: whoever may register can have this process read and write
 any object under /dev/shm that its user may open. Keys are plain names there, links are not
