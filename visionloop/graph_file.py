@@ -19,6 +19,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from visionloop.bundle import Bundle, BundleFile, BundleLabel, Source, TensorsBundle, WarmUp
+from visionloop.bundle_files import is_intact
 from visionloop.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError
 from visionloop.record import Record
 from visionloop.repository import ModelRepository
@@ -72,6 +73,10 @@ def publish_graph(
             repository.publish(bundle, Path(folder))
         except ConflictError:
             return _published(repository.read(model, bundle.version), run_id), False
+        except CorruptError:
+            if is_intact(path, description.file):
+                raise
+            raise CorruptError(f"{path} changed while it was added; add it again") from None
     return bundle, True
 
 

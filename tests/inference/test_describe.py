@@ -307,6 +307,10 @@ class TestRefused:
             describe(tmp_path)
         with pytest.raises(InvalidInputError, match="is not a file"):
             describe(Path("/dev/zero"))
+        with pytest.raises(
+            InvalidInputError, match="cannot read /proc/self/mem: Input/output error"
+        ):
+            describe(Path("/proc/self/mem"))
         large = tmp_path / "large.onnx"
         with large.open("wb") as file:
             file.truncate(2**31)

@@ -13,8 +13,11 @@ from support.command_line import visionloop
 from support.inference_server import Server, running_server, wait_for
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from visionloop.errors import CorruptError
+from visionloop.graph_file import publish_graph
 from visionloop.objectstore import open_store
 from visionloop.repository import ModelRepository
+from visionloop_inference.describe import describe
 
 GRAPHS = {
     "tiny": onnx_graphs.tiny(),
@@ -138,6 +141,17 @@ def answers(server: Server, model: str, version: str, x: np.ndarray) -> list[flo
         return [float(infer(server, model, version, x=x)[0].flat[0])]
     except InferenceServerException:
         return []
+
+
+def test_a_file_that_changes_while_it_is_added_is_not_published(tmp_path: Path) -> None:
+    repository = ModelRepository(open_store((tmp_path / "store").as_uri()))
+    path = tmp_path / "graph.onnx"
+    path.write_bytes(onnx_graphs.tiny().SerializeToString())
+    description = describe(path)
+    path.write_bytes(onnx_graphs.tiny(scale=3).SerializeToString())
+    with pytest.raises(CorruptError, match=r"graph\.onnx changed while it was added"):
+        publish_graph(repository, path, description, model="tiny", who="me", why="a test")
+    assert repository.versions("tiny") == []
 
 
 def test_a_server_that_starts_after_a_bad_promotion_is_not_misled_by_the_canary(

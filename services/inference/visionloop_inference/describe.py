@@ -35,10 +35,14 @@ _DATATYPES = {f"tensor({datatype.onnx})": name for name, datatype in DATATYPES.i
 def describe(path: Path) -> Description:
     """Checks, loads and tries the graph, on the CPU.
 
-    Raises NotFoundError, CorruptError for what is not ONNX, RefusedError for what cannot be served.
+    Raises NotFoundError, InvalidInputError for what cannot be read, CorruptError for what is not
+    ONNX, RefusedError for what cannot be served.
     """
     _check_file(path)
-    entry = file_entry(path)
+    try:
+        entry = file_entry(path)
+    except OSError as error:
+        raise InvalidInputError(f"cannot read {path}: {error.strerror}", field="file") from error
     facts = check_graph(path)
     session = _session(path)
     inputs = [_declared("input", node) for node in session.get_inputs()]
