@@ -38,6 +38,7 @@ from visionloop.errors import (
     RefusedError,
     VisionloopError,
 )
+from visionloop.failpoints import failpoint
 from visionloop.telemetry import metrics
 from visionloop.telemetry.logs import configure_logging
 from visionloop.telemetry.pages import Page
@@ -158,6 +159,7 @@ class _Runner:
 
     def _load(self, message: Message, _fds: list[int]) -> None:
         try:
+            failpoint(f"runner.load.{Path(message['folder']).name}")
             model = LoadedModel(LoadOptions.of(message))
             self._say({"said": "loaded", **model.measured()})
             self._say({"said": "tested", "difference": model.test()})
