@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from bench.serving.figures import spread
 from bench.serving.load import own_command, read_own, run
 from bench.serving.pictures import truncated
-from bench.serving.subjects import RECOGNIZE_PATH, Serving
-from bench.serving.workloads import Images, call
-from visionloop.errors import UnavailableError
+from bench.serving.subjects import Serving
+from bench.serving.workloads import Images
 
 CONCURRENCY = 16
 LENGTH = 32  # requests, of which one is bad
@@ -33,14 +32,14 @@ def measure(workload: Images, serving: Serving, pairs: int, seconds: float) -> B
     bad = [*good[:-1], truncated(good[-1])]
     ratios: list[float] = []
     answers = changed = 0
-    for _ in range(pairs):
-        rates = []
-        for burst in (good, bad):
-            rate, wrong = _one(workload, serving, burst, seconds)
-            rates.append(rate)
-            answers += round(rate * seconds)
+    for pair in range(pairs):
+        rates = {}
+        # Each goes first in every second pair: a machine that slows down favours neither.
+        for name, burst in (("good", good), ("bad", bad))[:: -1 if pair % 2 else 1]:
+            rates[name], wrong = _one(workload, serving, burst, seconds)
+            answers += round(rates[name] * seconds)
             changed += wrong
-        ratios.append(rates[1] / rates[0])
+        ratios.append(rates["bad"] / rates["good"])
     return Burst(statistics.median(ratios), spread(ratios), pairs, answers, changed)
 
 
@@ -50,11 +49,5 @@ def _one(
     """(answers/s, answers that differ from what the image gets when it is sent alone)."""
     bodies = [workload.body(picture) for picture in burst]
     plan = workload.plan(serving, bodies, CONCURRENCY, seconds)
-    for index, body in enumerate(bodies):
-        file = workload.scratch / f"expected-{index}"
-        file.write_bytes(call(serving, RECOGNIZE_PATH, body))
-        plan.expected.append(str(file))
     answers = read_own(run(own_command(plan, workload.scratch), serving, seconds).output)
-    if answers.errors and not answers.problems:
-        raise UnavailableError("requests failed without a word")
     return answers.images_per_second, answers.errors

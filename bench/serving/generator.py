@@ -5,7 +5,8 @@
 It sends ready-made bytes and reads no answer beyond its status, so it costs little: about 0.1 ms of
 CPU for a gRPC call, 0.04 ms for HTTP. NVIDIA's perf_analyzer costs half of that over gRPC, so it is
 preferred there; this one is for what perf_analyzer does not speak: peers on plain HTTP, and encoded
-images through visionloop.v1.Recognition. Prints one JSON object (`Outcome`).
+images through visionloop.v1.Recognition. Prints BEGINS when the clock starts, and at its end one
+JSON object (`Outcome`).
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +28,7 @@ from bench.serving.figures import percentile
 from visionloop.proto.v1 import recognition_pb2 as pb
 
 CALLERS_PER_CHANNEL = 16
+BEGINS = "begins"
 WARM_UP = 0.25  # seconds before the clock starts
 SAME = 1e-3  # largest difference of a probability that counts as the same answer
 
@@ -80,6 +83,7 @@ class Callers:
             calls = await self._calls(stack)
             begin = time.perf_counter() + WARM_UP
             end = begin + plan.seconds
+            asyncio.get_running_loop().call_later(WARM_UP, partial(print, BEGINS, flush=True))
             await asyncio.gather(*(self._caller(call, begin, end) for call in calls))
         latencies = self._latencies or [float("nan")]
         return Outcome(

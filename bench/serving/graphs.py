@@ -29,7 +29,7 @@ def write_classifier(folder: Path) -> Path:
     """mobilenet_v3_small with `probabilities` (n, CLASSES) as its output: what a bundle serves."""
     return _written(
         folder / "classifier.onnx",
-        lambda path: _export(_Classifier(_network("mobilenet_v3_small")), path, "probabilities"),
+        lambda path: export(_Classifier(_network("mobilenet_v3_small")), path, "probabilities"),
     )
 
 
@@ -43,7 +43,7 @@ def _written(path: Path, make: Callable[[Path], None]) -> Path:
     return path
 
 
-class _Pixels(nn.Module):
+class PixelNetwork(nn.Module):
     """uint8 NHWC -> normalised float32 NCHW -> the network."""
 
     mean: Tensor
@@ -78,7 +78,7 @@ def _network(name: str) -> nn.Module:
     """Random weights; its batch norms have seen images, or the numbers die out or explode on the
     way and every image gets the same answer (and denormal numbers, which are slow)."""
     torch.manual_seed(_SEED)
-    network = _Pixels(torchvision.models.get_model(name, weights=None, num_classes=CLASSES))
+    network = PixelNetwork(torchvision.models.get_model(name, weights=None, num_classes=CLASSES))
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the plain mean over what it saw
@@ -89,7 +89,8 @@ def _network(name: str) -> nn.Module:
     return network
 
 
-def _export(network: nn.Module, path: Path, output: str) -> None:
+def export(network: nn.Module, path: Path, output: str) -> None:
+    """Writes the ONNX file of a network on pixels; any batch, all weights inside."""
     example = torch.zeros((2, *IMAGE), dtype=torch.uint8)
     batch = torch.export.Dim("n", min=1, max=4096)
     with _quiet():
@@ -154,8 +155,8 @@ def _write_graph(
 
 
 _MAKERS: dict[str, Callable[[Path], None]] = {
-    "resnet50": lambda path: _export(_network("resnet50"), path, OUTPUT),
-    "mobilenet_v3_small": lambda path: _export(_network("mobilenet_v3_small"), path, OUTPUT),
+    "resnet50": lambda path: export(_network("resnet50"), path, OUTPUT),
+    "mobilenet_v3_small": lambda path: export(_network("mobilenet_v3_small"), path, OUTPUT),
     "pool": _write_pool,
     "tiny": _write_tiny,
 }

@@ -24,7 +24,8 @@ from visionloop.errors import UnavailableError
 ANALYZER = ("tritonclient[grpc]==2.50.0", "nvidia-cuda-runtime-cu12==12.9.79")
 WINDOWS = 3  # perf_analyzer's measurements in one of ours; it wants three to call itself stable
 STABLE = "99999"  # percent: it may end without a figure where windows differ by more
-BEGIN, END = 0.3, 0.9  # of the window: between them CPU is read
+START_SECONDS = 0.2  # until perf_analyzer sends; our own generator says when it begins
+BEGIN, END = 0.1, 0.9  # of the window: between them CPU is read
 GRACE_SECONDS = 60.0
 _MISSING = {"libb64.so.0d": "libb64-0d"}  # what perf_analyzer links: its Debian and Ubuntu package
 
@@ -190,13 +191,22 @@ def run(
     serving: Serving,
     seconds: float,
     environment: Mapping[str, str] | None = None,
+    *,
+    announced: bool = True,
 ) -> Run:
-    """Runs a generator against a server. Raises UnavailableError when either gives up."""
+    """Runs a generator against a server; `announced` if it says when it begins.
+
+    Raises UnavailableError when either gives up.
+    """
     rows, runs = serving.batches()
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
         start_new_session=True,
     )  # fmt: skip
+    if announced and process.stdout is not None:
+        process.stdout.readline()
+    else:
+        time.sleep(START_SECONDS)
     time.sleep(BEGIN * seconds)
     first = _Both.of(serving, process)
     time.sleep((END - BEGIN) * seconds)

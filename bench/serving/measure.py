@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import grpc
+
 from bench.serving.figures import bracket, median
 from bench.serving.limits import Limit, LimitLoop, Limits
 from bench.serving.load import Window, run
@@ -139,7 +141,7 @@ class Lineup:
         folder.mkdir(parents=True)
         return folder.absolute()
 
-    def _skip(self, subject: Subject, error: UnavailableError, measured: Measured) -> None:
+    def _skip(self, subject: Subject, error: Exception, measured: Measured) -> None:
         measured.skipped[f"{subject.name} on {self._workload.name}"] = str(error)
         self._say(f"  {subject.name} is skipped: {error}")
 
@@ -213,12 +215,21 @@ class Lineup:
     ) -> Window | None:
         """None when the subject gave up; it is out of the lineup then."""
         subject, serving = contender.subject, contender.serving
-        command = self._workload.command(subject, serving, concurrency, seconds)
         try:
-            ran = run(command.argv, serving, seconds, command.environment)
-            return ran.window(command.read(ran.output))
-        except UnavailableError as error:
+            command = self._workload.command(subject, serving, concurrency, seconds)
+            ran = run(
+                command.argv,
+                serving,
+                seconds,
+                command.environment,
+                announced=command.generator is None,
+            )
+            window = ran.window(command.read(ran.output))
+        except (UnavailableError, grpc.RpcError) as error:
             self._skip(subject, error, measured)
             serving.program.stop()
             self._contenders.remove(contender)
             return None
+        if window.errors:
+            self._say(f"  {subject.name}: {window.errors} requests failed: {window.problems[0]}")
+        return window

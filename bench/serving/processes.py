@@ -5,7 +5,9 @@ do children that have ended meanwhile (the kernel adds their CPU to the parent t
 them). Everything is read from /proc, so this runs on Linux only.
 """
 
+import contextlib
 import os
+import select
 import signal
 import subprocess
 import time
@@ -26,7 +28,7 @@ class Usage:
     at: float  # time.perf_counter()
     cpu: float
     rss: int  # shared pages are counted once for each process that maps them
-    processes: int
+    processes: int  # those that have not ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class _Process:
     session: int
     cpu: float
     rss: int
+    alive: bool  # False: it has ended, and its parent has not asked how yet
 
 
 def usage(root: int) -> Usage:
@@ -48,7 +51,7 @@ def usage(root: int) -> Usage:
         at=at,
         cpu=sum(process.cpu for process in tree),
         rss=sum(process.rss for process in tree),
-        processes=len(tree),
+        processes=sum(process.alive for process in tree),
     )
 
 
@@ -102,10 +105,10 @@ def parse_stat(line: str) -> _Process:
     fields = line.rpartition(")")[2].split()
     # Counted from 1 in the manual; the name is field 2, so `fields` starts at field 3.
     parent, session = int(fields[4 - 3]), int(fields[6 - 3])
-    ticks = sum(
-        int(field) for field in fields[14 - 3 : 18 - 3]
-    )  # own and waited-for, user + system
-    return _Process(parent, session, ticks / _TICKS, int(fields[24 - 3]) * _PAGE)
+    ticks = sum(map(int, fields[14 - 3 : 18 - 3]))  # user and system, own and of ended children
+    return _Process(
+        parent, session, ticks / _TICKS, int(fields[24 - 3]) * _PAGE, fields[3 - 3] != "Z"
+    )
 
 
 class Program:
@@ -148,16 +151,28 @@ class Program:
         return " | ".join(line.strip() for line in text[-lines:]) or "it said nothing"
 
     def stop(self) -> None:
-        """SIGTERM to the root, then SIGKILL to whatever of the tree is left."""
+        """SIGTERM to the root; what is left of the tree when it has ended gets SIGKILL.
+
+        The tree is looked up before: orphans are not found by their parent any more. A pidfd names
+        the process itself, so that its number may be taken again meanwhile.
+        """
+        tree = [fd for fd in map(_pidfd, members(self.pid, _relations(_processes()))) if fd]
         if not self.ended:
             self._process.send_signal(signal.SIGTERM)
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                pass
-        for pid in members(self.pid, _relations(_processes())):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        for fd in tree:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+        for fd in tree:
+            select.select([fd], [], [], STOP_SECONDS)  # readable once it has ended
+            os.close(fd)
         self._process.wait()
+
+
+def _pidfd(pid: int) -> int:
+    """0 when the process has ended."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return 0

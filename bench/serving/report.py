@@ -24,7 +24,7 @@ class Row:
     images_per_second: float
     p50_ms: float
     p99_ms: float
-    ratio_to_limit: float
+    ratio_to_limit: float | None
     server_cpu_s_per_1000: float
     rss_mb: float | None
     ready_s: float | None
@@ -75,7 +75,7 @@ def row_of(cell: Cell) -> Row:
         images_per_second=median(rates),
         p50_ms=median([window.p50_ms for window in windows]),
         p99_ms=median([window.p99_ms for window in windows]),
-        ratio_to_limit=median([one.ratio for one in rounds]),
+        ratio_to_limit=None if cell.peer == ECHO else median([one.ratio for one in rounds]),
         server_cpu_s_per_1000=1000 * median([window.cpu_s_per_image for window in windows]),
         rss_mb=max(window.rss for window in windows) / 2**20,
         ready_s=cell.ready_s,

@@ -37,10 +37,13 @@ class Serving:
     metrics: str = ""  # URL; empty where the counters' folder is what counts
 
     def batches(self) -> tuple[int, int]:
-        """(rows, runs) so far."""
+        """(rows, runs) so far. Raises UnavailableError."""
         if not self.metrics:
             return total(self.counters)
-        return rows_and_runs(httpx.get(self.metrics, timeout=10).text)
+        try:
+            return rows_and_runs(httpx.get(self.metrics, timeout=10).text)
+        except httpx.HTTPError as error:
+            raise UnavailableError(f"{self.metrics} gave nothing: {error}") from error
 
 
 def rows_and_runs(metrics: str) -> tuple[int, int]:

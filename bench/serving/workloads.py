@@ -180,25 +180,23 @@ class Images(Workload):
         concurrency: int,
         seconds: float,
     ) -> Command:
-        """Our own generator's."""
+        """Our own generator's. Every answer is compared: a refusal would be a quick one."""
         bodies = [self.body(picture.read_bytes()) for picture in self.pictures]
         plan = self.plan(serving, bodies, concurrency, seconds)
         return Command(own_command(plan, self.scratch), None, None)
 
     def plan(self, serving: Serving, bodies: list[bytes], concurrency: int, seconds: float) -> Plan:
-        """For any bodies of Recognize."""
-        files = []
+        """For any bodies of Recognize; what each is answered alone is the expected answer."""
+        plan = Plan("grpc", serving.target, RECOGNIZE_PATH, [], concurrency, seconds)
         for index, body in enumerate(bodies):
-            files.append(self.scratch / f"body-{index}")
-            files[-1].write_bytes(body)
-        return Plan(
-            protocol="grpc",
-            target=serving.target,
-            path=RECOGNIZE_PATH,
-            bodies=[str(file) for file in files],
-            concurrency=concurrency,
-            seconds=seconds,
-        )
+            for name, files, data in (
+                ("body", plan.bodies, body),
+                ("expected", plan.expected, call(serving, RECOGNIZE_PATH, body)),
+            ):
+                file = self.scratch / f"{name}-{index}"
+                file.write_bytes(data)
+                files.append(str(file))
+        return plan
 
     def body(self, picture: bytes) -> bytes:
         """A serialised request for one image."""
