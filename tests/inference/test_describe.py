@@ -133,6 +133,19 @@ class TestBatched:
         assert description.signature.batched
         assert "its answers are random" in description.batching
 
+    def test_rounding_beside_other_rows_is_no_dependence(self, found: Any) -> None:
+        """A large matrix product adds up in another order for another number of rows."""
+        random = np.random.default_rng(0)
+        weights = (random.normal(size=(2048, 512)) / 45).astype(np.float32)
+        graph = model(
+            [node("MatMul", ["x", "w"], ["y"]), node("Round", ["y"], ["rounded"]),
+             node("Cast", ["rounded"], ["classes"], to=TensorProto.INT64)],
+            [value("x", FLOAT, ["n", 2048])],
+            [value("y", FLOAT, ["n", 512]), value("classes", TensorProto.INT64, ["n", 512])],
+            {"w": weights},
+        )  # fmt: skip
+        assert found(graph).batching.endswith(INDEPENDENT)
+
     def test_nan_is_an_answer(self, found: Any) -> None:
         graph = model(
             [node("Div", ["x", "zero"], ["y"])],

@@ -26,7 +26,8 @@ SIZES = (1, 8, 32, 64, 224, 256, 512)
 CHANNELS = 3
 MAX_INPUT_BYTES = 1 << 30
 ROWS = 3
-# Between a row alone and beside others: kernels add up in another order, but no more than that.
+# Between a row alone and beside others: kernels add up in another order, but no more than that. Of
+# the largest number for floats; for the others the share of elements that may differ.
 TOLERANCE = 1e-2
 BF16_ONNX_TYPE = 16
 MAX_WORDS = 300  # characters of an error that are worth a line
@@ -281,7 +282,8 @@ def _agree(one: NDArray[Any], other: NDArray[Any]) -> bool:
     if one.shape != other.shape:
         return False
     if one.dtype.kind != "f":
-        return bool(np.array_equal(one, other))
+        # Classes of pixels that are nearly as likely as one another may turn over.
+        return int(np.count_nonzero(one != other)) <= TOLERANCE * one.size
     a, b = one.astype(np.float64), other.astype(np.float64)
     finite = np.isfinite(a)
     if (
