@@ -87,6 +87,22 @@ def test_encoded_images_by_tritonclient(client: triton.InferenceServerClient) ->
     )
 
 
+def test_encoded_images_typed_and_as_a_column(
+    stub: open_inference_pb2_grpc.GRPCInferenceServiceStub,
+) -> None:
+    for shape in ([len(IMAGES)], [len(IMAGES), 1]):
+        asked = pb.ModelInferRequest(model_name="cells", outputs=[{"name": "probabilities"}])
+        asked.inputs.add(name="pixels", datatype="BYTES", shape=shape)
+        asked.inputs[0].contents.bytes_contents.extend(IMAGES)
+        [output] = stub.ModelInfer(asked, timeout=30).outputs
+        assert list(output.shape) == [len(IMAGES), len(LABELS)]
+        np.testing.assert_allclose(
+            np.reshape(output.contents.fp32_contents, output.shape),
+            EXPECTED["probabilities"],
+            atol=1e-5,
+        )
+
+
 def test_typed_contents_are_answered_typed(
     stub: open_inference_pb2_grpc.GRPCInferenceServiceStub,
 ) -> None:
@@ -139,6 +155,24 @@ BAD_IMAGE = struct.pack("<I", len(IMAGES[0])) + IMAGES[0] + struct.pack("<I", 3)
             },
             "INVALID_ARGUMENT",
             "rows of pixels: 17 given; send 1 to 16",
+        ),
+        *(
+            (
+                {
+                    "inputs": [{"name": "pixels", "datatype": "BYTES", "shape": shape}],
+                    "raw_input_contents": [BAD_IMAGE],
+                },
+                "INVALID_ARGUMENT",
+                words,
+            )
+            for shape, words in (
+                ([], "it must be [n] or [n, 1] with n from 1 to 16"),
+                ([2, 2], "it must be [n] or [n, 1]"),
+                ([0], "with n from 1 to 16"),
+                ([17], "with n from 1 to 16"),
+                ([1], "bytes are left after the 1 elements"),
+                ([3], "element 2 of 3 needs more bytes than are left"),
+            )
         ),
         (
             {

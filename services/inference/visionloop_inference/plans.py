@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from visionloop.bundle import ClassificationBundle
 from visionloop.errors import InvalidInputError, UnimplementedError
 from visionloop.proto.inference import open_inference_pb2 as pb
-from visionloop.signature import Signature, TensorSpec
+from visionloop.signature import MAX_DIMENSIONS, Signature, TensorSpec
 from visionloop_inference.catalogue import RoutedVersion
 from visionloop_inference.datatypes import DATATYPES, Buffer, Tensor
 from visionloop_inference.model_config import MAX_PRIORITY, Offer
@@ -224,7 +224,7 @@ def _input(
             f"{spec.datatype}",
             field=f"{where}.datatype",
         )
-    shape = tuple(tensor.shape)
+    shape = _shape(tensor, where)
     rows = check_shape(shape, spec, batched=signature.batched, max_rows=max_rows, field=where)
     elements = math.prod(shape)
     size = DATATYPES[spec.datatype].size
@@ -232,9 +232,20 @@ def _input(
     return plan, rows
 
 
+def _shape(tensor: InputTensor, where: str) -> tuple[int, ...]:
+    """A caller can send one of millions of sizes; none is looked at then."""
+    if len(tensor.shape) > MAX_DIMENSIONS + 1:
+        raise InvalidInputError(
+            f"input {tensor.name[:100]!r} has {len(tensor.shape)} dimensions; the limit is "
+            f"{MAX_DIMENSIONS} and the batch dimension",
+            field=f"{where}.shape",
+        )
+    return tuple(tensor.shape)
+
+
 def _images(tensor: InputTensor, max_rows: int, where: str) -> tuple[InputPlan, int]:
     """Encoded images: BYTES of the shape [n] or [n, 1]."""
-    shape = tuple(tensor.shape)
+    shape = _shape(tensor, where)
     if len(shape) not in (1, 2) or shape[1:] not in ((), (1,)) or not 1 <= shape[0] <= max_rows:
         raise InvalidInputError(
             f"input {tensor.name!r} of BYTES (encoded images) has the shape {list(shape[:8])}; it "
