@@ -38,6 +38,7 @@ from visionloop.telemetry.pages import Page
 from visionloop_inference.catalogue import Catalogue
 from visionloop_inference.control import Control, Message
 from visionloop_inference.decoding import Decoder
+from visionloop_inference.garbage import settle_garbage_collector
 from visionloop_inference.link import RunnerLink
 from visionloop_inference.rows import Arena
 from visionloop_inference.server import Server
@@ -213,6 +214,7 @@ def main() -> int:
     metrics.write_to(Page.shared(page_fd))
     os.close(page_fd)
     configure_logging("visionloop-inference")
+    settle_garbage_collector()
 
     async def serve() -> None:
         await FrontEnd(Control.of_fd(control_fd)).run()

@@ -44,6 +44,7 @@ from visionloop.telemetry.logs import configure_logging
 from visionloop.telemetry.pages import Page
 from visionloop_inference.control import Control, Message
 from visionloop_inference.front_end_link import FrontEndLink
+from visionloop_inference.garbage import settle_garbage_collector
 from visionloop_inference.loaded_model import LoadedModel, LoadOptions
 from visionloop_inference.rows import Arena
 
@@ -219,6 +220,7 @@ def main() -> int:
     if len(sys.argv) > 2:
         metrics.write_to(Page.shared(int(sys.argv[2])))
     _die_first()
+    settle_garbage_collector()
     serve(Control.of_fd(int(sys.argv[1])))
     return 0
 
