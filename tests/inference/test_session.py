@@ -172,18 +172,19 @@ def test_padded_batches_give_the_same_answers(tmp_path: Path, pad: str) -> None:
         [("x", "FP32", [4])],
         [("y", "FP32", [4]), ("seen", "INT64", [])],
     )
-    with running(tensor_bundle(tmp_path, made), tmp_path, pad=pad) as runner:
+    bundle = tensor_bundle(tmp_path, made).model_copy(update={"warm_up": None})
+    (tmp_path / "bundle.json").write_text(bundle.model_dump_json())  # not measured: sizes 1 and 8
+    with running(bundle, tmp_path, pad=pad) as runner:
 
         async def scenario() -> None:
             async with runner.connected() as link:
-                for rows in range(1, runner.said["loaded"]["batch"] + 1):
+                for rows in range(1, 9):
                     x = np.arange(4 * rows, dtype=np.float32).reshape(rows, 4)
                     answer = await link.run([tensor(x)], rows, None)
                     np.testing.assert_array_equal(output(answer), 2 * x)
-                    seen = 1 << (rows - 1).bit_length() if pad == "always" else rows
+                    seen = 8 if pad == "always" and rows > 1 else rows
                     assert output(answer, "seen").tolist() == [seen] * rows
 
-        assert runner.said["loaded"]["batch"] == 8
         asyncio.run(scenario())
 
 
