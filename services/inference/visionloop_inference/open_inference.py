@@ -145,7 +145,11 @@ class OpenInference(Extensions):
 
     async def _infer(self, parts: Parts, size: int, deadline: float | None) -> bytes:
         """One request of `size` bytes; the serialized ModelInferResponse."""
-        route = self._routes.get(parts.header) or self._read_route(parts.header)
+        request = None  # parsed only when requests of its kind are new
+        route = self._routes.get(parts.header)
+        if route is None:
+            request = parse_header(parts.header)
+            route = self._new_route(parts.header, request)
         model = self._catalogue.model(route.model)
         with (
             model.duration.time(),
@@ -153,7 +157,8 @@ class OpenInference(Extensions):
         ):
             plan = version.plans.get(parts.header)
             if not isinstance(plan, Plan):
-                plan = self._plan(parts.header, version)
+                request = parse_header(parts.header) if request is None else request
+                plan = self._new_plan(parts.header, request, version)
             if plan.timeout is not None:
                 deadline = _sooner(deadline, time.monotonic() + plan.timeout)
             return await self._run(model, version, plan, parts, size, deadline)
@@ -192,8 +197,7 @@ class OpenInference(Extensions):
         pixels = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)  # (n, height, width, 3)
         return Tensor("UINT8", pixels.shape, np.ascontiguousarray(pixels).reshape(-1).data)
 
-    def _read_route(self, header: bytes) -> Route:
-        request = parse_header(header)
+    def _new_route(self, header: bytes, request: pb.ModelInferRequest) -> Route:
         check_version(request.model_version)
         parameters = request.parameters
         key = parameters[ROUTING_KEY].string_param if ROUTING_KEY in parameters else ""
@@ -202,8 +206,10 @@ class OpenInference(Extensions):
             _keep(self._routes, header, route)
         return route
 
-    def _plan(self, header: bytes, version: RoutedVersion) -> Plan:
-        plan = make_plan(parse_header(header), version, self._offer)
+    def _new_plan(
+        self, header: bytes, request: pb.ModelInferRequest, version: RoutedVersion
+    ) -> Plan:
+        plan = make_plan(request, version, self._offer)
         if len(header) <= MAX_KIND_BYTES and not plan.typed:
             _keep(version.plans, header, plan)
         return plan
