@@ -1,7 +1,9 @@
 """Threads and batches: measured, chosen, kept, and found again."""
 
 import json
+import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +27,61 @@ def test_what_was_put_is_found_again(tmp_path: Path) -> None:
     file.put("a", tuned)
     file.put("b", Tuned(1, 1, {1: 0.5}))
     assert TuningFile(tmp_path / "deep" / "tuning.json").get("a") == tuned
+
+
+def test_figures_of_a_busy_machine_are_not_for_tomorrow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = TuningFile(tmp_path / "tuning.json")
+    busy = Tuned(1, 1, {1: 0.5}, quiet=False)
+    file.put("busy", busy)
+    file.put("quiet", Tuned(1, 1, {1: 0.5}))
+    assert file.get("busy") == busy
+    now = tuning.time()
+    monkeypatch.setattr(tuning, "time", lambda: now + tuning.PROVISIONAL + 2)
+    assert file.get("busy") is None
+    assert file.get("quiet") is not None
+
+
+@pytest.mark.parametrize("share", [0.0, 0.9])
+def test_the_kernel_says_whether_the_machine_was_busy(
+    monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(tuning, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(tuning, "_waited", lambda: share * clock.now)
+    measure = Pace.measure
+    monkeypatch.setattr(
+        Pace, "measure", lambda run, most, budget: measure(run, most, lambda: clock.now, budget)
+    )
+    session = TimedSession(clock, lambda rows: 0.004 * rows)
+    _, tuned = tune(lambda threads: session, lambda rows: [np.zeros((rows, 1))], [1], 8)
+    assert tuned.quiet == (share == 0.0)
+
+
+def test_waiting_for_a_core_is_seen() -> None:
+    """Two threads on one core: one of them stands ready while the other runs."""
+    core = {min(os.sched_getaffinity(0))}
+    ended = threading.Event()
+
+    def spin() -> None:
+        os.sched_setaffinity(0, core)  # of this thread
+        while not ended.is_set():
+            sum(range(10_000))
+
+    before = tuning._waited()
+    spinners = [threading.Thread(target=spin) for _ in range(2)]
+    for spinner in spinners:
+        spinner.start()
+    deadline = time.monotonic() + 30
+    # onnxruntime's threads hold no GIL; these hand it to one another, and still meet at the core.
+    while tuning._waited() <= before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    seen = tuning._waited() - before
+    ended.set()
+    for spinner in spinners:
+        spinner.join()
+    assert seen > 0
 
 
 def test_without_a_path_nothing_is_kept() -> None:

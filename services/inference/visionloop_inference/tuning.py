@@ -5,8 +5,9 @@ twice as fast on both, while a graph that mostly reads its input is slower on bo
 cores must be worth it (1.2 times the rows a second), for whoever decodes and parses wants them too.
 Measuring costs a few seconds, bounded; what was found is kept in a JSON file under the graph's
 digest, the kind of machine and all that would change the answer, and is found again at the next
-start. Price: figures measured while the machine was busy stay until the entry is removed; the pace
-of every run corrects them (`pace`), the number of threads it does not.
+start. The kernel says how long our threads waited for a core: where that was much, other work had
+its hand in the figures, and they are good for an hour only (a runner that dies under load is soon
+back), not for tomorrow. Price: where neighbours never rest, a start always measures.
 """
 
 import contextlib
@@ -16,9 +17,9 @@ import logging
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from time import time
+from time import perf_counter, time
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 
 WORTH_ALL_CORES = 1.2  # times the rows a second that one thread does
 BUDGET = 1.5  # seconds after which no larger batch is tried, for each number of threads
+BUSY = 0.2  # share of the time that threads may wait for a core on a quiet machine
+PROVISIONAL = 3600.0  # seconds that figures from a busy machine are good for
 MOST_ENTRIES = 256
 FIRST_GUESS = 0.001  # seconds of a batch, where no example could be run
 
@@ -49,6 +52,7 @@ class Tuned:
     threads: int
     batch: int
     seconds: Mapping[int, float] = field(repr=False)
+    quiet: bool = True  # nothing else wanted the cores
 
     @classmethod
     def guess(cls, threads: int, batch: int) -> "Tuned":
@@ -76,7 +80,10 @@ class TuningFile:
         try:
             found = self._read()[key]
             seconds = {int(rows): float(took) for rows, took in found["seconds"].items()}
-            tuned = Tuned(int(found["threads"]), int(found["batch"]), seconds)
+            quiet = bool(found.get("quiet", True))
+            tuned = Tuned(int(found["threads"]), int(found["batch"]), seconds, quiet)
+            if not quiet and time() - found["measured"] > PROVISIONAL:
+                return None
             if tuned.threads < 1 or not 0 < seconds[tuned.batch] < float("inf"):
                 raise ValueError("it makes no sense")
         except KeyError:
@@ -99,6 +106,7 @@ class TuningFile:
                     "threads": tuned.threads,
                     "batch": tuned.batch,
                     "seconds": {str(rows): took for rows, took in tuned.seconds.items()},
+                    "quiet": tuned.quiet,
                     "measured": round(time()),
                 }
                 newest = sorted(entries, key=lambda known: entries[known].get("measured", 0))
@@ -153,17 +161,20 @@ def tune(
     More threads must bring WORTH_ALL_CORES times the rows. Raises what loading and running raise.
     """
     best: tuple[Session, Tuned] | None = None
+    quiet = True
     for threads in sorted(set(candidates)):
         session = load(threads)
+        began, waited = perf_counter(), _waited()
         pace = Pace.measure(lambda rows: session.run(example(rows)), max_batch, budget=BUDGET)  # noqa: B023 — called at once
         tuned = Tuned(threads, pace.batch, dict(zip(pace.sizes, pace.times, strict=True)))
         log.info("%d threads: %.1f rows a second in batches of %d",
                  threads, tuned.rows_a_second, tuned.batch)  # fmt: skip
         if best is None or tuned.rows_a_second >= WORTH_ALL_CORES * best[1].rows_a_second:
             best = session, tuned
+        quiet &= _waited() - waited <= BUSY * threads * (perf_counter() - began)
     if best is None:
         raise ValueError("no number of threads to try")
-    return best
+    return best[0], replace(best[1], quiet=quiet)
 
 
 def candidates(threads: int, target: Target) -> list[int]:
@@ -201,6 +212,15 @@ def example_of(bundle: Bundle) -> Example | None:
         return arrays
 
     return example
+
+
+def _waited() -> float:
+    """Seconds that the threads of this process ever stood ready and had no core."""
+    total = 0
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            total += int((task / "schedstat").read_text().split()[1])
+    return total / 1e9
 
 
 def _machine() -> str:
