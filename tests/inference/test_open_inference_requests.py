@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from onnx import helper
 from support import runners
@@ -20,6 +19,7 @@ from visionloop.errors import (
     VisionloopError,
 )
 from visionloop.proto.inference import open_inference_pb2 as pb
+from visionloop_inference import batching
 from visionloop_inference.catalogue import GraphRunFailedError
 from visionloop_inference.datatypes import DATATYPES
 from visionloop_inference.open_inference import MAX_KINDS, OpenInference
@@ -449,6 +449,7 @@ def test_metadata_and_config(tmp_path: Path) -> None:
         assert (config.output[0].name, list(config.output[0].dims)) == ("y", [2])
         assert config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_CPU
         assert config.WhichOneof("scheduling_choice") == "dynamic_batching"
+        assert config.dynamic_batching.default_priority_level == batching.NORMAL
         server = await served.ServerMetadata(pb.ServerMetadataRequest(), NO_DEADLINE)
         assert {"statistics", "classification", "system_shared_memory"} <= set(server.extensions)
         assert "cuda_shared_memory" not in server.extensions
@@ -457,4 +458,3 @@ def test_metadata_and_config(tmp_path: Path) -> None:
             assert (await served.ModelReady(asked, NO_DEADLINE)).ready is ready
 
     run(tmp_path, identity("BYTES", [2]), use)
-    assert onnx.__version__

@@ -4,6 +4,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import helper
 from support import runners
 from support.open_inference import NO_DEADLINE, OFFER, outputs, request, served
 
@@ -344,8 +346,6 @@ def test_huge_strings_in_a_sparse_object_are_not_read(tmp_path: Path, shared: Sh
     tensor = asked.inputs.add(name="x", datatype="BYTES", shape=[1])
     tensor.parameters["shared_memory_region"].string_param = "in"
     tensor.parameters["shared_memory_byte_size"].int64_param = 2**40
-    from onnx import helper
-
     made = runners.model(
         [helper.make_node("Identity", ["x"], ["y"])], [("x", "BYTES", [])], [("y", "BYTES", [])]
     )
@@ -360,8 +360,6 @@ def test_huge_strings_in_a_sparse_object_are_not_read(tmp_path: Path, shared: Sh
 
 
 def test_it_is_off_unless_the_server_was_told(tmp_path: Path, shared: Shared) -> None:
-    from dataclasses import replace
-
     async def use(served: OpenInference) -> None:
         metadata = await served.ServerMetadata(pb.ServerMetadataRequest(), None)
         assert "system_shared_memory" not in metadata.extensions

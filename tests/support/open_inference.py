@@ -17,6 +17,7 @@ from visionloop.errors import UnimplementedError
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop.signature import Signature
 from visionloop_inference.catalogue import Catalogue
+from visionloop_inference.datatypes import DATATYPES
 from visionloop_inference.decoding import Decoder
 from visionloop_inference.model_config import Offer
 from visionloop_inference.open_inference import OpenInference
@@ -88,8 +89,6 @@ def request(model: str = "small", **inputs: NDArray[Any]) -> pb.ModelInferReques
 
 def outputs(response: pb.ModelInferResponse) -> dict[str, NDArray[Any]]:
     """The raw outputs of numbers."""
-    from visionloop_inference.datatypes import DATATYPES
-
     return {
         output.name: np.frombuffer(raw, DATATYPES[output.datatype].numpy).reshape(output.shape)
         for output, raw in zip(response.outputs, response.raw_output_contents, strict=True)

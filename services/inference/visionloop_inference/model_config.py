@@ -15,7 +15,8 @@ from visionloop_inference.catalogue import RoutedVersion
 
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
-MAX_PRIORITY = 255  # 1 comes first; 0 stands for the level in between that most requests have
+MAX_PRIORITY = 255  # 1 comes first
+NORMAL_PRIORITY = 2  # what 0, or none, counts as: the queue's own (`batching.NORMAL`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def config(version: RoutedVersion, offer: Offer) -> pb.ModelConfig:
     if signature.batched:
         # Rows wait only while the model is busy, so there is no delay to state.
         made.dynamic_batching.priority_levels = MAX_PRIORITY
-        made.dynamic_batching.preserve_ordering = False
+        made.dynamic_batching.default_priority_level = NORMAL_PRIORITY
     made.model_transaction_policy.decoupled = False
     made.parameters["task"].string_value = version.bundle.task
     if isinstance(version.bundle, ClassificationBundle):
