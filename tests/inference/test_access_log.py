@@ -10,7 +10,7 @@ from visionloop.proto.inference import open_inference_pb2 as oip
 from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop.telemetry.logs import JsonFormatter
 from visionloop_inference import access_log
-from visionloop_inference.access_log import AccessLog
+from visionloop_inference.access_log import AccessLog, peer_of
 
 METHOD = "/visionloop.v1.Recognition/Recognize"
 
@@ -51,7 +51,7 @@ def test_a_recognition_is_one_line(lines: list[dict[str, object]]) -> None:
     request = pb.RecognizeRequest(images=[pb.EncodedImage(data=b"secret pixels")] * 2)
     response = pb.RecognizeResponse(model="cells", version=7)
     AccessLog(1.0).write(
-        METHOD, "OK", 0.0123456789, context=NEAR, caller="line-3", request=request,
+        METHOD, "OK", 0.0123456789, peer=peer_of(NEAR), caller="line-3", request=request,
         response=response,
     )  # fmt: skip
     line = lines[0]
@@ -77,10 +77,10 @@ def test_tensors_bytes_and_streams(lines: list[dict[str, object]]) -> None:
     request = oip.ModelInferRequest(model_name="m", model_version="stable")
     request.inputs.add(name="x", datatype="UINT8", shape=[5, 2])
     response = oip.ModelInferResponse(model_name="m", model_version="3")
-    log.write("/i/ModelInfer", "OK", 0.1, context=NEAR, request=request, response=response)
-    log.write("/i/ModelInfer", "OK", 0.1, context=NEAR, request=b"12345", response=response)
-    log.write("/i/ModelStreamInfer", "CANCELLED", 0.1, context=NEAR)
-    log.write("/i/ModelInfer", "NOT_FOUND", 0.1, context=NEAR, request=request)
+    log.write("/i/ModelInfer", "OK", 0.1, peer=peer_of(NEAR), request=request, response=response)
+    log.write("/i/ModelInfer", "OK", 0.1, peer=peer_of(NEAR), request=b"12345", response=response)
+    log.write("/i/ModelStreamInfer", "CANCELLED", 0.1, peer=peer_of(NEAR))
+    log.write("/i/ModelInfer", "NOT_FOUND", 0.1, peer=peer_of(NEAR), request=request)
     assert (lines[0]["rows"], lines[0]["model"], lines[0]["version"]) == (5, "m", "3")
     assert (lines[1]["bytes"], lines[1].get("rows"), lines[1]["version"]) == (5, None, "3")
     assert "bytes" not in lines[2]
@@ -90,7 +90,7 @@ def test_tensors_bytes_and_streams(lines: list[dict[str, object]]) -> None:
 
 def test_texts_of_callers_are_cut_and_bear_no_line_ends(lines: list[dict[str, object]]) -> None:
     request = pb.RecognizeRequest(model="a\nERROR forged" + "x" * 10_000)
-    AccessLog(1.0).write(METHOD, "NOT_FOUND", 0.1, context=NEAR, request=request)
+    AccessLog(1.0).write(METHOD, "NOT_FOUND", 0.1, peer=peer_of(NEAR), request=request)
     model = lines[0]["model"]
     assert isinstance(model, str)
     assert model.startswith("'a\\nERROR forged")
@@ -100,7 +100,7 @@ def test_texts_of_callers_are_cut_and_bear_no_line_ends(lines: list[dict[str, ob
 def test_the_http_port_may_say_who_asked_and_nobody_else(lines: list[dict[str, object]]) -> None:
     said = ("visionloop-peer", "192.0.2.7:1234")
     for context in (Context("unix:/x/http.sock", said), Context("ipv4:10.0.0.1:1", said)):
-        AccessLog(1.0).write(METHOD, "OK", 0.1, context=context)
+        AccessLog(1.0).write(METHOD, "OK", 0.1, peer=peer_of(context))
     assert [lines[0]["peer"], lines[1]["peer"]] == ["http:192.0.2.7:1234", "ipv4:10.0.0.1:1"]
 
 
@@ -124,7 +124,7 @@ def test_failures_are_kept_but_no_flood_of_them(
     assert sum(log.wants("INTERNAL") for _ in range(1000)) == 5
     now += 100.0
     assert log.wants("INTERNAL")
-    log.write(METHOD, "INTERNAL", 0.1, context=NEAR)
-    log.write(METHOD, "INTERNAL", 0.1, context=NEAR)
+    log.write(METHOD, "INTERNAL", 0.1, peer=peer_of(NEAR))
+    log.write(METHOD, "INTERNAL", 0.1, peer=peer_of(NEAR))
     assert lines[0]["failures_left_out"] == 990 + 995
     assert "failures_left_out" not in lines[1]

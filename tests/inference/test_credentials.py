@@ -6,7 +6,7 @@ import shutil
 import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 
@@ -149,17 +149,32 @@ def test_many_handshakes_while_files_change(made: Path, tmp_path: Path) -> None:
         assert {each.result() for each in asked} == {OK}
 
 
-def test_the_context_for_http_is_renewed_beside_grpc(made: Path, tmp_path: Path) -> None:
+def handshake(door: ssl.SSLContext, roots: Path) -> None:
+    """A TLS handshake in memory. Raises ssl.SSLError as the client does."""
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    trusting = ssl.create_default_context(cafile=str(roots))
+    client = trusting.wrap_bio(down, up, server_hostname="localhost")
+    server = door.wrap_bio(up, down, server_side=True)
+    waiting = [client, server]
+    while waiting:
+        for side in tuple(waiting):
+            with suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+                waiting.remove(side)
+
+
+def test_the_door_of_https_is_renewed_beside_grpc(made: Path, tmp_path: Path) -> None:
     live = install(made, "server-a", tmp_path)
     found = Certificates(live.certificate, live.key, None)
+    door = found.for_http()
+    assert door.minimum_version >= ssl.TLSVersion.TLSv1_2
     with serving(found.for_grpc()) as port:
-        before = found.for_http()
+        handshake(door, made / "a.crt")
         install(made, "server-b", tmp_path)
-        after = found.for_http()  # sees it first; gRPC must not miss it
-        assert after is not before
-        assert found.for_http() is after
+        handshake(door, made / "b.crt")  # sees it first; gRPC must not miss it
         assert ask(port, made / "b.crt") is OK
-    assert after.minimum_version >= ssl.TLSVersion.TLSv1_2
+        with pytest.raises(ssl.SSLCertVerificationError):
+            handshake(door, made / "a.crt")
 
 
 @pytest.mark.parametrize(

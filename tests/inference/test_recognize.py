@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import threading
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,14 +13,16 @@ import pytest
 import tritonclient.grpc as triton
 from PIL import Image
 from support.bundles import LABELS, NOT_SURE, answers, build_bundle, encoded, graph
-from support.inference_server import Server
+from support.inference_server import Server, running_server, wait_for
 
+from visionloop.bundle import Bundle
 from visionloop.client import Client
 from visionloop.prediction_id import PredictionId
 from visionloop.proto.v1 import recognition_pb2 as pb
-from visionloop_inference import recognition
+from visionloop.proto.v1 import recognition_pb2_grpc
 from visionloop_inference.datatypes import Answer, Tensor
 from visionloop_inference.decoding import Decoded
+from visionloop_inference.recognition import Classification
 
 GRAPH = graph(1).SerializeToString()
 
@@ -30,12 +34,12 @@ def probabilities(result: pb.ImageResult) -> list[float]:
 
 
 def test_an_answer_that_is_no_number_is_an_error_of_its_image(tmp_path: Path) -> None:
-    bundle = build_bundle(tmp_path, golden=1, before_ready=1)
+    task = Classification(build_bundle(tmp_path, golden=1, before_ready=1))
     rows = np.asarray([[0.1, 0.7, 0.2], [np.nan, 0.5, 0.5]], np.float32)
+    answer = Answer({"probabilities": Tensor("FP32", rows.shape, rows.tobytes())})
     decoded = [Decoded(np.zeros((1, 1, 3), np.uint8), 1, 1, "0" * 64)] * 2
     request = pb.RecognizeRequest(images=[pb.EncodedImage(id="a"), pb.EncodedImage(id="b")])
-    answer = Answer({"probabilities": Tensor("FP32", rows.shape, rows.tobytes())})
-    response = recognition._respond(request, bundle, decoded, answer)
+    response = task.respond(request, decoded, answer)
     good, bad = response.results
     assert (good.status.code, good.classification.labels[0].class_id) == (0, LABELS[1])
     assert bad.status.code != 0
@@ -161,9 +165,10 @@ def test_concurrent_requests_get_their_own_answers(server: Server) -> None:
     [
         ({"model": "dogs"}, "NOT_FOUND", "model 'dogs' is not served here; served are cells"),
         ({"version": "2"}, "NOT_FOUND", "version '2' of model 'cells' is not loaded; loaded is 1"),
-        ({"version": "canary"}, "NOT_FOUND", "version 'canary'"),
+        ({"version": "canary"}, "NOT_FOUND", "there is no canary"),
         ({"version": "v1"}, "NOT_FOUND", "version 'v1'"),
         ({"top_k": 1001}, "INVALID_ARGUMENT", "top_k is 1001; the limit is 1000"),
+        ({"routing_key": "x" * 1025}, "INVALID_ARGUMENT", "routing_key has 1025 characters"),
     ],
 )
 def test_wrong_requests_are_said(
@@ -186,3 +191,89 @@ def test_the_number_of_images_is_limited(server: Server, count: int) -> None:
         server.recognize(*[b"x"] * count)
     assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert refusal.value.details() == f"images: {count} given; send 1 to 16 in one request"
+
+
+# --- streams
+
+
+def stream(server: Server, requests: Iterable[pb.RecognizeRequest], timeout: float = 60.0):
+    stub = recognition_pb2_grpc.RecognitionStub(server.channel)
+    return stub.RecognizeStream(iter(requests), timeout=timeout)
+
+
+def one(image: bytes, **fields: object) -> pb.RecognizeRequest:
+    return pb.RecognizeRequest(images=[pb.EncodedImage(data=image)], **fields)
+
+
+def test_a_stream_answers_in_order_and_goes_on_after_failures(server: Server) -> None:
+    images = [encoded(i) for i in range(60)]
+    sent = [one(image) for image in images]
+    sent[7] = one(images[7], model="dogs")
+    sent[20] = pb.RecognizeRequest()
+    sent[33] = one(b"no image")
+    answered = list(stream(server, sent))
+    expected = answers(GRAPH, images)["probabilities"]
+    assert len(answered) == len(sent)
+    for place, (answer, row) in enumerate(zip(answered, expected, strict=True)):
+        if place in (7, 20):
+            code = grpc.StatusCode.NOT_FOUND if place == 7 else grpc.StatusCode.INVALID_ARGUMENT
+            assert (answer.status.code, answer.HasField("response")) == (code.value[0], False)
+            assert answer.status.reason == ("not_found" if place == 7 else "invalid_input")
+            continue
+        assert answer.status.code == 0
+        [result] = answer.response.results
+        if place == 33:
+            assert result.status.reason == "not_an_image"
+        else:
+            assert probabilities(result) == pytest.approx(row.tolist(), abs=1e-5)
+
+
+def test_a_stream_waits_for_room_where_a_call_is_refused(
+    tmp_path: Path, one_model: tuple[str, Bundle]
+) -> None:
+    """More is sent at once than the server may hold; every request is answered all the same."""
+    flags = ("--queue-rows=2", "--max-images=2", "--decode-threads=1")
+    with running_server(tmp_path, one_model[0], *flags) as server:
+        server.ready()
+        images = [encoded(i % 10) for i in range(80)]
+        requests = [
+            pb.RecognizeRequest(images=[pb.EncodedImage(data=i) for i in images[n : n + 2]])
+            for n in range(0, 80, 2)
+        ]
+        answered = list(stream(server, requests))
+        assert [answer.status.code for answer in answered] == [0] * 40
+        refused = server.metric("visionloop_rejected_total", reason="queue_full")
+        assert refused > 0  # else this test shows nothing
+
+
+def test_the_clients_stream_against_the_service(server: Server, tmp_path: Path) -> None:
+    images = [encoded(i) for i in range(100)]
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(images[0][:200])
+    expected = answers(GRAPH, images)["probabilities"]
+    with Client(server.target, channels=2) as client:
+        results = list(client.recognize_stream([*images, bad, tmp_path / "none.jpg"], top_k=1))
+    for result, row in zip(results[:100], expected, strict=True):
+        assert result.label is not None
+        assert result.label.class_id == LABELS[int(np.argmax(row))]
+    assert [type(result.error).__name__ for result in results[100:]] == [
+        "ImageError",
+        "NotFoundError",
+    ]
+
+
+def test_a_caller_who_leaves_a_stream_leaves_nothing_behind(server: Server) -> None:
+    forever = threading.Event()
+
+    def requests() -> Iterator[pb.RecognizeRequest]:
+        yield from (one(encoded(n)) for n in range(50))
+        forever.wait(60)
+
+    call = stream(server, requests())
+    for _ in range(3):
+        assert next(call).status.code == 0
+    call.cancel()
+    forever.set()
+    wait_for(lambda: server.metric("visionloop_inflight_requests") == 0)
+    wait_for(lambda: server.metric("visionloop_queue_rows", model="cells") == 0)
+    assert server.recognize(encoded(1)).version == 1

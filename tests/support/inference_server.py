@@ -76,6 +76,10 @@ class Server:
     def target(self) -> str:
         return self._addresses["grpc"]
 
+    def address(self, name: str) -> str:
+        """What the ready file says: "grpc", "http" or "https"."""
+        return self._addresses[name]
+
     @property
     def channel(self) -> grpc.Channel:
         if self._channel is None:

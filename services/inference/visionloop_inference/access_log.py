@@ -49,18 +49,18 @@ class AccessLog:
         code: str,
         seconds: float,
         *,
-        context: Any,
+        peer: str,
         caller: str = "",
         request: Any = None,
         response: Any = None,
     ) -> None:
-        """One line. `request` is the message, its bytes, or None for a stream; `response` the
-        message, or None where there was none."""
+        """One line. `peer` is what `peer_of` said; `request` the message, its bytes, or None for a
+        stream; `response` the message, or None where there was none."""
         facts: dict[str, object] = {
             "method": method.lstrip("/"),
             "code": code,
             "seconds": round(seconds, 6),
-            "peer": _peer(context),
+            "peer": peer,
             **_asked(request),
         }
         known = {
@@ -113,7 +113,12 @@ def _version(response: Any) -> str:
     return _short(str(value)) if isinstance(value, str | int) else ""
 
 
-def _peer(context: Any) -> str:
+def peer_of(context: Any) -> str:
+    """Who is at the other end.
+
+    To be asked while the call is there: of one that has ended grpc.aio reads freed memory. The end
+    of a stream that its caller left runs that late.
+    """
     peer = str(context.peer())
     if peer.startswith("unix:"):
         for name, value in context.invocation_metadata() or ():

@@ -27,6 +27,7 @@ from visionloop.telemetry import configure_logging
 from visionloop.telemetry import inference as metrics
 from visionloop_inference import providers
 from visionloop_inference.answers import Answers
+from visionloop_inference.auth import read_tokens
 from visionloop_inference.front_ends import FrontEnds
 from visionloop_inference.http import HttpServer
 from visionloop_inference.loading import Loader
@@ -79,10 +80,12 @@ async def serve(settings: Settings, cache: Path) -> None:
         readiness = Readiness(lambda: _tell(front_ends, readiness, settings))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, readiness.stop)
-        http = HttpServer(readiness.reason)
+        http = HttpServer(readiness.reason, settings)
+        if settings.tokens is not None:
+            read_tokens(settings.tokens)  # a file that cannot be used is told here, once
         try:
             port = await front_ends.start(settings.host, settings.port)
-            http_port = await http.start(settings.host.strip("[]"), settings.http_port)
+            addresses = {"grpc": f"{settings.host}:{port}", **await http.start(front_ends.local)}
             await proving
             loader = Loader(ModelRepository(await opening), cache, settings, pool, front_ends)
             supervisor = Supervisor(loader, settings, readiness.changed)
@@ -90,7 +93,7 @@ async def serve(settings: Settings, cache: Path) -> None:
             readiness.watch(supervisor)
             try:
                 await supervisor.start()
-                _announce(settings, port, http_port)
+                _announce(settings, addresses)
                 await _until_stopped(settings, supervisor, readiness, front_ends)
             finally:
                 await supervisor.close()
@@ -134,9 +137,8 @@ async def _hurried(readiness: Readiness, front_ends: FrontEnds) -> None:
     front_ends.hurry()
 
 
-def _announce(settings: Settings, port: int, http_port: int) -> None:
+def _announce(settings: Settings, addresses: dict[str, str]) -> None:
     """Says where it listens: in the log, and in the ready file."""
-    addresses = {"grpc": f"{settings.host}:{port}", "http": f"{settings.host}:{http_port}"}
     log.info("listening", extra={**addresses, "version": visionloop.__version__})
     if settings.insecure and not settings.loopback:
         log.warning("--insecure: anybody who reaches %s can use this server", settings.host)

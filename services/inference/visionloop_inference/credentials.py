@@ -79,9 +79,15 @@ class Certificates:
         )
 
     def for_http(self) -> ssl.SSLContext:
-        """The context for the next connection of an asyncio server."""
-        self.renew()
-        return self._context
+        """A context for an asyncio server. Each handshake goes on with what serves then."""
+
+        def renewed(connection: ssl.SSLObject, _name: str | None, _context: object) -> None:
+            self.renew()
+            connection.context = self._context
+
+        door = self._loaded()
+        door.sni_callback = renewed  # called for every client, whether it names a server or not
+        return door
 
     def _stamp(self) -> Stamp:
         """What changes when a file does, following links (Kubernetes swaps a link)."""

@@ -1,87 +1,222 @@
-"""The HTTP port: /healthz (the event loop turns), /readyz (send me requests), /metrics.
+"""The HTTP ports: /healthz (the event loop turns), /readyz (send me requests), /metrics, and
+POST /v1/recognize.
 
-A few lines on asyncio instead of a web framework: three GETs for probes and Prometheus, answered
-and closed. It runs in the event loop that serves requests, so a loop that hangs fails the liveness
-probe; only the text of /metrics is made in a thread.
+A few hundred lines on asyncio instead of a web framework: probes, Prometheus and curl, each
+answered and closed. It runs in the supervisor's event loop, so a loop that hangs fails the liveness
+probe; the text of /metrics is made in a thread.
+
+The plain port is for probes and Prometheus, which bring no certificates. Images and tokens do not
+travel over it where others could listen: it recognises on loopback, or when `--insecure` says so.
+With TLS there is a second port, which offers the same over HTTPS, to clients with a certificate of
+`--tls-client-ca` where that is given. Tokens are checked by the front end, as for gRPC.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 
-from visionloop.errors import ConfigurationError
+from visionloop.errors import (
+    ConfigurationError,
+    OverloadedError,
+    PermissionDeniedError,
+    VisionloopError,
+)
 from visionloop.telemetry import metrics
+from visionloop_inference.credentials import Certificates, certificates
+from visionloop_inference.http_message import (
+    MAX_HEAD,
+    PLAIN,
+    Head,
+    HttpError,
+    Reply,
+    error_reply,
+    read_body,
+    read_head,
+)
+from visionloop_inference.http_recognition import PATH, HttpRecognition
+from visionloop_inference.settings import Settings
 
 log = logging.getLogger(__name__)
 
-MAX_REQUEST = 8192  # bytes of request line and headers
-TIMEOUT = 10.0  # seconds for a whole exchange
-PLAIN = "text/plain; charset=utf-8"
+WRITE_SECONDS = 10.0
+LINGER_SECONDS = 2.0
+HANDSHAKE_SECONDS = 10.0
+THERE_IS = b"there is /healthz, /readyz, /metrics and POST /v1/recognize\n"
 
-Reply = tuple[HTTPStatus, str, bytes]  # status, content type, body
+BROKEN_OFF = (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)
 
 
 class HttpServer:
     """`readiness` gives the reason for not being ready, or "" when ready."""
 
-    def __init__(self, readiness: Callable[[], str]) -> None:
+    def __init__(self, readiness: Callable[[], str], settings: Settings) -> None:
+        """Raises ConfigurationError for certificates that cannot serve."""
         self._readiness = readiness
-        self._server: asyncio.Server | None = None
+        self._settings = settings
+        self._certificates: Certificates | None = certificates(settings)
+        self._recognition: HttpRecognition | None = None
+        self._held = 0  # bytes of bodies
+        self._servers: list[asyncio.Server] = []
         self._open: set[asyncio.StreamWriter] = set()
 
-    async def start(self, host: str, port: int) -> int:
-        """Listens; returns the port. Raises ConfigurationError when it is taken."""
+    async def start(self, recognizer: str) -> dict[str, str]:
+        """Listens; returns the addresses as "http" and, with TLS, "https".
+
+        `recognizer` is the gRPC target of a front end. Raises ConfigurationError when a port is
+        taken.
+        """
+        settings = self._settings
+        self._recognition = HttpRecognition(recognizer, settings.max_message_bytes)
+        addresses = {"http": await self._listen("http_port", settings.http_port, secure=False)}
+        if self._certificates is not None:
+            addresses["https"] = await self._listen("https_port", settings.https_port, secure=True)
+        return addresses
+
+    async def _listen(self, flag: str, port: int, *, secure: bool) -> str:
+        host = self._settings.host
+        context = self._certificates.for_http() if secure and self._certificates else None
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await self._serve(reader, writer, secure=secure)
+
         try:
-            self._server = await asyncio.start_server(self._serve, host, port, limit=MAX_REQUEST)
+            server = await asyncio.start_server(
+                serve,
+                host.strip("[]"),
+                port,
+                limit=MAX_HEAD,
+                ssl=context,
+                ssl_handshake_timeout=HANDSHAKE_SECONDS if context is not None else None,
+            )
         except OSError as error:
             raise ConfigurationError(
                 f"cannot listen on {host}:{port}: {error.strerror or error}; choose another port "
-                "by --http-port",
-                field="http_port",
+                f"by --{flag.replace('_', '-')}",
+                field=flag,
             ) from error
-        bound: int = self._server.sockets[0].getsockname()[1]
-        return bound
+        self._servers.append(server)
+        return f"{host}:{server.sockets[0].getsockname()[1]}"
 
     async def close(self) -> None:
         """Ends all exchanges: a caller who says nothing must not hold up the end of the program."""
-        if self._server is not None:
-            self._server.close()
-            for writer in tuple(self._open):
-                writer.close()
-            await self._server.wait_closed()
+        for server in self._servers:
+            server.close()
+        for writer in tuple(self._open):
+            writer.close()
+        for server in self._servers:
+            await server.wait_closed()
+        if self._recognition is not None:
+            await self._recognition.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, secure: bool
+    ) -> None:
         self._open.add(writer)
         try:
-            async with asyncio.timeout(TIMEOUT):
-                head = await reader.readuntil(b"\r\n\r\n")
-                status, kind, body = await self._reply(head)
-                headers = (
-                    f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\n"
-                    f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            head, reply = None, None
+            try:
+                head = await read_head(reader)
+                reply = await self._reply(head, reader, writer, secure=secure)
+            except VisionloopError as error:
+                reply = error_reply(error)
+            async with asyncio.timeout(WRITE_SECONDS):
+                writer.write(
+                    reply.to_bytes(without_body=head is not None and head.method == "HEAD")
                 )
-                writer.write(headers.encode() + (b"" if head.startswith(b"HEAD ") else body))
                 await writer.drain()
-        except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            if 400 <= reply.status < 500:
+                await _linger(reader, writer)
+        except BROKEN_OFF:
             log.debug("an HTTP exchange broke off", exc_info=True)
         finally:
             self._open.discard(writer)
             writer.close()
 
-    async def _reply(self, head: bytes) -> Reply:
-        method, _, rest = head.partition(b" ")
-        path = rest.partition(b" ")[0].partition(b"?")[0]
-        if method not in (b"GET", b"HEAD"):
-            return HTTPStatus.METHOD_NOT_ALLOWED, PLAIN, b"only GET is offered\n"
-        if path == b"/healthz":
-            return HTTPStatus.OK, PLAIN, b"alive\n"
-        if path == b"/readyz":
+    async def _reply(
+        self,
+        head: Head,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        secure: bool,
+    ) -> Reply:
+        if head.path == PATH:
+            return await self._recognize(head, reader, writer, secure=secure)
+        if head.method not in ("GET", "HEAD"):
+            return Reply(HTTPStatus.METHOD_NOT_ALLOWED, PLAIN, THERE_IS, {"Allow": "GET, HEAD"})
+        if head.path == "/healthz":
+            return Reply(HTTPStatus.OK, PLAIN, b"alive\n")
+        if head.path == "/readyz":
             reason = self._readiness()
             if reason:
-                return HTTPStatus.SERVICE_UNAVAILABLE, PLAIN, f"not ready: {reason}\n".encode()
-            return HTTPStatus.OK, PLAIN, b"ready\n"
-        if path == b"/metrics":
+                text = f"not ready: {reason}\n".encode()
+                return Reply(HTTPStatus.SERVICE_UNAVAILABLE, PLAIN, text)
+            return Reply(HTTPStatus.OK, PLAIN, b"ready\n")
+        if head.path == "/metrics":
             text, kind = await asyncio.to_thread(metrics.exposition)
-            return HTTPStatus.OK, kind, text
-        return HTTPStatus.NOT_FOUND, PLAIN, b"there is /healthz, /readyz and /metrics\n"
+            return Reply(HTTPStatus.OK, kind, text)
+        return Reply(HTTPStatus.NOT_FOUND, PLAIN, THERE_IS)
+
+    async def _recognize(
+        self,
+        head: Head,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        secure: bool,
+    ) -> Reply:
+        if head.method != "POST":
+            raise HttpError(HTTPStatus.METHOD_NOT_ALLOWED, f"send the image by POST to {PATH}")
+        if not (secure or self._settings.loopback or self._settings.insecure):
+            raise PermissionDeniedError(
+                "images are not taken over plain HTTP from other machines; use HTTPS on the port "
+                "of --https-port, or gRPC"
+            )
+        recognition = self._recognition
+        if recognition is None:
+            raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE, "the server is starting")
+        request, seconds = recognition.request(head)
+        room = self._room(head, recognition.max_body)
+        self._held += room
+        try:
+            body = await read_body(head, reader, writer, min(room, recognition.max_body))
+            request.images.add(data=body)
+            del body
+            return await recognition.answer(request, seconds, head, _peer(writer))
+        finally:
+            self._held -= room
+
+    def _room(self, head: Head, max_body: int) -> int:
+        """Bytes to hold for a body: what it says, or the most where it comes in chunks.
+
+        Raises OverloadedError when bodies hold too much already.
+        """
+        length = head.headers.get("content-length", "")
+        known = length.isascii() and length.isdigit() and len(length) <= 18
+        room = min(int(length), max_body) if known else max_body
+        limit = self._settings.queue_bytes
+        if self._held + room > limit:
+            raise OverloadedError(
+                f"HTTP requests hold {self._held} bytes and the limit is {limit} (--queue-bytes), "
+                f"so {room} more have no room; retry later",
+                retry_after_seconds=1.0,
+            )
+        return room
+
+
+async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Reads on for a while what an early error left unread: closing at once would reset the
+    connection, and the caller would never see the error."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            if writer.can_write_eof():
+                writer.write_eof()
+            while await reader.read(65536):
+                pass
+
+
+def _peer(writer: asyncio.StreamWriter) -> str:
+    peer = writer.get_extra_info("peername")
+    return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "unknown"

@@ -28,7 +28,7 @@ from visionloop.errors import (
 from visionloop.proto.inference import open_inference_pb2_grpc
 from visionloop.proto.v1 import recognition_pb2_grpc
 from visionloop.telemetry import rpc
-from visionloop_inference.access_log import AccessLog
+from visionloop_inference.access_log import AccessLog, peer_of
 from visionloop_inference.auth import Gate
 from visionloop_inference.catalogue import Catalogue
 from visionloop_inference.credentials import server_credentials
@@ -238,8 +238,8 @@ class Guard:
                 self._end(counts, began, code)
                 if self._access_log.wants(code):
                     self._access_log.write(
-                        path, code, perf_counter() - began, context=context, caller=caller,
-                        request=request, response=response,
+                        path, code, perf_counter() - began, peer=peer_of(context),
+                        caller=caller, request=request, response=response,
                     )  # fmt: skip
 
         return guarded
@@ -250,6 +250,7 @@ class Guard:
         async def guarded(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
             began = self._begin(counts)
             code, caller = "UNKNOWN", ""
+            peer = peer_of(context)  # now: at the end of a stream the call may be gone
             try:
                 caller = self._admit(path, context)
                 async for response in behaviour(requests, context):
@@ -266,7 +267,7 @@ class Guard:
                 self._end(counts, began, code)
                 if self._access_log.wants(code):
                     seconds = perf_counter() - began
-                    self._access_log.write(path, code, seconds, context=context, caller=caller)
+                    self._access_log.write(path, code, seconds, peer=peer, caller=caller)
 
         return guarded
 

@@ -47,6 +47,7 @@ class Settings:
     host: str
     port: int
     http_port: int
+    https_port: int
     ready_file: Path | None
     insecure: bool
     tls_certificate: Path | None
@@ -87,6 +88,7 @@ class Settings:
         self._check_ranges()
         check_port("port", self.port)
         check_port("http-port", self.http_port)
+        check_port("https-port", self.https_port)
         self._check_models()
         self._check_tls()
         check_host(self.host, insecure=self.insecure, lacks=self._lacks())
@@ -275,7 +277,14 @@ def _add_listening(group: argparse._ArgumentGroup) -> None:
         "--http-port",
         type=int,
         default=8002,
-        help="port of /healthz, /readyz, /metrics and POST /v1/recognize; 0 takes a free one",
+        help="port of /healthz, /readyz, /metrics and, on loopback or with --insecure, POST "
+        "/v1/recognize; 0 takes a free one",
+    )
+    add(
+        "--https-port",
+        type=int,
+        default=8003,
+        help="with TLS: the port of the same over HTTPS; 0 takes a free one",
     )
     add("--ready-file", type=Path, help="written as JSON (pid, grpc, http) once it listens")
 

@@ -1,0 +1,324 @@
+"""POST /v1/recognize and the HTTP ports, asked by the clients that people use, and by raw bytes."""
+
+import http.client
+import io
+import json
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from support.bundles import LABELS, answers, encoded, graph
+from support.certificates import Pair, authority, signed
+from support.inference_server import Server, running_server
+
+from visionloop.prediction_id import PredictionId
+
+GRAPH = graph(1).SerializeToString()
+LIMIT = 2 * 2**20
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, one_model: tuple[str, Any]
+) -> Iterator[Server]:
+    """One with a small limit, and room for three bodies."""
+    flags = (f"--max-message-bytes={LIMIT}", f"--queue-bytes={3 * LIMIT}", "--access-log=1")
+    with running_server(tmp_path_factory.mktemp("http"), one_model[0], *flags) as running:
+        yield running.ready()
+
+
+def post(server: Server, body: Any, query: str = "", **options: Any) -> httpx.Response:
+    url = f"http://{server.address('http')}/v1/recognize{query}"
+    return httpx.post(url, content=body, timeout=30, **options)
+
+
+def raw(server: Server, *parts: bytes, half_close: bool = False) -> bytes:
+    """What comes back for these bytes, until the server closes."""
+    host, port = server.address("http").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        for part in parts:
+            connection.sendall(part)
+        if half_close:
+            connection.shutdown(socket.SHUT_WR)
+        received = b""
+        while data := connection.recv(65536):
+            received += data
+    return received
+
+
+def status(reply: bytes) -> int:
+    return int(reply.split(b" ", 2)[1])
+
+
+def error(reply: bytes) -> dict[str, str]:
+    told: dict[str, str] = json.loads(reply.partition(b"\r\n\r\n")[2])["error"]
+    return told
+
+
+def large_image() -> bytes:
+    """A PNG of about 1.5 MB."""
+    output = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), np.uint8)
+    Image.fromarray(noise).save(output, "PNG")
+    return output.getvalue()
+
+
+def test_an_image_as_the_body(server: Server) -> None:
+    image = encoded(3)
+    answer = post(server, image, "?model=cells&version=stable&top_k=2&timeout=20")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    told = answer.json()
+    assert list(told) == ["model", "version", "results"]
+    assert (told["model"], told["version"]) == ("cells", "1")  # int64 is text in proto's JSON
+    (result,) = told["results"]
+    assert list(result) == [
+        "image_id", "status", "prediction_id", "width", "height", "classification",
+    ]  # fmt: skip
+    assert result["status"] == {"code": 0, "reason": "", "message": ""}
+    assert (result["width"], result["height"]) == (160, 160)
+    assert PredictionId.parse(result["prediction_id"]).model == "cells"
+    labels = result["classification"]["labels"]
+    row = answers(GRAPH, [image])["probabilities"][0]
+    best = [LABELS[i] for i in np.argsort(-row)][:2]
+    assert [label["class_id"] for label in labels] == best
+    assert labels[0]["probability"] == pytest.approx(float(row.max()), abs=1e-5)
+    assert result["classification"]["not_sure"] == (row.max() < 0.8)
+
+
+def test_curl_as_the_documentation_says(server: Server, tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("no curl here")
+    for image in (encoded(3), large_image()):  # curl asks for 100-continue above 1 MB
+        (tmp_path / "cell.jpg").write_bytes(image)
+        url = f"http://{server.address('http')}/v1/recognize?top_k=1"
+        done = subprocess.run(
+            ["curl", "--silent", "--show-error", "--fail-with-body", "--data-binary",
+             f"@{tmp_path}/cell.jpg", url],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert len(json.loads(done.stdout)["results"][0]["classification"]["labels"]) == 1
+
+
+@pytest.mark.parametrize("image", [encoded(1), large_image()], ids=["20 kB", "1.5 MB"])
+def test_bodies_of_every_form(server: Server, image: bytes) -> None:
+    expected = post(server, image).json()["results"][0]["classification"]
+
+    def pieces() -> Iterator[bytes]:
+        for start in range(0, len(image), 7001):
+            yield image[start : start + 7001]
+
+    chunked = post(server, pieces())
+    assert chunked.json()["results"][0]["classification"] == expected
+    connection = http.client.HTTPConnection(server.address("http"), timeout=30)
+    connection.request("POST", "/v1/recognize", body=image)
+    assert json.load(connection.getresponse())["results"][0]["classification"] == expected
+    head = b"POST /v1/recognize HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(image)
+    reply = raw(server, head, image[:10], image[10:], half_close=True)
+    assert status(reply) == 200
+    whole = b"".join(b"%x;name=value\r\n%s\r\n" % (len(p), p) for p in pieces())
+    head = b"POST /v1/recognize HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n"
+    reply = raw(server, head + whole + b"0\r\nTrailer: x\r\n\r\n")
+    assert json.loads(reply.partition(b"\r\n\r\n")[2])["results"][0]["classification"] == expected
+
+
+def test_expect_continue_is_answered_before_the_body_comes(server: Server) -> None:
+    image = encoded(1)
+    host, port = server.address("http").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        head = b"POST /v1/recognize HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+        connection.sendall(head % len(image))
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(image)
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
+
+
+POST = b"POST /v1/recognize HTTP/1.1\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "code", "said"),
+    [
+        (POST + b"\r\n", 411, "no Content-Length"),
+        (POST + b"Content-Length: 0\r\n\r\n", 400, "the image is empty"),
+        (POST + b"Content-Length: -1\r\n\r\n", 400, "is no number"),
+        (POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "twice"),
+        (
+            POST + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            400,
+            "a Content-Length and a Transfer-Encoding",
+        ),
+        (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n", 501, "only Transfer-Encoding"),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "no hexadecimal number"),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n", 400, "no hexadecimal number"),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1" * 9000, 400, "no hexadecimal"),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\nabcd", 400, "longer than it said"),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\nffffffff\r\n", 413, "larger than the limit"),
+        (POST + b"Content-Length: 99999999\r\n\r\n", 413, "larger than the limit"),
+        (POST + b"Expect: a-miracle\r\nContent-Length: 1\r\n\r\n", 417, "100-continue"),
+        (POST + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n", 415, "--data-binary"),
+        (POST + b"Content-Type: application/json\r\n\r\n", 415, "--data-binary"),
+        (POST + b" folded: x\r\n\r\n", 400, "not of the form"),
+        (POST + b"no colon\r\n\r\n", 400, "not of the form"),
+        (POST + b"x: " + b"y" * 9000 + b"\r\n\r\n", 431, "larger than 8192 bytes"),
+        (b"GET /v1/recognize HTTP/1.1\r\n\r\n", 405, "by POST"),
+        (b"POST /v1/recognize?top_k=many HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", 400, "top_k is"),
+        (b"POST /v1/recognize?top_k=-1 HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", 400, "top_k is"),
+        (b"POST /v1/recognize?topk=1 HTTP/1.1\r\nContent-Length: 1\r\n\r\nx", 400, "'topk'; there"),
+        (b"POST /v1/recognize?a=1&a=1 HTTP/1.1\r\n\r\n", 400, "'a' twice"),
+        (b"POST /v1/recognize?timeout=nan HTTP/1.1\r\n\r\n", 400, "timeout is 'nan'"),
+        (b"POST /v1/recognize?timeout=0 HTTP/1.1\r\n\r\n", 400, "timeout is '0'"),
+        (b"nonsense\r\n\r\n", 400, "request line"),
+        (b"GET /\xff HTTP/1.1\r\n\r\n", 400, "no URL path"),
+    ],
+)
+def test_what_is_wrong_is_said_as_json(
+    server: Server, request_bytes: bytes, code: int, said: str
+) -> None:
+    reply = raw(server, request_bytes)
+    assert status(reply) == code, reply
+    told = error(reply)
+    assert said in told["message"]
+    assert told["code"] == ("INVALID_ARGUMENT" if code != 429 else "RESOURCE_EXHAUSTED")
+    assert told["reason"]
+
+
+def test_errors_of_the_service_have_their_status(server: Server) -> None:
+    for body, query, code, grpc_code, reason in (
+        (b"no image", "", 400, "INVALID_ARGUMENT", "not_an_image"),
+        (encoded(1)[:500], "", 400, "INVALID_ARGUMENT", "truncated"),
+        (encoded(1), "?model=dogs", 404, "NOT_FOUND", "not_found"),
+        (encoded(1), "?version=99", 404, "NOT_FOUND", "not_found"),
+        (encoded(1), "?top_k=5000", 400, "INVALID_ARGUMENT", "invalid_input"),
+    ):
+        answer = post(server, body, query)
+        told = answer.json()["error"]
+        assert (answer.status_code, told["code"]) == (code, grpc_code), told
+        assert told["reason"] == reason, told
+        assert "unix" not in told["message"]
+
+
+def test_a_body_that_is_too_large_is_told_even_to_who_sends_it_all(server: Server) -> None:
+    answer = post(server, b"x" * (LIMIT + 1))
+    assert answer.status_code == 413
+    assert f"limit of {LIMIT - 4096} bytes" in answer.json()["error"]["message"]
+    assert post(server, b"x" * (LIMIT - 4096)).status_code == 400  # taken, and no image
+
+
+def test_bodies_that_come_slowly_hold_no_more_than_their_room(server: Server) -> None:
+    """Three senders that stop half-way take all the room; when they leave it is there again."""
+    host, port = server.address("http").split(":")
+    head = POST + b"Content-Length: %d\r\n\r\nabc" % (LIMIT - 4096)
+    slow = [socket.create_connection((host, int(port)), timeout=30) for _ in range(3)]
+    for connection in slow:
+        connection.sendall(head)
+    image = large_image()
+    refused = _until(lambda: post(server, image), 429)
+    assert refused.headers["retry-after"] == "1"
+    assert refused.json()["error"]["code"] == "RESOURCE_EXHAUSTED"
+    assert server.get("/healthz") == (200, "alive\n")
+    for connection in slow:
+        connection.close()
+    _until(lambda: post(server, image), 200)
+
+
+def _until(ask: Any, code: int) -> httpx.Response:
+    end = time.monotonic() + 60
+    while (answer := ask()).status_code != code:
+        assert time.monotonic() < end, answer.text
+        time.sleep(0.02)
+    return answer
+
+
+def test_many_at_once(server: Server) -> None:
+    images = [encoded(n) for n in range(40)]
+    with ThreadPoolExecutor(16) as pool:
+        told = list(pool.map(lambda image: post(server, image, "?top_k=1").json(), images))
+    expected = answers(GRAPH, images)["probabilities"]
+    for one, row in zip(told, expected, strict=True):
+        label = one["results"][0]["classification"]["labels"][0]
+        assert label["class_id"] == LABELS[int(np.argmax(row))]
+
+
+def test_probes_and_other_paths(server: Server) -> None:
+    assert server.get("/readyz") == (200, "ready\n")
+    assert status(raw(server, b"POST /healthz HTTP/1.1\r\n\r\n")) == 405
+    assert status(raw(server, b"GET /nowhere HTTP/1.1\r\n\r\n")) == 404
+    head = raw(server, b"HEAD /metrics HTTP/1.1\r\n\r\n")
+    assert status(head) == 200
+    assert head.endswith(b"\r\n\r\n")
+    assert "visionloop_model_info" in server.get("/metrics?x=1")[1]
+
+
+def test_the_access_log_names_who_asked_over_http(server: Server) -> None:
+    post(server, encoded(1), "?model=nobody-has-this")
+    lines = [json.loads(line) for line in server.text().splitlines() if '"request"' in line]
+    line = next(each for each in lines if each.get("model") == "nobody-has-this")
+    assert line["peer"].startswith("http:127.0.0.1:")
+    assert (line["method"], line["code"]) == ("visionloop.v1.Recognition/Recognize", "NOT_FOUND")
+    assert line["rows"] == 1
+
+
+# --- TLS
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("certificates")
+    for name in "ab":
+        ca = authority(folder, name)
+        signed(folder, f"server-{name}", ca)
+    pair = Pair(folder / "a.crt", folder / "a.key")
+    signed(folder, "client", pair, extension="keyUsage=digitalSignature")
+    return folder
+
+
+def test_https_follows_its_certificate_and_plain_http_takes_no_images(
+    made: Path, tmp_path: Path, one_model: tuple[str, Any]
+) -> None:
+    for kind in ("crt", "key"):
+        shutil.copy(made / f"server-a.{kind}", tmp_path / f"live.{kind}")
+    live = tmp_path / "live"
+    flags = (
+        "--host=0.0.0.0", "--https-port=0", f"--tls-certificate={live}.crt",
+        f"--tls-key={live}.key", f"--tls-client-ca={made}/a.crt",
+    )  # fmt: skip
+    with running_server(tmp_path / "server", one_model[0], *flags) as server:
+        port = server.address("https").split(":")[1]
+        plain = server.address("http").split(":")[1]
+        probes = f"http://127.0.0.1:{plain}"
+        end = time.monotonic() + 60
+        while httpx.get(f"{probes}/readyz").status_code != 200:  # probes need no TLS
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        refused = httpx.post(f"{probes}/v1/recognize", content=encoded(1))
+        assert refused.status_code == 403
+        assert "HTTPS on the port of --https-port" in refused.json()["error"]["message"]
+
+        def ask(authority_name: str, *, client: bool = True) -> httpx.Response:
+            context = ssl.create_default_context(cafile=str(made / f"{authority_name}.crt"))
+            if client:
+                context.load_cert_chain(made / "client.crt", made / "client.key")
+            url = f"https://localhost:{port}/v1/recognize"
+            return httpx.post(url, content=encoded(1), verify=context, timeout=30)
+
+        assert ask("a").status_code == 200
+        with pytest.raises(httpx.TransportError):
+            ask("a", client=False)
+        for kind in ("crt", "key"):
+            shutil.copy(made / f"server-b.{kind}", tmp_path / f"live.{kind}")
+        assert ask("b").status_code == 200
+        with pytest.raises(httpx.ConnectError):
+            ask("a")
+        with pytest.raises(httpx.TransportError):  # still: only with a certificate
+            ask("b", client=False)
