@@ -17,6 +17,7 @@ from support.runners import ONNX_TYPES, Spec, model, output, running, tensor, te
 from visionloop.bundle import BundleFile, ClassificationBundle, Signature
 from visionloop.errors import ConfigurationError, CorruptError, RefusedError
 from visionloop_inference import providers
+from visionloop_inference import session as session_module
 from visionloop_inference.datatypes import DATATYPES, Tensor
 from visionloop_inference.providers import CPU, Target, profiles, provider_options
 from visionloop_inference.session import (
@@ -308,6 +309,32 @@ def test_the_dynamic_loader_names_what_is_missing() -> None:
     with pytest.raises(OSError, match="no_such_library"):
         ctypes.CDLL("libno_such_library.so.12")
     assert "libonnxruntime_providers_cuda.so" in providers._missing_library("cuda")
+
+
+@pytest.mark.parametrize("memory", ["cpu", None])
+def test_bound_inputs_give_the_same_answers(
+    tmp_path: Path, memory: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs on a GPU, with the CPU's memory as the device's."""
+    monkeypatch.setattr(session_module, "MOST_BOUND", 3)
+    made = model(
+        [helper.make_node("Sub", ["a", "b"], ["y"]), helper.make_node("Cast", ["c"], ["z"], to=1)],
+        [("a", "FP32", [2]), ("b", "FP32", [2]), ("c", "BOOL", [])],
+        [("y", "FP32", [2]), ("z", "FP32", [])],
+    )
+    path = tmp_path / "model.onnx"
+    path.write_bytes(made[0])
+    session = Session(providers.session(path, CPU, 1), made[1], CPU, memory)
+    kept = []
+    for turn in range(20):
+        rows = 1 + turn % 5
+        a, b = np.full((rows, 2), turn, np.float32), np.ones((rows, 2), np.float32)
+        kept.append((turn, session.run([a, b, np.arange(rows) > turn])))
+    for turn, (y, z) in kept:  # a later run must not write into an earlier answer
+        assert (y == turn - 1).all()
+        assert z.tolist() == (np.arange(1 + turn % 5) > turn).tolist()
+    with pytest.raises(GraphRunFailedError):
+        session.run([np.zeros((1, 3), np.float32), np.zeros((1, 2), np.float32), np.ones(1, bool)])
 
 
 def test_the_options_of_gpus(tmp_path: Path) -> None:

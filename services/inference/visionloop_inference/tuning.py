@@ -11,6 +11,7 @@ back), not for tomorrow. Price: where neighbours never rest, a start always meas
 """
 
 import contextlib
+import ctypes
 import fcntl
 import json
 import logging
@@ -174,6 +175,9 @@ def tune(
         quiet &= _waited() - waited <= BUSY * threads * (perf_counter() - began)
     if best is None:
         raise ValueError("no number of threads to try")
+    with contextlib.suppress(OSError, AttributeError):  # no glibc
+        # The sessions that lost: for ResNet-50 the runner would stay 180 MB larger.
+        ctypes.CDLL(None).malloc_trim(0)
     return best[0], replace(best[1], quiet=quiet)
 
 
