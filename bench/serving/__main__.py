@@ -24,13 +24,14 @@ from bench.serving.options import HELP, JPEGS, OTHERS, RIVALS, Options, from_env
 from bench.serving.peers import peers
 from bench.serving.pictures import write_pictures
 from bench.serving.processes import cores
-from bench.serving.report import Row, rows_of, table
+from bench.serving.report import Row, disturbed, rows_of, table
 from bench.serving.subjects import Echo, Service, Subject
 from bench.serving.verdicts import OURS, SHARED_MEMORY, Verdict, verdicts
 from bench.serving.workloads import Images, Tensors, Workload
 from visionloop.errors import UnavailableError, VisionloopError
 
 BURST_MODEL = "jpeg20k"
+QUIET = 0.1  # cores
 CLASSIFIER = Model("classifier", "UINT8", IMAGE, CLASSES, one_thread=False)
 
 
@@ -67,6 +68,7 @@ class Bench:
             "machine": _machine(),
             "generator": "own" if self._analyzer is None else PerfAnalyzer.name,
             "options": {**asdict(self._options), "output": str(self._options.output)},
+            "other_cores": round(disturbed(rows), 3),
             "minutes": round(minutes, 1),
             "rows": [row.as_json() for row in rows],
             "verdicts": [asdict(verdict) for verdict in judged],
@@ -197,6 +199,11 @@ def main() -> int:
     print()
     for verdict in judged:
         print(verdict)
+    if (others := disturbed(rows)) > QUIET:
+        print(
+            f"\nNot to be trusted: something else used {others:.2f} cores in the median row. "
+            "Measure again on a quiet machine"
+        )
     return 0
 
 

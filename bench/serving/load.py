@@ -27,7 +27,12 @@ STABLE = "99999"  # percent: it may end without a figure where windows differ by
 START_SECONDS = 0.2  # until perf_analyzer sends; our own generator says when it begins
 BEGIN, END = 0.1, 0.9  # of the window: between them CPU is read
 GRACE_SECONDS = 60.0
+_TOO_SHORT = "No valid requests recorded"  # perf_analyzer's words
 _MISSING = {"libb64.so.0d": "libb64-0d"}  # what perf_analyzer links: its Debian and Ubuntu package
+
+
+class TooShortError(UnavailableError):
+    """No request was answered within the window: it must be longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +141,8 @@ def read_own(output: str) -> Answers:
     """From its last line."""
     said = json.loads(output.strip().splitlines()[-1])
     if not said["answers"]:
-        raise UnavailableError(f"no request was answered: {said['problems'] or 'too slow'}")
+        kind = UnavailableError if said["problems"] else TooShortError
+        raise kind(f"no request was answered: {said['problems'] or 'too slow'}")
     return Answers(
         images_per_second=said["answers"] / said["seconds"],
         p50_ms=said["p50_ms"],
@@ -221,7 +227,8 @@ def run(
     if serving.program.ended:
         raise UnavailableError(f"the server ended: {serving.program.last_words()}")
     if process.returncode != 0:
-        raise UnavailableError(f"the load generator failed: {_last(output)}")
+        kind = TooShortError if _TOO_SHORT in output else UnavailableError
+        raise kind(f"the load generator failed: {_last(output)}")
     rows_after, runs_after = serving.batches()
     lap = last.server.at - first.server.at
     server = (last.server.cpu - first.server.cpu) / lap

@@ -18,7 +18,7 @@ import grpc
 
 from bench.serving.figures import bracket, median
 from bench.serving.limits import Limit, LimitLoop, Limits
-from bench.serving.load import Window, run
+from bench.serving.load import TooShortError, Window, run
 from bench.serving.options import Options
 from bench.serving.processes import cores
 from bench.serving.subjects import Serving, Subject
@@ -29,7 +29,7 @@ ECHO = "grpc-echo"
 LARGEST_BATCH = 64
 LIMIT_SHARE = 0.2  # of a window, for each batch size of the bare loop
 LIMIT_LEAST = 0.3  # seconds
-LATENCIES = 4.0  # a window lasts at least so many times what a request takes
+LATENCIES = 6.0  # a window lasts at least so many times what a request takes
 
 Say = Callable[[str], None]
 
@@ -118,6 +118,7 @@ class Lineup:
         seconds: list[float] = []
         try:
             subject.prepare()
+            subject.forget(workload.model)
             for _ in range(2):
                 serving = subject.start(
                     workload.model, workload.graph, self._folder(subject, len(seconds))
@@ -214,22 +215,32 @@ class Lineup:
         self, contender: Contender, concurrency: int, seconds: float, measured: Measured
     ) -> Window | None:
         """None when the subject gave up; it is out of the lineup then."""
-        subject, serving = contender.subject, contender.serving
+        subject = contender.subject
         try:
-            command = self._workload.command(subject, serving, concurrency, seconds)
-            ran = run(
-                command.argv,
-                serving,
-                seconds,
-                command.environment,
-                announced=command.generator is None,
-            )
-            window = ran.window(command.read(ran.output))
+            window = self._patiently(contender, concurrency, seconds)
         except (UnavailableError, grpc.RpcError) as error:
             self._skip(subject, error, measured)
-            serving.program.stop()
+            contender.serving.program.stop()
             self._contenders.remove(contender)
             return None
         if window.errors:
             self._say(f"  {subject.name}: {window.errors} requests failed: {window.problems[0]}")
         return window
+
+    def _patiently(self, contender: Contender, concurrency: int, seconds: float) -> Window:
+        """A window that is longer each time when too short for a single answer."""
+        subject, serving = contender.subject, contender.serving
+        for longer in (1, 3, 9):
+            command = self._workload.command(subject, serving, concurrency, longer * seconds)
+            try:
+                ran = run(
+                    command.argv,
+                    serving,
+                    longer * seconds,
+                    command.environment,
+                    announced=command.generator is None,
+                )
+                return ran.window(command.read(ran.output))
+            except TooShortError as error:
+                problem = error
+        raise problem

@@ -123,6 +123,12 @@ def _limit_row(model: str, batch: int, laps: Sequence[Limit]) -> Row:
     )
 
 
+def disturbed(rows: Sequence[Row]) -> float:
+    """Cores that others used in the median row: the figures are to be trusted where it is near 0."""
+    measured = [row.other_cores for row in rows if row.peer != "onnxruntime"]
+    return median(measured) if measured else 0.0
+
+
 def table(rows: Sequence[Row]) -> str:
     """Aligned for a terminal."""
     lines = [COLUMNS, *(tuple(shown(getattr(row, name)) for name in COLUMNS) for row in rows)]

@@ -5,6 +5,7 @@ and how many rows ran in how many batches so far.
 """
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -108,6 +109,9 @@ class Subject(ABC):
     def prepare(self) -> None:
         """Installs what it needs. Raises UnavailableError that says why it is skipped."""
 
+    def forget(self, model: Model) -> None:  # noqa: B027 — most keep nothing
+        """Removes what earlier starts left behind, so that the next one is a cold one."""
+
     @abstractmethod
     def start(self, model: Model, graph: Path, folder: Path) -> Serving:
         """Starts it with an empty `folder` for its files; it need not answer yet."""
@@ -149,13 +153,17 @@ class Service(Subject):
             if flag not in known:
                 raise UnavailableError(f"visionloop-inference has no flag {flag}")
 
+    def forget(self, model: Model) -> None:
+        """Fetched bundles and measured tunings of the model."""
+        shutil.rmtree(self.cache / model.name, ignore_errors=True)
+
     def start(self, model: Model, graph: Path, folder: Path) -> Serving:  # noqa: ARG002
         """Supervisor and children; waits until it listens."""
         ready = folder / "ready.json"
         command = [
             _script("visionloop-inference"), "--store", self.store, "--models", model.name,
             "--port", "0", "--http-port", "0", "--ready-file", str(ready),
-            "--cache", str(self.cache), *self.flags,
+            "--cache", str(self.cache / model.name), *self.flags,
         ]  # fmt: skip
         program = Program(command, folder / "log", self.environment)
         end = time.perf_counter() + START_SECONDS
