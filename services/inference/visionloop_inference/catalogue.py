@@ -11,6 +11,7 @@ hash of model and key, the same in every replica; without one each request is dr
 
 import asyncio
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -33,6 +34,7 @@ from visionloop_inference.admission import Admission, ByteBudget
 from visionloop_inference.datatypes import Answer, Tensor
 from visionloop_inference.link import RunnerLink
 
+_NUMBER = re.compile("[1-9][0-9]{0,8}")
 STABLE = "stable"
 CANARY = "canary"
 
@@ -201,7 +203,7 @@ class RoutedModel:
             return self._alias(STABLE, self.stable)
         if wanted == CANARY:
             return self._alias(CANARY, self.canary.version if self.canary else None)
-        found = self.versions.get(int(wanted)) if wanted.isascii() and wanted.isdigit() else None
+        found = self.versions.get(int(wanted)) if _NUMBER.fullmatch(wanted) else None
         if found is None:
             if not self.versions:
                 raise self._unavailable()

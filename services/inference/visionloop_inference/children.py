@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from visionloop.telemetry.pages import Page, shared_memory
 from visionloop_inference.control import Control, Message
 
 log = logging.getLogger(__name__)
+
+MOST_UNSENT = 10_000  # messages; one more and the child counts as hung
 
 
 class Child:
@@ -37,6 +40,7 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._page: Page | None = None
         self._pidfd = -1
+        self._unsent: deque[tuple[Message, list[int]]] = deque()
 
     @property
     def pid(self) -> int:
@@ -93,11 +97,48 @@ class Child:
         self._loop.add_reader(self._control.fileno(), self._read)
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
-        """Raises UnavailableError when the child is gone, or does not listen."""
+        """Sends now, or, when the channel is full, as soon as the child has read; in order.
+
+        Raises UnavailableError when the child is gone, or has not read for so long that MOST_UNSENT
+        messages wait.
+        """
+        if self._unsent:
+            self._keep(message, fds)
+            return
         try:
             self._control.send(message, fds)
+        except BlockingIOError:
+            self._keep(message, fds)
+            self._loop.add_writer(self._control.fileno(), self._send_rest)
         except OSError as error:
             raise UnavailableError(f"{self.name} does not listen: {error}") from error
+
+    def _keep(self, message: Message, fds: Sequence[int]) -> None:
+        if len(self._unsent) >= MOST_UNSENT:
+            raise UnavailableError(f"{self.name} leaves {MOST_UNSENT} messages unread")
+        # The caller closes its descriptors when `send` is back.
+        self._unsent.append((message, [os.dup(fd) for fd in fds]))
+
+    def _send_rest(self) -> None:
+        while self._unsent:
+            message, fds = self._unsent[0]
+            try:
+                self._control.send(message, fds)
+            except BlockingIOError:
+                return
+            except OSError:
+                break  # it is gone; its end is seen elsewhere
+            self._unsent.popleft()
+            for fd in fds:
+                os.close(fd)
+        self._loop.remove_writer(self._control.fileno())
+        self._forget_unsent()
+
+    def _forget_unsent(self) -> None:
+        for _, fds in self._unsent:
+            for fd in fds:
+                os.close(fd)
+        self._unsent.clear()
 
     def kill(self) -> None:
         """Ends it at once. A stand-in cannot be killed; it sees the end of its channel."""
@@ -153,7 +194,9 @@ class Child:
     def _hang_up(self) -> None:
         if self._control.fileno() >= 0:
             self._loop.remove_reader(self._control.fileno())
+            self._loop.remove_writer(self._control.fileno())
             self._control.close()
+        self._forget_unsent()
 
 
 def ended_how(code: int) -> str:
