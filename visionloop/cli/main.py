@@ -60,6 +60,7 @@ def _parser() -> StrictParser:
     _add_up(verbs, common)
     _add_import(verbs, common)
     _add_predict(verbs, common)
+    _add_feedback(verbs, common)
     _add_models(verbs, common)
     _add_snapshots(verbs, common)
     _add_labels(verbs, common)
@@ -160,6 +161,7 @@ def _add_import(verbs: Verbs, common: StrictParser) -> None:
 
 def _add_predict(verbs: Verbs, common: StrictParser) -> None:
     service = _service_flags("inference", 8001)
+    _add_tls(service)
     predict = _verb(
         verbs,
         "predict",
@@ -171,7 +173,53 @@ def _add_predict(verbs: Verbs, common: StrictParser) -> None:
     predict.add_argument("--model", default="", help="default: the only model served")
     predict.add_argument("--model-version", default="", help='a number or alias ("stable")')
     predict.add_argument("--top-k", type=int, default=3, help="classes to show (%(default)s)")
-    predict.add_argument("--timeout", type=float, default=30.0, help="seconds (%(default)s)")
+    predict.add_argument(
+        "--timeout",
+        type=float,
+        default=30.0,
+        help="seconds for up to 32 images (%(default)s); more are sent as a stream without limit",
+    )
+
+
+def _add_feedback(verbs: Verbs, common: StrictParser) -> None:
+    service = _service_flags("inference", 8001)
+    _add_tls(service)
+    feedback = _verb(
+        verbs,
+        "feedback",
+        "predict.feedback",
+        [common, service],
+        "tell the inference service what a predicted image truly shows",
+    )
+    feedback.add_argument("prediction_id", help="as `visionloop predict --json` shows it")
+    verdict = feedback.add_mutually_exclusive_group(required=True)
+    verdict.add_argument("--class", dest="class_id", metavar="ID", help="the right class")
+    verdict.add_argument(
+        "--wrong", action="store_true", help="the prediction is wrong; the right class is not known"
+    )
+    picture = feedback.add_mutually_exclusive_group(required=True)
+    picture.add_argument("--image", metavar="FILE", help="the image that was predicted")
+    picture.add_argument(
+        "--image-sha256", metavar="HEX", help="its digest, where labeling-ingest has the image"
+    )
+    feedback.add_argument("--note", default="", help="for people")
+    feedback.add_argument(
+        "--id",
+        default=None,
+        metavar="UUID",
+        help="your id for this feedback: sent again it counts once (default: a new one)",
+    )
+    feedback.add_argument("--timeout", type=float, default=30.0, help="seconds (%(default)s)")
+
+
+def _add_tls(flags: StrictParser) -> None:
+    tls = flags.add_argument_group(
+        "TLS and authentication", "a bearer token is read from VISIONLOOP_TOKEN"
+    )
+    tls.add_argument("--tls", action="store_true", help="TLS, with the usual authorities")
+    tls.add_argument("--tls-ca", metavar="PEM", help="TLS, and trust these authorities alone")
+    tls.add_argument("--tls-certificate", metavar="PEM", help="our own, for mTLS")
+    tls.add_argument("--tls-key", metavar="PEM", help="its key")
 
 
 def _add_models(verbs: Verbs, common: StrictParser) -> None:
