@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visionloop.errors import CorruptError
-from visionloop_inference.rows import ALIGNMENT, HEADER, Arena, aligned
+from visionloop_inference.rows import ALIGNMENT, HEADER, KEPT, Arena, aligned
 
 PAGES = 64 * 1024
 
@@ -109,6 +109,31 @@ def test_a_descriptor_that_is_no_arena_is_refused_and_closed() -> None:
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(fd)
     os.close(writing)
+
+
+def test_memory_of_a_burst_goes_back_when_the_last_row_does() -> None:
+    arena = Arena.create(3 * KEPT)
+    other = Arena.open(os.dup(arena.fd))
+    places = []
+    while (offset := arena.allocate(2**20)) is not None:
+        arena.view(offset, 2**20)[:] = bytes(2**20)
+        places.append(offset)
+
+    def held() -> int:
+        return 512 * os.fstat(arena.fd).st_blocks
+
+    assert held() >= 2.9 * KEPT
+    arena.header[:4] = b"pace"
+    for place in places:
+        assert held() >= 2.9 * KEPT
+        arena.free(place)
+    assert held() <= KEPT
+    assert bytes(other.header[:4]) == b"pace"
+    assert arena.allocate(3 * KEPT - 2**20) == HEADER  # it is all there again
+    arena.view(arena.size - 2**21, 4)[:] = b"last"
+    assert bytes(other.view(arena.size - 2**21, 4)) == b"last"
+    other.close()
+    arena.close()
 
 
 def test_closing_leaves_no_descriptor_and_views_in_use_stay_good() -> None:

@@ -131,7 +131,7 @@ class RunnerLink:
         self._jobs[job] = _Waiting(self._loop.create_future(), rows, offset, answer)
         self._rows += rows
         until = math.inf if deadline is None else deadline
-        self._send(self._layout.job(job, rows, min(priority, 255), until, answer, places))
+        self._send(self._layout.job(job, rows, max(0, min(priority, 255)), until, answer, places))
         return job
 
     def _places(self, inputs: Sequence[Tensor], rows: int) -> tuple[list[Buffer], list[int], int]:

@@ -22,6 +22,7 @@ from visionloop.errors import CorruptError
 
 ALIGNMENT = 64  # bytes: a cache line, and what vector instructions like best
 HEADER = 4096  # bytes before the rows
+KEPT = 32 * 2**20  # bytes that an empty arena keeps for the next rows
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -43,6 +44,7 @@ class Arena:
         self._free = [HEADER]  # where free spaces begin, ascending
         self._ends = [size]  # and where each ends
         self._sizes: dict[int, int] = {}  # of what is allocated
+        self._touched = KEPT  # how far rows ever reached, once that is past KEPT
 
     @classmethod
     def create(cls, size: int) -> "Arena":
@@ -98,11 +100,16 @@ class Arena:
             else:
                 del free[place], ends[place]
             self._sizes[start] = size
+            if start + size > self._touched:
+                self._touched = start + size
             return start
         return None
 
     def free(self, offset: int) -> None:
-        """Gives back what `allocate` gave; joins it with free space on both sides."""
+        """Gives back what `allocate` gave; joins it with free space on both sides.
+
+        An empty arena gives the pages of a burst back to the kernel.
+        """
         end = offset + self._sizes.pop(offset)
         free, ends = self._free, self._ends
         place = bisect_left(free, offset)
@@ -118,6 +125,11 @@ class Arena:
         else:
             free.insert(place, offset)
             ends.insert(place, end)
+        if not self._sizes and self._touched > KEPT:
+            end = -(-self._touched // mmap.PAGESIZE) * mmap.PAGESIZE
+            with contextlib.suppress(OSError):  # a kernel that cannot: it stays
+                self._map.madvise(mmap.MADV_REMOVE, KEPT, end - KEPT)
+            self._touched = KEPT
 
     def view(self, offset: int, size: int) -> memoryview:
         """The bytes at an offset, writable, without a copy."""

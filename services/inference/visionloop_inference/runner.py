@@ -180,6 +180,11 @@ class _Runner:
         self._model = model
 
     def _link(self, message: Message, fds: list[int]) -> None:
+        if len(fds) != 2:  # the kernel drops what a process has no descriptors left for
+            log.error("a link came with %d of 2 descriptors; it is closed", len(fds))
+            for fd in fds:
+                os.close(fd)
+            return
         end = socket.socket(fileno=fds[0])
         if self._model is None:
             log.error("a link came before the model was loaded; it is closed")
