@@ -124,7 +124,7 @@ def _limit_row(model: str, batch: int, laps: Sequence[Limit]) -> Row:
 
 
 def disturbed(rows: Sequence[Row]) -> float:
-    """Cores that others used in the median row: the figures are to be trusted where it is near 0."""
+    """Cores that others used in the median row; figures are to be trusted where it is near 0."""
     measured = [row.other_cores for row in rows if row.peer != "onnxruntime"]
     return median(measured) if measured else 0.0
 
