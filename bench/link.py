@@ -146,6 +146,7 @@ def bare(folder: Path, row: NDArray[np.generic], batch: int, jobs: int) -> float
     """Least CPU seconds per row of onnxruntime alone."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.log_severity_level = 3  # the pool graph does not use `two`
     session = onnxruntime.InferenceSession(
         str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
     )

@@ -116,6 +116,7 @@ def provider_options(target: Target, ranges: Mapping[str, str]) -> list[tuple[st
         **ranges,
     }
     if target.engine_cache is not None:
+        target.engine_cache.mkdir(parents=True, exist_ok=True)
         folder = str(target.engine_cache)
         tensorrt |= {
             "trt_engine_cache_enable": "1",
