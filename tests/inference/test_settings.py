@@ -133,3 +133,19 @@ def test_every_setting_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     for name in parse([STORE], {}).in_force():
         assert f"  --{name.replace('_', '-')} " in text or f"--{name.replace('_', '-')}\n" in text
     assert "None" not in text
+
+
+def test_the_documentation_has_every_setting_with_its_default() -> None:
+    text = (Path(__file__).parents[2] / "docs/serving.md").read_text()
+    for action in module._parser()._actions:
+        if action.dest == "help":
+            continue
+        shown = "" if action.default in (None, ()) else action.default
+        if action.default is False:
+            shown = "off"
+        if action.dest == "store":
+            shown = "needed"
+        if action.dest == "decode_threads":
+            shown = "cores, at most 4"
+        row = f"| `--{action.dest.replace('_', '-')}` | {shown} | {action.help} |"
+        assert row in text, f"docs/serving.md lacks: {row}"

@@ -271,7 +271,7 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
 
 def _add_listening(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on, for both ports")
+    add("--host", default="127.0.0.1", help="address to listen on, for all ports")
     add("--port", type=int, default=8001, help="gRPC port; 0 takes a free one")
     add(
         "--http-port",
@@ -286,7 +286,7 @@ def _add_listening(group: argparse._ArgumentGroup) -> None:
         default=8003,
         help="with TLS: the port of the same over HTTPS; 0 takes a free one",
     )
-    add("--ready-file", type=Path, help="written as JSON (pid, grpc, http) once it listens")
+    add("--ready-file", type=Path, help="written as JSON (pid and addresses) once it listens")
 
 
 def _add_security(group: argparse._ArgumentGroup) -> None:
@@ -389,8 +389,8 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         "--max-concurrent-requests",
         type=int,
         default=4096,
-        help="most RPCs under way per front end, streams and health watches included; further ones "
-        "get RESOURCE_EXHAUSTED",
+        help="most calls under way per front end, a stream being one; further ones get "
+        "RESOURCE_EXHAUSTED",
     )
     add(
         "--max-connection-age-seconds",
