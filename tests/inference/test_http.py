@@ -1,5 +1,6 @@
 """POST /v1/recognize and the HTTP ports, asked by the clients that people use, and by raw bytes."""
 
+import asyncio
 import http.client
 import io
 import json
@@ -7,9 +8,11 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,9 @@ from support.certificates import Pair, authority, signed
 from support.inference_server import Server, running_server
 
 from visionloop.prediction_id import PredictionId
+from visionloop_inference import http_message
+from visionloop_inference.http import HttpServer
+from visionloop_inference.settings import parse
 
 GRAPH = graph(1).SerializeToString()
 LIMIT = 2 * 2**20
@@ -322,3 +328,62 @@ def test_https_follows_its_certificate_and_plain_http_takes_no_images(
             ask("a")
         with pytest.raises(httpx.TransportError):  # still: only with a certificate
             ask("b", client=False)
+
+
+# --- the server alone, with its patience cut short
+
+
+@contextmanager
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
+    """The HTTP server in a thread, without a front end behind it; its address."""
+    monkeypatch.setattr(http_message, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(http_message, "BODY_SECONDS", 0.2)
+    settings = parse(["--store=file:///nowhere", "--http-port=0"], {})
+    server = HttpServer(lambda: "because", settings)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def run(work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, loop).result(30)
+
+    try:
+        host, port = run(server.start(f"unix:{tmp_path}/none"))["http"].split(":")
+        yield host, int(port)
+        run(server.close())
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+
+
+def told(address: tuple[str, int], data: bytes) -> bytes:
+    with socket.create_connection(address, timeout=30) as connection:
+        connection.sendall(data)
+        received = b""
+        while more := connection.recv(65536):
+            received += more
+    return received
+
+
+def test_slow_callers_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with alone(tmp_path, monkeypatch) as address:
+        assert told(address, b"GET /healthz HT") == b""  # no request: nothing to answer
+        for body in (b"Content-Length: 9\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n5\r\nab"):
+            reply = told(address, POST + body)
+            assert status(reply) == 408
+            assert "did not arrive within" in error(reply)["message"]
+        assert status(told(address, b"GET /readyz HTTP/1.0\r\n\r\n")) == 503
+
+
+def test_a_front_end_that_is_away_is_told_without_its_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with alone(tmp_path, monkeypatch) as address:
+        reply = told(address, POST + b"Content-Length: 3\r\n\r\nabc")
+        assert status(reply) == 503
+        assert b"Retry-After: 1" in reply
+        assert error(reply) == {
+            "code": "UNAVAILABLE",
+            "reason": "unavailable",
+            "message": "the front end is being started; retry",
+        }

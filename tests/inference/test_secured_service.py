@@ -123,6 +123,17 @@ def test_health_and_probes_need_no_token(guarded: tuple[Server, Path]) -> None:
     assert ready.ServerReady(oip.ServerReadyRequest(), timeout=10).ready
 
 
+def test_callers_who_leave_streams_crash_nothing(guarded: tuple[Server, Path]) -> None:
+    """Their streams are logged after they are gone, when grpc.aio has no call any more."""
+    server, _ = guarded
+    image = encoded(1)
+    for _ in range(300):
+        with Client(server.target, token=LINE, channels=1) as client:
+            assert next(client.recognize_stream([image] * 3)).label
+    assert server.metric("visionloop_restarts_total", process="front_end") == 0
+    wait_for(lambda: server.metric("visionloop_inflight_requests") == 0)
+
+
 def test_http_hands_the_token_on(guarded: tuple[Server, Path]) -> None:
     server, _ = guarded
     url = f"http://{server.address('http')}/v1/recognize"
