@@ -297,7 +297,11 @@ async def abort(context: Context, error: VisionloopError) -> NoReturn:
     if isinstance(error, OverloadedError | UnavailableError) and error.retry_after_seconds:
         pushback = max(1, round(error.retry_after_seconds * 1000))
         trailing = (("grpc-retry-pushback-ms", str(pushback)),)
-    await context.abort(grpc.StatusCode[error.grpc_code], _short(str(error)), trailing)
+    try:
+        await context.abort(grpc.StatusCode[error.grpc_code], _short(str(error)), trailing)
+    except grpc.aio.InternalError as gone:
+        # The caller has left meanwhile; grpc.aio would log a traceback of it.
+        raise asyncio.CancelledError from gone
 
 
 def _shown(error: Exception, path: str) -> VisionloopError:
