@@ -23,6 +23,8 @@ from visionloop.proto.v1 import recognition_pb2 as pb
 
 Image: TypeAlias = bytes | str | os.PathLike[str]
 IMAGES_PER_REQUEST = 32
+# The metadata (and HTTP header) that stands in for an empty routing_key, for proxies that set one.
+ROUTING_KEY = "visionloop-routing-key"
 
 
 @dataclass(frozen=True, slots=True)

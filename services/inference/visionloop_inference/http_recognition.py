@@ -30,9 +30,9 @@ from visionloop.errors import (
 )
 from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop.proto.v1 import recognition_pb2_grpc
+from visionloop.recognition_messages import ROUTING_KEY
 from visionloop_inference.access_log import PEER_KEY
 from visionloop_inference.http_message import JSON, Head, HttpError, Reply
-from visionloop_inference.recognition import ROUTING_KEY
 
 PATH = "/v1/recognize"
 FIELDS = ("model", "version", "top_k", "priority", "timeout")

@@ -20,6 +20,7 @@ from visionloop.errors import (
 from visionloop.prediction_id import PredictionId
 from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop.proto.v1 import recognition_pb2_grpc
+from visionloop.recognition_messages import ROUTING_KEY
 from visionloop.telemetry import inference as metrics
 from visionloop_inference.admission import check_count, deadline_of
 from visionloop_inference.auth import CALLER
@@ -42,7 +43,6 @@ STREAM_REQUESTS = 16  # of one stream at a time
 # bulk work wants it done, and the stream holds him back by itself.
 STREAM_PATIENCE = 30.0  # seconds
 LONGEST_PAUSE = 1.0
-ROUTING_KEY = "visionloop-routing-key"
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
