@@ -5,10 +5,12 @@ Exit code 0 means that it ran, whatever the verdicts say: figures are read by pe
 
 import json
 import platform
+import signal
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 import onnxruntime
 
@@ -39,6 +41,7 @@ class Bench:
     """One run."""
 
     def __init__(self, options: Options) -> None:
+        self._began = time.monotonic()
         self._options = options
         self._output = options.output.absolute()
         (self._output / "store").mkdir(parents=True, exist_ok=True)
@@ -59,9 +62,10 @@ class Bench:
             except VisionloopError as error:
                 self._measured.skipped[f"everything on {name}"] = str(error)
                 say(f"  skipped: {error}")
+            self.write()
 
-    def finish(self, minutes: float) -> tuple[list[Row], list[Verdict]]:
-        """Writes serving.json."""
+    def write(self) -> tuple[list[Row], list[Verdict]]:
+        """Writes serving.json with what is measured so far."""
         rows = rows_of(self._measured)
         judged = verdicts(rows, self._burst, self._measured.skipped)
         document = {
@@ -69,7 +73,7 @@ class Bench:
             "generator": "own" if self._analyzer is None else PerfAnalyzer.name,
             "options": {**asdict(self._options), "output": str(self._options.output)},
             "other_cores": round(disturbed(rows), 3),
-            "minutes": round(minutes, 1),
+            "minutes": round((time.monotonic() - self._began) / 60, 1),
             "rows": [row.as_json() for row in rows],
             "verdicts": [asdict(verdict) for verdict in judged],
             "skipped": self._measured.skipped,
@@ -180,12 +184,16 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
+def _leave(number: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
 def main() -> int:
     """The exit code."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(HELP)
         return 0
-    began = time.monotonic()
+    signal.signal(signal.SIGTERM, _leave)  # the servers have sessions of their own: stop them
     try:
         options = from_environment()
         say(f"about {options.minutes:.0f} minutes, and more on the first run, which installs peers")
@@ -194,7 +202,9 @@ def main() -> int:
     except VisionloopError as error:
         sys.stderr.write(f"bench-serving: {error}\n")
         return error.exit_code
-    rows, judged = bench.finish((time.monotonic() - began) / 60)
+    except KeyboardInterrupt:
+        return 130
+    rows, judged = bench.write()
     print(table(rows))
     print()
     for verdict in judged:

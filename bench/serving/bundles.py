@@ -57,21 +57,26 @@ def publish_graph(model: Model, graph: Path, store: str) -> None:
 def publish_classifier(graph: Path, pictures: list[Path], store: str) -> None:
     """The classifier's bundle, made stable, unless it is there."""
     repository = ModelRepository(open_store(store))
-    if repository.versions(CLASSIFIER):
-        return
-    version = repository.claim(CLASSIFIER, _RUN)
+    if not repository.versions(CLASSIFIER):
+        add_classifier(graph, pictures, repository, _RUN)
+
+
+def add_classifier(graph: Path, pictures: list[Path], repository: ModelRepository, run: str) -> int:
+    """One more version of the classifier, made stable; its number."""
+    version = repository.claim(CLASSIFIER, run)
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model.onnx").write_bytes(graph.read_bytes())
         _write_golden(folder, graph, pictures[:GOLDEN])
-        repository.publish(_classifier(folder, version), folder)
+        repository.publish(_classifier(folder, version, run), folder)
     repository.promote(
         CLASSIFIER,
         version,
         expected=repository.aliases(CLASSIFIER),
-        who="bench-serving",
+        who=run,
         why="the serving benchmark",
     )
+    return version
 
 
 def _write_golden(folder: Path, graph: Path, pictures: list[Path]) -> None:
@@ -88,7 +93,7 @@ def _write_golden(folder: Path, graph: Path, pictures: list[Path]) -> None:
     (folder / "golden/golden.json").write_bytes(written)
 
 
-def _classifier(folder: Path, version: int) -> ClassificationBundle:
+def _classifier(folder: Path, version: int, run: str) -> ClassificationBundle:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return ClassificationBundle(
         model=CLASSIFIER,
@@ -110,7 +115,7 @@ def _classifier(folder: Path, version: int) -> ClassificationBundle:
             dataset="none",
             snapshot="sha256-" + "0" * 64,
             parent_version=None,
-            run_id=_RUN,
+            run_id=run,
             code_version="bench",
             seed=0,
             backbone="mobilenet_v3_small, random weights",

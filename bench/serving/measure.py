@@ -29,7 +29,7 @@ ECHO = "grpc-echo"
 LARGEST_BATCH = 64
 LIMIT_SHARE = 0.2  # of a window, for each batch size of the bare loop
 LIMIT_LEAST = 0.3  # seconds
-LATENCIES = 6.0  # a window lasts at least so many times what a request takes
+LATENCIES = 10.0  # a window lasts at least so many times what a request takes: batches end at once
 
 Say = Callable[[str], None]
 
@@ -184,7 +184,8 @@ class Lineup:
                 measured.cells.append(cell)
                 middle = median([r.window.images_per_second for r in cell.rounds])
                 ratio = median([r.ratio for r in cell.rounds])
-                self._say(f"  {cell.peer} at {concurrency}: {middle:.0f}/s, {ratio:.2f} of limit")
+                share = "" if cell.peer == ECHO else f", {ratio:.2f} of the limit"
+                self._say(f"  {cell.peer} at {concurrency}: {middle:.0f}/s{share}")
 
     def _round(
         self,

@@ -44,7 +44,7 @@ class Options:
         tensors = [name for name in self.models if name in MODELS]
         servers = len(self.peers) + 1  # the echo
         window = self.seconds + 1.0  # starting the generator, the limit's share
-        heavy = 3.0 * servers * ("resnet50" in tensors)  # seconds; its rounds are longer
+        heavy = 7.0 * servers * ("resnet50" in tensors)  # seconds; its rounds are longer
         per_round = len(tensors) * servers * window + heavy
         jpegs = [name for name in self.models if name in JPEGS]
         per_round += len(jpegs) * window * ("visionloop" in self.peers)
