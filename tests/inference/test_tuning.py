@@ -15,8 +15,9 @@ from support.runners import running, start, tensor_bundle, tiny
 
 from visionloop_inference import pace as pace_module
 from visionloop_inference import tuning
+from visionloop_inference.machine import cores
 from visionloop_inference.pace import Board, Pace
-from visionloop_inference.providers import CPU, Target, cores
+from visionloop_inference.providers import CPU, Target
 from visionloop_inference.tuning import Tuned, TuningFile, candidates, example_of, key, tune
 
 

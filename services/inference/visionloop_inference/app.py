@@ -25,7 +25,6 @@ from visionloop.objectstore import open_store
 from visionloop.repository import ModelRepository
 from visionloop.telemetry import configure_logging
 from visionloop.telemetry import inference as metrics
-from visionloop_inference import providers
 from visionloop_inference.answers import Answers
 from visionloop_inference.auth import read_tokens
 from visionloop_inference.front_ends import FrontEnds
@@ -72,8 +71,7 @@ async def serve(settings: Settings, cache: Path) -> None:
     ).set(1)
     loop = asyncio.get_running_loop()
     with ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="store") as pool:
-        # While the store answers, the front ends start: both take a while.
-        proving = loop.run_in_executor(pool, providers.prove, settings.provider)
+        proving = loop.run_in_executor(pool, _prove, settings.provider)
         opening = loop.run_in_executor(pool, open_store, settings.store)
         answers = Answers()
         front_ends = answers.front_ends = FrontEnds(settings, answers)
@@ -84,15 +82,15 @@ async def serve(settings: Settings, cache: Path) -> None:
         if settings.tokens is not None:
             read_tokens(settings.tokens)  # a file that cannot be used is told here, once
         try:
-            port = await front_ends.start(settings.host, settings.port)
+            port = front_ends.start(settings.host, settings.port)
             addresses = {"grpc": f"{settings.host}:{port}", **await http.start(front_ends.local)}
-            await proving
             loader = Loader(ModelRepository(await opening), cache, settings, pool, front_ends)
             supervisor = Supervisor(loader, settings, readiness.changed)
             answers.supervisor = supervisor
             readiness.watch(supervisor)
             try:
-                await supervisor.start()
+                # Front ends and models start side by side; what stands in the way is said here.
+                await asyncio.gather(proving, front_ends.listening(), supervisor.start())
                 _announce(settings, addresses)
                 await _until_stopped(settings, supervisor, readiness, front_ends)
             finally:
@@ -103,6 +101,16 @@ async def serve(settings: Settings, cache: Path) -> None:
             with contextlib.suppress(Exception):
                 await asyncio.gather(proving, opening, return_exceptions=True)
     log.info("stopped")
+
+
+def _prove(provider: str) -> None:
+    """Raises ConfigurationError for an execution provider that cannot be loaded."""
+    if provider == "cpu":
+        return
+    # Here, because onnxruntime is 40 MB which a supervisor on a CPU does without.
+    from visionloop_inference import providers
+
+    providers.prove(provider)
 
 
 async def _until_stopped(

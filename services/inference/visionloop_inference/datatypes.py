@@ -1,4 +1,4 @@
-"""The tensor datatypes of the Open Inference Protocol, and tensors as they travel through the service.
+"""The datatypes of the Open Inference Protocol, and tensors as they travel through the service.
 
 A tensor stays the bytes it came as, from the request to the runner: raw, little-endian, row major.
 Elements of BYTES are a 4-byte length each, followed by so many bytes; no other datatype varies in

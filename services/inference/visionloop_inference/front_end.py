@@ -13,12 +13,10 @@ A front end parses, decodes and admits; it holds no graph. It follows the superv
     hurry   {}                                          skip the quiet
     reply   {id, ok | error}                            to an `ask {id, kind, payload}` of ours
 
-It ends after a drain, or when the supervisor is gone. `lost {model, version, instance}` says that a
-runner's link broke.
+It ends after a drain, or when the supervisor is gone.
 """
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import os
@@ -107,43 +105,37 @@ class FrontEnd:
         """Does what the supervisor says, until it is gone."""
         while (received := await self._inbox.get()) is not None:
             message, fds = received
-            match message["do"]:
-                case "link":
-                    self._link(catalogue, message, fds)
-                case "model":
-                    catalogue.update_model(message)
-                case "forget":
-                    catalogue.forget(message["model"])
-                case "server":
-                    catalogue.update_server(message)
-                case "log":
-                    logging.getLogger().setLevel(message["level"])
-                case "regions":
-                    server.regions.replace(Region(**region) for region in message["regions"])
-                case "drain" if not self._drain_asked.done():
-                    self._drain_asked.set_result(message)
-                case "hurry":
-                    self._hurry.set()
-                case other:
-                    log.error("the supervisor said %r, which means nothing here", other)
+            try:
+                self._obey(catalogue, server, message, fds)
+            except Exception:
+                # One message that fails must not leave this front end deaf to the next.
+                log.exception("what the supervisor said failed: %s", message)
             server.health.notify()
         self._hurry.set()
         if not self._drain_asked.done():
             self._drain_asked.set_result(None)
 
-    def _link(self, catalogue: Catalogue, message: Message, fds: list[int]) -> None:
-        model, number, instance = message["model"], message["version"], message["instance"]
-        version = catalogue.version(model, number, Path(message["folder"]))
-
-        def lost(link: RunnerLink) -> None:
-            if link in version.links:
-                version.links.remove(link)
-                self._say({"said": "lost", "model": model, "version": number, "instance": instance})
-
-        end, arena = fds
-        version.links.append(
-            RunnerLink(socket.socket(fileno=end), Arena.open(arena), version.signature, lost)
-        )
+    def _obey(self, catalogue: Catalogue, server: Server, message: Message, fds: list[int]) -> None:
+        match message["do"]:
+            case "link":
+                _link(catalogue, message, fds)
+            case "model":
+                catalogue.update_model(message)
+            case "forget":
+                catalogue.forget(message["model"])
+            case "server":
+                catalogue.update_server(message)
+            case "log":
+                logging.getLogger().setLevel(message["level"])
+            case "regions":
+                server.regions.replace(Region(**region) for region in message["regions"])
+            case "drain":
+                if not self._drain_asked.done():
+                    self._drain_asked.set_result(message)
+            case "hurry":
+                self._hurry.set()
+            case other:
+                log.error("the supervisor said %r, which means nothing here", other)
 
     async def _drain(self, message: Message, server: Server, traffic: Traffic) -> None:
         """Serves on until it is quiet, lets what is under way finish, closes the door.
@@ -204,6 +196,20 @@ class FrontEnd:
             answer.set_exception(errors.error_for_grpc_code(error["code"], error["message"]))
         else:
             answer.set_result(message["ok"])
+
+
+def _link(catalogue: Catalogue, message: Message, fds: list[int]) -> None:
+    """One more runner for a version. A link that breaks leaves the version by itself."""
+    end, arena = fds
+    version = catalogue.version(message["model"], message["version"], Path(message["folder"]))
+
+    def lost(link: RunnerLink) -> None:
+        if link in version.links:
+            version.links.remove(link)
+
+    version.links.append(
+        RunnerLink(socket.socket(fileno=end), Arena.open(arena), version.signature, lost)
+    )
 
 
 def main() -> int:

@@ -17,7 +17,6 @@ from visionloop.errors import ConfigurationError, UnavailableError, VisionloopEr
 from visionloop.telemetry import inference as metrics
 from visionloop_inference.children import Child
 from visionloop_inference.control import Control, Message
-from visionloop_inference.front_end import FrontEnd
 from visionloop_inference.hosted_runner import HostedRunner
 from visionloop_inference.settings import Settings
 
@@ -44,6 +43,7 @@ class FrontEnds:
     def __init__(self, settings: Settings, answer: Answer) -> None:
         self.settings = settings
         self.count = max(1, settings.front_end_processes)
+        self._address = ""
         self.local = ""  # the gRPC target of the first one, for this program's own HTTP port
         self._process = settings.front_end_processes > 0
         self._answer = answer
@@ -57,18 +57,25 @@ class FrontEnds:
         self._folder = tempfile.TemporaryDirectory(prefix="visionloop-sockets-")
         self._closing = False
 
-    async def start(self, host: str, port: int) -> int:
-        """Starts all; the port they listen on. Raises ConfigurationError when it is taken."""
+    def start(self, host: str, port: int) -> int:
+        """Starts all; the port they will listen on. Raises ConfigurationError when it is taken."""
         self._port_holder, port = held_port(host, port)
         address = f"{host}:{port}"
         self._hosted = [self._new(index, address) for index in range(self.count)]
         self.local = f"unix:{self._hosted[0].local}"
+        self._address = address
+        return port
+
+    async def listening(self) -> None:
+        """Waits until all listen; from then on one that dies is started again.
+
+        Raises ConfigurationError when one cannot listen, UnavailableError when one died.
+        """
         await asyncio.gather(*(one.listening() for one in self._hosted))
         self._keepers = [
-            asyncio.create_task(self._keep(index, address), name=f"keep front end {index}")
+            asyncio.create_task(self._keep(index, self._address), name=f"keep front end {index}")
             for index in range(self.count)
         ]
-        return port
 
     def _new(self, index: int, address: str) -> "HostedFrontEnd":
         local = Path(self._folder.name) / f"front-end-{index}.sock"
@@ -211,7 +218,7 @@ class HostedFrontEnd:
         )
 
     async def listening(self) -> int:
-        """The port. Raises ConfigurationError when it cannot listen, UnavailableError if it died."""
+        """The port. Raises ConfigurationError if it cannot listen, UnavailableError if it died."""
         async with asyncio.timeout(START_PATIENCE):
             return await self._listening
 
@@ -262,6 +269,9 @@ class HostedFrontEnd:
 
 
 async def _serve(control: Control) -> None:
+    # Here, because gRPC and its servicers are 30 MB which a supervisor of processes does without.
+    from visionloop_inference.front_end import FrontEnd
+
     await FrontEnd(control).run()
 
 

@@ -8,9 +8,8 @@ from typing import Any, Protocol
 
 from visionloop.bundle import Bundle
 from visionloop.errors import CorruptError, RefusedError, UnavailableError, VisionloopError
-from visionloop_inference import runner
 from visionloop_inference.children import Child
-from visionloop_inference.control import Message
+from visionloop_inference.control import Control, Message
 from visionloop_inference.datatypes import byte_size
 from visionloop_inference.rows import Arena, aligned
 
@@ -44,7 +43,7 @@ class HostedRunner:
         if process:
             self.child.spawn(MODULE, {})
         else:
-            self.child.start_thread(runner.serve)
+            self.child.start_thread(_serve)
 
     async def load(self, options: dict[str, Any], patience: float) -> None:
         """Loads, warms up and replays the first golden images, all in the runner.
@@ -122,6 +121,13 @@ class HostedRunner:
                 raise _refusal(message)
             log.debug("%s said %s", self.child.name, said)
         raise RunnerDiedError(f"{self.child.name} {self.child.ended.result()}")
+
+
+def _serve(control: Control) -> None:
+    # Here, because onnxruntime is 40 MB which a supervisor of processes does without.
+    from visionloop_inference import runner
+
+    runner.serve(control)
 
 
 class RunnerDiedError(UnavailableError):

@@ -75,7 +75,7 @@ class Loader:
         for crash in range(1, CRASHES_AT_LOAD + 1):
             runner = self._new(version, instance)
             try:
-                await runner.load(self._options(version), self.settings.load_seconds)
+                await runner.load(self._options(), self.settings.load_seconds)
             except RunnerDiedError as error:
                 log.error("%s while it loaded (%d of %d)", error, crash, CRASHES_AT_LOAD)
                 problem = str(error)
@@ -87,7 +87,7 @@ class Loader:
         process = self.settings.front_end_processes > 0
         return HostedRunner(version.bundle, version.folder, instance, process=process)
 
-    def _options(self, version: ModelVersion) -> dict[str, object]:
+    def _options(self) -> dict[str, object]:
         settings = self.settings
         return {
             "provider": settings.provider,
@@ -130,7 +130,7 @@ class Loader:
             runner = self._new(version, dead.instance)
             runner.pause = pause
             try:
-                await runner.load(self._options(version), self.settings.load_seconds)
+                await runner.load(self._options(), self.settings.load_seconds)
             except Exception as error:  # noqa: BLE001 — it served before: it is worth trying again
                 log.error("%s does not come back: %s", runner.child.name, error)
                 pause = min(2 * pause, LONGEST_PAUSE)

@@ -14,7 +14,6 @@ of the range is a little slower than one made for a single size.
 """
 
 import ctypes
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,18 +34,6 @@ PROBE_GRAPH = bytes.fromhex(
     "080812003a3b0a100a017812017922084964656e74697479120570726f62655a0f0a0178120a0a08"
     "080112040a020801620f0a0179120a0a08080112040a02080142040a001011"
 )
-
-
-def cores() -> int:
-    """CPU cores this process may use: its affinity, or a smaller cgroup quota."""
-    allowed = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return allowed
-    if quota == "max":
-        return allowed
-    return max(1, min(allowed, round(int(quota) / int(period))))
 
 
 @dataclass(frozen=True, slots=True)

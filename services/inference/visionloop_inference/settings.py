@@ -25,13 +25,14 @@ from visionloop.flags import (
     seconds,
 )
 from visionloop.telemetry.logs import redacted_text
-from visionloop_inference.providers import PROVIDERS, cores
+from visionloop_inference.machine import cores
 
 MEBIBYTE = 2**20
 ONE_FRONT_END_CORES = 4  # one parses and decodes for so many; each 4 more bring one more
 VERSION_POLICY = r"aliases|all|latest:[1-9][0-9]{0,3}|specific:[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*"
 PADDING = ("auto", "always", "never")
 MODEL_CONTROL = ("poll", "explicit")
+PROVIDERS = ("cpu", "cuda", "tensorrt")  # as in `providers`, which brings onnxruntime along
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +338,7 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
         help="runner processes per version and device; more than 1 helps graphs that leave cores "
         "or the GPU idle, and takes the model's memory each time",
     )
-    add("--provider", choices=sorted(PROVIDERS), default="cpu", help="what runs the graph; one "
+    add("--provider", choices=PROVIDERS, default="cpu", help="what runs the graph; one "
         "that cannot be loaded ends the start, nothing is swapped in silence")  # fmt: skip
     add(
         "--threads",

@@ -28,8 +28,9 @@ import onnxruntime
 
 from visionloop.bundle import Bundle, TensorsBundle
 from visionloop_inference.datatypes import DATATYPES
+from visionloop_inference.machine import cores
 from visionloop_inference.pace import Pace
-from visionloop_inference.providers import Target, cores
+from visionloop_inference.providers import Target
 from visionloop_inference.session import Arrays, Session
 
 log = logging.getLogger(__name__)
