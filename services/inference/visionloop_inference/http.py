@@ -23,7 +23,7 @@ from visionloop.errors import (
     PermissionDeniedError,
     VisionloopError,
 )
-from visionloop.telemetry import inference, metrics, rpc
+from visionloop.telemetry import metrics
 from visionloop_inference.credentials import Certificates, certificates
 from visionloop_inference.http_message import (
     MAX_HEAD,
@@ -44,9 +44,6 @@ WRITE_SECONDS = 10.0
 LINGER_SECONDS = 2.0
 HANDSHAKE_SECONDS = 10.0
 THERE_IS = b"there is /healthz, /readyz, /metrics and POST /v1/recognize\n"
-
-# What /metrics shows of other processes' pages must be declared in this one: imported for that.
-DECLARED = (inference, rpc)
 
 BROKEN_OFF = (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)
 
