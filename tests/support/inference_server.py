@@ -116,7 +116,9 @@ class Server:
     def serves(self, version: int) -> None:
         """Waits until this version answers."""
         wait_for(
-            lambda: self.metric("visionloop_model_info", version=str(version)) == 1.0,
+            lambda: (
+                self.metric("visionloop_model_info", version=str(version), alias="stable") == 1.0
+            ),
             hint=f"version {version}; log: {self.log}",
         )
 

@@ -25,6 +25,7 @@ from visionloop.objectstore import open_store
 from visionloop.repository import ModelRepository
 from visionloop.telemetry import configure_logging
 from visionloop.telemetry import inference as metrics
+from visionloop.telemetry import rpc as _rpc_metrics  # noqa: F401 — front ends count on them
 from visionloop_inference.answers import Answers
 from visionloop_inference.auth import read_tokens
 from visionloop_inference.front_ends import FrontEnds
