@@ -28,6 +28,7 @@ from visionloop_inference.admission import deadline_of
 from visionloop_inference.catalogue import Catalogue, RoutedModel, RoutedVersion
 from visionloop_inference.datatypes import Buffer, Tensor
 from visionloop_inference.decoding import Decoder
+from visionloop_inference.incidents import shown
 from visionloop_inference.infer_stream import in_order
 from visionloop_inference.model_config import Offer, config, metadata
 from visionloop_inference.open_inference_extensions import Ask, Extensions, check_version
@@ -140,8 +141,8 @@ class OpenInference(Extensions):
             parts = take_apart(data)
             ident = parts.id
             return streamed(await self._infer(parts, len(data), deadline))
-        except VisionloopError as error:
-            return stream_error(str(error), ident)
+        except Exception as error:  # noqa: BLE001 — one request must not end the stream of others
+            return stream_error(str(shown(error, "ModelStreamInfer")), ident)
 
     async def _infer(self, parts: Parts, size: int, deadline: float | None) -> bytes:
         """One request of `size` bytes; the serialized ModelInferResponse."""

@@ -33,6 +33,7 @@ from visionloop_inference.catalogue import (
 from visionloop_inference.datatypes import Answer, Tensor
 from visionloop_inference.decoding import Decoded, Decoder
 from visionloop_inference.feedback import FeedbackInbox
+from visionloop_inference.incidents import shown
 from visionloop_inference.infer_stream import in_order
 
 MAX_TOP_K = 1000
@@ -72,8 +73,8 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
         async def one(request: pb.RecognizeRequest) -> pb.RecognizeStreamResponse:
             try:
                 response = await self._patiently(request, context, deadline)
-            except VisionloopError as error:
-                return _failed(error)
+            except Exception as error:  # noqa: BLE001 — one request must not end the stream of others
+                return _failed(shown(error, "RecognizeStream"))
             return pb.RecognizeStreamResponse(status=pb.ImageStatus(), response=response)
 
         async for answer in in_order(requests, one, STREAM_REQUESTS):

@@ -9,7 +9,6 @@ traceback in the log, and nothing else gets out.
 
 import asyncio
 import logging
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
 from time import perf_counter
@@ -35,6 +34,7 @@ from visionloop_inference.credentials import server_credentials
 from visionloop_inference.decoding import Decoder
 from visionloop_inference.feedback import FeedbackInbox
 from visionloop_inference.health import Health
+from visionloop_inference.incidents import shown
 from visionloop_inference.model_config import Offer
 from visionloop_inference.open_inference import OpenInference
 from visionloop_inference.recognition import Recognition
@@ -231,9 +231,9 @@ class Guard:
                 code = "CANCELLED"
                 raise
             except Exception as error:  # noqa: BLE001 — nothing of ours may leak to a caller
-                shown = _shown(error, path)
-                code = shown.grpc_code
-                await abort(context, shown)
+                seen = shown(error, path)
+                code = seen.grpc_code
+                await abort(context, seen)
             finally:
                 self._end(counts, began, code)
                 if self._access_log.wants(code):
@@ -260,9 +260,9 @@ class Guard:
                 code = "CANCELLED"
                 raise
             except Exception as error:  # noqa: BLE001 — nothing of ours may leak to a caller
-                shown = _shown(error, path)
-                code = shown.grpc_code
-                await abort(context, shown)
+                seen = shown(error, path)
+                code = seen.grpc_code
+                await abort(context, seen)
             finally:
                 self._end(counts, began, code)
                 if self._access_log.wants(code):
@@ -302,15 +302,6 @@ async def abort(context: Context, error: VisionloopError) -> NoReturn:
     except grpc.aio.InternalError as gone:
         # The caller has left meanwhile; grpc.aio would log a traceback of it.
         raise asyncio.CancelledError from gone
-
-
-def _shown(error: Exception, path: str) -> VisionloopError:
-    """The error as the caller sees it."""
-    if isinstance(error, VisionloopError):
-        return error
-    incident = uuid.uuid4().hex[:12]
-    log.error("%s failed", path, exc_info=error, extra={"incident": incident})
-    return VisionloopError(f"a fault of the server; its log has it as incident {incident}")
 
 
 def _short(message: str) -> str:
