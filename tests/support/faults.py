@@ -6,6 +6,7 @@ The signatures stay valid: the client signs the proxy's address, and the Host he
 import contextlib
 import http.client
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from email.message import Message
@@ -14,15 +15,26 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 HOP_BY_HOP = {"transfer-encoding", "connection"}
-Kind = Literal["lose_answer", "cut_body", "busy", "refuse"]
+Kind = Literal["lose_answer", "cut_body", "busy", "refuse", "expel", "gone", "hang", "slow"]
+ALWAYS = 10**9  # times
+SLOW_SECONDS = 1.0
+
+
+REFUSALS: dict[str | None, tuple[int, str]] = {
+    "busy": (503, "SlowDown"),
+    "refuse": (403, "AccessDenied"),
+    "expel": (403, "InvalidAccessKeyId"),
+}
 
 
 @dataclass
 class Fault:
-    """What happens to the next `times` requests of `method` whose target holds `part`.
+    """What happens to the next `times` requests of `method` (* for any) whose target holds `part`.
 
     lose_answer: the server does the work, the connection breaks before the answer;
-    cut_body: the answer breaks off in the middle of its body; busy: 503; refuse: 403.
+    cut_body: the answer breaks off in the middle of its body; busy: 503; refuse: 403; expel: 403
+    for a key that is not known any more; gone: the connection breaks before the work is done; hang:
+    no answer until the proxy ends; slow: half of the answer, SLOW_SECONDS of nothing, the rest.
     """
 
     method: str
@@ -38,6 +50,7 @@ class FaultyProxy:
     url: str
     faults: list[Fault] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)  # "PUT /bucket/key?query"
+    ended: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fault_for(self, method: str, target: str) -> Kind | None:
@@ -45,7 +58,7 @@ class FaultyProxy:
         with self._lock:
             self.requests.append(f"{method} {target}")
             for fault in self.faults:
-                if fault.method == method and fault.part in target and fault.times > 0:
+                if fault.method in (method, "*") and fault.part in target and fault.times > 0:
                     fault.times -= 1
                     return fault.kind
         return None
@@ -77,9 +90,14 @@ class FaultyHandler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         fault = self.server.proxy.fault_for(self.command, self.path)
-        if fault in ("busy", "refuse"):
-            status, code = (503, "SlowDown") if fault == "busy" else (403, "AccessDenied")
+        if fault in REFUSALS:
+            status, code = REFUSALS[fault]
             self.reply(status, [], f"<Error><Code>{code}</Code></Error>".encode())
+            return
+        if fault in ("gone", "hang"):
+            if fault == "hang":
+                self.server.proxy.ended.wait()
+            self.close_connection = True
             return
         status, headers, content = forward(
             self.server.upstream, self.command, self.path, self.headers, body
@@ -88,11 +106,18 @@ class FaultyHandler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif fault == "cut_body":
             self.reply(status, headers, content, cut=True)
+        elif fault == "slow":
+            self.reply(status, headers, content, pause=SLOW_SECONDS)
         else:
             self.reply(status, headers, content)
 
     def reply(
-        self, status: int, headers: list[tuple[str, str]], body: bytes, cut: bool = False
+        self,
+        status: int,
+        headers: list[tuple[str, str]],
+        body: bytes,
+        cut: bool = False,
+        pause: float = 0.0,
     ) -> None:
         kept = {name: value for name, value in headers if name.lower() not in HOP_BY_HOP}
         if self.command != "HEAD":  # whose length is that of the body it does not have
@@ -102,7 +127,10 @@ class FaultyHandler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body[: len(body) // 2] if cut else body)
+            self.wfile.write(body[: len(body) // 2])
+            if not cut:
+                time.sleep(pause)
+                self.wfile.write(body[len(body) // 2 :])
         if cut:
             self.close_connection = True
 
@@ -132,5 +160,6 @@ def faulty_proxy(upstream: str) -> Iterator[FaultyProxy]:
         try:
             yield server.proxy
         finally:
+            server.proxy.ended.set()
             server.shutdown()
             thread.join()

@@ -8,9 +8,11 @@ let the models go, exit 0. A second signal skips the quiet.
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -38,6 +40,7 @@ from visionloop_inference.supervisor import Supervisor
 log = logging.getLogger(__name__)
 
 STORE_THREADS = 4
+STORE = "store"  # their names
 
 
 def main() -> int:
@@ -47,13 +50,25 @@ def main() -> int:
     log.info("settings in force", extra=settings.in_force())
     with _cache(settings.cache) as cache:
         uvloop.run(serve(settings, cache))
+    _leave()
     return 0
+
+
+def _leave() -> None:
+    """Ends the process here if a call to the store hangs: Python would wait for its thread, for
+    minutes, and who started us would kill us meanwhile."""
+    if any(thread.name.startswith(STORE) for thread in threading.enumerate()):
+        log.warning("a call to the store did not come back; it is left behind")
+        logging.shutdown()
+        os._exit(0)
 
 
 @contextmanager
 def _cache(folder: Path | None) -> Iterator[Path]:
     if folder is None:
-        with tempfile.TemporaryDirectory(prefix="visionloop-inference-") as temporary:
+        with tempfile.TemporaryDirectory(
+            prefix="visionloop-inference-", ignore_cleanup_errors=True
+        ) as temporary:
             yield Path(temporary)
         return
     try:
@@ -65,13 +80,23 @@ def _cache(folder: Path | None) -> Iterator[Path]:
     yield folder
 
 
+@contextmanager
+def _store_threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads for calls to the store; nobody waits for them at the end."""
+    pool = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix=STORE)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
 async def serve(settings: Settings, cache: Path) -> None:
     """Serves until a signal, then drains."""
     metrics.SESSION_INFO.labels(
         provider=settings.provider, required_provider=settings.provider
     ).set(1)
     loop = asyncio.get_running_loop()
-    with ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="store") as pool:
+    with _store_threads() as pool:
         proving = loop.run_in_executor(pool, _prove, settings.provider)
         opening = loop.run_in_executor(pool, open_store, settings.store)
         answers = Answers()

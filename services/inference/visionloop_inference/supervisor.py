@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
-from visionloop.errors import NotFoundError, VisionloopError
+from visionloop.errors import NotFoundError, UnavailableError, VisionloopError
 from visionloop.telemetry import inference as metrics
 from visionloop_inference.catalogue import NO_MODEL_YET
 from visionloop_inference.loading import Loader
@@ -138,6 +138,9 @@ class Supervisor:
             published: list[int] = []
             if self._policy.needs_versions:
                 published = await self._loader.in_thread(repository.versions, model.name)
+            _check_still_there(
+                model, found.etag, published if self._policy.needs_versions else None
+            )
             seen = (found.etag, tuple(published))
             if seen == self._settled.get(model.name, ()):
                 return
@@ -181,3 +184,17 @@ class Supervisor:
         except Exception:
             metrics.STORE_ERRORS.labels(reason="internal").inc()
             log.exception("%s failed, trying again in %.0f s", doing, self._poll_seconds)
+
+
+def _check_still_there(model: ServedModel, etag: str | None, published: list[int] | None) -> None:
+    """Raises UnavailableError where a model that serves has vanished from the store.
+
+    Aliases move and versions are added; that none is left means that the store is not what it was:
+    a disk that is not mounted, a bucket that was emptied. Nobody is to lose their answers by that.
+    """
+    serving = any(version.serving for version in model.versions.values())
+    if (etag is None and model.stable is not None) or (published == [] and serving):
+        raise UnavailableError(
+            f"the store has no {'aliases' if etag is None else 'versions'} of {model.name!r} any "
+            "more; what serves goes on serving (was the store's disk or bucket exchanged?)"
+        )
