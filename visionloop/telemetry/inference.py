@@ -24,7 +24,16 @@ BATCH_ROWS = _histogram(
     ("model",),
     buckets=metrics.ROW_BUCKETS,
 )
-QUEUE_ROWS = _gauge("visionloop_queue_rows", "Images waiting for a batch.", ("model",))
+BATCH_PADDING_ROWS = _counter(
+    "visionloop_batch_padding_rows_total",
+    "Rows that were made up to bring batches to a size that the GPU knows.",
+    ("model",),
+)
+QUEUE_ROWS = _gauge(
+    "visionloop_queue_rows",
+    "Images or rows that were admitted and are not answered yet.",
+    ("model",),
+)
 INFLIGHT_REQUESTS = _gauge(
     "visionloop_inflight_requests", "Requests that arrived and are not answered yet."
 )

@@ -21,6 +21,8 @@ class BatchMetrics:
         self._infer = metrics.STAGE_DURATION.labels(stage="infer")
         self._batch_rows = metrics.BATCH_ROWS.labels(model=bundle.model)
         self._expired = metrics.REJECTED.labels(reason="expired")
+        self._padding = metrics.BATCH_PADDING_ROWS.labels(model=bundle.model)
+        self._pending = metrics.NV_PENDING.labels(*version)
         self._rows = metrics.NV_ROWS.labels(*version)
         self._runs = metrics.NV_RUNS.labels(*version)
         self._queue_us = metrics.NV_QUEUE_US.labels(*version)
@@ -32,6 +34,14 @@ class BatchMetrics:
     def expired(self) -> None:
         """A request's deadline passed in the queue."""
         self._expired.inc()
+
+    def waiting(self, jobs: int) -> None:
+        """So many requests are still in the queue while a batch runs."""
+        self._pending.set(jobs)
+
+    def padded(self, rows: int) -> None:
+        """So many rows of a batch were made up."""
+        self._padding.inc(rows)
 
     def ran(self, rows: int, jobs: int, queued: Sequence[float], seconds: Sequence[float]) -> None:
         """One batch. `queued`: seconds that requests waited which are in a batch for the first

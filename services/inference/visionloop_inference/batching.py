@@ -100,6 +100,11 @@ class BatchQueue:
     def __bool__(self) -> bool:
         return self.rows > 0
 
+    @property
+    def jobs(self) -> int:
+        """Requests of which a row waits, cancelled ones included until their turn."""
+        return sum([len(lane.jobs) for lane in self._lanes.values()])
+
     def put(self, job: Job) -> None:
         shapes = tuple([dimensions for _, _, dimensions in job.frame.inputs])
         key = (job.level, shapes)

@@ -68,6 +68,9 @@ class Execution:
     def _run(self, pieces: Sequence[Piece], now: float) -> None:
         rows = sum([piece.size for piece in pieces])
         size = self.pace.padded_to(rows) if self._layout.batched else rows
+        self._metrics.waiting(self._queue.jobs)
+        if size > rows:
+            self._metrics.padded(size - rows)
         queued = [now - piece.job.queued for piece in pieces if piece.start == 0]
         began = perf_counter()
         inputs = self._buffer.gather(pieces, size)
