@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench.serving.generator import Plan
+from bench.serving.generator import BEGINS, Plan
 from bench.serving.processes import Usage, machine_cpu, usage
 from bench.serving.subjects import Serving, Subject
 from bench.serving.venvs import Venv
@@ -188,7 +188,7 @@ class _Both:
     machine: float
 
     @classmethod
-    def of(cls, serving: Serving, generator: subprocess.Popen[str]) -> "_Both":
+    def of(cls, serving: Serving, generator: subprocess.Popen[bytes]) -> "_Both":
         return cls(usage(serving.program.pid), usage(generator.pid), machine_cpu())
 
 
@@ -205,25 +205,27 @@ def run(
     Raises UnavailableError when either gives up.
     """
     rows, runs = serving.batches()
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-        start_new_session=True,
-    )  # fmt: skip
-    if announced and process.stdout is not None:
-        process.stdout.readline()
-    else:
-        time.sleep(START_SECONDS)
-    time.sleep(BEGIN * seconds)
-    first = _Both.of(serving, process)
-    time.sleep((END - BEGIN) * seconds)
-    last = _Both.of(serving, process)
-    limit = seconds + GRACE_SECONDS
+    log = serving.counters / "load.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
     try:
-        output, _ = process.communicate(timeout=limit)
+        if announced:
+            _wait_until_it_begins(process, log)
+        else:
+            time.sleep(START_SECONDS)
+        time.sleep(BEGIN * seconds)
+        first = _Both.of(serving, process)
+        time.sleep((END - BEGIN) * seconds)
+        last = _Both.of(serving, process)
+        process.wait(seconds + GRACE_SECONDS)
     except subprocess.TimeoutExpired as error:
-        process.kill()
+        raise UnavailableError(f"the load did not end within {error.timeout} s") from error
+    finally:
+        process.kill()  # without effect when it has ended
         process.wait()
-        raise UnavailableError(f"the load did not end within {limit} s") from error
+    output = log.read_text(errors="replace")
     if serving.program.ended:
         raise UnavailableError(f"the server ended: {serving.program.last_words()}")
     if process.returncode != 0:
@@ -241,6 +243,15 @@ def run(
         other_cores=max(0.0, (last.machine - first.machine) / lap - server - generator),
         rss=max(first.server.rss, last.server.rss),
     )
+
+
+def _wait_until_it_begins(process: subprocess.Popen[bytes], log: Path) -> None:
+    """Or ends. What it says then is looked at later."""
+    end = time.monotonic() + GRACE_SECONDS
+    while BEGINS not in log.read_text(errors="replace") and process.poll() is None:
+        if time.monotonic() > end:
+            raise subprocess.TimeoutExpired(process.args, GRACE_SECONDS)
+        time.sleep(0.005)
 
 
 def _last(output: str) -> str:
