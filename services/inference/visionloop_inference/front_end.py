@@ -150,6 +150,9 @@ class FrontEnd:
             task.cancel()
         log.info("closing the door", extra={"requests_under_way": traffic.under_way})
         server.health.close()
+        # By us, with a status that callers try again elsewhere. gRPC's own end of a server cancels
+        # what has come and not begun, and nobody tries that again.
+        traffic.closed = True
         await traffic.answered((end - time.monotonic()) / 2)
         await server.stop(max(0.0, end - time.monotonic()))
 

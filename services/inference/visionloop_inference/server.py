@@ -26,6 +26,7 @@ from visionloop.errors import (
 )
 from visionloop.proto.inference import open_inference_pb2_grpc
 from visionloop.proto.v1 import recognition_pb2_grpc
+from visionloop.telemetry import inference as metrics
 from visionloop.telemetry import rpc
 from visionloop_inference.access_log import AccessLog, peer_of
 from visionloop_inference.auth import Gate
@@ -199,6 +200,7 @@ class Guard:
         self._gate = gate
         self._access_log = access_log
         self._max_requests = settings.max_concurrent_requests
+        self._turned_away = metrics.REJECTED.labels(reason="draining")
         self._closed = settings.tokens is not None
 
     def around(self, path: str, handler: Handler, *, raw: bool) -> Handler:
@@ -278,6 +280,12 @@ class Guard:
 
     def _admit(self, path: str, context: Context) -> str:
         """The caller's name. Raises what turns the call away before it costs anything."""
+        if self._traffic.closed:
+            self._turned_away.inc()
+            raise UnavailableError(
+                "the server is shutting down; send to another replica",
+                retry_after_seconds=BUSY_RETRY_SECONDS,
+            )
         if self._traffic.under_way > self._max_requests:
             raise OverloadedError(
                 f"{self._traffic.under_way} requests are under way and the limit is "

@@ -21,6 +21,7 @@ class Traffic:
 
     def __init__(self) -> None:
         self.under_way = 0
+        self.closed = False  # new requests are turned away
         self._last_arrival = time.monotonic()
         self._gauge = metrics.INFLIGHT_REQUESTS.labels()
 
