@@ -88,6 +88,23 @@ def test_tensors_bytes_and_streams(lines: list[dict[str, object]]) -> None:
     assert "version" not in lines[3]  # none answered
 
 
+def test_messages_that_come_as_bytes_tell_as_much(lines: list[dict[str, object]]) -> None:
+    log = AccessLog(1.0)
+    request = oip.ModelInferRequest(model_name="m", id="7", raw_input_contents=[b"hush" * 5])
+    request.inputs.add(name="x", datatype="UINT8", shape=[10, 2])
+    response = oip.ModelInferResponse(
+        model_name="m" * 63, model_version="3", id="7", raw_output_contents=[b"hush" * 1000]
+    )
+    sent, given = request.SerializeToString(), response.SerializeToString()
+    log.write("/i/ModelInfer", "OK", 0.1, peer=peer_of(NEAR), request=sent, response=given)
+    log.write("/i/ModelInfer", "NOT_FOUND", 0.1, peer=peer_of(NEAR), request=sent)
+    answered, refused = lines[0], lines[1]
+    assert (answered["bytes"], answered["rows"]) == (len(sent), 10)
+    assert (answered["model"], answered["version"]) == ("m" * 63, "3")
+    assert (refused["model"], refused["rows"], refused.get("version")) == ("m", 10, None)
+    assert "hush" not in f"{answered}{refused}"
+
+
 def test_texts_of_callers_are_cut_and_bear_no_line_ends(lines: list[dict[str, object]]) -> None:
     request = pb.RecognizeRequest(model="a\nERROR forged" + "x" * 10_000)
     AccessLog(1.0).write(METHOD, "NOT_FOUND", 0.1, peer=peer_of(NEAR), request=request)

@@ -3,13 +3,18 @@
 `--access-log 0.01` keeps one of a hundred; what failed is kept always, at most 10 lines a second,
 so that a flood of bad requests is no flood of the log (the next line says how many were left out).
 Contents, tokens and texts of callers beyond a name's length are never written. A request that is
-not kept costs 0.1 us, one that is kept about 30 us.
+not kept costs 0.1 us, one that is kept about 30 us. ModelInfer hands its messages over as bytes: of
+the request all but the raw contents is parsed for a line, of the answer its first two fields.
 """
 
 import logging
 import random
 import time
 from typing import Any
+
+from visionloop.errors import InvalidInputError
+from visionloop.proto.inference import open_inference_pb2 as pb
+from visionloop_inference.raw_contents import parse_header, take_apart
 
 log = logging.getLogger(__name__)
 
@@ -54,15 +59,23 @@ class AccessLog:
         request: Any = None,
         response: Any = None,
     ) -> None:
-        """One line. `peer` is what `peer_of` said; `request` the message, its bytes, or None for a
-        stream; `response` the message, or None where there was none."""
+        """One line. `peer` is what `peer_of` said; `request` the message, the bytes of a
+        ModelInferRequest, or None for a stream; `response` the message, the bytes of a
+        ModelInferResponse, or None where there was none."""
         facts: dict[str, object] = {
             "method": method.lstrip("/"),
             "code": code,
             "seconds": round(seconds, 6),
             "peer": peer,
-            **_asked(request),
         }
+        if request is not None:
+            raw = isinstance(request, bytes)
+            facts["bytes"] = len(request) if raw else request.ByteSize()
+            request = _header(request) if raw else request
+            if (rows := _rows(request)) is not None:
+                facts["rows"] = rows
+        if isinstance(response, bytes):
+            response = _beginning(response)
         known = {
             "model": _model(request, response),
             "version": _version(response),
@@ -74,17 +87,21 @@ class AccessLog:
         log.info("request", extra=facts)
 
 
-def _asked(request: Any) -> dict[str, object]:
-    """Size and rows of a request, as far as its message tells."""
-    if request is None:
-        return {}
-    if isinstance(request, bytes | bytearray | memoryview):
-        return {"bytes": len(request)}
-    facts: dict[str, object] = {"bytes": request.ByteSize()}
-    rows = _rows(request)
-    if rows is not None:
-        facts["rows"] = rows
-    return facts
+def _header(request: bytes) -> pb.ModelInferRequest | None:
+    """All but the tensors' bytes; None for what is no ModelInferRequest."""
+    try:
+        return parse_header(take_apart(request).header)
+    except InvalidInputError:
+        return None
+
+
+def _beginning(answer: bytes) -> pb.ModelInferResponse:
+    """Model and version; our answers begin with them, each of fewer than 128 bytes."""
+    stop = 0
+    for tag in (1 << 3 | 2, 2 << 3 | 2):
+        if len(answer) > stop + 1 and answer[stop] == tag:
+            stop += 2 + answer[stop + 1]
+    return pb.ModelInferResponse.FromString(answer[:stop])
 
 
 def _rows(request: Any) -> int | None:
