@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DATA ?= visionloop-data
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-kill bench-serving lint format protos lock serve label up clean
+.PHONY: help venv demo test test-kill bench-serving soak lint format protos lock serve label up clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
@@ -32,6 +32,9 @@ test-kill: $(READY) ## the kill tests, each many times over
 
 bench-serving: $(READY) ## the inference service beside its limits and its peers (PEERS=… MODELS=…); build/bench/serving.json
 	$(BIN)/python -m bench.serving
+
+soak: $(READY) ## half an hour of load, swaps and kills (SOAK_SECONDS=…): do memory and latency stay flat? build/bench/soak.json
+	$(BIN)/python -m bench.soak
 
 lint: $(READY) ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -85,7 +85,7 @@ class Caller:
         channels = [
             grpc.aio.insecure_channel(plan.target, options=options) for _ in range(plan.connections)
         ]
-        calls = [channel.unary_unary(METHOD) for channel in channels]
+        calls: list[Any] = [channel.unary_unary(METHOD) for channel in channels]
         watching = asyncio.create_task(self._watch())
         if plan.rate:
             await self._open(calls)
@@ -125,7 +125,9 @@ class Caller:
                 data = await call(self._requests[row], timeout=PATIENCE)
             except grpc.aio.AioRpcError as error:
                 status = error.code().name
-                _say(Call(sent, time.monotonic() - sent, status, row, details=error.details()))
+                _say(
+                    Call(sent, time.monotonic() - sent, status, row, details=error.details() or "")
+                )
                 await asyncio.sleep(0.02)  # a caller that was turned away does not hammer
                 if self._plan.retry and not self._stop.is_set():
                     continue

@@ -14,7 +14,7 @@ from bench.soak.versions import Versions
 from visionloop.repository import ModelRepository
 
 SECONDS = 60.0 if "KILL_ROUNDS" in os.environ else 10.0
-STEADY_SECONDS = SECONDS / 2
+STEADY_SECONDS = 0.4 * SECONDS
 EVERY = 2.0  # seconds between two promotions
 # A swap measures and tests a graph beside the one that serves, and machines that run tests do a
 # few other things, too: the bound is for what hangs, the figures are in the test's report.
@@ -35,7 +35,7 @@ def test_swaps_every_two_seconds_lose_nothing_and_mix_nothing_up(
     versions.publish(repository, "test")
     with running_server(tmp_path / "server", store_of_models) as server:
         server.ready()
-        rate = saturating_rate(versions.plan(server.target), tmp_path, 2.0) / 2
+        rate = saturating_rate(versions.plan(server.target), tmp_path, 1.5) / 2
         with Callers(versions.plan(server.target, rate=rate), tmp_path) as callers:
             callers.answering()
             time.sleep(STEADY_SECONDS)  # what is compared with needs time, not an event

@@ -41,6 +41,7 @@ LEGAL: dict[State, frozenset[State]] = {
 }
 SERVING = frozenset({State.PROBATION, State.PROVEN})
 OVER = frozenset({State.DEMOTED, State.RELEASED, State.REFUSED, State.FAILED})
+FORGOTTEN = OVER - {State.DEMOTED}  # whose runners are still to end
 
 
 class ModelVersion:
@@ -61,6 +62,11 @@ class ModelVersion:
             raise RuntimeError(f"{self} cannot go from {self.state} to {state}")
         self.state = state
         self.problem = problem or self.problem
+        if state in FORGOTTEN:
+            # The version itself is remembered for the index; a bundle with a thousand labels takes
+            # a megabyte, and versions come for years.
+            self._bundle = None
+            self.runners = []
 
     def fetched(self, bundle: Bundle, folder: Path) -> None:
         """The files are here."""

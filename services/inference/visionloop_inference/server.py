@@ -16,10 +16,12 @@ from typing import Any, NoReturn
 from urllib.parse import quote
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2_grpc
 
 from visionloop.errors import (
     ConfigurationError,
+    InvalidInputError,
     OverloadedError,
     UnavailableError,
     VisionloopError,
@@ -208,11 +210,11 @@ class Guard:
 
         A `raw` one takes and gives the bytes of its messages.
         """
-        read = None if raw else handler.request_deserializer
+        read = None if raw else _forgiving(handler.request_deserializer)
         write = None if raw else handler.response_serializer
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(
-                self._stream(path, handler.stream_stream), read, write
+                self._stream(path, handler.stream_stream, raw=raw), read, write
             )
         return grpc.unary_unary_rpc_method_handler(
             self._unary(path, handler.unary_unary), read, write
@@ -226,6 +228,8 @@ class Guard:
             code, caller, response = "UNKNOWN", "", None
             try:
                 caller = self._admit(path, context)
+                if type(request) is _Unreadable:
+                    raise _unreadable(path)
                 response = await behaviour(request, context)
                 code = "OK"
                 return response
@@ -246,7 +250,7 @@ class Guard:
 
         return guarded
 
-    def _stream(self, path: str, behaviour: Any) -> Any:
+    def _stream(self, path: str, behaviour: Any, *, raw: bool) -> Any:
         counts = rpc.Method("bidi_stream", path)
 
         async def guarded(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
@@ -255,7 +259,8 @@ class Guard:
             peer = peer_of(context)  # now: at the end of a stream the call may be gone
             try:
                 caller = self._admit(path, context)
-                async for response in behaviour(requests, context):
+                sent = requests if raw else _readable(requests, path)
+                async for response in behaviour(sent, context):
                     yield response
                 code = "OK"
             except (asyncio.CancelledError, GeneratorExit):
@@ -297,6 +302,35 @@ class Guard:
     def _end(self, counts: rpc.Method, began: float, code: str) -> None:
         self._traffic.leave()
         counts.finished(rpc.SPELLED[code], perf_counter() - began)
+
+
+class _Unreadable(bytes):
+    """A message that is none of its method's."""
+
+
+def _forgiving(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """gRPC answers UNKNOWN and logs a traceback where a deserializer raises; so it does not."""
+
+    def reading(data: bytes) -> Any:
+        try:
+            return read(data)
+        except DecodeError:
+            return _Unreadable(data)
+
+    return reading
+
+
+def _unreadable(path: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"the message is none of {path}: its bytes are damaged, or made by another .proto file"
+    )
+
+
+async def _readable(requests: AsyncIterator[Any], path: str) -> AsyncIterator[Any]:
+    async for request in requests:
+        if type(request) is _Unreadable:
+            raise _unreadable(path)
+        yield request
 
 
 async def abort(context: Context, error: VisionloopError) -> NoReturn:
