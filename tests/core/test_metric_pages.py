@@ -102,3 +102,51 @@ def test_a_full_page_says_so() -> None:
 def test_labels_must_fit(labels: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="has the labels"):
         CALLS.labels(*labels)
+
+
+class ReadSlowly(pages.Page):
+    """A page whose first reading stops in the middle until `go`."""
+
+    begun: threading.Event
+    go: threading.Event
+
+    def read(self) -> Iterator[tuple[pages.Series, list[float]]]:
+        first = not self.begun.is_set()
+        for found in super().read():
+            self.begun.set()
+            if first:
+                self.go.wait(10)
+            yield found
+
+
+def test_a_child_that_dies_during_a_scrape_is_counted_once() -> None:
+    fd = pages.shared_memory()
+    page = ReadSlowly.shared(fd)
+    os.close(fd)
+    page.begun, page.go = threading.Event(), threading.Event()
+    for kind in ("first", "second"):
+        series = page.series("visionloop_test_calls_total", (kind,), 1)
+        page.numbers[series.first] = 7.0
+    metrics.adopt(page)
+    found: list[object] = []
+    folded: list[Exception] = []
+
+    def scrape() -> None:
+        found.append(sample("visionloop_test_calls_total", kind="second"))
+
+    def fold() -> None:
+        try:
+            metrics.fold(page)
+        except Exception as error:  # noqa: BLE001 — whatever it is, the test tells
+            folded.append(error)
+
+    scraping, folding = threading.Thread(target=scrape), threading.Thread(target=fold)
+    scraping.start()
+    page.begun.wait(10)
+    folding.start()
+    folding.join(0.2)  # it has to wait for the scrape; where it does not, it is over by now
+    page.go.set()
+    scraping.join()
+    folding.join()
+    assert (found, folded) == ([7.0], [])
+    assert sample("visionloop_test_calls_total", kind="second") == 7.0

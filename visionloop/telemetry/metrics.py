@@ -8,6 +8,7 @@ child calls `write_to`. The price of constants is one set of values per process:
 process share their counts, which only tests do.
 """
 
+import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
@@ -152,6 +153,8 @@ class Histogram(_Declared[HistogramSeries]):
 _declared: dict[str, Metric] = {}
 _page = Page.private()
 _children: list[Page] = []
+# A scrape reads in a thread of its own: no page may move or close under it, nor count twice.
+_reading = threading.Lock()
 
 
 def counter(program: str, name: str, text: str, labels: Labels = ()) -> Counter:
@@ -189,20 +192,22 @@ def write_to(page: Page) -> None:
 
 def adopt(page: Page) -> None:
     """The exposition of this process includes what a child counts on this page."""
-    _children.append(page)
+    with _reading:
+        _children.append(page)
 
 
 def fold(page: Page) -> None:
     """A child is gone: keeps its counts, forgets its gauges, closes its page."""
-    _children.remove(page)
-    for series, numbers in page.read():
-        metric = _declared.get(series.metric)
-        if metric is not None and metric.kind != "gauge":
-            mine = _page.series(series.metric, series.labels, series.count)
-            with _page.lock:
-                for place, number in enumerate(numbers):
-                    _page.numbers[mine.first + place] += number
-    page.close()
+    with _reading:
+        _children.remove(page)
+        for series, numbers in page.read():
+            metric = _declared.get(series.metric)
+            if metric is not None and metric.kind != "gauge":
+                mine = _page.series(series.metric, series.labels, series.count)
+                with _page.lock:
+                    for place, number in enumerate(numbers):
+                        _page.numbers[mine.first + place] += number
+        page.close()
 
 
 def values() -> dict[str, dict[Labels, list[float]]]:
@@ -211,13 +216,14 @@ def values() -> dict[str, dict[Labels, list[float]]]:
     One number, or for a histogram the count of each bucket (not cumulative), of +Inf, and the sum.
     """
     found: dict[str, dict[Labels, list[float]]] = {name: {} for name in _declared}
-    for page in (_page, *_children):
-        for series, numbers in page.read():
-            if (of_metric := found.get(series.metric)) is not None:
-                before = of_metric.get(series.labels)
-                of_metric[series.labels] = (
-                    numbers if before is None else _merged(series.metric, before, numbers)
-                )
+    with _reading:
+        for page in (_page, *_children):
+            for series, numbers in page.read():
+                if (of_metric := found.get(series.metric)) is not None:
+                    before = of_metric.get(series.labels)
+                    of_metric[series.labels] = (
+                        numbers if before is None else _merged(series.metric, before, numbers)
+                    )
     return found
 
 

@@ -50,9 +50,8 @@ class Child:
     def spawn(self, module: str, environment: Mapping[str, str]) -> None:
         """Starts `python -m module CONTROL_FD PAGE_FD`."""
         page = shared_memory()
-        self._page = Page.shared(page)
-        metrics.adopt(self._page)
         try:
+            counts = Page.shared(page)
             self._process = subprocess.Popen(
                 [sys.executable, "-m", module, str(self._theirs.fileno()), str(page)],
                 pass_fds=[self._theirs.fileno(), page],
@@ -62,7 +61,14 @@ class Child:
         finally:
             os.close(page)
             self._theirs.close()
-        self._pidfd = os.pidfd_open(self._process.pid)
+        try:
+            self._pidfd = os.pidfd_open(self._process.pid)
+        except OSError:  # no descriptor left: nobody would see its end
+            self._process.kill()
+            self._process.wait()
+            raise
+        self._page = counts
+        metrics.adopt(counts)
         self._loop.add_reader(self._pidfd, self._reap)
         self._loop.add_reader(self._control.fileno(), self._read)
 
@@ -187,9 +193,11 @@ class Child:
             return
         self._read()  # its last words
         self._hang_up()
-        if self._page is not None:
-            metrics.fold(self._page)
-        self.ended.set_result(how)
+        try:
+            if self._page is not None:
+                metrics.fold(self._page)
+        finally:
+            self.ended.set_result(how)
 
     def _hang_up(self) -> None:
         if self._control.fileno() >= 0:
