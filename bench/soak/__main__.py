@@ -2,8 +2,8 @@
 
 A real server with mobilenet_v3_small gets calls at about a third of what it can do. Every
 SWAP_EVERY seconds another version becomes stable, and every KILL_EVERY seconds a runner or a front
-end is killed. Callers repeat what fails until it is answered. Exit code 0 means that it ran; the
-verdicts are for people.
+end is killed, until half of the time is over: then they may grow old. Callers repeat what fails
+until it is answered. Exit code 0 means that it ran; the verdicts are for people.
 
 Environment: SOAK_SECONDS (1800) and OUTPUT (build/bench), which gets soak.json and the log.
 """
@@ -122,7 +122,7 @@ class Soak:
                 self._versions.publish(self._repository, "soak")
                 self._swaps += 1
                 swap = next(swaps)
-            if now >= kill:
+            if now >= kill and now < began + self._seconds / 2:
                 self._kill(server)
                 kill = next(kills)
             time.sleep(0.05)

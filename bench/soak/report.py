@@ -1,9 +1,10 @@
 """What a soak showed: samples as a table, and whether memory and latency stayed flat.
 
-The first part of a run fills what is filled once (caches, heaps, tuning), so the verdict compares
-the run's second quarter with its last one: medians, because a sample may meet a swap. Memory is
-flat when its growth is below MOST_GROWTH and MOST_MIB, latency when its p99 is not MOST_SLOWER
-times as long; a machine that does other things moves the latter more than a leak would.
+The first half of a run fills what is filled once (caches, heaps, tuning) and kills processes; in
+the second half versions go on changing, but processes grow old. The verdict compares the two
+quarters of that half: medians, because a sample may meet a swap. Memory is flat when its growth is
+below MOST_GROWTH and MOST_MIB, latency when its p99 is not MOST_SLOWER times as long; a machine
+that does other things moves the latter more than a leak would.
 """
 
 import statistics
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 MOST_GROWTH, MOST_MIB = 0.10, 10.0  # memory may grow by a tenth, or by so much
-MOST_SLOWER = 1.5
+MOST_SLOWER = 1.3
 LEAST_SAMPLES = 8
 
 
@@ -109,7 +110,7 @@ def _flat(
     quarter = len(samples) // 4
     if len(samples) < LEAST_SAMPLES:
         return Verdict(claim, "too short to say", f"{len(samples)} samples, {LEAST_SAMPLES} needed")
-    before = statistics.median(map(value, samples[quarter : 2 * quarter]))
+    before = statistics.median(map(value, samples[-2 * quarter : -quarter]))
     after = statistics.median(map(value, samples[-quarter:]))
     return Verdict(claim, _outcome(flat(before, after)), f"{before:.1f} {unit}, then {after:.1f}")
 
