@@ -282,6 +282,8 @@ def test_only_the_guilty_rows_of_a_batch_fail(tmp_path: Path) -> None:
             x = np.zeros((7, 4), np.float32)
             x[:, 1] = range(7)
             x[[2, 5], 0] = 13
+            await link.run([tensor(floats(1))], 1, None)
+            most = link.batch
             answer = await link.run([tensor(x)], 7, None)
             assert sorted(answer.failures) == [2, 5]
             assert "Gather" in answer.failures[2]
@@ -292,6 +294,9 @@ def test_only_the_guilty_rows_of_a_batch_fail(tmp_path: Path) -> None:
             # Rows of other requests in the same batch, and in the next.
             single = await asyncio.gather(*(link.run([tensor(row[None])], 1, None) for row in x))
             assert [bool(one.failures) for one in single] == [i in (2, 5) for i in range(7)]
+            # A wrong row is no want of memory: batches stay as large as they were.
+            await link.run([tensor(floats(1))], 1, None)
+            assert link.batch == most > 1
 
         play(runner, scenario)
 

@@ -89,7 +89,8 @@ class Execution:
     def _report(self, run: "_Run") -> None:
         for text in dict.fromkeys(run.failures.values()):
             log.error("the graph of %s failed on a row: %s", self._model, text)
-        if run.fits < self.pace.batch:
+        # Only what memory says counts: a row that is wrong says nothing about the batch's size.
+        if run.fits is not None and run.fits < self.pace.batch:
             log.error(
                 "%s found no memory for %d rows; batches are limited to %d from now on",
                 self._model, self.pace.batch, run.fits,
@@ -138,14 +139,14 @@ class _Run:
     def __init__(self, session: Session, layout: Layout, rows: int) -> None:
         self.failures: dict[int, str] = {}  # row of the batch -> what the graph said
         self.no_memory: dict[int, str] = {}
-        self.fits = rows if rows else 1  # rows for which memory was found
+        self.fits: int | None = None  # where memory ran out: rows for which it was found
         self._session = session
         self._layout = layout
         self._rows = rows
 
     @property
     def spoilt(self) -> bool:
-        return bool(self.failures or self.no_memory) or self.fits < self._rows
+        return bool(self.failures or self.no_memory) or self.fits is not None
 
     def __call__(self, inputs: Arrays) -> Arrays:
         """The outputs of all rows, padding left out; NaN, 0 or "" for guilty rows."""
@@ -171,7 +172,7 @@ class _Run:
     ) -> list[tuple[int, Arrays | None]]:
         no_memory = isinstance(error, OutOfMemoryError)
         if no_memory:
-            self.fits = max(1, min(self.fits, rows // 2))
+            self.fits = max(1, min(self.fits or rows, rows // 2))
         if rows == 1:
             (self.no_memory if no_memory else self.failures)[first] = str(error)
             return [(1, None)]
