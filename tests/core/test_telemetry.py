@@ -123,6 +123,14 @@ def test_secrets_never_reach_a_line(secret: str, name: str) -> None:
         assert "host" in text
 
 
+def test_no_token_and_the_path_of_a_file_are_no_secrets(stderr: Callable[[], str]) -> None:
+    configure_logging("x", json=True)
+    logging.getLogger("x").info("in force", extra={"token": None, "tokens": Path("/run/tokens")})
+    line = json.loads(stderr())
+    assert line["token"] is None
+    assert line["tokens"] == "/run/tokens"
+
+
 def test_harmless_text_is_left_alone() -> None:
     for text in ("s3://bucket/a@b", "http://127.0.0.1:8080/label?a=1", "author: ann@example.org"):
         assert redacted_text(text) == text

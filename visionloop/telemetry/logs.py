@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import PurePath
 
 from visionloop.errors import ConfigurationError
 
@@ -30,7 +31,16 @@ _SECRET_IN_TEXT = re.compile(
 # What every LogRecord has; all else came in by `extra`.
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 # Their debug lines hold signed headers and whole payloads.
-_NEVER_DEBUGGED = ("botocore", "boto3", "urllib3", "s3transfer", "PIL", "matplotlib", "asyncio")
+_NEVER_DEBUGGED = (
+    "botocore",
+    "boto3",
+    "urllib3",
+    "s3transfer",
+    "PIL",
+    "matplotlib",
+    "asyncio",
+    "grpc",
+)
 
 
 def configure_logging(program: str, *, json: bool | None = None, level: str = "INFO") -> None:
@@ -113,7 +123,10 @@ class LineFormatter(logging.Formatter):
 
 
 def redacted(name: str, value: object) -> object:
-    """The value as it may be logged under this name; mappings and lists are looked into."""
+    """The value as it may be logged under this name; mappings and lists are looked into. Nothing at
+    all, and the path of a file, are no secrets, whatever the name."""
+    if value is None or isinstance(value, PurePath):
+        return None if value is None else str(value)
     if _SECRET_NAME.search(name):
         return REDACTED
     if isinstance(value, str):
@@ -122,7 +135,7 @@ def redacted(name: str, value: object) -> object:
         return {str(key): redacted(str(key), inner) for key, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [redacted(name, inner) for inner in value]
-    if value is None or isinstance(value, bool | int | float):
+    if isinstance(value, bool | int | float):
         return value
     return redacted_text(str(value))
 

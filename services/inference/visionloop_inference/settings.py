@@ -206,8 +206,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
 
 
 def _shown(value: object) -> object:
-    if isinstance(value, str | Path):
-        return redacted_text(str(value))
+    if isinstance(value, str):
+        return redacted_text(value)
     return list(value) if isinstance(value, tuple) else value
 
 
