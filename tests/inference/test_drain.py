@@ -5,9 +5,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from support.bundles import SIDE, encoded, publish_bundle
@@ -42,6 +45,30 @@ def test_under_load_no_request_fails(
     report = json.loads(output)
     assert report["failures"] == []
     assert report["answered"] == report["sent"] >= 10
+
+
+def test_a_stream_in_which_nothing_is_asked_holds_nothing_up(
+    tmp_path: Path, repository: ModelRepository, store_of_models: str
+) -> None:
+    publish_bundle(repository, seed=1, promote=True)
+    # Were the stream waited for, the end would take longer than anybody here waits.
+    with running_server(tmp_path / "server", store_of_models, "--drain-seconds=300") as server:
+        server.ready()
+        stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(server.channel)
+        done = threading.Event()
+
+        def requests() -> Iterator[pb.ModelInferRequest]:
+            yield slow_request(1)
+            done.wait(120)
+
+        answers = stub.ModelStreamInfer(requests())
+        assert next(answers).infer_response.model_name == "cells"
+        assert server.metric("visionloop_inflight_requests") == 0
+        assert server.terminate() == 0
+        done.set()
+        with pytest.raises(grpc.RpcError) as broken:
+            next(answers)
+        assert broken.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
 def slow_request(rows: int) -> pb.ModelInferRequest:

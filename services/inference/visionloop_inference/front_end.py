@@ -153,8 +153,9 @@ class FrontEnd:
         # By us, with a status that callers try again elsewhere. gRPC's own end of a server cancels
         # what has come and not begun, and nobody tries that again.
         traffic.closed = True
-        await traffic.answered((end - time.monotonic()) / 2)
-        await server.stop(max(0.0, end - time.monotonic()))
+        answered = await traffic.answered((end - time.monotonic()) / 2)
+        # What is still open then is streams in which nothing is asked.
+        await server.stop(0.0 if answered else max(0.0, end - time.monotonic()))
 
     # The channel.
 

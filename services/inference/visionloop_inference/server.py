@@ -254,14 +254,19 @@ class Guard:
         counts = rpc.Method("bidi_stream", path)
 
         async def guarded(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
-            began = self._begin(counts)
+            stream = self._traffic.stream()
+            counts.started()
+            began = perf_counter()
             code, caller = "UNKNOWN", ""
             peer = peer_of(context)  # now: at the end of a stream the call may be gone
             try:
                 caller = self._admit(path, context)
-                sent = requests if raw else _readable(requests, path)
-                async for response in behaviour(sent, context):
+                counted = stream.requests(requests)
+                if not raw:
+                    counted = _readable(counted, path)
+                async for response in behaviour(counted, context):
                     yield response
+                    stream.answered()
                 code = "OK"
             except (asyncio.CancelledError, GeneratorExit):
                 code = "CANCELLED"
@@ -271,7 +276,8 @@ class Guard:
                 code = seen.grpc_code
                 await abort(context, seen)
             finally:
-                self._end(counts, began, code)
+                stream.close()
+                counts.finished(rpc.SPELLED[code], perf_counter() - began)
                 if self._access_log.wants(code):
                     seconds = perf_counter() - began
                     self._access_log.write(path, code, seconds, peer=peer, caller=caller)
@@ -291,9 +297,10 @@ class Guard:
                 "the server is shutting down; send to another replica",
                 retry_after_seconds=BUSY_RETRY_SECONDS,
             )
-        if self._traffic.under_way > self._max_requests:
+        calls = self._traffic.under_way + self._traffic.streams
+        if calls > self._max_requests:
             raise OverloadedError(
-                f"{self._traffic.under_way} requests are under way and the limit is "
+                f"{calls} requests and streams are under way and the limit is "
                 f"{self._max_requests}; retry later or send to another replica",
                 retry_after_seconds=BUSY_RETRY_SECONDS,
             )
