@@ -75,7 +75,9 @@ def session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3  # errors only; a refused provider is reported by us
+    # onnxruntime's own lines are no JSON. On a CPU it raises what it writes, and we log that; a
+    # GPU's libraries write errors that they do not raise.
+    options.log_severity_level = 3 if target.gpu else 4
     made = onnxruntime.InferenceSession(
         graph if isinstance(graph, bytes) else str(graph),
         options,
