@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DATA ?= visionloop-data
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-kill bench-serving soak lint format protos lock serve label up clean
+.PHONY: help venv demo test test-kill test-fuzz bench-serving soak lint format protos lock serve label up clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
@@ -29,6 +29,10 @@ test: $(READY) ## all tests that need no long run
 
 test-kill: $(READY) ## the kill tests, each many times over
 	KILL_ROUNDS=25 $(BIN)/python -m pytest tests -m kill
+
+test-fuzz: $(READY) ## the fuzz tests, each with FUZZ_CASES cases (100000)
+	FUZZ_CASES=$${FUZZ_CASES:-100000} $(BIN)/python -m pytest --timeout 7200 tests/core/test_images_hostile.py \
+		tests/inference/test_open_inference_hostile.py tests/inference/test_raw_contents.py tests/inference/test_faults_fuzz.py
 
 bench-serving: $(READY) ## the inference service beside its limits and its peers (PEERS=… MODELS=…); build/bench/serving.json
 	$(BIN)/python -m bench.serving

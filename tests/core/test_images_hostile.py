@@ -21,6 +21,7 @@ from visionloop.images import Limits, Refusal, decode, read_header
 
 TESTS = Path(__file__).resolve().parents[1]
 Answer = TypeVar("Answer")
+DAMAGED = int(os.environ.get("FUZZ_CASES", "1000"))
 SMALL = Limits(max_pixels=1_000_000)
 BEGINNINGS = [
     b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0\x08\0\0\0", b"BM",
@@ -101,7 +102,7 @@ def mend_png(data: bytearray) -> None:
         position = end
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=DAMAGED, deadline=None)
 @given(damaged())
 def test_damaged_files(data: bytes) -> None:
     check(data)

@@ -253,7 +253,7 @@ def garbage(server: Server) -> None:
 def test_others_are_served_and_nothing_is_kept(
     server: Server, misbehave: Callable[[Server], None]
 ) -> None:
-    check_flat(server, misbehave, rounds=30 if misbehave is streams_reset_at_once else 6)
+    check_flat(server, misbehave, rounds=15 if misbehave is streams_reset_at_once else 4)
 
 
 def test_a_thousand_idle_connections(server: Server) -> None:
