@@ -6,6 +6,7 @@ grpcio alone.
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -111,7 +112,7 @@ def error_from(error: grpc.RpcError, service: str, target: str, timeout: float) 
         return OverloadedError(
             f"{where} refused the call: {details}", retry_after_seconds=_pushback(error)
         )
-    if code == "UNIMPLEMENTED":
+    if code == "UNIMPLEMENTED" and _NO_METHOD.search(details):
         return UnimplementedError(
             f"{where} does not offer this call ({details}); "
             "is it the right program, and as new as this client?"
@@ -122,12 +123,19 @@ def error_from(error: grpc.RpcError, service: str, target: str, timeout: float) 
     return error_for_grpc_code(code, details)
 
 
+# What gRPC's implementations, and other HTTP servers, say of a method that is not there.
+_NO_METHOD = re.compile(
+    r"^$|(method|service).*(not found|unimplemented)|unknown (method|service)|http", re.IGNORECASE
+)
 _UNREACHABLE = ("connect", "dns", "resol", "refused", "unreachable", "http1", "handshak", "address")
 
 
 def _unavailable(where: str, details: str) -> str:
     if any(word in details.lower() for word in _UNREACHABLE):
-        return f"{where} cannot be reached ({details}); is it running, and is the address right?"
+        return (
+            f"{where} cannot be reached ({details}); is it running, is the address right, and do "
+            "both sides speak TLS, or neither?"
+        )
     return f"{where} is not ready: {details}; try again"
 
 

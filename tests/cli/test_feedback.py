@@ -116,6 +116,10 @@ def test_what_is_missing_for_a_secured_service_is_told(
     assert "belong together" in visionloop("predict", image, *flags[:-2], code=64)
     said = visionloop("predict", image, *flags[:2], "--tls-ca", tmp_path / "no.pem", code=64)
     assert "cannot read" in said
+    said = visionloop("predict", image, *flags[:2], "--tls-ca", image, code=64)
+    assert said.endswith("cell.jpg holds no certificate in PEM form\n")
+    said = visionloop("predict", image, *flags[:-1], image, code=64)
+    assert "are no certificate and its key" in said
     use_token(monkeypatch, None)
     assert "wants a bearer token" in visionloop("predict", image, *flags, code=77)
     use_token(monkeypatch, "two words")

@@ -268,6 +268,15 @@ def test_another_program_there(ask: Ask) -> None:
     server.stop(0).wait()
 
 
+def test_what_the_server_does_not_offer_is_told_in_its_own_words(
+    service: Service, ask: Ask
+) -> None:
+    service.fail(grpc.StatusCode.UNIMPLEMENTED, "model 'm' takes tensors, not images")
+    with pytest.raises(UnimplementedError) as raised:
+        ask(service.target, b"x")
+    assert str(raised.value) == "model 'm' takes tensors, not images"
+
+
 def test_the_deadline_holds_and_the_server_knows_it(service: Service, ask: Ask) -> None:
     released = threading.Event()
 

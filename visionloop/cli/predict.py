@@ -3,6 +3,7 @@ and tell it what an image truly shows. Needs no extra."""
 
 import argparse
 import os
+import ssl
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -94,9 +95,32 @@ def _credentials(options: argparse.Namespace) -> grpc.ChannelCredentials | None:
         )
     if not (options.tls or options.tls_ca or options.tls_certificate):
         return None
-    return grpc.ssl_channel_credentials(
-        _content(options.tls_ca), _content(options.tls_key), _content(options.tls_certificate)
-    )
+    contents = [
+        _content(path) for path in (options.tls_ca, options.tls_key, options.tls_certificate)
+    ]
+    _check_pem(options)
+    return grpc.ssl_channel_credentials(*contents)
+
+
+def _check_pem(options: argparse.Namespace) -> None:
+    """Raises ConfigurationError for files of which gRPC would only say that it cannot connect."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if options.tls_ca:
+        try:
+            context.load_verify_locations(options.tls_ca)
+        except ssl.SSLError as error:
+            raise ConfigurationError(
+                f"--tls-ca {options.tls_ca} holds no certificate in PEM form", field="tls_ca"
+            ) from error
+    if options.tls_certificate:
+        try:
+            context.load_cert_chain(options.tls_certificate, options.tls_key, password=lambda: "")
+        except ssl.SSLError as error:
+            raise ConfigurationError(
+                f"--tls-certificate {options.tls_certificate} and --tls-key {options.tls_key} are "
+                "no certificate and its key, both in PEM form and without a password",
+                field="tls_certificate",
+            ) from error
 
 
 def _content(path: str | None) -> bytes | None:
