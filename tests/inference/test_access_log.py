@@ -119,6 +119,7 @@ def test_the_http_port_may_say_who_asked_and_nobody_else(lines: list[dict[str, o
     for context in (Context("unix:/x/http.sock", said), Context("ipv4:10.0.0.1:1", said)):
         AccessLog(1.0).write(METHOD, "OK", 0.1, peer=peer_of(context))
     assert [lines[0]["peer"], lines[1]["peer"]] == ["http:192.0.2.7:1234", "ipv4:10.0.0.1:1"]
+    assert peer_of(Context("ipv6:%5B::1%5D:59254")) == "ipv6:[::1]:59254"
 
 
 def test_the_share_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

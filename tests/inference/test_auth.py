@@ -171,6 +171,7 @@ SECRET = "a-secret-that-nobody-shows"
     [
         ("[", "is neither YAML nor JSON"),
         ("just text", "is wrong at its content"),
+        ("- junk", "is wrong at 1: no entry; it is a list of name, sha256"),
         (f"- name: a\n  token: {SECRET}\n  scopes: [infer, all]", r"at 1\.scopes\.2: Input should"),
         (f"- name: a\n  token: {SECRET}\n", r"at 1\.scopes: Field required"),
         (f"- name: a\n  token: {SECRET}\n  scopes: []", r"at 1\.scopes: List should have"),

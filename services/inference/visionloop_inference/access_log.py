@@ -11,6 +11,7 @@ import logging
 import random
 import time
 from typing import Any
+from urllib.parse import unquote
 
 from visionloop.errors import InvalidInputError
 from visionloop.proto.inference import open_inference_pb2 as pb
@@ -141,7 +142,7 @@ def peer_of(context: Any) -> str:
         for name, value in context.invocation_metadata() or ():
             if name == PEER_KEY:
                 return f"http:{_short(str(value))}"
-    return peer
+    return unquote(peer)  # gRPC writes ipv6:[::1]:80 as ipv6:%5B::1%5D:80
 
 
 def _short(text: str) -> str:

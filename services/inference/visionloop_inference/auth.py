@@ -204,7 +204,8 @@ def _entries(path: Path) -> list[TokenEntry]:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(p + 1 if isinstance(p, int) else p) for p in first["loc"])
-        _unusable(path, f"is wrong at {place or 'its content'}: {first['msg']}")
+        what = "no entry" if first["type"] == "model_type" else first["msg"]
+        _unusable(path, f"is wrong at {place or 'its content'}: {what}")
 
 
 def _unusable(path: Path, what: str) -> NoReturn:
