@@ -157,6 +157,7 @@ class Soak:
                 runners_mib=_memory(runners),
                 descriptors=sum(_descriptors(pid) for pid in (server.pid, *front_ends)),
                 processes=1 + len(runners) + len(front_ends),
+                machine_load=os.getloadavg()[0],
             )
         )
         say(

@@ -4,7 +4,7 @@ The first half of a run fills what is filled once (caches, heaps, tuning) and ki
 the second half versions go on changing, but processes grow old. The verdict compares the two
 quarters of that half: medians, because a sample may meet a swap. Memory is flat when its growth is
 below MOST_GROWTH and MOST_MIB, latency when its p99 is not MOST_SLOWER times as long; a machine
-that does other things moves the latter more than a leak would.
+that does other things moves the latter more than a leak would, so its load stands beside it.
 """
 
 import statistics
@@ -34,6 +34,7 @@ class Sample:
     runners_mib: float
     descriptors: int  # of the supervisor and the front ends
     processes: int
+    machine_load: float  # processes that wanted a core, ours included
 
 
 COLUMNS: tuple[tuple[str, Callable[[Sample], str]], ...] = (
@@ -50,6 +51,7 @@ COLUMNS: tuple[tuple[str, Callable[[Sample], str]], ...] = (
     ("front ends MiB", lambda s: f"{s.front_ends_mib:.1f}"),
     ("runners MiB", lambda s: f"{s.runners_mib:.1f}"),
     ("descriptors", lambda s: f"{s.descriptors}"),
+    ("machine load", lambda s: f"{s.machine_load:.1f}"),
 )
 
 

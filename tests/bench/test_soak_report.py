@@ -10,6 +10,7 @@ from bench.soak.report import Sample, table, verdicts
 GOOD = Sample(
     at=0.0, calls=500, failed=0, wrong=0, p50_ms=4.0, p99_ms=20.0, version=1, swaps=0, kills=0,
     supervisor_mib=45.0, front_ends_mib=60.0, runners_mib=80.0, descriptors=50, processes=3,
+    machine_load=1.0,
 )  # fmt: skip
 
 
