@@ -10,10 +10,11 @@ import ipaddress
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+import visionloop
 from visionloop.errors import ConfigurationError
 from visionloop.objectstore.local import written_whole
 
@@ -47,20 +48,25 @@ class FlagParser(StrictParser):
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
+        self.add_argument("--version", action="version", version=f"{prog} {visionloop.__version__}")
 
     def parse(
         self, arguments: Sequence[str], environment: Mapping[str, str] = os.environ
     ) -> argparse.Namespace:
         """The values: command line, else environment, else the file, else default.
 
-        Raises ConfigurationError; `--help` prints and exits as usual.
+        Raises ConfigurationError; `--help` and `--version` print and exit as usual.
         """
         flags = {
             action.dest: action
             for action in self._actions
-            if action.option_strings and action.dest != "help"
+            if action.option_strings and action.dest not in ("help", "version")
         }
-        file = None if {"-h", "--help"} & set(arguments) else _config(flags, arguments, environment)
+        file = (
+            None
+            if {"-h", "--help", "--version"} & set(arguments)
+            else _config(flags, arguments, environment)
+        )
         if file is not None:
             _take_file(file, flags)
         for action in flags.values():
@@ -98,6 +104,14 @@ def _from_environment(action: argparse.Action, value: str) -> object:
         raise ConfigurationError(
             f"{name} is {value!r}; it must be one of {choices}", field=action.dest
         )
+    for number, wanted in _NUMBERS:
+        if action.type is number:
+            try:
+                number(value)  # here, because argparse would name the flag that nobody gave
+            except ValueError:
+                raise ConfigurationError(
+                    f"{name} is {value!r}; it must be {wanted}", field=action.dest
+                ) from None
     return value  # argparse converts string defaults with the action's type
 
 
@@ -178,6 +192,11 @@ def seconds(text: str) -> float:
     return value
 
 
+_NUMBERS: tuple[tuple[Callable[[str], float], str], ...] = (
+    (int, "a whole number"), (float, "a number"), (seconds, "a number of seconds"),
+)  # fmt: skip
+
+
 def check_port(name: str, port: int) -> None:
     """Raises ConfigurationError unless 0 (any free one) to 65535. `name` is the flag's."""
     if not 0 <= port <= 65535:
@@ -217,6 +236,14 @@ def is_loopback(host: str) -> bool:
 
 
 def write_ready_file(path: Path, addresses: Mapping[str, str]) -> None:
-    """Tells others, in one step, that this program listens: {"pid": …, "grpc": …, "http": …}."""
-    with written_whole(path) as file:
-        file.write(json.dumps({"pid": os.getpid(), **addresses}).encode())
+    """Tells others, in one step, that this program listens: {"pid": …, "grpc": …, "http": …}.
+
+    Raises ConfigurationError where it cannot be written.
+    """
+    try:
+        with written_whole(path) as file:
+            file.write(json.dumps({"pid": os.getpid(), **addresses}).encode())
+    except OSError as error:
+        raise ConfigurationError(
+            f"--ready-file {path} cannot be written: {error.strerror}", field="ready_file"
+        ) from error

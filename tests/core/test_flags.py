@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import visionloop
 from visionloop.errors import ConfigurationError
 from visionloop.flags import (
     FlagParser,
@@ -56,7 +57,11 @@ def test_defaults(parser: FlagParser) -> None:
         (["--store", "x", "--max-batch", "many"], {}, "invalid int value: 'many'"),
         (["--store", "x"], {"VISIONLOOP_INSECURE": "maybe"}, "'maybe'; use 1 or 0"),
         (["--store", "x"], {"VISIONLOOP_PROVIDER": "tpu"}, "'tpu'; it must be one of cpu, cuda"),
-        (["--store", "x"], {"VISIONLOOP_MAX_BATCH": "many"}, "invalid int value: 'many'"),
+        (
+            ["--store", "x"],
+            {"VISIONLOOP_MAX_BATCH": "many"},
+            "VISIONLOOP_MAX_BATCH is 'many'; it must be a whole number",
+        ),
         (["--sotre", "x"], {}, "see program --help"),
     ],
 )
@@ -92,6 +97,21 @@ def test_the_ready_file_appears_whole(tmp_path: Path) -> None:
     write_ready_file(tmp_path / "ready.json", {"grpc": "127.0.0.1:1"})
     assert json.loads((tmp_path / "ready.json").read_text())["grpc"] == "127.0.0.1:1"
     assert [path.name for path in tmp_path.iterdir()] == ["ready.json"]
+
+
+def test_a_ready_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match=r"--ready-file .*/file/x cannot be written: "):
+        write_ready_file(tmp_path / "file" / "x", {})
+
+
+def test_the_version_is_told_without_what_is_required(
+    parser: FlagParser, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parser.parse(["--version"], {"VISIONLOOP_VERSION": "9"})
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"program {visionloop.__version__}\n"
 
 
 @pytest.fixture

@@ -138,7 +138,7 @@ def test_every_setting_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_documentation_has_every_setting_with_its_default() -> None:
     text = (Path(__file__).parents[2] / "docs/serving.md").read_text()
     for action in module._parser()._actions:
-        if action.dest == "help":
+        if action.dest in ("help", "version"):
             continue
         shown = "" if action.default in (None, ()) else action.default
         if action.default is False:
