@@ -24,7 +24,10 @@ def list_models(options: argparse.Namespace, output: Output) -> int:
     rows = [row for model in repository.models() for row in _summaries(repository, model)]
     output.result(rows)
     if not rows:
-        output.line("no model versions in this store yet; train one: visionloop-train --help")
+        output.line(
+            "no model versions in this store yet; train one (visionloop-train --help) or add an ONNX "
+            "file (visionloop models add --help)"
+        )
         return 0
     headers = list(rows[0])
     output.table(headers, [list(row.values()) for row in rows])

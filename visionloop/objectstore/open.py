@@ -1,5 +1,6 @@
 """From a URL to a store. boto3 is imported only when an s3:// URL asks for it."""
 
+import shlex
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -45,9 +46,10 @@ def open_existing_store(url: str) -> ObjectStore:
     if url.startswith(("file:///", "file://localhost/")):
         folder = Path(unquote(urlsplit(url).path))
         if not folder.is_dir():
+            quoted = shlex.quote(str(folder))
             raise NotFoundError(
-                f"there is no store at {folder}; name one: --store file:///folder or "
-                "--store s3://bucket/prefix, or set VISIONLOOP_STORE"
+                f"there is no store at {folder}; name one by --store or VISIONLOOP_STORE "
+                f"(file:///folder or s3://bucket/prefix), or make the folder: mkdir -p {quoted}"
             )
     return open_store(url)
 
