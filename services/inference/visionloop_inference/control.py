@@ -6,11 +6,13 @@ for front ends, `runner` for runners). Sockets and shared memory travel beside a
 nothing needs a name in a file system that a killed process would leave behind. The end of the
 channel is the end of the other side: each side watches for it, and there is no other heartbeat.
 
-A message must fit the socket's buffer (208 KiB on a stock Linux), which is why anything large, as
-a bundle, goes as the path of a file.
+A message must fit the socket's buffer (208 KiB on a stock Linux). A larger one, as the statistics
+of hundreds of versions, goes as memory beside a message that only says so; what has a file, as a
+bundle, goes as its path.
 """
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -21,6 +23,7 @@ Message: TypeAlias = dict[str, Any]
 
 MAX_BYTES = 192 * 1024
 MAX_FDS = 8
+_BESIDE = b"beside"  # no JSON: the message is in the first descriptor
 
 
 class Control:
@@ -51,18 +54,22 @@ class Control:
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
         """Sends a message and duplicates of `fds`, which stay the caller's to close.
 
-        Raises OSError when the other side is gone (or, not blocking, when it does not read), and
-        ValueError for a message that is too large.
+        Raises OSError when the other side is gone (or, not blocking, when it does not read).
         """
         data = json.dumps(message, separators=(",", ":")).encode()
-        if len(data) > MAX_BYTES // 2:
-            raise ValueError(f"a control message of {len(data)} bytes; send a file's path instead")
-        socket.send_fds(self._socket, [data], list(fds))
+        if len(data) <= MAX_BYTES // 2:
+            socket.send_fds(self._socket, [data], list(fds))
+            return
+        with os.fdopen(os.memfd_create("message", os.MFD_CLOEXEC), "wb") as memory:
+            memory.write(data)
+            memory.flush()
+            socket.send_fds(self._socket, [_BESIDE], [memory.fileno(), *fds])
 
     def receive(self) -> tuple[Message, list[int]] | None:
         """The next message and its descriptors, now the caller's; None when the other side is gone.
 
-        Raises BlockingIOError when not blocking and nothing is there.
+        Raises BlockingIOError when not blocking and nothing is there, OSError for a large message
+        that this process had no descriptor left for.
         """
         try:
             data, fds, _, _ = socket.recv_fds(self._socket, MAX_BYTES, MAX_FDS)
@@ -72,7 +79,13 @@ class Control:
             return None
         for fd in fds:
             os.set_inheritable(fd, False)
-        return json.loads(data), list(fds)
+        if data == _BESIDE:
+            if not fds:
+                raise OSError(errno.EMFILE, "a large message came without its memory")
+            with os.fdopen(fds.pop(0), "rb") as memory:
+                memory.seek(0)
+                data = memory.read()
+        return json.loads(data), fds
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
