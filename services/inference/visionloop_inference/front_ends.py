@@ -53,6 +53,7 @@ class FrontEnds:
         self._routes: dict[str, Message] = {}
         self._regions: Message | None = None
         self._server: Message | None = None
+        self._log: Message | None = None
         self._port_holder: socket.socket | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="visionloop-sockets-")
         self._closing = False
@@ -93,20 +94,27 @@ class FrontEnds:
             metrics.RESTARTS.labels(process="front_end").inc()
             log.error("front end %d %s; starting it again", index, how)
             await asyncio.sleep(pause)
+            if self._closing:  # one that starts now would not be told to drain
+                return
             pause = min(2 * pause, LONGEST_PAUSE)
-            hosted = self._hosted[index] = self._new(index, address)
             try:
-                await hosted.listening()
-            except VisionloopError as error:
+                await self._start_again(index, address)
+            except (VisionloopError, OSError) as error:
                 log.error("front end %d does not start: %s", index, error)
-                hosted.child.kill()
+                self._hosted[index].child.kill()
                 continue
             pause = FIRST_PAUSE
-            for runner in tuple(self._runners):
-                self._link(runner, hosted)
-            for message in (*self._routes.values(), self._regions, self._server):
-                if message is not None:
-                    hosted.say(message)
+
+    async def _start_again(self, index: int, address: str) -> None:
+        """Raises VisionloopError, and OSError when the machine has no room for a process."""
+        hosted = self._hosted[index] = self._new(index, address)
+        # Before it listens: from here on it hears what all hear, and hears nothing twice.
+        for runner in tuple(self._runners):
+            self._link(runner, hosted)
+        for message in (*self._routes.values(), self._regions, self._server, self._log):
+            if message is not None:
+                hosted.say(message)
+        await hosted.listening()
 
     # What all of them are told.
 
@@ -147,7 +155,8 @@ class FrontEnds:
             self._say(message)
 
     def log_level(self, level: str) -> None:
-        self._say({"do": "log", "level": level})
+        self._log = {"do": "log", "level": level}
+        self._say(self._log)
 
     def regions(self, regions: list[dict[str, Any]]) -> None:
         """Shared memory that callers registered, all of it: every front end must know it."""
@@ -218,9 +227,15 @@ class HostedFrontEnd:
         )
 
     async def listening(self) -> int:
-        """The port. Raises ConfigurationError if it cannot listen, UnavailableError if it died."""
-        async with asyncio.timeout(START_PATIENCE):
-            return await self._listening
+        """The port. Raises ConfigurationError if it cannot listen, UnavailableError if it died or
+        took too long."""
+        try:
+            async with asyncio.timeout(START_PATIENCE):
+                return await self._listening
+        except TimeoutError as error:
+            raise UnavailableError(
+                f"front end {self.index} does not listen after {START_PATIENCE:.0f} s"
+            ) from error
 
     def send(self, message: Message, fds: list[int]) -> None:
         self.child.send(message, fds)

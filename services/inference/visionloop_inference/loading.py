@@ -125,15 +125,16 @@ class Loader:
     async def _revive(self, version: ModelVersion, dead: HostedRunner, pause: float) -> None:
         """Puts a new runner in place of a dead one, for as long as the version serves."""
         place = version.runners.index(dead)
+        await asyncio.sleep(pause)
         while version.serving:
-            await asyncio.sleep(pause)
-            runner = self._new(version, dead.instance)
-            runner.pause = pause
             try:
+                runner = self._new(version, dead.instance)
+                runner.pause = pause
                 await runner.load(self._options(), self.settings.load_seconds)
             except Exception as error:  # noqa: BLE001 — it served before: it is worth trying again
-                log.error("%s does not come back: %s", runner.child.name, error)
+                log.error("%s does not come back: %s", dead.child.name, error)
                 pause = min(2 * pause, LONGEST_PAUSE)
+                await asyncio.sleep(pause)
                 continue
             if version.serving:
                 version.runners[place] = runner
