@@ -48,6 +48,10 @@ class ServedModel:
         self._standby: ModelVersion | None = None  # the stable before, until the new is proven
         self._loader = loader
         self._changed = changed
+        self._aliases: Aliases | None = None  # as they were settled last, well or badly
+        # Refused or demoted since the aliases moved: to load them again would end the same.
+        self._hopeless: dict[int, str] = {}  # number -> how it ended
+        self._in_trouble = False  # by this settling; otherwise `problem` is over
         self._stale: set[int] = set()  # versions whose files wait to be removed
         self._releases: set[asyncio.Task[None]] = set()
         self._info: dict[tuple[str, int], float] = {}
@@ -78,12 +82,21 @@ class ServedModel:
 
         True unless it makes sense to try again before the aliases move.
         """
+        if aliases != self._aliases:
+            self._aliases = aliases
+            self._hopeless.clear()
+        self._in_trouble = False
         settled = await self._settle_stable(aliases)
         settled &= await self._settle_canary(aliases.canary)
         for number in others:
-            if self._serving(number) is None:
-                settled &= (await self._bring(number)).state is not State.FAILED
+            version = await self._brought(number)
+            settled &= version.state is not State.FAILED
+            if version.state is State.PROBATION:  # requests reach it, so it is proven as well
+                await self._proven(version)
         self._let_go({*others})
+        if self.problem and not self._in_trouble:
+            self.problem = ""
+            self._route()
         return settled
 
     async def _settle_stable(self, aliases: Aliases) -> bool:
@@ -105,35 +118,52 @@ class ServedModel:
             problem = self.problem
             settled = await self.swap(previous)
             self.problem = problem
-        return settled
+        # A runner that died before its version was proven may have been killed by anybody.
+        return settled and (self.stable is not None or aliases.stable in self._hopeless)
 
     async def _settle_canary(self, canary: Canary | None) -> bool:
         if canary is None:
-            if self.canary is not None:
-                self.canary, self.percent = None, 0.0
-                self._route()
+            self._end_canary()
             return True
         if self.canary is None or self.canary.number != canary.version:
-            version = self._serving(canary.version) or await self._bring(canary.version)
-            if not version.serving:
+            version = await self._brought(canary.version)
+            if not version.serving or (
+                version.state is State.PROBATION and not await self._proven(version)
+            ):
+                self._end_canary()  # nobody wants the one before any more
                 return version.state is not State.FAILED
-            if version.state is State.PROBATION and not await self._proven(version):
-                return True
             self.canary = version
         self.percent = canary.percent
         self._route()
         return True
 
-    def _serving(self, number: int) -> ModelVersion | None:
+    def _end_canary(self) -> None:
+        if self.canary is not None:
+            self.canary, self.percent = None, 0.0
+            self._route()
+
+    async def _brought(self, number: int) -> ModelVersion:
+        """A version that serves, brought here if need be; or one that does not, and why."""
         version = self.versions.get(number)
-        return version if version is not None and version.serving else None
+        if version is not None and version.serving:
+            return version
+        if version is not None and number in self._hopeless:
+            self._trouble(self._hopeless[number])
+            return version
+        return await self._bring(number)
+
+    def _trouble(self, problem: str) -> None:
+        """The first of a settling is told: what was wanted most came first."""
+        if not self._in_trouble:
+            self._in_trouble = True
+            self.problem = problem
 
     async def swap(self, number: int) -> bool:
         """Makes version `number` stable. True unless it makes sense to try again.
 
         Whatever goes wrong, the version that serves goes on serving.
         """
-        version = self._serving(number) or await self._bring(number)
+        version = await self._brought(number)
         if not version.serving:
             return version.state is not State.FAILED
         failpoint("swap.loaded")
@@ -173,7 +203,11 @@ class ServedModel:
 
     def _give_up(self, version: ModelVersion, state: State, error: Exception) -> None:
         version.move(state, str(error))
-        self.problem = f"version {version.number} was {state}: {error}"
+        problem = f"version {version.number} was {state}: {error}"
+        if state is State.REFUSED:
+            self._hopeless[version.number] = problem
+            self._stale.add(version.number)
+        self._trouble(problem)
         metrics.MODEL_LOAD.labels(outcome=str(state)).inc()
         metrics.MODEL_SWAP.labels(result=str(state)).inc()
         serving = f"{self.stable} goes on serving" if self.stable else "no version serves"
@@ -201,7 +235,10 @@ class ServedModel:
         version.move(State.DEMOTED, str(error))
         if self.stable is version:
             self.stable, self._standby = self._standby, None
-        self.problem = f"version {version.number} was demoted: {error}"
+        problem = f"version {version.number} was demoted: {error}"
+        if isinstance(error, FOR_GOOD) or self.stable is not None:
+            self._hopeless[version.number] = problem
+        self._trouble(problem)
         metrics.MODEL_SWAP.labels(result="demoted").inc()
         back = f"{self.stable} serves" if self.stable is not None else "no version serves"
         log.error("%s was demoted: %s; %s", version, error, back)
@@ -275,11 +312,11 @@ class ServedModel:
     async def _clean_cache(self, number: int) -> None:
         """Removes the files of versions retired before the last swap; a rollback finds its own."""
         self._stale.discard(number)
-        for stale in self._stale:
+        for stale in sorted(self._stale):
             if (version := self.versions.get(stale)) is None or version.state in OVER:
                 folder = self._loader.folder(self.name, stale)
                 await self._loader.in_thread(shutil.rmtree, folder, ignore_errors=True)
-        self._stale.clear()
+                self._stale.discard(stale)
 
     def retire(self, why: str) -> None:
         """Takes the model out of service."""
@@ -287,6 +324,7 @@ class ServedModel:
             log.info("%s is not served any more: %s", self.name, why)
         self.stable = self.canary = self._standby = None
         self.percent = 0.0
+        self._hopeless.clear()
         self._let_go(())
         self.problem = why
         self._route()
