@@ -9,6 +9,7 @@ nothing is followed: models come and go as RepositoryModelLoad and RepositoryMod
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from visionloop.errors import NotFoundError, UnavailableError, VisionloopError
@@ -40,6 +41,7 @@ class Supervisor:
         self._tried: set[str] = set()  # models whose first look is over, well or badly
         self._scanned = False
         self._acting: dict[str, asyncio.Lock] = {}
+        self._loads: Counter[str] = Counter()  # under way by request
 
     @property
     def ready(self) -> bool:
@@ -126,7 +128,7 @@ class Supervisor:
             await self._guarded(f"following {model.name}", lambda: self.look(model))
             self._tried.add(model.name)
             self._changed()
-            if self.explicit:
+            if self.explicit and model.name in self._settled:
                 return
             await asyncio.sleep(self._poll_seconds)
 
@@ -152,14 +154,27 @@ class Supervisor:
     async def load(self, name: str) -> None:
         """Brings a model into service now, as its aliases say. Raises what stands in the way."""
         model = self._model(name)
-        self._settled.pop(name, None)
-        await self.look(model)
-        self._tried.add(name)
-        if not model.serving and not any(version.serving for version in model.versions.values()):
-            if not await self._loader.in_thread(self._loader.repository.versions, name):
-                del self.models[name]
-                raise NotFoundError(f"the store has no model {name!r}")
-            raise NotFoundError(f"model {name!r} cannot serve: {model.why_not()}")
+        self._loads[name] += 1
+        try:
+            self._settled.pop(name, None)
+            await self.look(model)
+            self._tried.add(name)
+            if not any(version.serving for version in model.versions.values()):
+                if not await self._loader.in_thread(self._loader.repository.versions, name):
+                    raise NotFoundError(f"the store has no model {name!r}")
+                raise NotFoundError(f"model {name!r} cannot serve: {model.why_not()}")
+        finally:
+            self._loads[name] -= 1
+            if not self._loads[name]:
+                del self._loads[name]
+                self._forget_unless_known(model)
+
+    def _forget_unless_known(self, model: ServedModel) -> None:
+        """Callers may ask for any name: one of which nothing was ever loaded leaves nothing."""
+        if not model.versions and model.name not in self._followers:
+            for known in (self.models, self._settled, self._acting):
+                known.pop(model.name, None)
+            self._tried.discard(model.name)
 
     async def unload(self, name: str) -> None:
         """Takes a model out of service, until it is loaded again."""
@@ -167,7 +182,8 @@ class Supervisor:
         if model is None:
             raise NotFoundError(f"model {name!r} is not loaded")
         async with self._acting.setdefault(name, asyncio.Lock()):
-            if (follower := self._followers.pop(name, None)) is not None:
+            # It stays among the followers: a model that is named is not followed anew.
+            if (follower := self._followers.get(name)) is not None:
                 follower.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await follower
