@@ -218,8 +218,10 @@ def _link(catalogue: Catalogue, message: Message, fds: list[int]) -> None:
 
 def main() -> int:
     """A front end as a process: `python -m visionloop_inference.front_end CONTROL_FD PAGE_FD`."""
-    # Ctrl-C in a terminal reaches the whole group; only the supervisor decides what it means.
+    # Ctrl-C reaches the whole group of a terminal, systemd's SIGTERM the whole service: only the
+    # supervisor decides what they mean.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     control_fd, page_fd = map(int, sys.argv[1:])
     metrics.write_to(Page.shared(page_fd))
     os.close(page_fd)
