@@ -249,14 +249,14 @@ def one_input(tag: bytes, content: bytes | None = None) -> bytes:
     ],
 )
 def test_a_small_message_makes_no_large_thing(tmp_path: Path, name: str, data: bytes) -> None:
-    """Two bytes each of a million tensors would be a hundred MB once parsed. What a tensor holds
-    takes up to eight times its size, and is let go."""
+    """Two bytes each of a million tensors would be a hundred MB once parsed. What one tensor holds
+    takes up to twenty times its size while protobuf's arrays grow, and is let go."""
 
     async def use(served: OpenInference) -> None:
         before = memory_now()
         with pytest.raises(InvalidInputError):
             await served.ModelInfer(data, NO_DEADLINE)
         grown = most_memory() - before
-        assert grown < 9 * len(data) // 1024 + 4096, name  # KiB
+        assert grown < 24 * len(data) // 1024 + 8192, name  # KiB
 
     run(tmp_path, use)
