@@ -25,8 +25,8 @@ def list_models(options: argparse.Namespace, output: Output) -> int:
     output.result(rows)
     if not rows:
         output.line(
-            "no model versions in this store yet; train one (visionloop-train --help) or add an ONNX "
-            "file (visionloop models add --help)"
+            "no model versions in this store yet; train one (visionloop-train --help) or add an "
+            "ONNX file (visionloop models add --help)"
         )
         return 0
     headers = list(rows[0])
