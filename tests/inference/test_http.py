@@ -1,6 +1,7 @@
 """POST /v1/recognize and the HTTP ports, asked by the clients that people use, and by raw bytes."""
 
 import asyncio
+import contextlib
 import http.client
 import io
 import json
@@ -25,6 +26,7 @@ from support.certificates import Pair, authority, signed
 from support.inference_server import Server, running_server
 
 from visionloop.prediction_id import PredictionId
+from visionloop_inference import http as http_server
 from visionloop_inference import http_message
 from visionloop_inference.http import HttpServer
 from visionloop_inference.settings import parse
@@ -387,3 +389,27 @@ def test_a_front_end_that_is_away_is_told_without_its_socket(
             "reason": "unavailable",
             "message": "the front end is being started; retry",
         }
+
+
+def test_a_caller_who_does_not_read_the_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 64 * 2**20  # more than the kernel takes
+    monkeypatch.setattr(http_server, "WRITE_SECONDS", 0.2)
+    monkeypatch.setattr(http_server.metrics, "exposition", lambda: (b"x" * size, "text/plain"))
+
+    async def scenario() -> int:
+        server = HttpServer(lambda: "", parse(["--store=file:///nowhere", "--http-port=0"], {}))
+        host, port = (await server.start("unix:none"))["http"].split(":")
+        reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
+        writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+        await reader.readexactly(1)
+        while server._open:  # noqa: ASYNC110 — its end is what is waited for
+            await asyncio.sleep(0.01)
+        received = 1
+        with contextlib.suppress(ConnectionResetError):
+            while data := await reader.read(2**20):
+                received += len(data)
+        writer.close()
+        await server.close()
+        return received
+
+    assert asyncio.run(asyncio.wait_for(scenario(), 60)) < size

@@ -131,8 +131,8 @@ class HttpServer:
         except BROKEN_OFF:
             log.debug("an HTTP exchange broke off", exc_info=True)
         finally:
+            await _close(writer)
             self._open.discard(writer)
-            writer.close()
 
     async def _reply(
         self,
@@ -204,6 +204,16 @@ class HttpServer:
                 retry_after_seconds=1.0,
             )
         return room
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    """A caller who does not read gets WRITE_SECONDS for what is left: a socket that is only closed
+    keeps it for as long as the caller likes."""
+    writer.close()
+    with suppress(*BROKEN_OFF):
+        async with asyncio.timeout(WRITE_SECONDS):
+            await writer.wait_closed()
+    writer.transport.abort()
 
 
 async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
