@@ -3,7 +3,9 @@ versions that must not be tried again, models that are asked for and are not the
 
 import asyncio
 import os
+import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +26,10 @@ from visionloop.repository import ModelRepository
 from visionloop.telemetry import metrics
 from visionloop_inference import front_ends
 from visionloop_inference.answers import Answers
+from visionloop_inference.catalogue import Catalogue
 from visionloop_inference.children import Child
 from visionloop_inference.control import Message
+from visionloop_inference.front_end import _link
 from visionloop_inference.front_ends import FrontEnds
 from visionloop_inference.lifecycle import State
 from visionloop_inference.loading import Loader
@@ -206,6 +210,39 @@ def test_a_front_end_that_dies_before_a_drain_is_not_started_into_it(
         assert asked == []
 
     in_plane(tmp_path, store_of_models, scenario)
+
+
+def test_a_runner_comes_back_when_its_files_were_swept_away(
+    tmp_path: Path, repository: ModelRepository, store_of_models: str
+) -> None:
+    publish_bundle(repository, promote=True)
+
+    async def scenario(plane: Plane) -> None:
+        assert await plane.settle()
+        stable = plane.supervisor.models["cells"].stable
+        assert stable is not None
+        dead = stable.runners[0]
+        shutil.rmtree(stable.folder)
+        os.kill(dead.child.pid, signal.SIGKILL)
+        await until(lambda: stable.runners[0] is not dead)
+        assert (stable.folder / "bundle.json").exists()
+
+    in_plane(tmp_path, store_of_models, scenario)
+
+
+def test_a_link_that_cannot_be_made_is_closed(tmp_path: Path) -> None:
+    """The runner at its other end would wait for it when it is to go."""
+    ours, theirs = socket.socketpair()
+    arena = os.memfd_create("arena")
+    message = {"model": "cells", "version": 1, "folder": str(tmp_path / "gone")}
+    catalogue = Catalogue(10, 1000)
+    with pytest.raises(FileNotFoundError):
+        _link(catalogue, message, [theirs.detach(), arena])
+    ours.settimeout(PATIENCE)
+    assert ours.recv(1) == b""
+    ours.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(arena)
 
 
 # --- versions that must not be tried again

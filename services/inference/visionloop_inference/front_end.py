@@ -204,8 +204,13 @@ class FrontEnd:
 
 def _link(catalogue: Catalogue, message: Message, fds: list[int]) -> None:
     """One more runner for a version. A link that breaks leaves the version by itself."""
-    end, arena = fds
-    version = catalogue.version(message["model"], message["version"], Path(message["folder"]))
+    try:
+        end, arena = fds
+        version = catalogue.version(message["model"], message["version"], Path(message["folder"]))
+    except (OSError, ValueError, VisionloopError):
+        for fd in fds:  # which tells the runner; it would wait for us at its end
+            os.close(fd)
+        raise
 
     def lost(link: RunnerLink) -> None:
         if link in version.links:

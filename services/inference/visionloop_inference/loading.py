@@ -135,6 +135,11 @@ class Loader:
                 log.error("%s does not come back: %s", dead.child.name, error)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 await asyncio.sleep(pause)
+                # A cache may have been swept by whoever keeps the machine's disk tidy.
+                with contextlib.suppress(Exception):
+                    await self.in_thread(
+                        self.repository.fetch, version.model, version.number, version.folder
+                    )
                 continue
             if version.serving:
                 version.runners[place] = runner
