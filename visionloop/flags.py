@@ -48,6 +48,7 @@ class FlagParser(StrictParser):
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
+        self.register("type", Path, _path)
         self.add_argument("--version", action="version", version=f"{prog} {visionloop.__version__}")
 
     def parse(
@@ -182,6 +183,13 @@ def comma_separated(text: str) -> tuple[str, ...]:
 
 
 comma_separated.takes_list = True  # type: ignore[attr-defined]
+
+
+def _path(text: str) -> Path:
+    """What type=Path means here: Path("") would be the folder that the program was started in."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; leave the flag out for the default")
+    return Path(text)
 
 
 def seconds(text: str) -> float:

@@ -99,6 +99,16 @@ def test_the_ready_file_appears_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["ready.json"]
 
 
+@pytest.mark.parametrize("given", [["--cache="], ["--cache", ""], []])
+def test_an_empty_path_is_not_the_current_folder(
+    configurable: FlagParser, given: list[str]
+) -> None:
+    environment = {} if given else {"VISIONLOOP_CACHE": ""}
+    with pytest.raises(ConfigurationError, match="--cache: the path is empty"):
+        configurable.parse(["--store=x", *given], environment)
+    assert configurable.parse(["--store=x", "--cache=."], {}).cache == Path()
+
+
 def test_a_ready_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=r"--ready-file .*/file/x cannot be written: "):

@@ -53,6 +53,8 @@ def test_a_flag_wins_over_the_environment() -> None:
         ([STORE, "--front-ends=-2"], {}, "--front-ends is -2; it must be -1 to 64"),
         ([STORE, "--instances=0"], {}, "--instances is 0; it must be above 0"),
         ([STORE, "--threads=-1"], {}, "--threads is -1"),
+        ([STORE, "--instances=99999"], {}, "--instances is 99999; it must be 1 to 64"),
+        ([STORE, "--max-batch=70000"], {}, "--max-batch is 70000; it must be 1 to 65536"),
         ([STORE, "--access-log=1.5"], {}, "--access-log is 1.5; it must be 0 to 1"),
         ([STORE, "--access-log=nan"], {}, "--access-log is nan"),
         ([STORE, "--max-connection-age-seconds=-1"], {}, "--max-connection-age-seconds is -1"),

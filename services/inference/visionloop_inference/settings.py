@@ -98,6 +98,8 @@ class Settings:
     def _check_ranges(self) -> None:
         for name, least, most in (
             ("front_ends", -1, 64),
+            ("instances", 1, 64),
+            ("max_batch", 1, 65536),
             ("threads", 0, 1024),
             ("access_log", 0.0, 1.0),
             ("max_connection_age_seconds", 0.0, 10.0 * 365 * 86400),
