@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import uvloop
 
@@ -36,6 +37,8 @@ from visionloop_inference.loading import Loader
 from visionloop_inference.readiness import Readiness
 from visionloop_inference.settings import Settings, parse
 from visionloop_inference.supervisor import Supervisor
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -110,23 +113,47 @@ async def serve(settings: Settings, cache: Path) -> None:
         try:
             port = front_ends.start(settings.host, settings.port)
             addresses = {"grpc": f"{settings.host}:{port}", **await http.start(front_ends.local)}
-            loader = Loader(ModelRepository(await opening), cache, settings, pool, front_ends)
+            repository = ModelRepository(await _unless_stopped(readiness, opening))
+            loader = Loader(repository, cache, settings, pool, front_ends)
             supervisor = Supervisor(loader, settings, readiness.changed)
             answers.supervisor = supervisor
             readiness.watch(supervisor)
             try:
                 # Front ends and models start side by side; what stands in the way is said here.
-                await asyncio.gather(proving, front_ends.listening(), supervisor.start())
+                await _unless_stopped(
+                    readiness,
+                    asyncio.gather(proving, front_ends.listening(), supervisor.start()),
+                )
                 _announce(settings, addresses)
                 await _until_stopped(settings, supervisor, readiness, front_ends)
             finally:
                 await supervisor.close()
+        except _StoppedError:
+            log.info("stopped while it started")
         finally:
             await http.close()
             await front_ends.close()
             with contextlib.suppress(Exception):
                 await asyncio.gather(proving, opening, return_exceptions=True)
     log.info("stopped")
+
+
+class _StoppedError(Exception):
+    """A signal came before the server was up."""
+
+
+async def _unless_stopped(readiness: Readiness, starting: asyncio.Future[T]) -> T:
+    """Raises _StoppedError when a signal comes first: a store may hang for minutes."""
+    stopping = asyncio.create_task(readiness.stopping.wait(), name="wait for a signal")
+    try:
+        either: tuple[asyncio.Future[Any], ...] = (starting, stopping)
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            raise _StoppedError
+        return starting.result()
+    finally:
+        stopping.cancel()
+        starting.cancel()
 
 
 def _prove(provider: str) -> None:

@@ -252,6 +252,8 @@ class HostedFrontEnd:
 
     def _hear(self, message: Message) -> None:
         match message["said"]:
+            case "listening" | "refused" if self._listening.done():
+                log.debug("nobody waits any more for front end %d", self.index)
             case "listening":
                 self._listening.set_result(message["port"])
             case "refused":
