@@ -31,6 +31,7 @@ from visionloop_inference.children import Child
 from visionloop_inference.control import Message
 from visionloop_inference.front_end import _link
 from visionloop_inference.front_ends import FrontEnds
+from visionloop_inference.hosted_runner import HostedRunner
 from visionloop_inference.lifecycle import State
 from visionloop_inference.loading import Loader
 from visionloop_inference.settings import parse
@@ -387,6 +388,34 @@ def test_a_first_version_whose_runner_is_killed_before_it_is_proven_is_tried_aga
         assert model.problem == ""
 
     in_plane(tmp_path, store_of_models, scenario)
+
+
+def test_a_version_that_hangs_before_it_is_proven_gives_way_to_the_one_before(
+    tmp_path: Path,
+    repository: ModelRepository,
+    store_of_models: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publish_bundle(repository, seed=1, promote=True)
+    publish_bundle(repository, seed=2)
+
+    async def scenario(plane: Plane) -> None:
+        assert await plane.settle()
+        model = plane.supervisor.models["cells"]
+        replay = HostedRunner.replay
+
+        async def hangs(self: HostedRunner, patience: float) -> float:
+            assert model.stable is model.versions[2]
+            os.kill(self.child.pid, signal.SIGSTOP)
+            return await replay(self, patience / 1000.0)
+
+        monkeypatch.setattr(HostedRunner, "replay", hangs)
+        promote_version(repository, 2)
+        assert await plane.settle()
+        assert model.stable is model.versions[1]
+        assert "it hangs" in model.problem
+
+    in_plane(tmp_path, store_of_models, scenario, "--drain-seconds=2")
 
 
 def test_the_files_of_a_version_that_drains_for_long_are_removed_later(

@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any, Protocol
 
-from visionloop.bundle import Bundle
+from visionloop.bundle import Bundle, ClassificationBundle
 from visionloop.errors import CorruptError, RefusedError, UnavailableError, VisionloopError
 from visionloop_inference.children import Child
 from visionloop_inference.control import Control, Message
@@ -16,6 +16,7 @@ from visionloop_inference.rows import Arena, aligned
 log = logging.getLogger(__name__)
 
 MODULE = "visionloop_inference.runner"
+MANY = 10  # times the predicted cost; more than that and a runner hangs
 
 
 class Linked(Protocol):
@@ -65,13 +66,24 @@ class HostedRunner:
                 ) from error
             raise
 
-    async def replay(self) -> float:
+    async def replay(self, patience: float) -> float:
         """Replays the other golden images beside the traffic; the largest difference.
 
-        Raises RefusedError on a mismatch, UnavailableError when the runner died.
+        Raises RefusedError on a mismatch, UnavailableError when the runner died or hangs: it gets
+        `patience` seconds, and many times what each image costs beside a full batch.
         """
+        bundle = self.bundle
+        images = bundle.golden.items if isinstance(bundle, ClassificationBundle) else 0
+        seconds = patience + MANY * images * (self.batch + 1) * self.row_seconds
         self.child.send({"do": "replay"})
-        difference: float = (await self._wait_for("proven"))["difference"]
+        try:
+            async with asyncio.timeout(seconds):
+                difference: float = (await self._wait_for("proven"))["difference"]
+        except TimeoutError as error:
+            raise UnavailableError(
+                f"{self.child.name} has not replayed its golden images after {seconds:.0f} s "
+                "(--load-seconds and more): it hangs"
+            ) from error
         return difference
 
     def link(self, front_end: Linked, arena_bytes: int, rows: int) -> None:

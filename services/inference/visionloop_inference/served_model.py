@@ -221,7 +221,7 @@ class ServedModel:
         """Replays the other golden images beside the traffic; a mismatch takes the move back."""
         try:
             for runner in version.runners:
-                difference = await runner.replay()
+                difference = await runner.replay(self._loader.settings.load_seconds)
         except Exception as error:  # noqa: BLE001 — whatever it is, the version is not proven
             self._demote(version, error)
             return False
