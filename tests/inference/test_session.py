@@ -25,6 +25,7 @@ from visionloop_inference.session import (
     OutOfMemoryError,
     Session,
     choose_graph,
+    runtime_words,
 )
 
 
@@ -263,6 +264,27 @@ def test_what_onnxruntime_raises_is_typed(tmp_path: Path) -> None:
     )
     with pytest.raises(OutOfMemoryError, match="no memory"):
         loaded(tmp_path, made).run([np.asarray([2**45], np.int64)])
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (
+            "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Div node. "
+            "Name:'' Status Message: /onnxruntime_src/onnxruntime/core/x.h:563 void "
+            "onnxruntime::BroadcastIterator::Init(ptrdiff_t, ptrdiff_t) axis == 1 was false.\n",
+            "Non-zero status code returned while running Div node. axis == 1 was false.",
+        ),
+        (
+            "[ONNXRuntimeError] : 1 : FAIL : Load model from /a/b.onnx failed:/onnxruntime_src/"
+            "y.h:46 void onnxruntime::utils::Check(const std::map<std::basic_string<char>, int>&, "
+            "bool, void (*)(int), int) Opset 99 is under development.",
+            "Opset 99 is under development.",
+        ),
+    ],
+)
+def test_errors_are_told_without_the_places_in_the_source(said: str, shown: str) -> None:
+    assert runtime_words(RuntimeError(said)) == shown
 
 
 def test_an_output_of_another_shape_than_promised_is_no_answer(tmp_path: Path) -> None:

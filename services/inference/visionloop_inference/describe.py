@@ -25,7 +25,8 @@ from visionloop.graph_file import Description
 from visionloop.signature import FREE, Signature, TensorSpec
 from visionloop_inference.datatypes import DATATYPES
 from visionloop_inference.graph import GraphFacts, check_graph
-from visionloop_inference.trial import Declared, Findings, Trial, runtime_words
+from visionloop_inference.session import runtime_words
+from visionloop_inference.trial import Declared, Findings, Trial
 
 MAX_FILE_BYTES = 2**31 - 1  # what protobuf can hold
 

@@ -9,6 +9,7 @@ each batch size keeps, so a run allocates nothing there; price: the inputs of ev
 """
 
 import ctypes
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,13 @@ _NO_MEMORY = (
     "out of memory",
     "cudnn_status_alloc_failed",
     "cublas_status_alloc_failed",
+)
+MAX_WORDS = 300  # characters of an error that are worth a line
+
+_NOISE = re.compile(
+    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed: ?|Status Message: "
+    r"|Name:'' |/onnxruntime_src/\S+ "
+    r"|(?:\S+ )?onnxruntime::\w[\w:]*\([^()]*(?:\([^()]*\)[^()]*)*\) "
 )
 
 
@@ -94,7 +102,8 @@ class Session:
         except VisionloopError:
             raise
         except Exception as error:
-            raise CorruptError(f"onnxruntime does not load {graph.name}: {error}") from error
+            words = runtime_words(error)
+            raise CorruptError(f"onnxruntime does not load {graph.name}: {words}") from error
         return cls(made, signature, target)
 
     def run(self, inputs: Sequence[NDArray[Any]], *, shrink: bool = False) -> Arrays:
@@ -118,7 +127,7 @@ class Session:
             text = str(error)
             if any(words in text.lower() for words in _NO_MEMORY):
                 raise OutOfMemoryError(f"no memory to run the graph: {text}") from error
-            raise GraphRunFailedError(text) from error
+            raise GraphRunFailedError(runtime_words(error)) from error
         self._check(outputs, len(inputs[0]) if self._batched else None)
         return outputs
 
@@ -190,6 +199,12 @@ class Session:
             else:
                 outputs.append(value.numpy())
         return outputs
+
+
+def runtime_words(error: Exception) -> str:
+    """What onnxruntime says, on one line, without its codes and the places in its source."""
+    text = _NOISE.sub("", " ".join(str(error).split()))
+    return text if len(text) <= MAX_WORDS else f"{text[: MAX_WORDS - 1]}…"
 
 
 def choose_graph(bundle: Bundle, provider: str, precision: str) -> tuple[str, str]:

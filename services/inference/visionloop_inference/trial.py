@@ -8,7 +8,6 @@ gives alone. Price: about ten runs of the graph, once, when it is added.
 
 import ctypes
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from visionloop.bundle import WarmUp
 from visionloop.signature import FREE
 from visionloop_inference.datatypes import DATATYPES
+from visionloop_inference.session import runtime_words
 
 # What free sizes are tried as, together with 3 where pictures have their channels.
 SIZES = (1, 8, 32, 64, 224, 256, 512)
@@ -30,12 +30,6 @@ ROWS = 3
 # the largest number for floats; for the others the share of elements that may differ.
 TOLERANCE = 1e-2
 BF16_ONNX_TYPE = 16
-MAX_WORDS = 300  # characters of an error that are worth a line
-
-_NOISE = re.compile(
-    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed: ?|Status Message: "
-    r"|Name:'' |/onnxruntime_src/\S+ "
-)
 
 Arrays = list[NDArray[Any]]
 
@@ -297,9 +291,3 @@ def _agree(one: NDArray[Any], other: NDArray[Any]) -> bool:
     return float(np.abs(a - b, where=finite, out=np.zeros_like(a)).max()) <= TOLERANCE * max(
         scale, 1e-6
     )
-
-
-def runtime_words(error: Exception) -> str:
-    """What onnxruntime says, on one line, without its codes and the places in its source."""
-    text = _NOISE.sub("", " ".join(str(error).split()))
-    return text if len(text) <= MAX_WORDS else f"{text[: MAX_WORDS - 1]}…"
