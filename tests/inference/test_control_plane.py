@@ -20,7 +20,7 @@ from support.bundles import encoded, promote_version, publish_bundle
 from support.inference_server import PATIENCE, Server, running_server, wait_for
 from support.process_tree import running
 
-from visionloop.errors import NotFoundError
+from visionloop.errors import NotFoundError, UnavailableError
 from visionloop.objectstore import open_store
 from visionloop.repository import ModelRepository
 from visionloop.telemetry import metrics
@@ -470,6 +470,38 @@ def test_names_that_are_asked_for_and_not_there_leave_nothing(
             assert set(known) == {"cells"}
         assert supervisor._tried == {"cells"}
         assert not supervisor._loads
+
+    in_plane(tmp_path, store_of_models, scenario, "--model-control=explicit")
+
+
+@pytest.mark.parametrize("well", [True, False])
+def test_a_load_that_the_end_of_the_server_overtakes_is_told_so(
+    tmp_path: Path,
+    repository: ModelRepository,
+    store_of_models: str,
+    monkeypatch: pytest.MonkeyPatch,
+    well: bool,
+) -> None:
+    publish_bundle(repository, promote=True)
+
+    async def scenario(plane: Plane) -> None:
+        replay, begun, go = HostedRunner.replay, asyncio.Event(), asyncio.Event()
+
+        async def late(self: HostedRunner, patience: float) -> float:
+            difference = await replay(self, patience) if well else 0.0
+            begun.set()
+            await go.wait()
+            return difference if well else await replay(self, patience)
+
+        monkeypatch.setattr(HostedRunner, "replay", late)
+        load = asyncio.create_task(plane.supervisor.load("cells"))
+        await begun.wait()
+        runner = plane.supervisor.models["cells"].versions[1].runners[0]
+        await plane.supervisor.close()
+        go.set()
+        with pytest.raises(UnavailableError, match="the server is shutting down"):
+            await load
+        assert runner.child.ended.done()
 
     in_plane(tmp_path, store_of_models, scenario, "--model-control=explicit")
 

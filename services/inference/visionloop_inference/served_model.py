@@ -18,6 +18,7 @@ from visionloop.errors import (
     CorruptError,
     NotFoundError,
     RefusedError,
+    UnavailableError,
     VisionloopError,
 )
 from visionloop.failpoints import failpoint
@@ -223,13 +224,20 @@ class ServedModel:
             for runner in version.runners:
                 difference = await runner.replay(self._loader.settings.load_seconds)
         except Exception as error:  # noqa: BLE001 — whatever it is, the version is not proven
+            self._check_wanted(version)
             self._demote(version, error)
             return False
+        self._check_wanted(version)
         version.move(State.PROVEN)
         log.info(
             "%s passed all golden images; largest difference of the rest %.2g", version, difference
         )
         return True
+
+    def _check_wanted(self, version: ModelVersion) -> None:
+        """Raises UnavailableError where the server's end has overtaken a load by request."""
+        if not version.serving:
+            raise UnavailableError(f"{version} was let go meanwhile: {self.problem}")
 
     def _demote(self, version: ModelVersion, error: Exception) -> None:
         version.move(State.DEMOTED, str(error))
