@@ -252,9 +252,9 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
         "--version-policy",
         default="aliases",
         metavar="POLICY",
-        help="which versions of a model are loaded: aliases (stable and canary), latest:N (the N "
-        "newest besides), all, or specific:N,N. Each loaded version is a process with the whole "
-        "model in memory",
+        help="which versions of a model are loaded: aliases (stable and canary), and besides them "
+        "latest:N (the N newest), all, or specific:N,N (where published). Each loaded version is a "
+        "process with the whole model in memory",
     )
     add(
         "--model-control",
@@ -263,7 +263,8 @@ def _add_models(group: argparse._ArgumentGroup) -> None:
         help="poll: the store alone decides what is loaded. explicit: callers with the scope admin "
         "do, by RepositoryModelLoad and RepositoryModelUnload",
     )
-    add("--cache", type=Path, help="folder that keeps fetched bundles; default: a temporary one")
+    add("--cache", type=Path, help="folder that keeps fetched bundles; default: a temporary one, "
+        "which a server that is killed leaves behind")  # fmt: skip
     add(
         "--poll-seconds",
         type=seconds,
