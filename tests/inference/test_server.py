@@ -269,7 +269,11 @@ def run(*flags: str) -> tuple[int, str]:
         (("--store=file:///dev/null/x",), 64, "a file is in the way"),
         (("--store=file:///tmp", "--host=192.0.2.1"), 64, "add --insecure"),
         (("--store=file:///tmp", "--host=192.0.2.1", "--insecure"), 64, "cannot listen"),
-        (("--store=file:///tmp", "--cache=/dev/null/x"), 64, "--cache /dev/null/x cannot be made"),
+        (
+            ("--store=file:///tmp", "--cache=/dev/null/x"),
+            64,
+            "--cache /dev/null/x cannot be made or written",
+        ),
     ],
 )
 def test_a_start_that_cannot_work_is_one_line(
@@ -300,3 +304,24 @@ def test_a_taken_port_is_said(server: Server, one_model: tuple[str, Classificati
     found, text = run(f"--store={one_model[0]}", f"--port={port}")
     assert found == 64
     assert f"cannot listen on 127.0.0.1:{port}" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), "the store holds no model yet; is --store the right one?"),
+        (("--models=dogs,cats",), "the store holds no version of dogs; it has cats"),
+    ],
+)
+def test_what_is_missing_from_the_store_is_said(
+    tmp_path: Path,
+    repository: ModelRepository,
+    store_of_models: str,
+    flags: tuple[str, ...],
+    words: str,
+) -> None:
+    if flags:
+        publish_bundle(repository, "cats", seed=1, promote=True)
+    with running_server(tmp_path / "server", store_of_models, *flags) as server:
+        wait_for(lambda: words in server.text(), hint=words)
+        assert "never retrieved" not in server.text()

@@ -76,9 +76,11 @@ def _cache(folder: Path | None) -> Iterator[Path]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise ConfigurationError(
-            f"--cache {folder} cannot be made: {error.strerror}", field="cache"
+            f"--cache {folder} cannot be made or written: {error.strerror}", field="cache"
         ) from error
     yield folder
 

@@ -209,6 +209,8 @@ class HostedFrontEnd:
         self._answer = answer
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        # Where the start fails for another reason, nobody is left to hear of this one.
+        self._listening.add_done_callback(lambda done: done.cancelled() or done.exception())
         self.child = Child(f"front end {index}", self._hear)
         self.child.ended.add_done_callback(self._gone)
         if process:

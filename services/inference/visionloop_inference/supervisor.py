@@ -96,18 +96,22 @@ class Supervisor:
         await asyncio.gather(*followers, return_exceptions=True)
 
     async def _discover(self) -> None:
-        if self.explicit and not self.named:
-            # Nothing is loaded by itself, but a store that cannot be read is said at start.
-            await self._loader.in_thread(self._loader.repository.models)
-        elif not self.named:
-            for name in await self._loader.in_thread(self._loader.repository.models):
-                self._follow(name)
-        else:
-            await self._loader.in_thread(self._loader.repository.models)
-            for name in self.named:
-                self._follow(name)
+        # With explicit control too: a store that cannot be read is said at start.
+        found = await self._loader.in_thread(self._loader.repository.models)
+        if not self._scanned:
+            self._say_what_is_missing(found)
+        for name in self.named or (() if self.explicit else found):
+            self._follow(name)
         self._scanned = True
         self._changed()
+
+    def _say_what_is_missing(self, found: list[str]) -> None:
+        """A store or a model that is mistyped looks just like one that is still empty."""
+        if not found:
+            log.warning("the store holds no model yet; is --store the right one?")
+        missing = ", ".join(name for name in self.named if name not in found)
+        if found and missing:
+            log.warning("the store holds no version of %s; it has %s", missing, ", ".join(found))
 
     def _follow(self, name: str) -> None:
         if name in self._followers:
