@@ -84,9 +84,6 @@ class GaugeSeries(_Numbers):
         with self._lock:
             self._numbers[self._first] += amount
 
-    def dec(self, amount: float = 1.0) -> None:
-        self.inc(-amount)
-
 
 class HistogramSeries(_Numbers):
     """A distribution."""

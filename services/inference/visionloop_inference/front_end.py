@@ -9,7 +9,7 @@ A front end parses, decodes and admits; it holds no graph. It follows the superv
     server  {ready, reason, default}                    readiness of the whole
     log     {level}                                     how much to log
     regions {regions: [{name, key, offset, size}]}      shared memory of callers, all of it
-    drain   {quiet, seconds}                            serve until it is quiet, stop; said: drained
+    drain   {quiet, seconds}                            serve until it is quiet, then end
     hurry   {}                                          skip the quiet
     reply   {id, ok | error}                            to an `ask {id, kind, payload}` of ours
 
@@ -96,7 +96,6 @@ class FrontEnd:
         try:
             if (drain := await self._drain_asked) is not None:
                 await self._drain(drain, server, traffic)
-                self._say({"said": "drained"})
         finally:
             follow.cancel()
             await server.stop(0.0)

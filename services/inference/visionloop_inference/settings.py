@@ -26,10 +26,10 @@ from visionloop.flags import (
 )
 from visionloop.telemetry.logs import redacted_text
 from visionloop_inference.machine import cores
+from visionloop_inference.version_policy import VersionPolicy
 
 MEBIBYTE = 2**20
 ONE_FRONT_END_CORES = 4  # one parses and decodes for so many; each 4 more bring one more
-VERSION_POLICY = r"aliases|all|latest:[1-9][0-9]{0,3}|specific:[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*"
 PADDING = ("auto", "always", "never")
 MODEL_CONTROL = ("poll", "explicit")
 PROVIDERS = ("cpu", "cuda", "tensorrt")  # as in `providers`, which brings onnxruntime along
@@ -121,12 +121,7 @@ class Settings:
                     f"--models names {model!r}; a model's name is 1 to 63 of a-z, 0-9, - and _",
                     field="models",
                 )
-        if not re.fullmatch(VERSION_POLICY, self.version_policy):
-            raise _wrong(
-                "version_policy",
-                self.version_policy,
-                "it must be aliases, all, latest:N or specific:N,N as latest:2 or specific:3,7",
-            )
+        VersionPolicy.parse(self.version_policy)
 
     def _check_tls(self) -> None:
         if (self.tls_certificate is None) != (self.tls_key is None):

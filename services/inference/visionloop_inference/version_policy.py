@@ -16,7 +16,8 @@ from typing import Self
 
 from visionloop.errors import ConfigurationError
 
-_FORM = re.compile(r"aliases|all|latest:([1-9][0-9]{0,3})|specific:([1-9][0-9]*(?:,[1-9][0-9]*)*)")
+_VERSION = "[1-9][0-9]{0,8}"
+_FORM = re.compile(rf"aliases|all|latest:([1-9][0-9]{{0,3}})|specific:({_VERSION}(?:,{_VERSION})*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,8 @@ class VersionPolicy:
         match = _FORM.fullmatch(text)
         if match is None:
             raise ConfigurationError(
-                f"--version-policy is {text!r}; it must be aliases, all, latest:N or specific:N,M",
+                f"--version-policy is {text}; it must be aliases, all, latest:N or specific:N,N, "
+                "as latest:2 or specific:3,7",
                 field="version_policy",
             )
         if match[2]:
