@@ -19,12 +19,17 @@ from typing import IO, Any
 from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
-from sqlalchemy import Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 from sqlalchemy.orm import Session
 
-from visionloop.errors import ConfigurationError, UnavailableError, VisionloopError
+from visionloop.errors import (
+    ConfigurationError,
+    CorruptError,
+    UnavailableError,
+    VisionloopError,
+)
 from visionloop_labeling.schema import Table
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -216,8 +221,29 @@ def _on_sqlite_begin(connection: Any) -> None:
 def _migrate(engine: Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    with engine.execution_options(**{_WRITES: True}).begin() as connection:
+    with (
+        engine.execution_options(**{_WRITES: True}).connect() as connection,
+        _unchecked_references(connection),
+        connection.begin(),
+    ):
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+@contextmanager
+def _unchecked_references(connection: Connection) -> Iterator[None]:
+    """SQLite changes a table by making it anew; dropping the old one would break references."""
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    driver: Any = connection.connection.driver_connection
+    driver.execute("PRAGMA foreign_keys=OFF")  # has no effect within a transaction
+    try:
+        yield
+        broken = driver.execute("PRAGMA foreign_key_check").fetchone()
+    finally:
+        driver.execute("PRAGMA foreign_keys=ON")
+    if broken is not None:
+        raise CorruptError(f"the database has references to nothing: {tuple(broken)!r}")

@@ -171,6 +171,7 @@ class LabelLog:
             sequence=self._dataset.last_sequence,
             item_id=item.id,
             class_id=named.id,
+            annotation={"classes": [named.key]},
             author_kind=statement.author_kind,
             author=statement.author,
             base_sequence=statement.base_sequence,
@@ -192,6 +193,7 @@ class LabelLog:
         head.event_row_id = event.id
         head.sequence = event.sequence
         head.class_id = event.class_id
+        head.annotation = event.annotation or {}
         head.author_kind = event.author_kind
         if AuthorKind(event.author_kind).accepted:
             if group.split is None:
@@ -200,14 +202,17 @@ class LabelLog:
         return head
 
     def _give_split(self, group: ImageGroup, event: LabelEvent) -> None:
-        counts = {split: one.images for split, one in self._counts_of(event.class_id).items()}
+        stored = {} if event.class_id is None else self._counts_of(event.class_id)
+        counts = {split: one.images for split, one in stored.items()}
         ratios = datasets.settings_of(self._dataset).ratios
         # The dataset's name is the salt: the same import elsewhere gives the same splits.
         salt = self._dataset.name
         group.split = choose_split(counts, 1, ratios, salt=salt, group=group.key)
         group.split_sequence = event.sequence
 
-    def _count(self, class_id: int, split: str, change: int) -> None:
+    def _count(self, class_id: int | None, split: str, change: int) -> None:
+        if class_id is None:
+            return
         counts = self._counts_of(class_id)
         if split not in counts:
             counts[split] = SplitCount(class_id=class_id, split=split, images=0)

@@ -32,8 +32,8 @@ class LabelingService:
 
     def __init__(self, database: Database, store: ObjectStore, limits: Limits) -> None:
         self.limits = limits
-        self._database = database
-        self._store = store
+        self.database = database
+        self.store = store
         self._ingest = Ingest(database, store, limits)
         self._stream = IngestStream(self._ingest)
         self._draining = asyncio.Event()
@@ -52,7 +52,7 @@ class LabelingService:
         """Waits for the work in flight, then closes the database."""
         self._stream.close()
         self._ingest.close()
-        self._database.close()
+        self.database.close()
 
     async def check_ready(self) -> None:
         """Raises UnavailableError while draining or without the database."""
@@ -62,16 +62,16 @@ class LabelingService:
         """Raises NotFoundError or InvalidInputError where there is no such dataset."""
 
         def work() -> None:
-            with self._database.read() as session:
+            with self.database.read() as session:
                 datasets.find(session, validation.dataset_name(name))
 
-        await self._run(work)
+        await self.run(work)
 
     async def measure(self) -> None:
         """Brings the gauges up to date that describe stored data."""
 
         def work() -> None:
-            with self._database.read() as session:
+            with self.database.read() as session:
                 counts = datasets.images_by_split(session)
             for name, splits in counts.items():
                 for split, images in splits.items():
@@ -86,19 +86,19 @@ class LabelingService:
 
         def work() -> DatasetSummary:
             checked = validation.dataset_name(name)
-            with self._database.write() as session:
+            with self.database.write() as session:
                 return datasets.summary(session, datasets.create(session, checked, settings))
 
-        return await self._run(work)
+        return await self.run(work)
 
     async def list_datasets(self) -> list[DatasetSummary]:
         """All datasets by name."""
 
         def work() -> list[DatasetSummary]:
-            with self._database.read() as session:
+            with self.database.read() as session:
                 return datasets.summaries(session)
 
-        return await self._run(work)
+        return await self.run(work)
 
     def submit_images(self, rows: AsyncIterator[ImageRow]) -> AsyncIterator[Receipt]:
         """A receipt for each row, in order, each row durable before its receipt.
@@ -133,36 +133,37 @@ class LabelingService:
                 author=author,
                 base_sequence=base_sequence,
             )
-            return labels.submit(self._database, dataset, sha256, statement)
+            return labels.submit(self.database, dataset, sha256, statement)
 
-        return await self._run(work)
+        return await self.run(work)
 
     async def history(self, dataset: str, sha256: str) -> list[HistoryEntry]:
         """Every label event of an image, oldest first."""
 
         def work() -> list[HistoryEntry]:
-            with self._database.read() as session:
+            with self.database.read() as session:
                 return labels.history(session, dataset, sha256)
 
-        return await self._run(work)
+        return await self.run(work)
 
     async def export(self, dataset: str) -> AsyncIterator[list[ExportedLabel]]:
         """The current labels, a page at a time."""
-        pages = exports.pages(self._database, dataset)
-        while page := await self._run(_next_page, pages):
+        pages = exports.pages(self.database, dataset)
+        while page := await self.run(_next_page, pages):
             yield page
 
     async def create_snapshot(self, dataset: str) -> Cut:
         """Cuts a snapshot; one at a time, so that parents form a line."""
         async with self._snapshot_lock:
-            return await self._run(snapshots.cut, self._database, self._store, dataset)
+            return await self.run(snapshots.cut, self.database, self.store, dataset)
 
-    async def _run(
+    async def run(
         self,
         work: Callable[_Arguments, _Result],
         *args: _Arguments.args,
         **kwargs: _Arguments.kwargs,
     ) -> _Result:
+        """Does blocking work in a thread. Raises UnavailableError while draining."""
         self._refuse_when_draining()
         return await asyncio.to_thread(work, *args, **kwargs)
 

@@ -1,0 +1,75 @@
+"""Errors as HTTP answers: {"reason", "message", "field"}, with the status of `visionloop.errors`.
+
+What is not one of our errors is a fault of ours: logged, and told without its words.
+"""
+
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from visionloop.errors import InvalidInputError, VisionloopError
+from visionloop_labeling.api.resources import ErrorOut
+from visionloop_labeling.receipts import Receipt
+
+# What a route may answer beside its result, for OpenAPI.
+ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"model": ErrorOut} for status in (400, 401, 403, 404, 409, 412, 413, 422, 429, 503)
+}
+
+
+def add_handlers(api: FastAPI) -> None:
+    """Registers the handlers."""
+    api.add_exception_handler(VisionloopError, _on_our_error)
+    api.add_exception_handler(HTTPException, _on_http_error)
+    api.add_exception_handler(RequestValidationError, _on_invalid_request)
+    api.add_exception_handler(Exception, _on_our_fault)
+
+
+class RejectedRowError(VisionloopError):
+    """A refused row as an error, so that one handler answers all."""
+
+    def __init__(self, receipt: Receipt) -> None:
+        super().__init__(receipt.message)
+        self.receipt = receipt
+
+
+async def _on_our_error(_request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, RejectedRowError):
+        receipt = error.receipt
+        status = {"not_found": 404, "conflict": 409}.get(receipt.reason, 400)
+        return error_body(status, receipt.reason, receipt.message, receipt.field)
+    if not isinstance(error, VisionloopError):
+        raise error
+    field = error.field if isinstance(error, InvalidInputError) else ""
+    return error_body(error.http_status, error.reason, str(error), field)
+
+
+async def _on_our_fault(_request: Request, _error: Exception) -> JSONResponse:
+    # Starlette logs the traceback; callers need not see what it names.
+    return error_body(500, "internal", "the service failed; its log says why", "")
+
+
+async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, HTTPException):
+        raise error
+    words = {404: "not_found", 405: "method_not_allowed", 413: "too_many_bytes"}
+    reason = words.get(error.status_code, "invalid_input")
+    return error_body(error.status_code, reason, str(error.detail), "")
+
+
+async def _on_invalid_request(_request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"][1:])
+    return error_body(422, "invalid_input", f"{field}: {first['msg']}", field)
+
+
+def error_body(status: int, reason: str, message: str, field: str) -> JSONResponse:
+    """An error's answer."""
+    body = ErrorOut(reason=reason, message=message, field=field)
+    headers = {"Retry-After": "1"} if status == 503 else None
+    return JSONResponse(body.model_dump(), status, headers)
