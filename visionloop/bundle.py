@@ -161,6 +161,8 @@ class WarmUp(Record):
 
     shapes: list[list[Annotated[int, Field(ge=1)]]]
     value: Literal[0, 1]
+    # Whether all it answered were numbers: then a server whose answer is not one refuses to serve.
+    finite: bool = False
 
 
 class Bundle(Record):

@@ -20,7 +20,7 @@ from support.bundles import encoded, promote_version, publish_bundle
 from support.inference_server import PATIENCE, Server, running_server, wait_for
 from support.process_tree import running
 
-from visionloop.errors import NotFoundError, UnavailableError
+from visionloop.errors import CorruptError, NotFoundError, UnavailableError
 from visionloop.objectstore import open_store
 from visionloop.repository import ModelRepository
 from visionloop.telemetry import metrics
@@ -231,13 +231,89 @@ def test_a_runner_comes_back_when_its_files_were_swept_away(
     in_plane(tmp_path, store_of_models, scenario)
 
 
-def test_a_link_that_cannot_be_made_is_closed(tmp_path: Path) -> None:
+async def until_ready(plane: Plane, model: str) -> None:
+    """Waits until the (first) front end says that it can serve the model."""
+    async with grpc.aio.insecure_channel(plane.front_ends.local) as channel:
+        client = triton.service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        asked = triton.service_pb2.ModelReadyRequest(name=model)
+        while not (await client.ModelReady(asked, wait_for_ready=True)).ready:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+def test_a_new_front_end_serves_though_the_files_were_swept_away(
+    tmp_path: Path, repository: ModelRepository, store_of_models: str
+) -> None:
+    publish_bundle(repository, promote=True)
+
+    async def scenario(plane: Plane) -> None:
+        assert await plane.settle()
+        stable = plane.supervisor.models["cells"].stable
+        assert stable is not None
+        shutil.rmtree(stable.folder)
+        [dead] = plane.front_ends._hosted
+        os.kill(dead.child.pid, signal.SIGKILL)
+        await until(lambda: plane.front_ends._hosted[0] is not dead)
+        await until_ready(plane, "cells")
+
+    in_plane(tmp_path, store_of_models, scenario)
+
+
+def test_a_link_that_the_machine_had_no_room_for_is_made_later(
+    tmp_path: Path,
+    repository: ModelRepository,
+    store_of_models: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publish_bundle(repository, promote=True)
+    memfd_create = os.memfd_create
+    refused: list[str] = []
+
+    def no_descriptor_left(name: str, flags: int = 0) -> int:
+        if name == "visionloop-rows" and not refused:
+            refused.append(name)
+            raise OSError(24, "Too many open files")
+        return memfd_create(name, flags)
+
+    monkeypatch.setattr(os, "memfd_create", no_descriptor_left)
+    monkeypatch.setattr(front_ends, "LINK_PAUSE", 0.01)
+
+    async def scenario(plane: Plane) -> None:
+        assert await plane.settle()
+        await until_ready(plane, "cells")
+        assert refused
+
+    in_plane(tmp_path, store_of_models, scenario)
+
+
+def test_the_pause_grows_for_a_front_end_that_dies_again_and_again(
+    tmp_path: Path, store_of_models: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        slept.append(seconds)
+        await sleep(seconds)
+
+    async def scenario(plane: Plane) -> None:
+        monkeypatch.setattr(asyncio, "sleep", noted)
+        for _ in range(3):
+            [dead] = plane.front_ends._hosted
+            os.kill(dead.child.pid, signal.SIGKILL)
+            await until(lambda dead=dead: plane.front_ends._hosted[0] is not dead)
+            await plane.front_ends._hosted[0].listening()
+
+    in_plane(tmp_path, store_of_models, scenario)
+    assert [seconds for seconds in slept if seconds >= 0.1] == [0.1, 0.2, 0.4]
+
+
+def test_a_link_that_cannot_be_made_is_closed() -> None:
     """The runner at its other end would wait for it when it is to go."""
     ours, theirs = socket.socketpair()
     arena = os.memfd_create("arena")
-    message = {"model": "cells", "version": 1, "folder": str(tmp_path / "gone")}
+    message = {"bundle": '{"format_version": 1}', "instance": 0}
     catalogue = Catalogue(10, 1000)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(CorruptError):
         _link(catalogue, message, [theirs.detach(), arena])
     ours.settimeout(PATIENCE)
     assert ours.recv(1) == b""

@@ -266,22 +266,46 @@ def greedy() -> onnx.ModelProto:
     )
 
 
-def tensors_bundle(graph: onnx.ModelProto, folder: Path, version: int) -> TensorsBundle:
+def indefinite() -> onnx.ModelProto:
+    """y = 0 / (x - x): NaN, whatever x is."""
+    return graph_of(
+        [node("Sub", ["x", "x"], ["zero"]), node("Div", ["zero", "zero"], ["y"])],
+        [value("x", TensorProto.FLOAT, ["n", 4])],
+        [value("y", TensorProto.FLOAT, ["n", 4])],
+        {},
+    )
+
+
+def tensors_bundle(
+    graph: onnx.ModelProto, folder: Path, version: int, model: str = "sums"
+) -> TensorsBundle:
     (folder / "model.onnx").write_bytes(graph.SerializeToString())
     spec = TensorSpec(name="x", datatype="FP32", shape=[4])
     return TensorsBundle(
-        model="sums",
+        model=model,
         version=version,
         created=datetime.now(UTC),
         inputs=[spec],
         outputs=[TensorSpec(name="y", datatype="FP32", shape=[4])],
         batched=True,
-        warm_up=WarmUp(shapes=[[4]], value=1),
+        warm_up=WarmUp(shapes=[[4]], value=1, finite=True),
         source=Source(
             file="sums.onnx", run_id="test", who="a test", why="", producer="", batching="rows"
         ),
         files={"model.onnx": file_entry(folder / "model.onnx")},
     )
+
+
+def test_a_graph_that_answers_nan_where_it_answered_numbers_is_refused(
+    tmp_path: Path, place: Place
+) -> None:
+    refused = place.refused()
+    publish(place, tensors_bundle(indefinite(), tmp_path, 1, "ratios"), tmp_path)
+    promote_version(place.repository, 1, model="ratios")
+    wait_for(lambda: place.refused() == refused + 1, hint=f"the refusal; {place.server.log}")
+    state, reason = place.index("ratios", 1)
+    assert state == "UNAVAILABLE"
+    assert "answers NaN or infinity in output 'y'" in reason
 
 
 def test_a_graph_that_needs_more_memory_than_there_is_is_refused(

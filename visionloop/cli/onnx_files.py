@@ -53,6 +53,8 @@ def add(options: argparse.Namespace, output: Output) -> int:
     description = described(path)
     if description.warm_up is None:
         output.note(f"warning: {path.name} was not seen to run; batching {description.batching}")
+    elif not description.warm_up.finite:
+        output.note(f"warning: {path.name} answers NaN or infinity to inputs of one value")
     who, why = options.who or user_name(), options.why or f"added {path.name}"
     if description.file.size > NOTED_BYTES:
         output.note(f"publishing {path.name}, {description.file.size / 2**20:.0f} MiB")

@@ -15,7 +15,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 from typing import Any
@@ -54,11 +53,11 @@ RESTART_SECONDS = 1.0  # when a caller may hope for a runner that died
 class RoutedVersion:
     """One version of one model, for as long as somebody uses it."""
 
-    def __init__(self, model: str, number: int, folder: Path) -> None:
-        self.model = model
-        self.number = number
-        self.bundle: Bundle = parse_bundle((folder / "bundle.json").read_bytes())
-        self.signature: Signature = self.bundle.signature
+    def __init__(self, bundle: Bundle) -> None:
+        self.model = model = bundle.model
+        self.number = number = bundle.version
+        self.bundle = bundle
+        self.signature: Signature = bundle.signature
         self.links: list[RunnerLink] = []
         self.plans: dict[object, object] = {}  # what servicers worked out about requests of a kind
         self._users = 0
@@ -319,13 +318,18 @@ class Catalogue:
         if (model := self.models.pop(name, None)) is not None:
             model.retire()
 
-    def version(self, model: str, number: int, folder: Path) -> RoutedVersion:
-        """A version to link runners to; routed to by number at once, by alias when one says so."""
+    def version(self, bundle: bytes) -> RoutedVersion:
+        """A version to link runners to; routed to by number at once, by alias when one says so.
+
+        `bundle` is its bundle.json. Raises CorruptError.
+        """
+        parsed = parse_bundle(bundle)
+        model, number = parsed.model, parsed.version
         if model not in self.models:
             self.models[model] = RoutedModel(model, self._queue_rows, self._budget)
         versions = self.models[model].versions
         if number not in versions:
-            versions[number] = RoutedVersion(model, number, folder)
+            versions[number] = RoutedVersion(parsed)
         return versions[number]
 
     def close(self) -> None:

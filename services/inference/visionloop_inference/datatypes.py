@@ -75,3 +75,8 @@ class Answer:
 def byte_size(datatype: str, shape: Sequence[int]) -> int:
     """Bytes of a tensor of this shape; 0 for BYTES, which nobody knows beforehand."""
     return DATATYPES[datatype].size * math.prod(shape)
+
+
+def is_finite(array: NDArray[Any]) -> bool:
+    """Whether it holds neither NaN nor infinity; what is no float holds none."""
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())

@@ -3,7 +3,7 @@
 A front end parses, decodes and admits; it holds no graph. It follows the supervisor's messages:
 
     start   {address, socket, index, settings}          listen; said: listening {port}
-    link    {model, version, folder, instance} + fds    a runner's socket and arena
+    link    {bundle, instance} + fds    a runner's socket and arena
     model   {model, problem, stable, canary, versions}  the routes of one model, all of them
     forget  {model}                                     a model that is not served any more
     server  {ready, reason, default}                    readiness of the whole
@@ -24,7 +24,6 @@ import signal
 import socket
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -205,7 +204,7 @@ def _link(catalogue: Catalogue, message: Message, fds: list[int]) -> None:
     """One more runner for a version. A link that breaks leaves the version by itself."""
     try:
         end, arena = fds
-        version = catalogue.version(message["model"], message["version"], Path(message["folder"]))
+        version = catalogue.version(message["bundle"].encode())
     except (OSError, ValueError, VisionloopError):
         for fd in fds:  # which tells the runner; it would wait for us at its end
             os.close(fd)

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 MODULE = "visionloop_inference.front_end"
 START_PATIENCE = 60.0  # seconds
+LINK_PAUSE = 1.0  # seconds before a link that the machine had no room for is tried again
+STEADY_SECONDS = 60.0  # a front end that lived so long begins anew with the first pause
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before a dead front end is started again
 
 # glibc gives every buffer above 128 KiB back to the kernel and faults it in again for the next
@@ -87,23 +89,26 @@ class FrontEnds:
 
     async def _keep(self, index: int, address: str) -> None:
         pause = FIRST_PAUSE
+        loop = asyncio.get_running_loop()
+        born = loop.time()
         while True:
             how = await asyncio.shield(self._hosted[index].child.ended)
             if self._closing:
                 return
+            if loop.time() - born > STEADY_SECONDS:
+                pause = FIRST_PAUSE
             metrics.RESTARTS.labels(process="front_end").inc()
             log.error("front end %d %s; starting it again", index, how)
             await asyncio.sleep(pause)
             if self._closing:  # one that starts now would not be told to drain
                 return
             pause = min(2 * pause, LONGEST_PAUSE)
+            born = loop.time()
             try:
                 await self._start_again(index, address)
             except (VisionloopError, OSError) as error:
                 log.error("front end %d does not start: %s", index, error)
                 self._hosted[index].child.kill()
-                continue
-            pause = FIRST_PAUSE
 
     async def _start_again(self, index: int, address: str) -> None:
         """Raises VisionloopError, and OSError when the machine has no room for a process."""
@@ -130,10 +135,19 @@ class FrontEnds:
             self._runners.remove(runner)
 
     def _link(self, runner: HostedRunner, hosted: "HostedFrontEnd") -> None:
+        if runner not in self._runners or hosted not in self._hosted or self._closing:
+            return  # gone while this waited
         try:
             runner.link(hosted, self.settings.queue_bytes, self.settings.max_images)
         except UnavailableError as error:
             log.debug("no link: %s", error)  # whoever died is started again, and linked then
+        except OSError as error:
+            # Out of descriptors or memory: the version would serve through the others alone.
+            log.error(
+                "%s and front end %d cannot be linked (%s); trying again in %.0f s",
+                runner.child.name, hosted.index, error, LINK_PAUSE,
+            )  # fmt: skip
+            asyncio.get_running_loop().call_later(LINK_PAUSE, self._link, runner, hosted)
 
     def route(self, model: str, message: Message) -> None:
         """The routes of a model, until the next ones."""

@@ -101,13 +101,8 @@ class HostedRunner:
         try:
             self.child.send({"do": "link", "front_end": front_end.index}, [ours.fileno(), arena.fd])
             front_end.send(
-                {
-                    "do": "link",
-                    "model": self.bundle.model,
-                    "version": self.bundle.version,
-                    "folder": str(self.folder),
-                    "instance": self.instance,
-                },
+                # The bundle itself, not where it lies: a cache may be swept while we serve.
+                {"do": "link", "bundle": self.bundle.model_dump_json(), "instance": self.instance},
                 [theirs.fileno(), arena.fd],
             )
         finally:

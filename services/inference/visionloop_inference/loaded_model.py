@@ -8,6 +8,7 @@ bundle of plain tensors has none, so it serves once it has run.
 
 import logging
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from time import perf_counter
@@ -16,10 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from visionloop.bundle import Bundle, ClassificationBundle, parse_bundle
+from visionloop.bundle import Bundle, ClassificationBundle, TensorsBundle, parse_bundle
 from visionloop.errors import CorruptError, NotFoundError, RefusedError
 from visionloop_inference.batching import BatchQueue
 from visionloop_inference.control import Message
+from visionloop_inference.datatypes import is_finite
 from visionloop_inference.execution import Execution
 from visionloop_inference.front_end_link import FrontEndLink
 from visionloop_inference.golden import GoldenImage, GoldenTest, read_golden
@@ -123,10 +125,23 @@ class LoadedModel:
                     session.run(example(rows))
             # The sizes that were tried and not chosen must not keep their memory (for
             # EfficientNet-Lite0 600 MB after 32 rows, 105 MB shrunk).
-            session.run(example(1), shrink=True)
+            self._check_finite(graph, session.run(example(1), shrink=True))
         except (GraphRunFailedError, OutOfMemoryError) as error:
             raise CorruptError(f"{graph} does not run: {error}") from error
         return session, measured, tuned is None
+
+    def _check_finite(self, graph: str, answers: Sequence[NDArray[Any]]) -> None:
+        """Raises CorruptError for NaN where numbers were answered when the graph was added."""
+        warm_up = self._bundle.warm_up if isinstance(self._bundle, TensorsBundle) else None
+        if warm_up is None or not warm_up.finite:
+            return
+        for spec, answer in zip(self._layout.signature.outputs, answers, strict=True):
+            if not is_finite(answer):
+                raise CorruptError(
+                    f"{graph} answers NaN or infinity in output {spec.name!r} on the inputs that "
+                    "it answered with numbers when it was added; add it anew, or try another "
+                    "execution provider"
+                )
 
     def measured(self) -> Message:
         """What `loaded` says."""

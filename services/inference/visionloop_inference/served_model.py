@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Collection
 from time import perf_counter
 
-from visionloop.bundle import Aliases, Canary
+from visionloop.bundle import Aliases, Canary, ClassificationBundle
 from visionloop.errors import (
     ConfigurationError,
     CorruptError,
@@ -229,9 +229,8 @@ class ServedModel:
             return False
         self._check_wanted(version)
         version.move(State.PROVEN)
-        log.info(
-            "%s passed all golden images; largest difference of the rest %.2g", version, difference
-        )
+        if isinstance(version.bundle, ClassificationBundle):
+            log.info("%s passed all golden images; largest difference %.2g", version, difference)
         return True
 
     def _check_wanted(self, version: ModelVersion) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from visionloop.bundle import WarmUp
 from visionloop.signature import FREE
-from visionloop_inference.datatypes import DATATYPES
+from visionloop_inference.datatypes import DATATYPES, is_finite
 from visionloop_inference.session import runtime_words
 
 # What free sizes are tried as, together with 3 where pictures have their channels.
@@ -87,7 +87,7 @@ class Trial:
             self._prove_rows(warm_up)
             how = self._prove_independence(warm_up)
         except TrialFailedError as error:
-            whole = WarmUp(shapes=[[1, *shape] for shape in warm_up.shapes], value=warm_up.value)
+            whole = warm_up.model_copy(update={"shapes": [[1, *shape] for shape in warm_up.shapes]})
             return Findings(whole, False, f"none: {error}", self._seen)
         return Findings(warm_up, True, how, self._seen)
 
@@ -108,12 +108,15 @@ class Trial:
         for value in (0, 1):
             for shapes in self._candidates(rows_first):
                 try:
-                    self._run([_filled(spec, shape, value) for spec, shape in self._with(shapes)])
+                    found = self._run(
+                        [_filled(spec, shape, value) for spec, shape in self._with(shapes)]
+                    )
                 except TrialFailedError as error:
                     problem = problem or str(error)
                     continue
                 kept = [shape[1:] for shape in shapes] if rows_first else shapes
-                return WarmUp(shapes=kept, value=1 if value else 0), ""
+                finite = all(map(is_finite, found))
+                return WarmUp(shapes=kept, value=1 if value else 0, finite=finite), ""
         return None, problem
 
     def _candidates(self, rows_first: bool) -> Iterator[list[list[int]]]:
