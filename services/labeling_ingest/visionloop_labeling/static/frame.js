@@ -1,0 +1,39 @@
+// What every page has: light or dark, one menu open at a time, local times, short messages.
+
+const root = document.documentElement;
+
+function isDark() {
+  const chosen = root.dataset.theme;
+  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+const themeSwitch = document.querySelector("[data-theme-switch]");
+if (themeSwitch) {
+  themeSwitch.hidden = false;
+  themeSwitch.addEventListener("click", () => {
+    const next = isDark() ? "light" : "dark";
+    root.dataset.theme = next;
+    // The server reads it, so that the next page does not flash.
+    document.cookie = `theme=${next}; path=/; max-age=31536000; samesite=lax`;
+  });
+}
+
+// Times stand in UTC; here they are said in the reader's own zone, UTC in the tip.
+const moments = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+for (const time of document.querySelectorAll("time[datetime]")) {
+  time.title = time.textContent;
+  time.textContent = moments.format(new Date(time.dateTime));
+}
+
+document.addEventListener("click", (event) => {
+  for (const menu of document.querySelectorAll("details.menu[open]")) {
+    if (!menu.contains(event.target)) menu.open = false;
+  }
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  for (const menu of document.querySelectorAll("details.menu[open]")) {
+    menu.open = false;
+    menu.querySelector("summary").focus();
+  }
+});
