@@ -49,7 +49,15 @@ from visionloop.image_containers import (
     sniff,
 )
 
-__all__ = ["DEFAULT_LIMITS", "Header", "Limits", "Refusal", "decode", "read_header"]
+__all__ = [
+    "DEFAULT_LIMITS",
+    "Header",
+    "Limits",
+    "Refusal",
+    "colour_profile",
+    "decode",
+    "read_header",
+]
 
 TAKEN = "JPEG, PNG, WebP, BMP, TIFF and GIF are taken"
 
@@ -79,6 +87,7 @@ class Header:
     mode: str  # Pillow's name of how the pixels are stored: RGB, L, CMYK, P, I;16 …
     frames: int  # frames or pages; only the first one is decoded. Counted to 10,000
     media_type: str
+    orientation: int = 1  # 1..8 as in EXIF: what was done to get from the stored size to this one
 
 
 def read_header(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Header:
@@ -98,6 +107,23 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
     """
     with _only_image_errors(), _open(data, limits) as opened:
         return opened.pixels()
+
+
+def colour_profile(data: bytes, limits: Limits = DEFAULT_LIMITS) -> bytes | None:
+    """The ICC profile that the pixels of `decode` are in, for who shows them; decodes no pixels.
+
+    None without one, and where the file's colours are not RGB: a profile of CMYK or gray says
+    nothing about what `decode` made of them. The bytes are as untrusted as the image. Raises
+    ImageError.
+    """
+    with _only_image_errors(), _open(data, limits) as opened:
+        image = opened.image
+        if image.mode not in ("RGB", "RGBA", "RGBX", "P"):
+            return None
+        found = image.info.get("icc_profile")
+        if found is None and isinstance(image, TiffImageFile):
+            found = image.tag_v2.get(_ICC_PROFILE)
+        return found if isinstance(found, bytes) and found else None
 
 
 # --- opening
@@ -166,6 +192,7 @@ def _open(data: bytes, limits: Limits) -> Iterator[_Opened]:
             mode=image.mode,
             frames=getattr(image, "n_frames", 1) if format_name == "WEBP" else frames,
             media_type=media_type,
+            orientation=orientation,
         )
         # Pillow orients a TIFF itself while it loads it, and no other format.
         remaining = 1 if format_name == "TIFF" else orientation
@@ -191,7 +218,7 @@ def _check_size(limits: Limits, width: int, height: int) -> None:
 
 
 _NEW_SUBFILE_TYPE, _BITS_PER_SAMPLE, _TILE_WIDTH, _TILE_LENGTH = 254, 258, 322, 323
-_DNG_VERSION = 50706
+_DNG_VERSION, _ICC_PROFILE = 50706, 34675
 # Pillow's names. Left out: lzma, because xz lets a few bytes claim 4 GB of dictionary.
 _TIFF_COMPRESSIONS = frozenset(
     ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "tiff_ccitt", "group3",

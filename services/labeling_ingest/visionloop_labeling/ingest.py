@@ -96,7 +96,9 @@ class Ingest:
             answer = self._answer(row, digest)
             if answer is not None:
                 return Prepared(row, digest, answer=answer)
-            inspection = validation.inspect(row.image, self._limits)
+            if row.refusal is not None:
+                return Prepared(row, digest, refusal=row.refusal)
+            inspection = self._known(row) or validation.inspect(row.image, self._limits)
         except InvalidInputError as refusal:
             return Prepared(row, digest, refusal=refusal)
         return Prepared(row, digest, inspection)
@@ -118,6 +120,33 @@ class Ingest:
         with self._database.read() as session:
             stored = find_stored(session, row)
         return None if stored is None else answer_from(stored, row, digest)
+
+    def _known(self, row: ImageRow) -> Inspection | None:
+        """What is known of the image that a row without bytes names."""
+        if not row.sha256:
+            return None
+        sha256 = validation.sha256(row.sha256)
+        query = (
+            select(Blob)
+            .join(Item, Item.sha256 == Blob.sha256)
+            .join(Dataset, Dataset.id == Item.dataset_id)
+            .where(Dataset.name == row.dataset, Blob.sha256 == sha256, Blob.state == BLOB_STORED)
+        )
+        with self._database.read() as session:
+            blob = session.scalar(query)
+        if blob is None:
+            raise InvalidInputError(
+                f'dataset "{row.dataset}" has no image {sha256}; send its bytes', field="sha256"
+            )
+        return Inspection(
+            sha256=sha256,
+            pixel_sha256=blob.pixel_sha256,
+            size=blob.size,
+            media_type=blob.media_type,
+            width=blob.width,
+            height=blob.height,
+            fingerprint=None,
+        )
 
     def _commit_run(self, dataset_name: str, rows: list[Prepared]) -> list[Receipt]:
         answers = [row.answer for row in rows if row.answer is not None]
@@ -223,7 +252,14 @@ class _Effects:
             item = self._items[inspection.sha256] = self._add_item(row, inspection)
         else:
             self._complete(item, row)
-        receipt = Receipt(row.batch, row.ordinal, outcome, inspection.sha256)
+        receipt = Receipt(
+            row.batch,
+            row.ordinal,
+            outcome,
+            inspection.sha256,
+            reason="converted" if row.remark else "",
+            message=row.remark,
+        )
         return receipt if row.label is None else self._label(row, row.label, item, receipt)
 
     def _add_item(self, row: ImageRow, inspection: Inspection) -> Item:

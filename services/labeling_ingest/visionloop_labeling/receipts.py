@@ -36,7 +36,12 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """A row as a caller sends it; nothing in it is trusted."""
+    """A row as a caller sends it; nothing in it is trusted.
+
+    Importers leave `image` empty for an image that the dataset has and name it by `sha256`; what
+    they cannot read comes with its `refusal`, so that it gets a receipt as well; a `remark` says in
+    the receipt what they changed on the way.
+    """
 
     dataset: str
     batch: str
@@ -48,6 +53,9 @@ class ImageRow:
     author_kind: str = AuthorKind.APP
     author: str = ""
     source: str = ""
+    sha256: str = ""
+    refusal: InvalidInputError | None = None
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +230,7 @@ def _kept_source(row: ImageRow) -> str:
 def request_digest(row: ImageRow) -> str:
     """A digest of everything a row asks for."""
     asked = [
-        hashlib.sha256(row.image).hexdigest(),
+        row.sha256 or hashlib.sha256(row.image).hexdigest(),
         row.label,
         row.group,
         sorted(row.attributes.items()),

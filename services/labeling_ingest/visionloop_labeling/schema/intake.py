@@ -62,6 +62,7 @@ class ImportJob(Table):
     state: Mapped[str] = mapped_column(String(9))  # queued running done failed cancelled
     checkpoint: Mapped[int] = mapped_column(BigInteger, default=0)  # ordinals below are answered
     rows: Mapped[int | None] = mapped_column(BigInteger)  # in all, once it is known
+    counts: Mapped[dict[str, int]] = mapped_column(JSON, default=dict)  # receipts by outcome
     message: Mapped[str] = mapped_column(String(1000), default="")
     author: Mapped[str] = mapped_column(String(200))
     lease_holder: Mapped[str] = mapped_column(String(80), default="")
@@ -72,15 +73,23 @@ class ImportJob(Table):
 
 
 class SourceObject(Table):
-    """The ledger of a synchronised prefix: an object that was taken is not fetched again."""
+    """The ledger of a synchronised prefix: an object that was taken is not fetched again.
+
+    A job notes what it lists first, and then fetches what it noted: `id` is the row's ordinal.
+    """
 
     __tablename__ = "source_object"
-    __table_args__ = (UniqueConstraint("dataset_id", "source", "key", "etag"),)
+    __table_args__ = (
+        UniqueConstraint("dataset_id", "source", "key", "etag"),
+        Index(None, "job_id", "outcome", "id"),
+    )
 
     id: Mapped[int] = mapped_column(RowId, primary_key=True)
     dataset_id: Mapped[int] = mapped_column(ForeignKey("dataset.id"))
     source: Mapped[str] = mapped_column(String(400))  # s3://bucket
     key: Mapped[str] = mapped_column(String(1024))
     etag: Mapped[str] = mapped_column(String(200))
-    sha256: Mapped[str] = mapped_column(String(64), default="")  # empty: it was refused
+    job_id: Mapped[int] = mapped_column(ForeignKey("import_job.id"))  # that fetches it
+    outcome: Mapped[str] = mapped_column(String(11), default="")  # of its receipt; empty: waits
+    sha256: Mapped[str] = mapped_column(String(64), default="")
     at: Mapped[datetime] = mapped_column(UtcDateTime)

@@ -69,6 +69,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=9), nullable=False),
         sa.Column("checkpoint", sa.BigInteger(), nullable=False),
         sa.Column("rows", sa.BigInteger(), nullable=True),
+        sa.Column("counts", sa.JSON(), nullable=False),
         sa.Column("message", sa.String(length=1000), nullable=False),
         sa.Column("author", sa.String(length=200), nullable=False),
         sa.Column("lease_holder", sa.String(length=80), nullable=False),
@@ -146,10 +147,15 @@ def upgrade() -> None:
         sa.Column("source", sa.String(length=400), nullable=False),
         sa.Column("key", sa.String(length=1024), nullable=False),
         sa.Column("etag", sa.String(length=200), nullable=False),
+        sa.Column("job_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("outcome", sa.String(length=11), nullable=False),
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["dataset_id"], ["dataset.id"], name=op.f("fk_source_object_dataset_id")
+        ),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["import_job.id"], name=op.f("fk_source_object_job_id")
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_source_object")),
         sa.UniqueConstraint(
@@ -160,6 +166,13 @@ def upgrade() -> None:
             name=op.f("uq_source_object_dataset_id_source_key_etag"),
         ),
     )
+    with op.batch_alter_table("source_object", schema=None) as batch_op:
+        batch_op.create_index(
+            batch_op.f("ix_source_object_job_id_outcome_id"),
+            ["job_id", "outcome", "id"],
+            unique=False,
+        )
+
     op.create_table(
         "usage",
         sa.Column(
