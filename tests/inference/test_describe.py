@@ -59,7 +59,7 @@ class TestBatched:
         assert description.signature.inputs == (TensorSpec(name="x", datatype="FP32", shape=[4]),)
         assert description.signature.outputs == (TensorSpec(name="y", datatype="FP32", shape=[4]),)
         assert description.batching.endswith(INDEPENDENT)
-        assert description.warm_up == WarmUp(shapes=[[4]], value=0)
+        assert description.warm_up == WarmUp(shapes=[[4]], value=0, finite=True)
 
     def test_several_tensors_with_odd_names(self, found: Any) -> None:
         signature = found(onnx_graphs.two_inputs()).signature
@@ -83,7 +83,7 @@ class TestBatched:
         description = found(onnx_graphs.free_axes())
         assert [spec.shape for spec in description.signature.inputs] == [[-1, -1]]
         assert [spec.shape for spec in description.signature.outputs] == [[], [-1, -1]]
-        assert description.warm_up == WarmUp(shapes=[[1, 1]], value=0)
+        assert description.warm_up == WarmUp(shapes=[[1, 1]], value=0, finite=True)
 
     def test_free_sizes_are_filled_in_until_it_runs(self, found: Any) -> None:
         convolution = model(
@@ -94,7 +94,7 @@ class TestBatched:
         )
         description = found(convolution)
         assert description.signature.batched
-        assert description.warm_up == WarmUp(shapes=[[3, 8, 8]], value=0)
+        assert description.warm_up == WarmUp(shapes=[[3, 8, 8]], value=0, finite=True)
         assert description.signature.outputs[0].shape == [2, -1, -1]
 
     def test_what_it_gives_counts_more_than_what_it_declares(self, found: Any) -> None:
@@ -113,7 +113,7 @@ class TestBatched:
             [value("y", TensorProto.INT32, ["n", 2])],
         )
         description = found(division)
-        assert description.warm_up == WarmUp(shapes=[[2], [2]], value=1)
+        assert description.warm_up == WarmUp(shapes=[[2], [2]], value=1, finite=True)
         assert description.signature.batched
         assert "division by zero" in description.batching
 
@@ -228,7 +228,7 @@ class TestNotBatched:
         assert [spec.shape for spec in signature.outputs] == [[2, 3]]
         mixing = found(onnx_graphs.mixing())
         assert mixing.signature.inputs[0].shape == [-1, 3]
-        assert mixing.warm_up == WarmUp(shapes=[[1, 3]], value=0)
+        assert mixing.warm_up == WarmUp(shapes=[[1, 3]], value=0, finite=True)
 
     def test_a_sequence_is_no_batch(self, found: Any) -> None:
         """A recurrent network over the first dimension passes every test of shapes."""
