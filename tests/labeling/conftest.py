@@ -1,10 +1,16 @@
-"""The core of labeling-ingest on a fresh SQLite file and a fresh folder."""
+"""The core of labeling-ingest on a fresh database of each kind and a fresh folder.
 
+A test that takes `core` (or `database_url`) runs twice, on SQLite and on a real Postgres. What is
+about one of them says so: @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True).
+"""
+
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from support.postgres import PostgresServer
 
 from visionloop.images import Limits
 from visionloop.objectstore import ObjectStore, open_store
@@ -73,9 +79,39 @@ class Core:
         return SnapshotRepository(self.store).read(DATASET, cut.manifest.id).rows
 
 
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the tables, to copy: ten times faster than to migrate."""
+    path = tmp_path_factory.mktemp("migrated") / "labeling.db"
+    open_database(f"sqlite:///{path}").close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_server: PostgresServer) -> str:
+    """The name of a database with the tables, to use as a template."""
+    name = postgres_server.create()
+    open_database(postgres_server.url(name)).close()
+    return name
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a fresh database of each kind, with the tables in it."""
+    if request.param == "sqlite":
+        path = tmp_path / "labeling.db"
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
+        yield f"sqlite:///{path}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    name = server.create(request.getfixturevalue("migrated_postgres"))
+    yield server.url(name)
+    server.drop(name)
+
+
 @pytest.fixture
-def core(tmp_path: Path) -> Iterator[Core]:
-    database = open_database(f"sqlite:///{tmp_path / 'labeling.db'}")
+def core(database_url: str, tmp_path: Path) -> Iterator[Core]:
+    database = open_database(database_url)
     store = open_store(f"file://{tmp_path / 'store'}")
     ingest = Ingest(database, store, Limits())
     made = Core(database, store, ingest)
