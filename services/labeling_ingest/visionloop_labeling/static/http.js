@@ -12,8 +12,8 @@ export class ApiError extends Error {
 
 const csrf = document.querySelector('meta[name="csrf"]')?.content ?? "";
 
-export async function call(method, path, body, { signal, headers = {} } = {}) {
-  const init = { method, signal, headers: { Accept: "application/json", ...headers } };
+export async function call(method, path, body, { signal, keepalive, headers = {} } = {}) {
+  const init = { method, signal, keepalive, headers: { Accept: "application/json", ...headers } };
   if (method !== "GET" && csrf) init.headers["X-CSRF-Token"] = csrf;
   if (body instanceof FormData) {
     init.body = body;
