@@ -26,6 +26,7 @@ from visionloop_labeling.schema.images import (
     ImageGroup,
     Item,
     NearDuplicate,
+    QualityFlag,
     Quarantined,
 )
 from visionloop_labeling.schema.intake import ImportJob, IngestBatch, IngestRow, SourceObject
@@ -53,6 +54,7 @@ __all__ = [
     "Login",
     "NearDuplicate",
     "Prediction",
+    "QualityFlag",
     "Quarantined",
     "SourceObject",
     "SplitCount",

@@ -13,6 +13,7 @@ from sqlalchemy import (
     LargeBinary,
     String,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -51,7 +52,17 @@ class ImageGroup(Table):
     """Images that must share a split. The split is given once and never changes."""
 
     __tablename__ = "image_group"
-    __table_args__ = (UniqueConstraint("dataset_id", "key"),)
+    __table_args__ = (
+        UniqueConstraint("dataset_id", "key"),
+        # Of the few groups that are larger, so that their sizes can be counted at any time.
+        Index(
+            "ix_image_group_joined",
+            "dataset_id",
+            "size",
+            sqlite_where=text("size > 1"),
+            postgresql_where=text("size > 1"),
+        ),
+    )
 
     id: Mapped[int] = mapped_column(RowId, primary_key=True)
     dataset_id: Mapped[int] = mapped_column(ForeignKey("dataset.id"))
@@ -94,6 +105,19 @@ class Item(Table):
     why: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     leased_by: Mapped[str | None] = mapped_column(String(200))
     leased_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class QualityFlag(Table):
+    """An image of a dataset that `quality` remarks on: dark, blurred, …. No remark, no row.
+
+    `Blob.quality` says it too; these rows are for counting and finding.
+    """
+
+    __tablename__ = "quality_flag"
+
+    dataset_id: Mapped[int] = mapped_column(ForeignKey("dataset.id"), primary_key=True)
+    flag: Mapped[str] = mapped_column(String(20), primary_key=True)
+    item_id: Mapped[int] = mapped_column(ForeignKey("item.id"), primary_key=True)
 
 
 class NearDuplicate(Table):

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Integer,
     String,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -26,6 +27,16 @@ class LabelEvent(Table):
         UniqueConstraint("dataset_id", "sequence"),
         Index(None, "item_id"),
         Index(None, "dataset_id", "author", "sequence"),
+        Index(None, "dataset_id", "author_kind", "at"),  # labels a day, by who spoke
+        # What became of suggestions, by model version.
+        Index(
+            "ix_label_event_suggestion",
+            "dataset_id",
+            "suggested_by",
+            "suggestion",
+            sqlite_where=text("suggestion <> ''"),
+            postgresql_where=text("suggestion <> ''"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(RowId, primary_key=True)
@@ -66,7 +77,7 @@ class LabelHead(Table):
     # Two rows with the same image say different things, and nobody has decided since.
     disputed: Mapped[bool]
 
-    __table_args__ = (Index(None, "class_id"),)
+    __table_args__ = (Index(None, "class_id", "item_id"),)  # a class's images, a page at a time
 
 
 class SplitCount(Table):

@@ -139,6 +139,19 @@ def upgrade() -> None:
         sa.UniqueConstraint("dataset_id", "sha256", name=op.f("uq_quarantined_dataset_id_sha256")),
     )
     op.create_table(
+        "quality_flag",
+        sa.Column(
+            "dataset_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False
+        ),
+        sa.Column("flag", sa.String(length=20), nullable=False),
+        sa.Column("item_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["dataset_id"], ["dataset.id"], name=op.f("fk_quality_flag_dataset_id")
+        ),
+        sa.ForeignKeyConstraint(["item_id"], ["item.id"], name=op.f("fk_quality_flag_item_id")),
+        sa.PrimaryKeyConstraint("dataset_id", "flag", "item_id", name=op.f("pk_quality_flag")),
+    )
+    op.create_table(
         "source_object",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column(
@@ -318,11 +331,34 @@ def upgrade() -> None:
             ["dataset_id", "author", "sequence"],
             unique=False,
         )
+        batch_op.create_index(
+            batch_op.f("ix_label_event_dataset_id_author_kind_at"),
+            ["dataset_id", "author_kind", "at"],
+            unique=False,
+        )
+        batch_op.create_index(
+            "ix_label_event_suggestion",
+            ["dataset_id", "suggested_by", "suggestion"],
+            unique=False,
+            sqlite_where=sa.text("suggestion <> ''"),
+            postgresql_where=sa.text("suggestion <> ''"),
+        )
 
     with op.batch_alter_table("label_head", schema=None) as batch_op:
         batch_op.add_column(sa.Column("annotation", sa.JSON(), nullable=False, server_default="{}"))
         batch_op.alter_column("class_id", existing_type=sa.INTEGER(), nullable=True)
-        batch_op.create_index(batch_op.f("ix_label_head_class_id"), ["class_id"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_label_head_class_id_item_id"), ["class_id", "item_id"], unique=False
+        )
+
+    with op.batch_alter_table("image_group", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_image_group_joined",
+            ["dataset_id", "size"],
+            unique=False,
+            sqlite_where=sa.text("size > 1"),
+            postgresql_where=sa.text("size > 1"),
+        )
 
     _fill()
 
