@@ -30,7 +30,13 @@ from visionloop_labeling.schema.images import (
     Quarantined,
 )
 from visionloop_labeling.schema.intake import ImportJob, IngestBatch, IngestRow, SourceObject
-from visionloop_labeling.schema.labels import LabelEvent, LabelHead, Prediction, SplitCount
+from visionloop_labeling.schema.labels import (
+    LabelEvent,
+    LabelHead,
+    LabelHeadClass,
+    Prediction,
+    SplitCount,
+)
 from visionloop_labeling.schema.people import Account, ApiToken, Login, Usage
 from visionloop_labeling.schema.work import WorkLease
 
@@ -51,6 +57,7 @@ __all__ = [
     "LabelClass",
     "LabelEvent",
     "LabelHead",
+    "LabelHeadClass",
     "Login",
     "NearDuplicate",
     "Prediction",

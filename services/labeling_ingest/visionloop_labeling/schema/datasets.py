@@ -24,6 +24,11 @@ class Dataset(Table):
     last_sequence: Mapped[int] = mapped_column(BigInteger, default=0)
     last_position: Mapped[int] = mapped_column(BigInteger, default=0)
     labelled: Mapped[int] = mapped_column(BigInteger, default=0)
+    # Images by their place in the work (`fold.ItemState`); the others are open. Counted as they
+    # change, because counting a million rows for every image that is shown takes too long.
+    items_labelled: Mapped[int] = mapped_column(BigInteger, default=0)
+    items_in_review: Mapped[int] = mapped_column(BigInteger, default=0)
+    items_skipped: Mapped[int] = mapped_column(BigInteger, default=0)
     # Counts class events: what the classes mean, as of which change.
     class_version: Mapped[int] = mapped_column(Integer, default=0)
 
@@ -61,7 +66,7 @@ class ClassEvent(Table):
     id: Mapped[int] = mapped_column(RowId, primary_key=True)
     dataset_id: Mapped[int] = mapped_column(ForeignKey("dataset.id"))
     class_version: Mapped[int] = mapped_column(Integer)
-    kind: Mapped[str] = mapped_column(String(8))  # rename merge split retire restore describe
+    kind: Mapped[str] = mapped_column(String(8))  # see classes.ClassEventKind
     class_id: Mapped[int] = mapped_column(ForeignKey("label_class.id"))
     detail: Mapped[dict[str, Any]] = mapped_column(JSON)
     author: Mapped[str] = mapped_column(String(200))

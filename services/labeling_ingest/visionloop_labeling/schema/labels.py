@@ -44,7 +44,9 @@ class LabelEvent(Table):
     dataset_id: Mapped[int] = mapped_column(ForeignKey("dataset.id"))
     sequence: Mapped[int] = mapped_column(BigInteger)
     item_id: Mapped[int] = mapped_column(ForeignKey("item.id"))
-    kind: Mapped[str] = mapped_column(String(7), default="label")  # see labels.EventKind
+    kind: Mapped[str] = mapped_column(String(7), default="label")  # see fold.EventKind
+    # The label of a submitted row, whose sender may not know of the label that is there.
+    from_row: Mapped[bool] = mapped_column(default=False)
     # What it says the image shows (see `annotation`); None for events that say nothing of that.
     annotation: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     # The first class of the annotation, for joins; None where it names none.
@@ -80,8 +82,21 @@ class LabelHead(Table):
     __table_args__ = (Index(None, "class_id", "item_id"),)  # a class's images, a page at a time
 
 
+class LabelHeadClass(Table):
+    """The classes that a current label names beside its first, which is in `LabelHead`.
+
+    Whoever looks for the images of a class asks both (`classes.naming`); most labels have no row.
+    """
+
+    __tablename__ = "label_head_class"
+    __table_args__ = (Index(None, "class_id"),)
+
+    item_id: Mapped[int] = mapped_column(ForeignKey("item.id"), primary_key=True)
+    class_id: Mapped[int] = mapped_column(ForeignKey("label_class.id"), primary_key=True)
+
+
 class SplitCount(Table):
-    """How many accepted labels of a class stand in a split; what the deficit rule reads."""
+    """How many images with an accepted label of a class stand in a split: for the deficit rule."""
 
     __tablename__ = "split_count"
 

@@ -254,6 +254,10 @@ def upgrade() -> None:
         batch_op.add_column(
             sa.Column("class_version", sa.Integer(), nullable=False, server_default="0")
         )
+        for state in ("labelled", "in_review", "skipped"):
+            batch_op.add_column(
+                sa.Column(f"items_{state}", sa.BigInteger(), nullable=False, server_default="0")
+            )
 
     with op.batch_alter_table("ingest_row", schema=None) as batch_op:
         batch_op.alter_column(
@@ -313,6 +317,9 @@ def upgrade() -> None:
         batch_op.add_column(
             sa.Column("kind", sa.String(length=7), nullable=False, server_default="label")
         )
+        batch_op.add_column(
+            sa.Column("from_row", sa.Boolean(), nullable=False, server_default=sa.false())
+        )
         batch_op.add_column(sa.Column("annotation", sa.JSON(), nullable=True))
         batch_op.add_column(sa.Column("undoes", sa.BigInteger(), nullable=True))
         batch_op.add_column(
@@ -360,6 +367,19 @@ def upgrade() -> None:
             postgresql_where=sa.text("size > 1"),
         )
 
+    op.create_table(
+        "label_head_class",
+        sa.Column("item_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("class_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["class_id"], ["label_class.id"], name=op.f("fk_label_head_class_class_id")
+        ),
+        sa.ForeignKeyConstraint(["item_id"], ["item.id"], name=op.f("fk_label_head_class_item_id")),
+        sa.PrimaryKeyConstraint("item_id", "class_id", name=op.f("pk_label_head_class")),
+    )
+    with op.batch_alter_table("label_head_class", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_label_head_class_class_id"), ["class_id"])
+
     _fill()
 
 
@@ -383,3 +403,14 @@ def _fill() -> None:
         "UPDATE item SET state = 'review' WHERE id IN "
         "(SELECT item_id FROM label_head WHERE disputed)"
     )
+    for column, state in (
+        ("items_labelled", "labelled"),
+        ("items_in_review", "review"),
+        ("items_skipped", "skipped"),
+    ):
+        op.execute(
+            f"UPDATE dataset SET {column} = (SELECT count(*) FROM item "  # noqa: S608
+            f"WHERE item.dataset_id = dataset.id AND item.state = '{state}')"
+        )
+    # It was not noted before; an import's label came with a row, a person's or an app's by itself.
+    op.execute("UPDATE label_event SET from_row = (author_kind = 'import')")
