@@ -27,7 +27,7 @@ class LabelEvent(Table):
         UniqueConstraint("dataset_id", "sequence"),
         Index(None, "item_id"),
         Index(None, "dataset_id", "author", "sequence"),
-        Index(None, "dataset_id", "author_kind", "at"),  # labels a day, by who spoke
+        Index(None, "dataset_id", "kind", "author_kind", "at"),  # labels a day, by who spoke
         # What became of suggestions, by model version.
         Index(
             "ix_label_event_suggestion",

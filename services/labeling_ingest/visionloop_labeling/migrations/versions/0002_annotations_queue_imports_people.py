@@ -339,8 +339,8 @@ def upgrade() -> None:
             unique=False,
         )
         batch_op.create_index(
-            batch_op.f("ix_label_event_dataset_id_author_kind_at"),
-            ["dataset_id", "author_kind", "at"],
+            batch_op.f("ix_label_event_dataset_id_kind_author_kind_at"),
+            ["dataset_id", "kind", "author_kind", "at"],
             unique=False,
         )
         batch_op.create_index(
