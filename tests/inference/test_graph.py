@@ -84,6 +84,8 @@ def onnx_message(message: str) -> Any:
     """ONNX's own descriptor of a message that we describe in part."""
     if message == "TensorType":
         return onnx.TypeProto.Tensor.DESCRIPTOR
+    if message == "Dimension":
+        return onnx.TensorShapeProto.Dimension.DESCRIPTOR
     names = {"Entry": "StringStringEntryProto", "Value": "ValueInfoProto"}
     names["Shape"] = "TensorShapeProto"
     return onnx_pb2.DESCRIPTOR.message_types_by_name[names.get(message, f"{message}Proto")]
@@ -114,11 +116,33 @@ def test_every_field_of_onnx_that_can_hold_a_node_or_a_tensor_is_looked_at() -> 
 def test_what_the_file_says_of_itself(tmp_path: Path) -> None:
     model = graph(1)
     model.producer_name, model.producer_version = "exporter", "2.9"
-    assert check_graph(saved(tmp_path, model)) == GraphFacts("exporter 2.9", frozenset())
+    facts = check_graph(saved(tmp_path, model))
+    assert facts == GraphFacts("exporter 2.9", frozenset(), facts.structure)
     model.graph.input[0].type.tensor_type.ClearField("shape")
     model.ClearField("producer_name")
     model.ClearField("producer_version")
-    assert check_graph(saved(tmp_path, model)) == GraphFacts("", frozenset({"pixels"}))
+    facts = check_graph(saved(tmp_path, model))
+    assert facts == GraphFacts("", frozenset({"pixels"}), facts.structure)
+
+
+def test_the_structure_is_that_of_the_network_not_of_its_weights(tmp_path: Path) -> None:
+    def structure(model: onnx.ModelProto) -> str:
+        return check_graph(saved(tmp_path, model)).structure
+
+    first = structure(graph(1, hidden=8))
+    again = graph(2, hidden=8)
+    again.producer_name = "another"
+    again.graph.doc_string = "trained on a Monday"
+    again.graph.node[0].metadata_props.add(key="line", value="12")
+    again.metadata_props.add(key="snapshot", value="sha256-2")
+    assert structure(again) == first
+    assert structure(graph(1, hidden=9)) != first
+    other = graph(1, hidden=8)
+    other.graph.node[-1].op_type = "Sigmoid"
+    assert structure(other) != first
+    strided = graph(1, hidden=8)
+    strided.graph.node[0].attribute.add(name="k", type=onnx.AttributeProto.INT, i=2)
+    assert structure(strided) != first
 
 
 def test_weights_are_stepped_over_and_all_else_is_read(tmp_path: Path) -> None:

@@ -74,14 +74,14 @@ class LoadedModel:
         began = perf_counter()
         bundle = _read_bundle(options.folder)
         graph, precision = choose_graph(bundle, options.provider, options.precision)
-        check_graph(options.folder / graph)
+        structure = check_graph(options.folder / graph).structure
         self._bundle = bundle
         self._layout = Layout(bundle.signature)
         self._golden = _golden(bundle, options.folder)
         target = Target(
             options.provider, options.device, options.engine_cache, fp16=precision == "fp16"
         )
-        self._session, self._tuned, self._cold = self._tune(options, graph, target)
+        self._session, self._tuned, self._cold = self._tune(options, graph, structure, target)
         padded = options.pad == "always" or (options.pad == "auto" and target.gpu)
         pace = Pace.of(self._tuned.seconds, self._tuned.batch, padded=padded)
         self.queue = BatchQueue(pace.batch)
@@ -96,7 +96,7 @@ class LoadedModel:
         )  # fmt: skip
 
     def _tune(
-        self, options: LoadOptions, graph: str, target: Target
+        self, options: LoadOptions, graph: str, structure: str, target: Target
     ) -> tuple[Session, Tuned, bool]:
         """A session that has run, what it costs, and whether that had to be measured."""
         signature = self._layout.signature
@@ -111,8 +111,7 @@ class LoadedModel:
             log.warning("%s has no example to run, so it is not measured", self._bundle.model)
             return load(tried[-1]), Tuned.guess(tried[-1], most), True
         file = TuningFile(options.tuning)
-        digest = self._bundle.files[graph].sha256
-        name = key(digest, target, options.threads, most, pad=options.pad)
+        name = key(structure, target, options.threads, most, pad=options.pad)
         tuned = file.get(name)
         try:
             if tuned is None:

@@ -3,11 +3,13 @@
 One thread is compared with all cores at warm-up, because no rule tells: on two cores ResNet-50 runs
 twice as fast on both, while a graph that mostly reads its input is slower on both than on one. All
 cores must be worth it (1.2 times the rows a second), for whoever decodes and parses wants them too.
-Measuring costs a few seconds, bounded; what was found is kept in a JSON file under the graph's
-digest, the kind of machine and all that would change the answer, and is found again at the next
-start. The kernel says how long our threads waited for a core: where that was much, other work had
-its hand in the figures, and they are good for an hour only (a runner that dies under load is soon
-back), not for tomorrow. Price: where neighbours never rest, a start always measures.
+Measuring costs a few seconds, bounded; what was found is kept in a JSON file under the digest of
+the graph's structure, the kind of machine and all that would change the answer. So it is found
+again at the next start, and by the next version of a network, which has other weights and costs the
+same: a swap measures nothing beside the traffic. The kernel says how long our threads waited for a
+core: where that was much, other work had its hand in the figures, and they are good for an hour
+only (a runner that dies under load is soon back), not for tomorrow. Price: where neighbours never
+rest, a start always measures.
 """
 
 import contextlib
@@ -143,11 +145,11 @@ class TuningFile:
             yield
 
 
-def key(digest: str, target: Target, threads: int, max_batch: int, *, pad: str) -> str:
+def key(structure: str, target: Target, threads: int, max_batch: int, *, pad: str) -> str:
     """Names all that a finding depends on. `threads` is what was asked for, 0: measure."""
     where = f"{target.provider}{target.device if target.gpu else ''}"
     return (
-        f"{digest} on {_machine()}, onnxruntime {onnxruntime.__version__} {where}, "
+        f"{structure} on {_machine()}, onnxruntime {onnxruntime.__version__} {where}, "
         f"threads {threads} batch {max_batch} pad {pad}"
     )
 
