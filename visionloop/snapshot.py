@@ -7,51 +7,56 @@
     datasets/<ds>/refs/latest.json                 the current one, moved by compare-and-swap
 
 Writing what a snapshot says already writes no snapshot: the id is the content's digest. Reading
-one checks every part's digest and then that the rows still give the id. What the records and the
-id are is in `visionloop.snapshot_format`.
+one checks every part's digest and then that the rows still give the id. `read` holds all rows, a
+kilobyte or so each; `write_sorted` and `stream` hold one part. What the records and the id are is
+in `visionloop.snapshot_format` and `visionloop.snapshot_rows`.
 """
 
 import builtins
+import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256 as new_sha256
+from pathlib import Path
 
 from visionloop.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError
 from visionloop.failpoints import failpoint
 from visionloop.objectstore import ObjectStore
 from visionloop.objectstore.transfers import in_parallel
 from visionloop.record import parse_record, record_bytes
+from visionloop.snapshot_content import ContentCheck, PartFile, SpooledContent, check_content
+from visionloop.snapshot_diff import SnapshotDiff, diff_rows
 from visionloop.snapshot_format import (
     DATASET_NAME_PATTERN,
     SNAPSHOT_ID_PATTERN,
     SPLITS,
+    About,
     Part,
     SnapshotClass,
     SnapshotManifest,
-    SnapshotRow,
-    check_content,
-    counts_of,
-    labels_csv,
-    part_rows,
+    id_head,
     plain_policy,
     rows_from_parquet,
-    rows_to_parquet,
     snapshot_id,
 )
 from visionloop.snapshot_latest import LatestPointer, LatestSnapshot
+from visionloop.snapshot_rows import SnapshotBox, SnapshotRow, SnapshotShape
 
 __all__ = [
     "SPLITS",
+    "About",
     "Part",
     "Snapshot",
+    "SnapshotBox",
     "SnapshotClass",
     "SnapshotDiff",
     "SnapshotManifest",
     "SnapshotRepository",
     "SnapshotRow",
+    "SnapshotShape",
     "blob_key",
     "diff",
     "snapshot_id",
@@ -72,17 +77,6 @@ class Snapshot:
         if name not in SPLITS:
             raise InvalidInputError(f"split {name!r} is none of {', '.join(SPLITS)}", field="split")
         return [row for row in self.rows if row.split == name]
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotDiff:
-    """What the second snapshot has, lacks or says otherwise. Lists hold sha256, sorted."""
-
-    added: list[str]
-    removed: list[str]
-    relabelled: list[str]
-    split_changed: list[str]
-    class_counts: dict[str, tuple[int, int]]  # class id -> images before, after; all splits
 
 
 def blob_key(sha256: str) -> str:
@@ -115,31 +109,64 @@ class SnapshotRepository:
         events it covers; latest never goes back to a lower one. Raises InvalidInputError for
         content that `check_content` refuses.
         """
+        ordered = sorted(rows, key=lambda row: row.sha256)
         _check_dataset(dataset)
-        rows = sorted(rows, key=lambda row: row.sha256)
-        check_content(rows, classes)
+        with tempfile.TemporaryDirectory(prefix="snapshot-") as folder:
+            content = SpooledContent(Path(folder), classes)
+            content.take(ordered)
+            return self._write(
+                dataset,
+                content,
+                classes,
+                policy,
+                About(label_sequence=label_sequence, leak_pairs=leak_pairs, parent=parent),
+            )
+
+    def write_sorted(
+        self,
+        dataset: str,
+        rows: Iterable[SnapshotRow],
+        classes: Sequence[SnapshotClass],
+        policy: dict[str, object],
+        *,
+        about: Callable[[], About],
+    ) -> tuple[SnapshotManifest, bool]:
+        """As `write`, for any number of rows, in the order of sha256; of `classes` those in use.
+
+        `about` is asked after the last row.
+        """
+        _check_dataset(dataset)
+        with tempfile.TemporaryDirectory(prefix="snapshot-") as folder:
+            content = SpooledContent(Path(folder), classes)
+            content.take(rows)
+            return self._write(dataset, content, content.used_classes(), policy, about())
+
+    def _write(
+        self,
+        dataset: str,
+        content: SpooledContent,
+        classes: Sequence[SnapshotClass],
+        policy: dict[str, object],
+        about: About,
+    ) -> tuple[SnapshotManifest, bool]:
         policy = plain_policy(policy)
-        identity = snapshot_id(rows, classes, policy)
+        identity = content.identity(classes, policy)
         try:
             manifest, created = self._manifest(dataset, identity), False
         except NotFoundError:
-            manifest, created = self._commit(
-                SnapshotManifest(
-                    dataset=dataset,
-                    id=identity,
-                    created=datetime.now(UTC),
-                    parent=parent,
-                    classes=list(classes),
-                    policy=policy,
-                    parts=self._write_parts(dataset, rows),
-                    leak_pairs=leak_pairs,
-                    label_sequence=label_sequence,
-                    **counts_of(rows),
-                ),
-                rows,
-            )
+            parts = in_parallel(lambda part: self._write_part(dataset, part), content.parts)
+            stated = {
+                "dataset": dataset,
+                "id": identity,
+                "created": datetime.now(UTC),
+                "classes": list(classes),
+                "policy": policy,
+                "parts": parts,
+            }
+            fields = {**stated, **content.counts, **about.model_dump()}
+            manifest, created = self._commit(SnapshotManifest.model_validate(fields), content.table)
         LatestPointer(self._store, dataset).move(
-            LatestSnapshot(id=identity, label_sequence=label_sequence)
+            LatestSnapshot(id=identity, label_sequence=about.label_sequence)
         )
         return manifest, created
 
@@ -193,42 +220,56 @@ class SnapshotRepository:
         Raises NotFoundError, InvalidInputError for a start that several ids share, and
         CorruptError when a part is missing or altered or the rows do not give the id.
         """
-        manifest = self.latest(dataset) if id == "latest" else self._resolve(dataset, id)
-        folder = f"datasets/{dataset}/parts/"
-        parts = in_parallel(lambda part: self._read_part(part, folder), manifest.parts)
+        manifest = self.manifest(dataset, id)
+        parts = in_parallel(lambda part: self._read_part(part, dataset), manifest.parts)
         rows = [row for part in parts for row in part]
         rows.sort(key=lambda row: row.sha256)
         try:
             check_content(rows, manifest.classes)
         except InvalidInputError as error:
-            raise CorruptError(f"snapshot {manifest.id} of {dataset!r}: {error}") from None
+            raise _corrupt(manifest, str(error)) from None
         if snapshot_id(rows, manifest.classes, manifest.policy) != manifest.id:
-            raise CorruptError(
-                f"snapshot {manifest.id} of {dataset!r}: its content does not give this id: altered"
-            )
+            raise _corrupt(manifest, "its content does not give this id: altered")
         return Snapshot(manifest, rows)
 
-    def _write_parts(self, dataset: str, rows: Sequence[SnapshotRow]) -> builtins.list[Part]:
-        def write(rows: Sequence[SnapshotRow]) -> Part:
-            data = rows_to_parquet(rows)
-            digest = new_sha256(data).hexdigest()
-            key = f"datasets/{dataset}/parts/{digest}.parquet"
-            try:
-                self._store.put_if_absent(key, data)
-            except ConflictError:
-                # An earlier snapshot's, and the same bytes, unless the store lost some.
-                if self._store.get(key).data != data:
-                    self._store.put(key, data)
-            return Part(key=key, rows=len(rows), sha256=digest)
+    def manifest(self, dataset: str, id: str) -> SnapshotManifest:
+        """The manifest alone. `id` and errors are as in `read`."""
+        return self.latest(dataset) if id == "latest" else self._resolve(dataset, id)
 
-        return in_parallel(write, part_rows(rows))
+    def stream(self, manifest: SnapshotManifest) -> Iterator[SnapshotRow]:
+        """The rows in the order of sha256, one part in memory at a time.
 
-    def _commit(
-        self, manifest: SnapshotManifest, rows: Sequence[SnapshotRow]
-    ) -> tuple[SnapshotManifest, bool]:
+        Each part is verified before its rows come, the whole after the last one: CorruptError
+        may come late.
+        """
+        digest = hashlib.sha256(id_head(manifest.classes, manifest.policy))
+        check = ContentCheck(manifest.classes)
+        for part in manifest.parts:
+            for row in self._read_part(part, manifest.dataset):
+                try:
+                    check.take(row)
+                except InvalidInputError as error:
+                    raise _corrupt(manifest, str(error)) from None
+                digest.update(row.canonical())
+                yield row
+        if f"sha256-{digest.hexdigest()}" != manifest.id:
+            raise _corrupt(manifest, "its content does not give this id: altered")
+
+    def _write_part(self, dataset: str, part: PartFile) -> Part:
+        data = part.path.read_bytes()
+        key = f"datasets/{dataset}/parts/{part.sha256}.parquet"
+        try:
+            self._store.put_if_absent(key, data)
+        except ConflictError:
+            # An earlier snapshot's, and the same bytes, unless the store lost some.
+            if self._store.get(key).data != data:
+                self._store.put(key, data)
+        return Part(key=key, rows=part.rows, sha256=part.sha256)
+
+    def _commit(self, manifest: SnapshotManifest, table: Path) -> tuple[SnapshotManifest, bool]:
         folder = _snapshot_folder(manifest.dataset, manifest.id)
         classes = json.dumps([entry.model_dump() for entry in manifest.classes], indent=2)
-        self._store.put(f"{folder}labels.csv.gz", labels_csv(rows, manifest.classes))
+        self._store.upload(table, f"{folder}labels.csv.gz")
         self._store.put(f"{folder}classes.json", classes.encode() + b"\n")
         failpoint("snapshot.parts_written")
         try:
@@ -284,14 +325,15 @@ class SnapshotRepository:
             )
         return self._manifest(dataset, found[0])
 
-    def _read_part(self, part: Part, folder: str) -> builtins.list[SnapshotRow]:
+    def _read_part(self, part: Part, dataset: str) -> builtins.list[SnapshotRow]:
+        folder = f"datasets/{dataset}/parts/"
         if part.key != f"{folder}{part.sha256}.parquet":
             raise CorruptError(f"part {part.key!r} is not {folder}{part.sha256}.parquet")
         try:
             data = self._store.get(part.key).data
         except NotFoundError:
             raise CorruptError(f"{self._store.url}/{part.key} is missing") from None
-        if new_sha256(data).hexdigest() != part.sha256:
+        if hashlib.sha256(data).hexdigest() != part.sha256:
             raise CorruptError(f"{self._store.url}/{part.key} was altered: its digest is another")
         rows = rows_from_parquet(data, part.key)
         if len(rows) != part.rows:
@@ -301,21 +343,11 @@ class SnapshotRepository:
 
 def diff(a: Snapshot, b: Snapshot) -> SnapshotDiff:
     """What changed from `a` to `b`."""
-    before = {row.sha256: row for row in a.rows}
-    after = {row.sha256: row for row in b.rows}
-    both = sorted(before.keys() & after.keys())
-    classes = sorted({row.class_id for row in (*a.rows, *b.rows)})
-    return SnapshotDiff(
-        added=sorted(after.keys() - before.keys()),
-        removed=sorted(before.keys() - after.keys()),
-        relabelled=[one for one in both if before[one].class_id != after[one].class_id],
-        split_changed=[one for one in both if before[one].split != after[one].split],
-        class_counts={name: (_images(a, name), _images(b, name)) for name in classes},
-    )
+    return diff_rows(a.rows, b.rows)
 
 
-def _images(snapshot: Snapshot, class_id: str) -> int:
-    return sum(row.class_id == class_id for row in snapshot.rows)
+def _corrupt(manifest: SnapshotManifest, what: str) -> CorruptError:
+    return CorruptError(f"snapshot {manifest.id} of {manifest.dataset!r}: {what}")
 
 
 def _order(manifest: SnapshotManifest) -> tuple[int, datetime]:

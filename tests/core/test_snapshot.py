@@ -25,8 +25,8 @@ from visionloop.snapshot import (
     diff,
     snapshot_id,
 )
+from visionloop.snapshot_content import check_content
 from visionloop.snapshot_format import (
-    check_content,
     labels_csv,
     part_rows,
     rows_from_parquet,

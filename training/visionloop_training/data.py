@@ -51,7 +51,20 @@ class Dataset:
 def dataset(snapshot: Snapshot) -> Dataset:
     """The snapshot's items by split. Raises InvalidInputError when nothing can be learned."""
     manifest = snapshot.manifest
-    used = {row.class_id for row in snapshot.rows}
+    if manifest.task != "classification":
+        raise InvalidInputError(
+            f"dataset {manifest.dataset} is one of {manifest.task}; this program trains "
+            "classifiers, of images with one class each",
+            field="snapshot",
+        )
+    class_of = {row.sha256: row.class_id for row in snapshot.rows if row.class_id is not None}
+    if len(class_of) < len(snapshot.rows):
+        raise InvalidInputError(
+            f"dataset {manifest.dataset}, snapshot {manifest.id[:19]}: "
+            f"{len(snapshot.rows) - len(class_of)} images have no class",
+            field="snapshot",
+        )
+    used = set(class_of.values())
     # A class that nobody has labelled yet is no mistake; there is only nothing to learn of it.
     classes = [entry for entry in manifest.classes if entry.id in used]
     ids = tuple(entry.id for entry in classes)
@@ -61,7 +74,7 @@ def dataset(snapshot: Snapshot) -> Dataset:
         parts[split] = tuple(
             Item(
                 sha256=row.sha256,
-                label=place[row.class_id],
+                label=place[class_of[row.sha256]],
                 group=row.group_id,
                 attributes=tuple(sorted(row.attributes.items())),
                 weight=row.weight,

@@ -1,0 +1,166 @@
+"""What changed from one snapshot to another.
+
+Boxes have no names of their own, so those of an image are matched by overlap: among boxes of one
+class the pair with the largest intersection over union (IoU) first, then boxes that are left by
+overlap whatever their class. A pair below `SAME_BOX` is one box gone and another one come. Streams
+both snapshots: memory is one part of each, and the digests that are listed.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from visionloop.snapshot_rows import SnapshotBox, SnapshotRow
+
+SAME_BOX: Final = 0.5  # IoU at which two boxes may be the same one
+MOVED: Final = 1 - 1e-6  # IoU below which it was moved
+
+
+@dataclass(frozen=True, slots=True)
+class BoxMove:
+    """A box that stands elsewhere now."""
+
+    sha256: str
+    class_id: str
+    iou: float
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotDiff:
+    """What the second snapshot has, lacks or says otherwise. Lists hold sha256, sorted.
+
+    An image whose classes are others is relabelled, one whose boxes or shapes are others is
+    redrawn; one of them may be both.
+    """
+
+    added: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    relabelled: list[str] = field(default_factory=list)
+    redrawn: list[str] = field(default_factory=list)
+    split_changed: list[str] = field(default_factory=list)
+    group_changed: list[str] = field(default_factory=list)
+    boxes_moved: list[BoxMove] = field(default_factory=list)
+    # class id before, class id after ("" for none) -> images of one class, or boxes
+    class_changes: dict[tuple[str, str], int] = field(default_factory=dict)
+    boxes_added: int = 0
+    boxes_removed: int = 0
+    class_counts: dict[str, tuple[int, int]] = field(default_factory=dict)  # images before, after
+
+
+def diff_rows(before: Iterable[SnapshotRow], after: Iterable[SnapshotRow]) -> SnapshotDiff:
+    """What changed between rows in the order of sha256."""
+    comparison = _Comparison()
+    for old, new in _side_by_side(iter(before), iter(after)):
+        comparison.take(old, new)
+    return comparison.result()
+
+
+def iou(a: SnapshotBox, b: SnapshotBox) -> float:
+    """Intersection over union of two boxes, 0 to 1."""
+    width = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
+    height = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
+    if width <= 0 or height <= 0:
+        return 0.0
+    shared = width * height
+    return shared / (a.width * a.height + b.width * b.height - shared)
+
+
+class _Comparison:
+    def __init__(self) -> None:
+        self._found = SnapshotDiff()
+        self._added = self._removed = 0
+        self._counts: dict[str, list[int]] = {}
+
+    def take(self, old: SnapshotRow | None, new: SnapshotRow | None) -> None:
+        for at, row in enumerate((old, new)):
+            for class_id in () if row is None else row.classes:
+                self._counts.setdefault(class_id, [0, 0])[at] += 1
+        if old is None and new is not None:
+            self._found.added.append(new.sha256)
+        elif new is None and old is not None:
+            self._found.removed.append(old.sha256)
+        elif old is not None and new is not None and old != new:
+            self._changed(old, new)
+
+    def result(self) -> SnapshotDiff:
+        found = self._found
+        return SnapshotDiff(
+            added=found.added,
+            removed=found.removed,
+            relabelled=found.relabelled,
+            redrawn=found.redrawn,
+            split_changed=found.split_changed,
+            group_changed=found.group_changed,
+            boxes_moved=found.boxes_moved,
+            class_changes=dict(sorted(found.class_changes.items())),
+            boxes_added=self._added,
+            boxes_removed=self._removed,
+            class_counts={name: (one[0], one[1]) for name, one in sorted(self._counts.items())},
+        )
+
+    def _changed(self, old: SnapshotRow, new: SnapshotRow) -> None:
+        found = self._found
+        if old.split != new.split:
+            found.split_changed.append(new.sha256)
+        if old.group_id != new.group_id:
+            found.group_changed.append(new.sha256)
+        if (old.boxes, old.shapes) != (new.boxes, new.shapes):
+            found.redrawn.append(new.sha256)
+            self._boxes(old, new)
+        if (old.class_id, old.labels, old.classes) != (new.class_id, new.labels, new.classes):
+            found.relabelled.append(new.sha256)
+        if old.class_id != new.class_id:
+            self._class(old.class_id, new.class_id)
+
+    def _boxes(self, old: SnapshotRow, new: SnapshotRow) -> None:
+        pairs = match(old.boxes, new.boxes)
+        self._removed += len(old.boxes) - len(pairs)
+        self._added += len(new.boxes) - len(pairs)
+        for first, second, overlap in pairs:
+            if overlap < MOVED:
+                moved = BoxMove(new.sha256, new.boxes[second].class_id, round(overlap, 4))
+                self._found.boxes_moved.append(moved)
+            if old.boxes[first].class_id != new.boxes[second].class_id:
+                self._class(old.boxes[first].class_id, new.boxes[second].class_id)
+
+    def _class(self, old: str | None, new: str | None) -> None:
+        change = (old or "", new or "")
+        self._found.class_changes[change] = self._found.class_changes.get(change, 0) + 1
+
+
+def match(
+    before: Iterable[SnapshotBox], after: Iterable[SnapshotBox]
+) -> list[tuple[int, int, float]]:
+    """Which box became which: places before and after, and their IoU."""
+    olds, news = list(before), list(after)
+    overlaps = [
+        (old.class_id == new.class_id, iou(old, new), first, second)
+        for first, old in enumerate(olds)
+        for second, new in enumerate(news)
+    ]
+    overlaps = sorted((one for one in overlaps if one[1] >= SAME_BOX), reverse=True)
+    taken_old: set[int] = set()
+    taken_new: set[int] = set()
+    pairs = []
+    for _, overlap, first, second in overlaps:
+        if first not in taken_old and second not in taken_new:
+            taken_old.add(first)
+            taken_new.add(second)
+            pairs.append((first, second, overlap))
+    return sorted(pairs)
+
+
+def _side_by_side(
+    before: Iterator[SnapshotRow], after: Iterator[SnapshotRow]
+) -> Iterator[tuple[SnapshotRow | None, SnapshotRow | None]]:
+    old, new = next(before, None), next(after, None)
+    while old is not None or new is not None:
+        if new is None or (old is not None and old.sha256 < new.sha256):
+            yield old, None
+            old = next(before, None)
+        elif old is None or new.sha256 < old.sha256:
+            yield None, new
+            new = next(after, None)
+        else:
+            yield old, new
+            old, new = next(before, None), next(after, None)
