@@ -58,8 +58,25 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A consistent view; nothing is written."""
+        """A consistent view of each statement; nothing is written."""
         with _reachable(), Session(self._engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def view(self) -> Iterator[Session]:
+        """One state of the database for as many statements as it takes; nothing is written.
+
+        Nobody waits for it. The price of a long one: what writers replace meanwhile is kept (dead
+        rows in Postgres, a longer log in SQLite, where every read transaction is such a view).
+        """
+        with self.read() as session:
+            if not self.single_process:
+                session.connection(
+                    execution_options={
+                        "isolation_level": "REPEATABLE READ",
+                        "postgresql_readonly": True,
+                    }
+                )
             yield session
 
     @contextmanager
