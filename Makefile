@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DATA ?= visionloop-data
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-kill test-fuzz bench-serving soak lint format protos lock serve label up clean
+.PHONY: help venv demo test test-kill test-fuzz bench-serving bench-ingest perf-analyzer soak lint format protos lock serve label up clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
@@ -36,6 +36,9 @@ test-fuzz: $(READY) ## the fuzz tests, each with FUZZ_CASES cases (100000)
 
 bench-serving: $(READY) ## the inference service beside its limits and its peers (PEERS=… MODELS=…); build/bench/serving.json
 	$(BIN)/python -m bench.serving
+
+perf-analyzer: $(READY) ## NVIDIA's load generator in an environment of its own, for tests that use it
+	$(BIN)/python -m bench.serving.load
 
 soak: $(READY) ## half an hour of load, swaps and kills (SOAK_SECONDS=…): do memory and latency stay flat? build/bench/soak.json
 	$(BIN)/python -m bench.soak

@@ -10,8 +10,7 @@ pytest_plugins = ["support.postgres", "support.stores"]
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
     report = yield
-    excused = any(item.get_closest_marker(name) for name in ("gpu", "perf_analyzer"))
-    must_run = os.environ.get("REQUIRE_ALL") == "1" and not excused
+    must_run = os.environ.get("REQUIRE_ALL") == "1" and not item.get_closest_marker("gpu")
     if report.skipped and must_run and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"REQUIRE_ALL=1, but this test was skipped: {call.excinfo}"

@@ -256,3 +256,11 @@ def _wait_until_it_begins(process: subprocess.Popen[bytes], log: Path) -> None:
 
 def _last(output: str) -> str:
     return " | ".join(output.strip().splitlines()[-3:]) or "it said nothing"
+
+
+if __name__ == "__main__":
+    from bench.serving.options import Options
+
+    # `make perf-analyzer`: for the tests that use it.
+    venvs = Options().output / "venvs"
+    PerfAnalyzer(venvs, venvs).prepare()

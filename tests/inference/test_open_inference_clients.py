@@ -347,7 +347,7 @@ def perf_analyzer() -> tuple[str, dict[str, str]]:
             [program, "--version"], env=environment, capture_output=True, text=True, check=False
         )
     except OSError as error:
-        pytest.skip(f"no perf_analyzer: {error} (`make bench-serving` installs it)")
+        pytest.skip(f"no perf_analyzer: {error} (`make perf-analyzer` installs it)")
     if done.returncode:
         pytest.skip(f"perf_analyzer does not start: {done.stderr or done.stdout}")
     return program, environment
