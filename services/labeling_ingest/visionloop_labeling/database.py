@@ -1,52 +1,62 @@
-"""Opening the database: engines, transactions, locks, migrations.
+"""The opened database: transactions, what goes wrong with them in words, migrations.
 
-SQLite is for one process: WAL, every write transaction BEGIN IMMEDIATE, and an exclusive lock on
-`<file>.lock` for as long as the program runs, so that a second program is refused in words instead
-of corrupting assumptions. `synchronous=FULL` makes a commit durable before its receipt; the price
-is one fsync a commit, which ingest shares among up to 64 rows. Postgres takes any number of
-replicas: writers of one dataset take its row lock, migrations an advisory lock.
+One code path for both databases (`engines` connects to them). Reading sees one moment throughout;
+writing sees what others committed before it took its locks, and takes the dataset's lock first, so
+that writers of one dataset queue and nobody deadlocks. What is lost with a connection is told as
+UnavailableError: the caller says it again, and idempotency keys make that harmless.
 """
 
-import fcntl
 import logging
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError, TimeoutError
 from sqlalchemy.orm import Session
 
 from visionloop.errors import (
     ConfigurationError,
     CorruptError,
+    OverloadedError,
     UnavailableError,
     VisionloopError,
 )
+from visionloop_labeling.engines import DEFAULT_CONNECTIONS, READ_ONLY, WRITES, connect
 from visionloop_labeling.schema import Table
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _ADVISORY_LOCK = 0x76_69_73_69_6F_6E  # "vision"
-_BUSY_TIMEOUT_MS = 30_000
-# As many as there are threads that may want one, so that none fails waiting for another.
-_CONNECTIONS = 48
-_WRITES = "visionloop_writes"
+_RETRY_SECONDS: Final = 1.0
+# SQLSTATEs that are no OperationalError and yet not the caller's fault: a standby, and a
+# transaction that stood idle or lasted for too long.
+_ENDED: Final = frozenset({READ_ONLY, "25P03", "25P04"})
+_CONTENDED: Final = frozenset({"55P03", "40P01", "40001"})  # lock timeout, deadlock, serialisation
 _log = logging.getLogger(__name__)
 
 
 class Database:
-    """One opened database. `read()` and `write()` give sessions; both are safe from any thread."""
+    """One opened database. `read()` and `write()` give sessions; both are safe from any thread.
+
+    Both raise UnavailableError when the database cannot be reached or others hold it for too long,
+    and OverloadedError when all of this program's connections are busy. Neither is nested: a thread
+    that waits for a second connection could wait for ever.
+    """
 
     def __init__(self, engine: Engine, lock_file: IO[str] | None) -> None:
         self._engine = engine
-        self._writing_engine = engine.execution_options(**{_WRITES: True})
+        self._writing_engine = engine.execution_options(**{WRITES: True})
+        self._reading_engine = engine
+        if not self.single_process:
+            self._reading_engine = engine.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
         self._lock_file = lock_file
         # SQLite has one writer; queueing here is fair, its busy handler is not.
         self._writer = threading.Lock() if self.single_process else None
@@ -58,25 +68,21 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A consistent view of each statement; nothing is written."""
-        with _reachable(), Session(self._engine, expire_on_commit=False) as session:
+        """One state of the database for all statements; nothing is written, and nobody waits."""
+        with _in_words(), Session(self._reading_engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def view(self) -> Iterator[Session]:
-        """One state of the database for as many statements as it takes; nothing is written.
+        """`read()` for work that takes long: no timeout ends it.
 
-        Nobody waits for it. The price of a long one: what writers replace meanwhile is kept (dead
-        rows in Postgres, a longer log in SQLite, where every read transaction is such a view).
+        Nobody waits for it. Its price: what writers replace meanwhile is kept (dead rows in
+        Postgres, a longer log in SQLite).
         """
         with self.read() as session:
             if not self.single_process:
-                session.connection(
-                    execution_options={
-                        "isolation_level": "REPEATABLE READ",
-                        "postgresql_readonly": True,
-                    }
-                )
+                session.execute(text("SET LOCAL statement_timeout = 0"))
+                session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             yield session
 
     @contextmanager
@@ -84,7 +90,7 @@ class Database:
         """One transaction: committed when the block ends, rolled back when it raises."""
         with (
             self._writer or nullcontext(),
-            _reachable(),
+            _in_words(),
             Session(self._writing_engine, expire_on_commit=False) as session,
             session.begin(),
         ):
@@ -100,25 +106,46 @@ class Database:
 def insert_missing(
     session: Session, table: type[Table], rows: Sequence[Mapping[str, object]]
 ) -> None:
-    """Inserts the rows that are not there yet; another writer may be doing the same right now."""
+    """Inserts the rows that are not there yet; another writer may be doing the same right now.
+
+    It waits for that one: writers of several rows give them in one order.
+    """
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     session.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
 
 
-def open_database(url: str) -> Database:
+def open_database(url: str, *, connections: int = DEFAULT_CONNECTIONS) -> Database:
     """Opens and migrates the database at `url` (sqlite:///file or postgresql://…).
 
     Raises ConfigurationError for a bad URL or a SQLite file that another program holds, and
     UnavailableError when the database cannot be reached.
     """
-    engine, lock_file = _connect(url)
+    engine, lock_file = connect(url, connections)
     opened = Database(engine, lock_file)
     try:
-        _migrate(engine)
+        migrate(engine)
     except (DatabaseError, CommandError) as error:
         opened.close()
         raise _unusable(url, error) from error
     return opened
+
+
+def migrate(engine: Engine, revision: str = "head") -> None:
+    """Brings the tables to `revision`; of several replicas that start at once, one does it."""
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    with (
+        engine.execution_options(**{WRITES: True}).connect() as connection,
+        _unchecked_references(connection),
+        connection.begin(),
+    ):
+        if connection.dialect.name == "postgresql":
+            # The others wait for as long as it takes.
+            connection.execute(text("SET LOCAL lock_timeout = 0"))
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
 
 
 def _unusable(url: str, error: DatabaseError | CommandError) -> VisionloopError:
@@ -139,114 +166,32 @@ def _unusable(url: str, error: DatabaseError | CommandError) -> VisionloopError:
     )
 
 
-def _one_line(error: DatabaseError) -> str:
+def _one_line(error: DBAPIError) -> str:
     return " ".join(str(error.orig).split())
 
 
 @contextmanager
-def _reachable() -> Iterator[None]:
+def _in_words() -> Iterator[None]:
+    """What the database says names hosts and users: it is for the log, not for callers."""
     try:
         yield
-    except OperationalError as error:
-        # Its words name hosts and users: they are for the log, not for callers.
+    except TimeoutError as error:
+        raise OverloadedError(
+            "all of this replica's database connections are busy; try again in a moment",
+            retry_after_seconds=_RETRY_SECONDS,
+        ) from error
+    except DBAPIError as error:
+        state = getattr(error.orig, "sqlstate", None)
+        lost = isinstance(error, OperationalError) or error.connection_invalidated
+        if not lost and state not in _ENDED:
+            raise
         _log.error("the database failed", extra={"error": _one_line(error)})
         raise UnavailableError(
-            "the database cannot be used right now (the service's log says why); try again"
+            "others were writing the same for too long; try again"
+            if state in _CONTENDED
+            else "the database cannot be used right now (the service's log says why); try again",
+            retry_after_seconds=_RETRY_SECONDS,
         ) from error
-
-
-def _connect(url: str) -> tuple[Engine, IO[str] | None]:
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise ConfigurationError(
-            "--database is not a database URL; use sqlite:///path/to/labeling.db or "
-            "postgresql://user@host/name",
-            field="database",
-        ) from error
-    if parsed.drivername in ("postgresql", "postgres"):
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    if parsed.drivername == "postgresql+psycopg":
-        # REPEATABLE READ would make every wait for a row lock a serialisation failure.
-        engine = create_engine(
-            parsed, pool_pre_ping=True, isolation_level="READ COMMITTED", max_overflow=_CONNECTIONS
-        )
-        return engine, None
-    if parsed.drivername != "sqlite":
-        raise ConfigurationError(
-            f"--database: {parsed.drivername} is not supported; use sqlite:///path or "
-            "postgresql://user@host/name",
-            field="database",
-        )
-    if not parsed.database or parsed.database == ":memory:":
-        raise ConfigurationError(
-            "--database needs a file: labels kept in memory are lost; use sqlite:///path/to/file",
-            field="database",
-        )
-    path = Path(parsed.database).resolve()  # one lock, by whatever link the file is reached
-    lock_file = _lock(path)
-    engine = create_engine(parsed, max_overflow=_CONNECTIONS)
-    event.listen(engine, "connect", _on_sqlite_connect)
-    event.listen(engine, "begin", _on_sqlite_begin)
-    return engine, lock_file
-
-
-def _lock(path: Path) -> IO[str]:
-    lock_path = path.with_name(path.name + ".lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock_file = lock_path.open("a+", encoding="ascii")
-    except OSError as error:
-        raise ConfigurationError(
-            f"--database: {lock_path} cannot be opened ({error.strerror}); name a file in a folder "
-            "that this program may write to",
-            field="database",
-        ) from error
-    try:
-        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock_file.seek(0)
-        holder = lock_file.read(20).strip() or "unknown"
-        lock_file.close()
-        raise ConfigurationError(
-            f"--database: {path} is in use by process {holder}; SQLite is for one program at a "
-            "time: stop that one, or use Postgres for several replicas",
-            field="database",
-        ) from error
-    lock_file.truncate(0)
-    lock_file.write(f"{os.getpid()}\n")
-    lock_file.flush()
-    return lock_file
-
-
-def _on_sqlite_connect(connection: Any, _record: Any) -> None:
-    # The driver must not begin transactions by itself: _on_sqlite_begin does, and says which kind.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA foreign_keys=ON")
-    cursor.close()
-
-
-def _on_sqlite_begin(connection: Any) -> None:
-    writes = connection.get_execution_options().get(_WRITES, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _migrate(engine: Engine) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    with (
-        engine.execution_options(**{_WRITES: True}).connect() as connection,
-        _unchecked_references(connection),
-        connection.begin(),
-    ):
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
 
 
 @contextmanager
