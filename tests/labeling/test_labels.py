@@ -10,6 +10,7 @@ from support.pictures import noise
 
 from visionloop.errors import ConflictError, InvalidInputError, NotFoundError
 from visionloop_labeling import labels
+from visionloop_labeling.history import of_image
 from visionloop_labeling.labels import AuthorKind
 from visionloop_labeling.schema import (
     Dataset,
@@ -25,7 +26,7 @@ KINDS = [kind.value for kind in AuthorKind]
 
 def history(core, sha256: str):
     with core.database.read() as session:
-        return labels.history(session, "cells", sha256)
+        return of_image(session, "cells", sha256)
 
 
 @pytest.mark.parametrize("before", KINDS)

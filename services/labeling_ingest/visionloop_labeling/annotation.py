@@ -204,9 +204,8 @@ def fitted(said: AnyAnnotation, task: Task, size: Size) -> AnyAnnotation:
     return fitting
 
 
-def describe(said: Mapping[str, Any], name_of: Callable[[str], str]) -> str:
-    """A stored annotation in a few words for people."""
-    annotation = Annotation.model_validate(said)
+def describe(annotation: Annotation, name_of: Callable[[str], str]) -> str:
+    """An annotation in a few words for people."""
     words = [f'"{name_of(key)}"' for key in annotation.classes or ()]
     if annotation.boxes:
         words.append(f"{len(annotation.boxes)} boxes")

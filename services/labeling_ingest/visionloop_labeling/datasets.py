@@ -1,7 +1,5 @@
 """Datasets and their classes: made, locked, listed, looked up."""
 
-import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,19 +7,19 @@ from datetime import UTC, datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from visionloop.errors import ConflictError, InvalidInputError, NotFoundError
+from visionloop.errors import ConflictError, NotFoundError
 from visionloop.record import Record
+from visionloop_labeling.annotation import Task
 from visionloop_labeling.database import insert_missing
 from visionloop_labeling.schema import Dataset, ImageGroup, Item, LabelClass
 from visionloop_labeling.splits import SPLITS, SplitRatios
-
-MAX_CLASSES = 10_000
-_KEY = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
 class DatasetSettings(Record):
     """What a dataset was made with."""
 
+    # What a label says of an image: one class, any number of classes, or boxes.
+    task: Task = "classification"
     ratios: SplitRatios = SplitRatios()
     # Whether labels from apps' feedback and from models are put into snapshots, in train only.
     train_on_app_labels: bool = True
@@ -88,25 +86,6 @@ def classes_of(session: Session, dataset: Dataset) -> Sequence[LabelClass]:
     return session.scalars(query).all()
 
 
-def class_named(session: Session, dataset: Dataset, name: str) -> LabelClass:
-    """The class of this (validated) name; an unknown one is added. The dataset is locked."""
-    query = select(LabelClass).where(LabelClass.dataset_id == dataset.id, LabelClass.name == name)
-    found = session.scalar(query)
-    if found is not None:
-        return found
-    known = {one.key for one in classes_of(session, dataset)}
-    if len(known) >= MAX_CLASSES:
-        raise InvalidInputError(
-            f'class "{name}" would be number {len(known) + 1} of the dataset; the limit is '
-            f"{MAX_CLASSES}. Is the label column the right one?",
-            field="label",
-        )
-    added = LabelClass(dataset_id=dataset.id, key=_key_for(name, known), name=name)
-    session.add(added)
-    session.flush()
-    return added
-
-
 def summary(session: Session, dataset: Dataset) -> DatasetSummary:
     """The dataset with its classes and counts."""
     return DatasetSummary(
@@ -140,16 +119,3 @@ def images_by_split(session: Session) -> dict[str, dict[str | None, int]]:
     for name, split, images in session.execute(query).tuples():
         counts[name][split] = images
     return counts
-
-
-def _key_for(name: str, taken: set[str]) -> str:
-    # Readable, and the same for the same name in another dataset or after a fresh import: so equal
-    # content has an equal snapshot id. The digest tells apart what the slug cannot.
-    if _KEY.fullmatch(name) and name not in taken:
-        return name
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
-    digest = hashlib.sha256(name.encode()).hexdigest()
-    length = 8
-    while (key := f"{slug}-{digest[:length]}".lstrip("-")) in taken:
-        length += 8
-    return key

@@ -22,7 +22,8 @@ from visionloop.proto.v1 import labeling_pb2_grpc
 from visionloop.telemetry.rpc import MetricsInterceptor
 from visionloop_labeling.datasets import DatasetSummary
 from visionloop_labeling.exports import ExportedLabel
-from visionloop_labeling.labels import AuthorKind, HistoryEntry
+from visionloop_labeling.history import HistoryEntry
+from visionloop_labeling.labels import AuthorKind
 from visionloop_labeling.receipts import ImageRow, Outcome, Receipt
 from visionloop_labeling.service import LabelingService
 

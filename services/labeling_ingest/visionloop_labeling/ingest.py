@@ -41,6 +41,7 @@ from visionloop.objectstore import ObjectStore
 from visionloop.snapshot import blob_key
 from visionloop.telemetry import labeling as metrics
 from visionloop_labeling import datasets, groups, labels, validation
+from visionloop_labeling.annotation import Annotation, Size
 from visionloop_labeling.database import Database, insert_missing
 from visionloop_labeling.duplicates import pack_hash
 from visionloop_labeling.labels import AuthorKind, LabelLog, Statement
@@ -241,9 +242,10 @@ class _Effects:
         row, inspection = prepared.row, prepared.inspection
         if inspection is None:
             return refused(row, prepared.refusal or InvalidInputError("the row has no image"))
+        size = (inspection.width, inspection.height)
+        draft = row.draft()
         try:
-            if row.label is not None:
-                self._log.class_named(row.label)
+            said = None if draft is None else self._log.resolve(draft, size)
         except InvalidInputError as refusal:
             return refused(row, refusal)
         item = self._items.get(inspection.sha256)
@@ -260,7 +262,7 @@ class _Effects:
             reason="converted" if row.remark else "",
             message=row.remark,
         )
-        return receipt if row.label is None else self._label(row, row.label, item, receipt)
+        return receipt if said is None else self._label(row, said, size, item, receipt)
 
     def _add_item(self, row: ImageRow, inspection: Inspection) -> Item:
         prints = inspection.fingerprint
@@ -308,17 +310,22 @@ class _Effects:
         if row.group and not item.declared_group:
             groups.declare(self._session, self._dataset, item, row.group)
 
-    def _label(self, row: ImageRow, label: str, item: Item, receipt: Receipt) -> Receipt:
-        statement = Statement(label, AuthorKind(row.author_kind), row.author, from_row=True)
-        recorded = self._log.record(item, statement)
+    def _label(
+        self, row: ImageRow, said: Annotation, size: Size, item: Item, receipt: Receipt
+    ) -> Receipt:
+        statement = Statement(
+            AuthorKind(row.author_kind), row.author, annotation=said, from_row=True
+        )
+        recorded = self._log.record(item, statement, size)
         if not recorded.disagrees_with:
             return receipt
-        stands = label if recorded.applied else recorded.disagrees_with
+        now = self._log.words(said)
+        stands = now if recorded.applied else recorded.disagrees_with
         return replace(
             receipt,
             reason="label_conflict",
-            message=f'the image was labelled "{recorded.disagrees_with}" before and "{label}" now; '
-            f'"{stands}" stands and is marked as disputed until somebody decides',
+            message=f"the image was labelled {recorded.disagrees_with} before and {now} now; "
+            f"{stands} stands and is marked as disputed until somebody decides",
             field="label",
         )
 
@@ -352,6 +359,7 @@ def _check(row: ImageRow) -> ImageRow:
         batch=validation.text(row.batch, "batch"),
         ordinal=validation.ordinal(row.ordinal),
         label=None if row.label is None else validation.text(row.label, "label"),
+        annotation=None if row.annotation is None else row.checked_annotation(),
         group=validation.text(row.group, "group", required=False),
         attributes=validation.attributes(row.attributes),
         author_kind=labels.author_kind_named(row.author_kind),

@@ -1,107 +1,114 @@
-"""The label log: events are appended, the current label is a fold over them.
+"""The label log: events are appended, what follows from them is written in the same transaction.
 
-Who may replace whom: a person's word stands above an import's, an import's above an app's, an
-app's above a model's. An event becomes the current label if its author ranks at least as high as
-the one before; otherwise it is kept in the history and marks the label as disputed. So feedback
-never overwrites a person's decision, and importing an old table again does not undo corrections.
+An event is somebody's word about an image: a label, a retraction, a skip, a flag, or an undo of the
+author's own last word. What becomes of it is decided by `fold`; `heads` writes it down. Three
+things make it safe to repeat and to work side by side: an event's UUID is recorded once, whatever
+happens to the answer; a label that names the label its author saw (`base_sequence`) is refused when
+another one has come since; and the dataset's lock makes the order of commits the order of
+sequences.
 
-The label is also disputed when two rows bring the same image with different classes: the later row
-counts (rank permitting), and the dispute stays visible in exports and history until somebody who
-may decide sends a label for the image.
-
-Only labels of people and imports are "accepted": they give a group its split.
+Everything that may be refused is refused before the first write, so that in one transaction a
+refused event leaves nothing behind.
 """
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from visionloop.errors import ConflictError, InvalidInputError, NotFoundError
+from visionloop.errors import ConflictError, InvalidInputError, NotFoundError, VisionloopError
 from visionloop.telemetry import labeling as metrics
+from visionloop_labeling import annotation as annotations
 from visionloop_labeling import datasets, validation
+from visionloop_labeling.annotation import Annotation, Draft, Size
+from visionloop_labeling.classes import ClassBook
 from visionloop_labeling.database import Database
-from visionloop_labeling.schema import (
-    Dataset,
-    ImageGroup,
-    Item,
-    LabelClass,
-    LabelEvent,
-    LabelHead,
-    SplitCount,
+from visionloop_labeling.fold import (
+    AuthorKind,
+    EventKind,
+    ItemState,
+    Standing,
+    contradicts,
+    effective,
+    fold,
 )
-from visionloop_labeling.splits import choose_split
+from visionloop_labeling.heads import Heads
+from visionloop_labeling.schema import Blob, Dataset, Item, LabelEvent
+
+__all__ = [
+    "AuthorKind",
+    "EventKind",
+    "ItemState",
+    "LabelLog",
+    "Recorded",
+    "StaleLabelError",
+    "Statement",
+    "author_kind_named",
+    "find_item",
+    "say_all",
+    "statement",
+    "submit",
+]
+
+SUGGESTION_OUTCOMES: Final = ("accepted", "edited", "rejected")
+MAX_SECONDS: Final = 86_400.0
 
 
-class AuthorKind(StrEnum):
-    """Who says it."""
+class StaleLabelError(ConflictError):
+    """The image's label, or what was to be undone, changed since its author read it."""
 
-    HUMAN = "human"
-    IMPORT = "import"
-    APP = "app"
-    MODEL = "model"
+    def __init__(self, message: str, *, field: str) -> None:
+        super().__init__(message)
+        self.field = field
 
     @property
-    def rank(self) -> int:
-        """Who may replace whom."""
-        return _RANKS[self]
-
-    @property
-    def accepted(self) -> bool:
-        """Whether such a label may stand in any split and gives a group its split."""
-        return self in (AuthorKind.HUMAN, AuthorKind.IMPORT)
-
-
-_RANKS: Final = {
-    AuthorKind.MODEL: 0,
-    AuthorKind.APP: 1,
-    AuthorKind.IMPORT: 2,
-    AuthorKind.HUMAN: 3,
-}
+    def reason(self) -> str:
+        return "conflict"
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """Somebody says what an image shows."""
+    """Somebody's word about an image. `annotation` is for labels, `undoes` for undos."""
 
-    class_name: str
     author_kind: AuthorKind
     author: str
+    kind: EventKind = EventKind.LABEL
+    annotation: Annotation | Draft | None = None
     # The UUID that makes repeating it harmless; None where something else does.
     event_id: str | None = None
     # The sequence of the label the author saw (0: none), if that matters to him.
     base_sequence: int | None = None
     # True for the label of a submitted row, which may not know of the label that is there.
     from_row: bool = False
+    # The sequence of the own event to take back; None: the last one.
+    undoes: int | None = None
+    note: str = ""
+    # The model version whose suggestion the author saw ("name:7"), and what he did with it.
+    suggested_by: str = ""
+    suggestion: str = ""
+    # How long the author looked at it.
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What became of a statement. `disagrees_with` is the class that it contradicts, if any."""
+    """What became of a statement. `disagrees_with` says which label it contradicts, in words.
+
+    `applied` is False when the event changed nothing that counts; `state` and `label_sequence` are
+    the image's after it.
+    """
 
     sequence: int
     class_key: str
     applied: bool
+    state: ItemState
+    label_sequence: int
     replayed: bool = False
     disagrees_with: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryEntry:
-    """One event of an image's history."""
-
-    sequence: int
-    event_id: str
-    class_key: str
-    class_name: str
-    author_kind: AuthorKind
-    author: str
-    at: datetime
-    current: bool
 
 
 def author_kind_named(value: str) -> AuthorKind:
@@ -121,109 +128,191 @@ class LabelLog:
     def __init__(self, session: Session, dataset: Dataset) -> None:
         self._session = session
         self._dataset = dataset
-        # The session forgets what nobody holds, and would ask the database again for each row.
-        self._classes: dict[str, LabelClass] = {}
-        self._counts: dict[int, dict[str, SplitCount]] = {}
-        self._recorded: list[AuthorKind] = []
+        self._task = datasets.settings_of(dataset).task
+        self.classes = ClassBook(session, dataset)
+        self._heads = Heads(session, dataset, self.classes)
+        self._recorded: list[LabelEvent] = []
 
     def measure(self) -> None:
         """Counts the events in the metrics, once the transaction is committed."""
-        for kind in self._recorded:
-            metrics.LABEL_EVENTS.labels(kind).inc()
+        for event in self._recorded:
+            metrics.LABEL_EVENTS.labels(event.author_kind).inc()
 
-    def class_named(self, name: str) -> LabelClass:
-        """The class of this (validated) name; an unknown one is added."""
-        if name not in self._classes:
-            self._classes[name] = datasets.class_named(self._session, self._dataset, name)
-        return self._classes[name]
+    def resolve(self, draft: Draft, size: Size) -> Annotation:
+        """What a draft says of an image of this size, with ids; unknown classes are added.
 
-    def record(self, item: Item, statement: Statement) -> Recorded:
-        """Appends the statement and folds it in.
+        A name of a merged class means the class it was merged into. Raises InvalidInputError, and
+        then nothing was added.
+        """
+        fitting = annotations.fitted(draft, self._task, size)
+        names = {name: validation.text(name, "label") for name in fitting.class_names()}
+        found = self.classes.named_or_added(names.values())
+        return fitting.annotation(lambda name: self.classes.meaning(found[names[name]]).key)
+
+    def record(self, item: Item, statement: Statement, size: Size | None = None) -> Recorded:
+        """Appends the statement and folds it in; `size` is the image's, if the caller knows it.
 
         The same event_id is recorded once: repeating it gives the first answer. Raises
-        ConflictError when it was used for something else, or when the label changed since
-        `base_sequence`.
+        StaleLabelError when the label changed since `base_sequence` or there is nothing to undo,
+        ConflictError when the event_id was used for something else, and InvalidInputError.
         """
         if statement.event_id is not None:
-            earlier = _recorded_before(self._session, item, statement, statement.event_id)
+            earlier = self._recorded_before(item, statement, statement.event_id)
             if earlier is not None:
                 return earlier
-        head = self._session.get(LabelHead, item.id)
-        _check_base(self._session, head, statement)
-        named = self.class_named(statement.class_name)
-        event = self._append(item, head, named, statement)
+        events = self._events_of(item)
+        before = fold(events)
+        self._check_base(before, statement)
+        undoes = _undone_by(statement, events) if statement.kind is EventKind.UNDO else None
+        said = self._said(item, statement, size)
+        event = self._event(item, statement, said, undoes)
+        after = fold([*events, event])
+        event.applied = _applied(event, before, after)
+        self._session.add(event)
+        self._session.flush()
+        self._heads.move(item, before, after)
+        self._recorded.append(event)
         contradicted = ""
-        if head is not None and head.class_id != named.id:
-            contradicted = self._session.get_one(LabelClass, head.class_id).name
-        if head is None or event.applied:
-            head = self._apply(item, head, event)
-        _settle_dispute(head, statement, event, contradicts=bool(contradicted))
-        self._recorded.append(statement.author_kind)
-        return Recorded(event.sequence, named.key, event.applied, disagrees_with=contradicted)
+        if event.kind == EventKind.LABEL and contradicts(before.label, event):
+            contradicted = self._words(before)
+        return self._answer(event, item, after, disagrees_with=contradicted)
 
-    def _append(
-        self, item: Item, head: LabelHead | None, named: LabelClass, statement: Statement
+    def _said(self, item: Item, statement: Statement, size: Size | None) -> Annotation | None:
+        said = statement.annotation
+        if (said is None) == (statement.kind is EventKind.LABEL):
+            raise InvalidInputError(
+                f"an event of the kind {statement.kind} "
+                + ("needs an annotation" if said is None else "has no annotation"),
+                field="annotation",
+            )
+        if said is None:
+            return None
+        size = size or _size_of(self._session, item)
+        if isinstance(said, Draft):
+            said = self.resolve(said, size)
+        else:
+            said = annotations.fitted(said, self._task, size)
+            if statement.author_kind is AuthorKind.HUMAN and not statement.from_row:
+                self.classes.check_choosable(said)
+            said = said.with_classes(self._meaning)
+        return said
+
+    def _meaning(self, key: str) -> str:
+        return self.classes.meaning(self.classes.get(key, "annotation")).key
+
+    def _event(
+        self, item: Item, statement: Statement, said: Annotation | None, undoes: int | None
     ) -> LabelEvent:
+        named = () if said is None else said.class_ids()
         self._dataset.last_sequence += 1
-        event = LabelEvent(
+        return LabelEvent(
             event_id=statement.event_id or str(uuid.uuid4()),
             dataset_id=self._dataset.id,
             sequence=self._dataset.last_sequence,
             item_id=item.id,
-            class_id=named.id,
-            annotation={"classes": [named.key]},
+            kind=statement.kind,
+            from_row=statement.from_row,
+            annotation=None if said is None else said.stored(),
+            class_id=self.classes.get(named[0]).id if named else None,
+            undoes=undoes,
+            note=statement.note,
             author_kind=statement.author_kind,
             author=statement.author,
             base_sequence=statement.base_sequence,
-            applied=_applies(head, named, statement),
+            suggested_by=statement.suggested_by,
+            suggestion=statement.suggestion,
+            seconds=statement.seconds,
             at=datetime.now(UTC),
         )
-        self._session.add(event)
-        self._session.flush()
-        return event
 
-    def _apply(self, item: Item, head: LabelHead | None, event: LabelEvent) -> LabelHead:
-        group = self._session.get_one(ImageGroup, item.group_id)
-        if head is None:
-            self._dataset.labelled += 1
-            head = LabelHead(item_id=item.id, disputed=False)
-            self._session.add(head)
-        elif AuthorKind(head.author_kind).accepted and group.split is not None:
-            self._count(head.class_id, group.split, -1)
-        head.event_row_id = event.id
-        head.sequence = event.sequence
-        head.class_id = event.class_id
-        head.annotation = event.annotation or {}
-        head.author_kind = event.author_kind
-        if AuthorKind(event.author_kind).accepted:
-            if group.split is None:
-                self._give_split(group, event)
-            self._count(event.class_id, str(group.split), +1)
-        return head
+    def _events_of(self, item: Item) -> list[LabelEvent]:
+        query = (
+            select(LabelEvent).where(LabelEvent.item_id == item.id).order_by(LabelEvent.sequence)
+        )
+        return list(self._session.scalars(query))
 
-    def _give_split(self, group: ImageGroup, event: LabelEvent) -> None:
-        stored = {} if event.class_id is None else self._counts_of(event.class_id)
-        counts = {split: one.images for split, one in stored.items()}
-        ratios = datasets.settings_of(self._dataset).ratios
-        # The dataset's name is the salt: the same import elsewhere gives the same splits.
-        salt = self._dataset.name
-        group.split = choose_split(counts, 1, ratios, salt=salt, group=group.key)
-        group.split_sequence = event.sequence
+    def _answer(
+        self,
+        event: LabelEvent,
+        item: Item,
+        standing: Standing,
+        *,
+        replayed: bool = False,
+        disagrees_with: str = "",
+    ) -> Recorded:
+        named = Annotation.model_validate(event.annotation or {}).class_ids()
+        return Recorded(
+            event.sequence,
+            named[0] if named else "",
+            event.applied,
+            ItemState(item.state),
+            standing.sequence,
+            replayed=replayed,
+            disagrees_with=disagrees_with,
+        )
 
-    def _count(self, class_id: int | None, split: str, change: int) -> None:
-        if class_id is None:
+    def _recorded_before(self, item: Item, statement: Statement, event_id: str) -> Recorded | None:
+        event = self._session.scalar(select(LabelEvent).where(LabelEvent.event_id == event_id))
+        if event is None:
+            return None
+        if not self._is_same(event, item, statement):
+            raise ConflictError(
+                f"event_id {event_id} is already the {event.kind} event {event.sequence}, which "
+                "says something else; use a new UUID for a new event"
+            )
+        return self._answer(event, item, fold(self._events_of(item)), replayed=True)
+
+    def _is_same(self, event: LabelEvent, item: Item, statement: Statement) -> bool:
+        undoes = event.undoes if statement.undoes is None else statement.undoes
+        stored = (event.item_id, event.kind, event.author_kind, event.author, event.note)
+        stated = (item.id, statement.kind, statement.author_kind, statement.author, statement.note)
+        if stored != stated or (event.base_sequence, event.undoes) != (
+            statement.base_sequence,
+            undoes,
+        ):
+            return False
+        said = statement.annotation
+        if said is None or event.annotation is None:
+            return (said is None) == (event.annotation is None)
+        known = self._known(said, _size_of(self._session, item))
+        return known == self.classes.resolved(event.annotation)
+
+    def _known(self, said: Annotation | Draft, size: Size) -> dict[str, Any] | None:
+        """As stored, with what its classes mean now; None when one is not known."""
+        if isinstance(said, Annotation):
+            said = annotations.fitted(said, self._task, size)
+        else:
+            said = annotations.fitted(said, self._task, size)
+            found = {n: self.classes.named(validation.text(n, "label")) for n in said.class_names()}
+            named = {n: one.key for n, one in found.items() if one is not None}
+            if len(named) < len(found):
+                return None
+            said = said.annotation(named.__getitem__)
+        return self.classes.resolved(said.stored())
+
+    def _check_base(self, standing: Standing, statement: Statement) -> None:
+        current = standing.sequence
+        if statement.base_sequence in (None, current):
             return
-        counts = self._counts_of(class_id)
-        if split not in counts:
-            counts[split] = SplitCount(class_id=class_id, split=split, images=0)
-            self._session.add(counts[split])
-        counts[split].images += change
+        seen = f"label {statement.base_sequence}" if statement.base_sequence else "no label"
+        if standing.label is None:
+            found = "it has none"
+        else:
+            label = standing.label
+            found = f"it now has label {current}, {self._words(standing)} ({label.author_kind})"
+        raise StaleLabelError(
+            f"the label changed since it was read: the author saw {seen} on image, {found}; read "
+            f"the history and decide again with base_sequence={current}",
+            field="base_sequence",
+        )
 
-    def _counts_of(self, class_id: int) -> dict[str, SplitCount]:
-        if class_id not in self._counts:
-            query = select(SplitCount).where(SplitCount.class_id == class_id)
-            self._counts[class_id] = {one.split: one for one in self._session.scalars(query)}
-        return self._counts[class_id]
+    def words(self, said: Annotation) -> str:
+        """An annotation in a few words for people."""
+        return annotations.describe(said, self.classes.name_of)
+
+    def _words(self, standing: Standing) -> str:
+        said = {} if standing.label is None else standing.label.annotation or {}
+        return self.words(Annotation.model_validate(said))
 
 
 def find_item(session: Session, dataset: Dataset, sha256: str) -> Item:
@@ -237,110 +326,79 @@ def find_item(session: Session, dataset: Dataset, sha256: str) -> Item:
 
 
 def submit(database: Database, dataset_name: str, sha256: str, statement: Statement) -> Recorded:
-    """A label for an image that is there: validates, locks and records."""
+    """A statement on an image that is there: validates, locks and records."""
+    answer = say_all(database, dataset_name, [(sha256, statement)])[0]
+    if isinstance(answer, VisionloopError):
+        raise answer
+    return answer
+
+
+def say_all(
+    database: Database, dataset_name: str, statements: Sequence[tuple[str, Statement]]
+) -> list[Recorded | VisionloopError]:
+    """Statements on images (by sha256) in one transaction; what is refused is refused alone."""
+    answers: list[Recorded | VisionloopError] = []
     with database.write() as session:
         dataset = datasets.find(session, validation.dataset_name(dataset_name), lock=True)
-        item = find_item(session, dataset, validation.sha256(sha256))
         log = LabelLog(session, dataset)
-        recorded = log.record(item, statement)
+        for sha256, statement in statements:
+            try:
+                item = find_item(session, dataset, validation.sha256(sha256))
+                answers.append(log.record(item, statement))
+            except (InvalidInputError, NotFoundError, ConflictError) as refusal:
+                answers.append(refusal)
     log.measure()
-    return recorded
+    return answers
 
 
 def statement(
     *,
     event_id: str,
-    class_name: str,
     author_kind: str,
     author: str,
+    class_name: str = "",
+    draft: Draft | None = None,
     base_sequence: int | None = None,
 ) -> Statement:
-    """A statement from outside, validated. Without an event_id, repeating it records it again."""
+    """A label from outside, validated. Without an event_id, repeating it records it again."""
+    if draft is None:
+        draft = Draft(classes=(validation.text(class_name, "label"),))
     return Statement(
+        annotation=draft,
         event_id=validation.event_id(event_id) if event_id else None,
-        class_name=validation.text(class_name, "label"),
         author_kind=author_kind_named(author_kind),
         author=validation.text(author, "author", required=False),
         base_sequence=base_sequence,
     )
 
 
-def history(session: Session, dataset_name: str, sha256: str) -> list[HistoryEntry]:
-    """Every label event of an image, oldest first. Raises NotFoundError."""
-    dataset = datasets.find(session, validation.dataset_name(dataset_name))
-    item = find_item(session, dataset, validation.sha256(sha256))
-    head = session.get(LabelHead, item.id)
-    query = (
-        select(LabelEvent, LabelClass)
-        .join(LabelClass, LabelClass.id == LabelEvent.class_id)
-        .where(LabelEvent.item_id == item.id)
-        .order_by(LabelEvent.sequence)
-    )
-    return [
-        HistoryEntry(
-            sequence=event.sequence,
-            event_id=event.event_id,
-            class_key=named.key,
-            class_name=named.name,
-            author_kind=AuthorKind(event.author_kind),
-            author=event.author,
-            at=event.at,
-            current=head is not None and head.event_row_id == event.id,
-        )
-        for event, named in session.execute(query).tuples()
+def _applied(event: LabelEvent, before: Standing, after: Standing) -> bool:
+    if event.kind == EventKind.LABEL:
+        return after.label is event
+    return before != after
+
+
+def _undone_by(statement: Statement, events: Sequence[LabelEvent]) -> int:
+    """The sequence that an undo takes back: its author's last word that counts."""
+    own = [
+        event.sequence
+        for event in effective(events)
+        if (event.author_kind, event.author) == (statement.author_kind, statement.author)
     ]
-
-
-def _recorded_before(
-    session: Session, item: Item, statement: Statement, event_id: str
-) -> Recorded | None:
-    event = session.scalar(select(LabelEvent).where(LabelEvent.event_id == event_id))
-    if event is None:
-        return None
-    named = session.get_one(LabelClass, event.class_id)
-    same = (event.item_id, named.name, event.author_kind, event.author, event.base_sequence) == (
-        item.id,
-        statement.class_name,
-        statement.author_kind,
-        statement.author,
-        statement.base_sequence,
-    )
-    if not same:
-        raise ConflictError(
-            f"event_id {event_id} is already the label event {event.sequence} "
-            f'("{named.name}"), which says something else; use a new UUID for a new label'
+    if not own:
+        raise StaleLabelError(
+            f'"{statement.author}" has said nothing about this image that could be undone',
+            field="undoes",
         )
-    return Recorded(event.sequence, named.key, event.applied, replayed=True)
+    if statement.undoes not in (None, own[-1]):
+        raise StaleLabelError(
+            f'event {statement.undoes} is not the last word of "{statement.author}" on this image, '
+            f"which is event {own[-1]}; undo that one first",
+            field="undoes",
+        )
+    return own[-1]
 
 
-def _check_base(session: Session, head: LabelHead | None, statement: Statement) -> None:
-    current = 0 if head is None else head.sequence
-    if statement.base_sequence in (None, current):
-        return
-    seen = f"label {statement.base_sequence}" if statement.base_sequence else "no label"
-    if head is None:
-        found = "it has none"
-    else:
-        named = session.get_one(LabelClass, head.class_id)
-        found = f'it now has label {head.sequence}, "{named.name}" ({head.author_kind})'
-    raise ConflictError(
-        f"the label changed since it was read: the author saw {seen} on image, {found}; read the "
-        f"history and decide again with base_sequence={current}"
-    )
-
-
-def _applies(head: LabelHead | None, named: LabelClass, statement: Statement) -> bool:
-    if head is None:
-        return True
-    before, now = AuthorKind(head.author_kind).rank, statement.author_kind.rank
-    # A higher rank that repeats the class confirms it: that changes who stands behind the label.
-    return now > before or (now == before and named.id != head.class_id)
-
-
-def _settle_dispute(
-    head: LabelHead, statement: Statement, event: LabelEvent, *, contradicts: bool
-) -> None:
-    if contradicts and (statement.from_row or not event.applied):
-        head.disputed = True
-    elif not statement.from_row and statement.author_kind.accepted:
-        head.disputed = False
+def _size_of(session: Session, item: Item) -> Size:
+    blob = session.get_one(Blob, item.sha256)
+    return blob.width, blob.height

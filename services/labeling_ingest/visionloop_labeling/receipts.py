@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from visionloop.errors import ConflictError, InvalidInputError, VisionloopError
 from visionloop_labeling import validation
+from visionloop_labeling.annotation import MAX_NOTE, Draft
 from visionloop_labeling.labels import AuthorKind
 from visionloop_labeling.schema import Dataset, IngestBatch, IngestRow
 from visionloop_labeling.validation import Inspection
@@ -40,7 +41,7 @@ class ImageRow:
 
     Importers leave `image` empty for an image that the dataset has and name it by `sha256`; what
     they cannot read comes with its `refusal`, so that it gets a receipt as well; a `remark` says in
-    the receipt what they changed on the way.
+    the receipt what they changed on the way. `label` is short for an annotation of one class.
     """
 
     dataset: str
@@ -56,6 +57,26 @@ class ImageRow:
     sha256: str = ""
     refusal: InvalidInputError | None = None
     remark: str = ""
+    annotation: Draft | None = None
+
+    def draft(self) -> Draft | None:
+        """What the row says its image shows, if anything."""
+        if self.annotation is None and self.label is not None:
+            return Draft(classes=(self.label,))
+        return self.annotation
+
+    def checked_annotation(self) -> Draft | None:
+        """The annotation, if it can be used. Raises InvalidInputError."""
+        if self.annotation is not None:
+            if self.label is not None:
+                raise InvalidInputError(
+                    "the row has a label and an annotation; put the class into the annotation",
+                    field="annotation",
+                )
+            for name in self.annotation.class_names():
+                validation.text(name, "annotation")
+            validation.text(self.annotation.note, "note", limit=MAX_NOTE, required=False)
+        return self.annotation
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +250,7 @@ def _kept_source(row: ImageRow) -> str:
 
 def request_digest(row: ImageRow) -> str:
     """A digest of everything a row asks for."""
-    asked = [
+    asked: list[object] = [
         row.sha256 or hashlib.sha256(row.image).hexdigest(),
         row.label,
         row.group,
@@ -238,4 +259,6 @@ def request_digest(row: ImageRow) -> str:
         row.author,
         row.source,
     ]
+    if row.annotation is not None:
+        asked.append(row.annotation.stored())
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

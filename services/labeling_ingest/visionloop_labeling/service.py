@@ -12,12 +12,13 @@ from visionloop.errors import UnavailableError
 from visionloop.images import Limits
 from visionloop.objectstore import ObjectStore
 from visionloop.telemetry import labeling as metrics
-from visionloop_labeling import datasets, exports, labels, snapshots, validation
+from visionloop_labeling import datasets, exports, history, labels, snapshots, validation
 from visionloop_labeling.database import Database
 from visionloop_labeling.datasets import DatasetSettings, DatasetSummary
 from visionloop_labeling.exports import ExportedLabel
+from visionloop_labeling.history import HistoryEntry
 from visionloop_labeling.ingest import Ingest
-from visionloop_labeling.labels import HistoryEntry, Recorded
+from visionloop_labeling.labels import Recorded
 from visionloop_labeling.receipts import ImageRow, Receipt
 from visionloop_labeling.snapshots import Cut
 from visionloop_labeling.stream import IngestStream
@@ -142,7 +143,7 @@ class LabelingService:
 
         def work() -> list[HistoryEntry]:
             with self.database.read() as session:
-                return labels.history(session, dataset, sha256)
+                return history.of_image(session, dataset, sha256)
 
         return await self.run(work)
 

@@ -64,3 +64,18 @@ def choose_split(
     tied = [split for split in open_splits if largest - deficits[split] < 1e-9]
     digest = hashlib.sha256(f"{salt}\0{group}".encode()).digest()
     return tied[int.from_bytes(digest[:8], "big") % len(tied)]
+
+
+def draw_split(ratios: SplitRatios, *, salt: str, group: str) -> str:
+    """The split for a group whose label names no class: drawn by the ratios, alike every time.
+
+    There is no class whose share could be short, so there is nothing to count; of few such images
+    val or test may get none.
+    """
+    digest = hashlib.sha256(f"{salt}\0{group}".encode()).digest()
+    drawn = int.from_bytes(digest[:8], "big") / 2**64
+    for split in SPLITS:
+        if drawn < ratios.of(split):
+            return split
+        drawn -= ratios.of(split)
+    return "train"

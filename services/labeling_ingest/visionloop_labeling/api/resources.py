@@ -7,7 +7,8 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from visionloop_labeling.datasets import DatasetSettings, DatasetSummary
-from visionloop_labeling.labels import AuthorKind, HistoryEntry
+from visionloop_labeling.history import HistoryEntry
+from visionloop_labeling.labels import AuthorKind
 from visionloop_labeling.receipts import Outcome, Receipt
 from visionloop_labeling.snapshots import Cut
 

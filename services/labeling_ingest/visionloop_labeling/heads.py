@@ -1,0 +1,171 @@
+"""The tables that follow from the label log, brought up to date event by event, or anew.
+
+`LabelHead` holds the current label, `SplitCount` how many accepted labels of a class stand in each
+split, `Item.state` the image's place in the work, and the dataset counts of these. They are written
+in the transaction of the event. What is given once and never taken back, the split of a group, is
+not one of them.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from visionloop_labeling import datasets
+from visionloop_labeling.annotation import Annotation
+from visionloop_labeling.classes import ClassBook
+from visionloop_labeling.fold import ItemState, Standing
+from visionloop_labeling.schema import (
+    Dataset,
+    ImageGroup,
+    Item,
+    LabelClass,
+    LabelEvent,
+    LabelHead,
+    LabelHeadClass,
+    SplitCount,
+)
+from visionloop_labeling.splits import choose_split, draw_split
+
+_COUNTERS: Final = {
+    ItemState.LABELLED: "items_labelled",
+    ItemState.REVIEW: "items_in_review",
+    ItemState.SKIPPED: "items_skipped",
+}
+
+
+class Heads:
+    """Writes where images stand. The dataset is locked."""
+
+    def __init__(self, session: Session, dataset: Dataset, book: ClassBook) -> None:
+        self._session = session
+        self._dataset = dataset
+        self._book = book
+        # The session forgets what nobody holds, and would ask the database again for each row.
+        self._counts: dict[int, dict[str, SplitCount]] = {}
+
+    def move(self, item: Item, before: Standing, after: Standing) -> None:
+        """Brings the tables from where the image stood to where it stands."""
+        if (before.label, before.disputed) != (after.label, after.disputed):
+            self._write_head(item, before, after)
+        if before.label is not after.label:
+            self._count(item, before, after)
+        self._settle(item, after)
+
+    def _write_head(self, item: Item, before: Standing, after: Standing) -> None:
+        if before.label is not after.label and _further(before.label):
+            self._session.execute(delete(LabelHeadClass).where(LabelHeadClass.item_id == item.id))
+        head = self._session.get(LabelHead, item.id)
+        label = after.label
+        if label is None:
+            if head is not None:
+                self._session.delete(head)
+                self._dataset.labelled -= 1
+            return
+        if head is None:
+            self._dataset.labelled += 1
+            head = LabelHead(item_id=item.id)
+            self._session.add(head)
+        head.event_row_id = label.id
+        head.sequence = label.sequence
+        head.class_id = label.class_id
+        head.annotation = label.annotation or {}
+        head.author_kind = label.author_kind
+        head.disputed = after.disputed
+        if before.label is not label:
+            for key in _further(label):
+                self._session.add(LabelHeadClass(item_id=item.id, class_id=self._book.get(key).id))
+
+    def _count(self, item: Item, before: Standing, after: Standing) -> None:
+        if not (before.accepted or after.accepted):
+            return
+        group = self._session.get_one(ImageGroup, item.group_id)
+        if after.accepted and group.split is None and after.label is not None:
+            self._give_split(group, after.label)
+        if group.split is None:
+            return
+        for standing, change in ((before, -1), (after, +1)):
+            if standing.accepted and standing.label is not None:
+                for one in self._book.meanings(standing.label.annotation or {}):
+                    self._add(one.id, group.split, change)
+
+    def _give_split(self, group: ImageGroup, label: LabelEvent) -> None:
+        ratios = datasets.settings_of(self._dataset).ratios
+        # The dataset's name is the salt: the same import elsewhere gives the same splits.
+        salt = self._dataset.name
+        named = self._book.meanings(label.annotation or {})
+        if named:
+            counts = self._rarest(named)
+            group.split = choose_split(counts, 1, ratios, salt=salt, group=group.key)
+        else:
+            group.split = draw_split(ratios, salt=salt, group=group.key)
+        group.split_sequence = label.sequence
+
+    def _rarest(self, named: Sequence[LabelClass]) -> dict[str, int]:
+        """How many images of the rarest of the classes each split has."""
+        images = [
+            ({split: one.images for split, one in self._counts_of(c.id).items()}, c.key)
+            for c in named
+        ]
+        return min(images, key=lambda entry: (sum(entry[0].values()), entry[1]))[0]
+
+    def _add(self, class_id: int, split: str, change: int) -> None:
+        counts = self._counts_of(class_id)
+        if split not in counts:
+            counts[split] = SplitCount(class_id=class_id, split=split, images=0)
+            self._session.add(counts[split])
+        counts[split].images += change
+
+    def _counts_of(self, class_id: int) -> dict[str, SplitCount]:
+        if class_id not in self._counts:
+            query = select(SplitCount).where(SplitCount.class_id == class_id)
+            self._counts[class_id] = {one.split: one for one in self._session.scalars(query)}
+        return self._counts[class_id]
+
+    def _settle(self, item: Item, after: Standing) -> None:
+        """The image's place in the work; a change of it ends the lease that somebody has."""
+        annotation = None if after.label is None else after.label.annotation
+        outdated = annotation is not None and self._book.outdated(annotation)
+        state = after.state(outdated=outdated)
+        if state is ItemState.REVIEW:
+            item.why = _why_review(after)
+        if state == item.state:
+            return
+        count_states(self._dataset, ItemState(item.state), state, 1)
+        item.state = state
+        item.leased_by = item.leased_until = None
+        if state is ItemState.OPEN:
+            item.why = {"reason": "class_split" if outdated else "label_taken_back"}
+
+
+def count_states(dataset: Dataset, before: ItemState, after: ItemState, items: int) -> None:
+    """Moves so many images from one place in the work to another in the dataset's counters."""
+    for state, change in ((before, -items), (after, items)):
+        if state in _COUNTERS:
+            name = _COUNTERS[state]
+            setattr(dataset, name, getattr(dataset, name) + change)
+
+
+def remaining(dataset: Dataset) -> dict[ItemState, int]:
+    """How many images are in each place; costs nothing beyond the dataset's row."""
+    counted = {state: int(getattr(dataset, name)) for state, name in _COUNTERS.items()}
+    return {ItemState.OPEN: dataset.last_position - sum(counted.values()), **counted}
+
+
+def _further(label: LabelEvent | None) -> tuple[str, ...]:
+    """The classes that a label names beside its first."""
+    if label is None or not label.annotation:
+        return ()
+    return Annotation.model_validate(label.annotation).class_ids()[1:]
+
+
+def _why_review(standing: Standing) -> dict[str, Any]:
+    if standing.flag is not None:
+        return {
+            "reason": "flagged",
+            "by": standing.flag.author,
+            "note": standing.flag.note,
+            "sequence": standing.flag.sequence,
+        }
+    return {"reason": "disputed"}
