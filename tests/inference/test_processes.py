@@ -15,6 +15,7 @@ from support.process_tree import (
     children,
     descriptors,
     is_alive,
+    resident,
     running,
     shared_mappings,
 )
@@ -141,8 +142,18 @@ def test_a_killed_supervisor_leaves_nobody_behind(server: Server) -> None:
 
 
 @pytest.mark.kill
-def test_many_deaths_leak_nothing(server: Server) -> None:
+@pytest.mark.timeout(7200)
+def test_many_deaths_leak_nothing(
+    tmp_path: Path, repository: ModelRepository, store_of_models: str
+) -> None:
     """Odd deaths are a runner's, even ones a front end's."""
+    publish_bundle(repository, seed=1, promote=True)
+    flags = ("--front-ends=1", "--restart-pause-seconds=0.1")
+    with running_server(tmp_path / "server", store_of_models, *flags) as server:
+        kill_many(server.ready())
+
+
+def kill_many(server: Server) -> None:
     pid = server.process.pid
 
     def settled() -> bool:
@@ -153,6 +164,7 @@ def test_many_deaths_leak_nothing(server: Server) -> None:
         return descriptors(pid), shared_mappings(pid), shared_mappings(front_end)
 
     before = None
+    memory = []
     for death in range(DEATHS):
         module, word = ((RUNNER, "runner"), (FRONT_END, "front_end"))[death % 2]
         restarts = server.metric("visionloop_restarts_total", process=word)
@@ -164,10 +176,14 @@ def test_many_deaths_leak_nothing(server: Server) -> None:
             )
         )
         wait_for(settled, hint="life after a death")
+        memory.append(resident(pid))
         if death == 1:  # each has died once: what a first time costs is paid
             before = held()
     assert before is not None
     wait_for(lambda: held() == before, hint=f"what was held before: {before}, now {held()}")
+    # The supervisor remembers nobody: after the first deaths it grows no more.
+    grown = memory[-1] - memory[len(memory) // 2]
+    assert grown < 4 * 2**20, f"{grown / DEATHS * 2:.0f} bytes more with each death: {memory}"
 
 
 def test_a_version_that_kills_its_runner_at_load_is_refused(

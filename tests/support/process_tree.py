@@ -40,3 +40,10 @@ def descriptors(pid: int) -> int:
 def shared_mappings(pid: int) -> int:
     """How many memfd mappings it has: arenas and metric pages."""
     return Path(f"/proc/{pid}/maps").read_text().count("/memfd:")
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that are this process's own."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    [kilobytes] = [line.split()[1] for line in lines if line.startswith("RssAnon:")]
+    return 1024 * int(kilobytes)

@@ -26,7 +26,7 @@ MODULE = "visionloop_inference.front_end"
 START_PATIENCE = 60.0  # seconds
 LINK_PAUSE = 1.0  # seconds before a link that the machine had no room for is tried again
 STEADY_SECONDS = 60.0  # a front end that lived so long begins anew with the first pause
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  # seconds before a dead front end is started again
+FIRST_PAUSE = 0.1  # seconds before a dead front end is started again, doubled each time
 
 # glibc gives every buffer above 128 KiB back to the kernel and faults it in again for the next
 # message: with these, 150 kB requests cost a tenth less. Larger ones keep more than they save.
@@ -102,7 +102,7 @@ class FrontEnds:
             await asyncio.sleep(pause)
             if self._closing:  # one that starts now would not be told to drain
                 return
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = min(2 * pause, self.settings.restart_pause_seconds)
             born = loop.time()
             try:
                 await self._start_again(index, address)

@@ -28,7 +28,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 CRASHES_AT_LOAD = 2  # a graph that kills its runner so often is refused
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 30.0  # seconds before a dead runner is started again
+FIRST_PAUSE = 0.1  # seconds before a dead runner is started again, doubled each time
 STEADY_SECONDS = 60.0  # a runner that lived so long begins anew with the first pause
 
 
@@ -115,7 +115,8 @@ class Loader:
             metrics.RESTARTS.labels(process="runner").inc()
             log.error("%s %s; starting it again", runner.child.name, runner.child.ended.result())
             steady = loop.time() - born > STEADY_SECONDS
-            pause = FIRST_PAUSE if steady else min(2 * runner.pause, LONGEST_PAUSE)
+            longest = self.settings.restart_pause_seconds
+            pause = FIRST_PAUSE if steady else min(2 * runner.pause, longest)
             task = asyncio.create_task(self._revive(version, runner, pause))
             self.revivals.add(task)
             task.add_done_callback(self.revivals.discard)
@@ -133,7 +134,7 @@ class Loader:
                 await runner.load(self._options(), self.settings.load_seconds)
             except Exception as error:  # noqa: BLE001 — it served before: it is worth trying again
                 log.error("%s does not come back: %s", dead.child.name, error)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause = min(2 * pause, self.settings.restart_pause_seconds)
                 await asyncio.sleep(pause)
                 # A cache may have been swept by whoever keeps the machine's disk tidy.
                 with contextlib.suppress(Exception):

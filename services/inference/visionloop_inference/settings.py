@@ -71,6 +71,7 @@ class Settings:
     max_concurrent_requests: int
     max_connection_age_seconds: float
     load_seconds: float
+    restart_pause_seconds: float
     drain_seconds: float
     drain_quiet_seconds: float
     access_log: float
@@ -79,10 +80,9 @@ class Settings:
     def check(self) -> None:
         """Raises ConfigurationError for values that cannot work, or not together."""
         positive = (
-            "poll_seconds", "load_seconds", "instances", "decode_threads", "max_batch",
-            "queue_rows", "queue_bytes", "max_images", "max_message_bytes",
-            "max_concurrent_requests",
-
+            "poll_seconds", "load_seconds", "restart_pause_seconds", "instances",
+            "decode_threads", "max_batch", "queue_rows", "queue_bytes", "max_images",
+            "max_message_bytes", "max_concurrent_requests",
         )  # fmt: skip
         for name in positive:
             check_above_zero(name.replace("_", "-"), getattr(self, name))
@@ -407,6 +407,12 @@ def _add_operations(group: argparse._ArgumentGroup) -> None:
         type=seconds,
         default=300.0,
         help="longest time a version may take to load, warm up and pass its first golden images",
+    )
+    add(
+        "--restart-pause-seconds",
+        type=seconds,
+        default=30.0,
+        help="longest pause before a process that dies again and again is started once more",
     )
     add(
         "--drain-seconds",
