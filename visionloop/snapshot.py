@@ -8,7 +8,7 @@
 
 Writing what a snapshot says already writes no snapshot: the id is the content's digest. Reading
 one checks every part's digest and then that the rows still give the id. `read` holds all rows, a
-kilobyte or so each; `write_sorted` and `stream` hold one part. What the records and the id are is
+kilobyte or so each; `write_spooled` and `stream` hold one part. What the records and the id are is
 in `visionloop.snapshot_format` and `visionloop.snapshot_rows`.
 """
 
@@ -16,8 +16,7 @@ import builtins
 import hashlib
 import json
 import re
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +26,13 @@ from visionloop.failpoints import failpoint
 from visionloop.objectstore import ObjectStore
 from visionloop.objectstore.transfers import in_parallel
 from visionloop.record import parse_record, record_bytes
-from visionloop.snapshot_content import ContentCheck, PartFile, SpooledContent, check_content
+from visionloop.snapshot_content import (
+    ContentCheck,
+    PartFile,
+    SpooledContent,
+    check_content,
+    spooled,
+)
 from visionloop.snapshot_diff import SnapshotDiff, diff_rows
 from visionloop.snapshot_format import (
     DATASET_NAME_PATTERN,
@@ -57,9 +62,11 @@ __all__ = [
     "SnapshotRepository",
     "SnapshotRow",
     "SnapshotShape",
+    "SpooledContent",
     "blob_key",
     "diff",
     "snapshot_id",
+    "spooled",
 ]
 
 MIN_PREFIX_DIGITS = 4
@@ -111,35 +118,17 @@ class SnapshotRepository:
         """
         ordered = sorted(rows, key=lambda row: row.sha256)
         _check_dataset(dataset)
-        with tempfile.TemporaryDirectory(prefix="snapshot-") as folder:
-            content = SpooledContent(Path(folder), classes)
+        with spooled(classes) as content:
             content.take(ordered)
-            return self._write(
-                dataset,
-                content,
-                classes,
-                policy,
-                About(label_sequence=label_sequence, leak_pairs=leak_pairs, parent=parent),
-            )
+            about = About(label_sequence=label_sequence, leak_pairs=leak_pairs, parent=parent)
+            return self._write(dataset, content, classes, policy, about)
 
-    def write_sorted(
-        self,
-        dataset: str,
-        rows: Iterable[SnapshotRow],
-        classes: Sequence[SnapshotClass],
-        policy: dict[str, object],
-        *,
-        about: Callable[[], About],
+    def write_spooled(
+        self, dataset: str, content: SpooledContent, policy: dict[str, object], about: About
     ) -> tuple[SnapshotManifest, bool]:
-        """As `write`, for any number of rows, in the order of sha256; of `classes` those in use.
-
-        `about` is asked after the last row.
-        """
+        """As `write`, for any number of rows, taken before; of the classes those in use."""
         _check_dataset(dataset)
-        with tempfile.TemporaryDirectory(prefix="snapshot-") as folder:
-            content = SpooledContent(Path(folder), classes)
-            content.take(rows)
-            return self._write(dataset, content, content.used_classes(), policy, about())
+        return self._write(dataset, content, content.used_classes(), policy, about)
 
     def _write(
         self,
@@ -149,6 +138,10 @@ class SnapshotRepository:
         policy: dict[str, object],
         about: About,
     ) -> tuple[SnapshotManifest, bool]:
+        if not content.parts:
+            raise InvalidInputError(
+                "a snapshot needs at least one row; label some images", field="rows"
+            )
         policy = plain_policy(policy)
         identity = content.identity(classes, policy)
         try:

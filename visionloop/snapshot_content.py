@@ -11,8 +11,10 @@ import gzip
 import hashlib
 import json
 import mmap
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -94,14 +96,10 @@ class ContentCheck:
         return {class_id for _, class_id in self._classes}
 
     def counts(self, group_at: Callable[[int], str]) -> dict[str, object]:
-        """The counts that a manifest holds, by the names of its fields; after the last row.
+        """The counts that a manifest holds, by the names of its fields, after the last row.
 
         `group_at` gives the group of the nth row, for the message. Raises InvalidInputError.
         """
-        if not self._last:
-            raise InvalidInputError(
-                "a snapshot needs at least one row; label some images", field="rows"
-            )
         sizes = self._group_sizes(group_at)
         classes = {split: _of(self._classes, split) for split in SPLITS}
         return {
@@ -139,6 +137,10 @@ def check_content(
     rows: Sequence[SnapshotRow], classes: Sequence[SnapshotClass]
 ) -> dict[str, object]:
     """The counts of rows in order. Raises InvalidInputError as `ContentCheck` does."""
+    if not rows:
+        raise InvalidInputError(
+            "a snapshot needs at least one row; label some images", field="rows"
+        )
     check = ContentCheck(classes)
     ordered = sorted(rows, key=lambda row: row.sha256)
     for row in ordered:
@@ -167,8 +169,11 @@ class SpooledContent:
         self.parts: list[PartFile] = []
         self.counts: dict[str, object] = {}
 
-    def take(self, rows: Iterable[SnapshotRow]) -> None:
-        """Writes all rows, which come in the order of sha256. Raises InvalidInputError."""
+    def take(self, rows: Iterable[SnapshotRow]) -> int:
+        """Writes all rows, which come in the order of sha256; returns how many.
+
+        Raises InvalidInputError.
+        """
         names = {entry.id: entry.name for entry in self._classes.values()}
         with (
             self._canonical.open("wb") as canonical,
@@ -182,7 +187,10 @@ class SpooledContent:
                 for start in range(0, len(part), _LINES):
                     table.write(csv_lines(part[start : start + _LINES], names).encode())
                 self.parts.append(self._part(part))
-        self.counts = self._check.counts(self._group_at)
+        images = sum(part.rows for part in self.parts)
+        if images:
+            self.counts = self._check.counts(self._group_at)
+        return images
 
     def used_classes(self) -> list[SnapshotClass]:
         """Of the classes that may occur those that do, in their order."""
@@ -217,6 +225,16 @@ class SpooledContent:
                 if at == place:
                     return str(json.loads(line)["group_id"])
         return ""
+
+
+@contextmanager
+def spooled(classes: Sequence[SnapshotClass]) -> Iterator[SpooledContent]:
+    """Room for the content of a snapshot; `classes` are those that may occur.
+
+    The folder is in TMPDIR, and gone when the block ends.
+    """
+    with tempfile.TemporaryDirectory(prefix="visionloop-snapshot-") as folder:
+        yield SpooledContent(Path(folder), classes)
 
 
 def _of(counts: Counter[tuple[str, str]], split: str) -> dict[str, int]:
