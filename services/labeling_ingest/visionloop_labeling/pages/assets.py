@@ -1,4 +1,4 @@
-"""The pages' style sheets and scripts: read once at start, served under an address with their digest.
+"""The style sheets and scripts: read once at start, served under an address with their digest.
 
 `/static/<version>/label/page.js`: the version is one digest over all files, so that modules import
 one another by relative paths and a browser may keep them for ever. A change of any file changes
