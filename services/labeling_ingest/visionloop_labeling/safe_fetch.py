@@ -1,0 +1,326 @@
+"""Fetching URLs that outsiders name, without becoming their way into the network.
+
+What makes it safe, in order: only http and https and only allowed ports; the name is resolved once,
+and every address it has must be a public one; the connection goes to an address that was checked,
+with the name in TLS and the Host header, so a name that resolves differently the next time
+("rebinding") gains nothing; redirects are followed by hand, at most three, each through the same
+door; bytes are counted while they are read, and the clock runs over all of it, also over a server
+that sends a byte a second. Proxies from the environment are not used: they would resolve names for
+themselves. What comes back is bytes and nothing of their headers.
+
+Not here: whether the bytes are an image. Network policies remain the second wall.
+"""
+
+import http.client
+import io
+import ipaddress
+import re
+import socket
+import ssl
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as TimeIsUpError
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+import visionloop
+from visionloop.errors import InvalidInputError
+
+IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+IpNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+# (host, port) → addresses. Raises OSError.
+Resolve: TypeAlias = Callable[[str, int], Sequence[str]]
+
+_PORTS: Final = {"http": 80, "https": 443}
+_REDIRECTS: Final = (301, 302, 303, 307, 308)
+_MAX_URL: Final = 2000  # characters
+_CHUNK: Final = 64 * 2**10
+_HOST: Final = re.compile(r"[A-Za-z0-9._:-]{1,253}", re.ASCII)
+# IPv6 ranges that carry an IPv4 address, which is where a gateway would go: (network, shift).
+_CARRIERS: Final = (
+    (ipaddress.IPv6Network("64:ff9b::/96"), 0),  # NAT64
+    (ipaddress.IPv6Network("2002::/16"), 80),  # 6to4
+    (ipaddress.IPv6Network("::/96"), 0),  # IPv4-compatible
+)
+
+
+class FetchError(InvalidInputError):
+    """A URL that was not fetched; `reason` is a stable word for why."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message, field="url")
+        self._reason = reason
+
+    @property
+    def reason(self) -> str:
+        return self._reason
+
+
+@dataclass(frozen=True, slots=True)
+class FetchRules:
+    """What may be fetched. `networks` are not public ones that an operator allows all the same."""
+
+    max_bytes: int = 20 * 2**20
+    seconds: float = 30.0  # for one URL with its redirects
+    redirects: int = 3
+    per_host: int = 4  # fetches at a time
+    ports: frozenset[int] = frozenset(_PORTS.values())
+    networks: tuple[IpNetwork, ...] = ()
+
+    def allows(self, address: IpAddress) -> bool:
+        """Whether an address may be connected to."""
+        if any(address in network for network in self.networks):
+            return True
+        inner = _inner(address)
+        if inner is not None:
+            return self.allows(inner)
+        return address.is_global and not (address.is_multicast or address.is_reserved)
+
+
+class SafeFetcher:
+    """Fetches URLs by the rules. Threads may share it; each host is asked by a few at a time."""
+
+    def __init__(self, rules: FetchRules, resolve: Resolve | None = None) -> None:
+        self._rules = rules
+        self._resolve = resolve or _addresses
+        self._hosts = defaultdict[str, threading.Semaphore](
+            lambda: threading.Semaphore(rules.per_host)
+        )
+        self._hosts_lock = threading.Lock()
+        self._resolvers = ThreadPoolExecutor(8, thread_name_prefix="resolve")
+        self._tls = ssl.create_default_context()
+
+    def close(self) -> None:
+        """Lets go of its threads."""
+        self._resolvers.shutdown(wait=False, cancel_futures=True)
+
+    def fetch(self, url: str) -> bytes:
+        """The bytes at `url`. Raises FetchError, whatever the other side does."""
+        deadline = time.monotonic() + self._rules.seconds
+        for _hop in range(self._rules.redirects + 1):
+            parts = _checked(url, self._rules)
+            with self._turn(parts.hostname or "", deadline):
+                answer = self._get(parts, deadline)
+            if isinstance(answer, bytes):
+                return answer
+            url = urljoin(url, answer.location)
+        raise FetchError(
+            f"more than {self._rules.redirects} redirects; the last one goes to {_shown(url)}",
+            reason="too_many_redirects",
+        )
+
+    def _turn(self, host: str, deadline: float) -> "_Turn":
+        with self._hosts_lock:
+            turns = self._hosts[host.lower()]
+        if not turns.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise _too_slow(host, self._rules)
+        return _Turn(turns)
+
+    def _get(self, parts: SplitResult, deadline: float) -> "bytes | _Redirect":
+        host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
+        try:
+            address = self._address(host, port, deadline)
+            with _connected(address, port, deadline) as raw:
+                tls = self._tls if parts.scheme == "https" else None
+                plain = raw if tls is None else tls.wrap_socket(raw, server_hostname=host)
+                with plain:
+                    return self._ask(_TimedSocket(plain, deadline), parts, deadline)
+        except (TimeoutError, TimeIsUpError):
+            raise _too_slow(host, self._rules) from None
+        except ssl.SSLError as error:
+            raise FetchError(
+                f"{_shown(host)} has no valid TLS certificate or speaks no TLS "
+                f"({error.reason or 'broken'})",
+                reason="tls",
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise FetchError(
+                f"{_shown(host)} does not answer properly ({type(error).__name__})",
+                reason="unreachable",
+            ) from None
+
+    def _address(self, host: str, port: int, deadline: float) -> str:
+        """An address of the host, once all of them are allowed."""
+        left = max(0.0, deadline - time.monotonic())
+        try:
+            found = self._resolvers.submit(self._resolve, host, port).result(timeout=left)
+        except (OSError, UnicodeError):
+            found = []
+        if not found:
+            raise FetchError(f"there is no host {_shown(host)}", reason="no_such_host")
+        for address in found:
+            if not self._rules.allows(ipaddress.ip_address(address.partition("%")[0])):
+                # Which address it is stays unsaid: a caller could map the network by it.
+                raise FetchError(
+                    f"{_shown(host)} is not a public address; an operator may allow its network "
+                    "(--import-networks)",
+                    reason="forbidden_address",
+                )
+        return found[0]
+
+    def _ask(
+        self, connection: "_TimedSocket", parts: SplitResult, deadline: float
+    ) -> "bytes | _Redirect":
+        connection.sendall(_request(parts))
+        response = http.client.HTTPResponse(connection, method="GET")  # type: ignore[arg-type]
+        try:
+            response.begin()
+            if response.status in _REDIRECTS:
+                return _Redirect(response.getheader("Location") or "")
+            if response.status != 200:
+                raise FetchError(
+                    f"{_shown(parts.geturl())} answers {response.status}", reason="http_status"
+                )
+            return self._body(response, parts, deadline)
+        finally:
+            response.close()
+
+    def _body(
+        self, response: http.client.HTTPResponse, parts: SplitResult, deadline: float
+    ) -> bytes:
+        limit = self._rules.max_bytes
+        body = bytearray()
+        while chunk := response.read(min(_CHUNK, limit + 1 - len(body))):
+            body += chunk
+            if len(body) > limit:
+                raise FetchError(
+                    f"{_shown(parts.geturl())} has more than {limit:,} bytes",
+                    reason="too_many_bytes",
+                )
+            if time.monotonic() > deadline:
+                raise TimeoutError
+        if response.length:  # Content-Length promised more
+            raise FetchError(f"{_shown(parts.geturl())} ended too early", reason="unreachable")
+        return bytes(body)
+
+
+@dataclass(frozen=True, slots=True)
+class _Redirect:
+    location: str
+
+
+class _Turn:
+    def __init__(self, turns: threading.Semaphore) -> None:
+        self._turns = turns
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        self._turns.release()
+
+
+class _TimedSocket:
+    """A socket whose every wait ends at the deadline, as http.client wants to see one."""
+
+    def __init__(self, plain: socket.socket, deadline: float) -> None:
+        self._plain = plain
+        self._deadline = deadline
+
+    def sendall(self, data: bytes) -> None:
+        self._plain.settimeout(_left(self._deadline))
+        self._plain.sendall(data)
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_TimedReader(self._plain, self._deadline))
+
+
+class _TimedReader(io.RawIOBase):
+    def __init__(self, plain: socket.socket, deadline: float) -> None:
+        self._plain = plain
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._plain.settimeout(_left(self._deadline))
+        return self._plain.recv_into(buffer)
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _connected(address: str, port: int, deadline: float) -> socket.socket:
+    opened = socket.create_connection((address, port), timeout=_left(deadline))
+    opened.settimeout(_left(deadline))  # for the TLS handshake, too
+    return opened
+
+
+def _checked(url: str, rules: FetchRules) -> SplitResult:
+    """The parts of a URL that may be asked for at all."""
+    try:
+        if len(url) > _MAX_URL or not url.isascii() or not url.isprintable() or " " in url:
+            raise ValueError("it must be ASCII without spaces, at most 2,000 characters")
+        parts = urlsplit(url)
+        port = parts.port or _PORTS.get(parts.scheme, 0)
+    except ValueError as error:
+        raise FetchError(f"{_shown(url)} is no URL: {error}", reason="bad_url") from None
+    if parts.scheme not in _PORTS:
+        raise FetchError(
+            f"{_shown(url)} is not http:// or https://; nothing else is fetched", reason="bad_url"
+        )
+    if parts.username is not None or parts.password is not None:
+        raise FetchError("the URL holds a user name or password", reason="bad_url")
+    if not _HOST.fullmatch(parts.hostname or ""):
+        raise FetchError(f"{_shown(url)} names no host", reason="bad_url")
+    if port not in rules.ports:
+        allowed = ", ".join(map(str, sorted(rules.ports)))
+        raise FetchError(
+            f"port {port} is not allowed; allowed are {allowed} (--import-ports)",
+            reason="forbidden_port",
+        )
+    return parts
+
+
+def _request(parts: SplitResult) -> bytes:
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    if parts.port is not None and parts.port != _PORTS[parts.scheme]:
+        host = f"{host}:{parts.port}"
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    lines = (
+        f"GET {target} HTTP/1.1",
+        f"Host: {host}",
+        f"User-Agent: visionloop/{visionloop.__version__}",
+        "Accept: image/*",
+        "Accept-Encoding: identity",
+        "Connection: close",
+    )
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("ascii")
+
+
+def _addresses(host: str, port: int) -> list[str]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(one[4][0]) for one in found))
+
+
+def _inner(address: IpAddress) -> ipaddress.IPv4Address | None:
+    """The IPv4 address within an IPv6 one."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    for network, shift in _CARRIERS:
+        if address in network:
+            return ipaddress.IPv4Address((int(address) >> shift) & 0xFFFF_FFFF)
+    return None
+
+
+def _too_slow(host: str, rules: FetchRules) -> FetchError:
+    return FetchError(
+        f"{_shown(host)} did not answer within {rules.seconds:g} seconds", reason="too_slow"
+    )
+
+
+def _shown(text: str) -> str:
+    short = text if len(text) <= 120 else text[:120] + "…"
+    return ascii(short)
