@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from visionloop_labeling.overview import Overviews
-from visionloop_labeling.pages import assets, overview, start
+from visionloop_labeling.pages import assets, labelling, overview, start
 from visionloop_labeling.service import LabelingService
 
 
@@ -14,4 +14,5 @@ def routes(service: LabelingService) -> APIRouter:
     api.include_router(assets.routes())
     api.include_router(start.routes(service))
     api.include_router(overview.routes(service, overviews))
+    api.include_router(labelling.routes(service))
     return api

@@ -12,6 +12,13 @@ export class ApiError extends Error {
 
 const csrf = document.querySelector('meta[name="csrf"]')?.content ?? "";
 
+/**
+ * @param {string} method
+ * @param {string} path
+ * @param {object | FormData} [body]
+ * @param {{signal?: AbortSignal, keepalive?: boolean, headers?: Record<string, string>}} [options]
+ * @returns {Promise<any>}
+ */
 export async function call(method, path, body, { signal, keepalive, headers = {} } = {}) {
   const init = { method, signal, keepalive, headers: { Accept: "application/json", ...headers } };
   if (method !== "GET" && csrf) init.headers["X-CSRF-Token"] = csrf;

@@ -1,0 +1,161 @@
+/**
+ * What could not be stored and needs a person: somebody else labelled the image meanwhile (both
+ * versions side by side), or the service refused an event (with its reason). It waits behind a
+ * button, so that it never stands in the way of the next image.
+ */
+
+/** @import { Api } from "./api.js" */
+/** @import { Entry, Journal } from "./journal.js" */
+/** @import { Annotation, Item } from "./wire.js" */
+
+import { inWords, saidInWords } from "./describe.js";
+import { byId, html, setVariable, svg } from "./dom.js";
+
+export class Conflicts extends EventTarget {
+  /**
+   * Dispatches "theirs" ({item}) when somebody else's version was taken.
+   * @param {Api} api
+   * @param {Journal} journal
+   * @param {(id: string) => {name: string, colour: string}} look
+   * @param {(body: import("./wire.js").LabelEvent, sequence: number) => void} sayAgain
+   */
+  constructor(api, journal, look, sayAgain) {
+    super();
+    this.api = api;
+    this.journal = journal;
+    this.look = look;
+    this.sayAgain = sayAgain;
+    this.dialog = /** @type {HTMLDialogElement} */ (byId("conflict"));
+    this.button = byId("undecided");
+    this.button.addEventListener("click", () => this.open());
+    this.dialog.addEventListener("keydown", (event) => this.#pressed(event));
+    journal.addEventListener("change", () => this.#count());
+  }
+
+  /** Shows the first one that waits. */
+  open() {
+    const entry = this.journal.undecided[0];
+    if (!entry) {
+      this.dialog.close();
+      return;
+    }
+    this.entry = entry;
+    const body = byId("conflict-body");
+    body.replaceChildren(...(entry.status === "conflict" ? this.#both(entry) : this.#refused(entry)));
+    if (!this.dialog.open) this.dialog.showModal();
+    body.querySelector("button")?.focus();
+  }
+
+  /** @param {Entry} entry */
+  #both(entry) {
+    const current = /** @type {Item} */ (entry.refusal?.current);
+    const mine = saidInWords(entry.body.kind, entry.body.annotation ?? null, this.look);
+    const who = current.author || current.author_kind || "somebody else";
+    byId("conflict-title").textContent = "Two people labelled this image";
+    return [
+      html(
+        "p",
+        { class: "soft" },
+        `Since you opened it, ${who} has said something else. Nothing is lost: both stay in the ` +
+          "history. Which one counts?",
+      ),
+      html(
+        "div",
+        { class: "versions" },
+        this.#version("Yours", mine, entry.body.annotation, current, [
+          this.#choice("Keep mine", "K", () => this.#keepMine(entry, current)),
+        ]),
+        this.#version(`From ${who}`, inWords(current.annotation, this.look), current.annotation, current, [
+          this.#choice("Take theirs", "T", () => this.#takeTheirs(entry, current)),
+        ]),
+      ),
+    ];
+  }
+
+  /** @param {Entry} entry */
+  #refused(entry) {
+    const said = saidInWords(entry.body.kind, entry.body.annotation ?? null, this.look);
+    byId("conflict-title").textContent = "This could not be stored";
+    return [
+      html("p", {}, `You said: ${said}.`),
+      html("p", { class: "notice bad" }, entry.refusal?.message || "The service gave no reason."),
+      html(
+        "div",
+        { class: "row" },
+        this.#choice("Try again", "K", () => this.#keepMine(entry, null)),
+        this.#choice("Discard it", "T", () => this.#settle(entry)),
+      ),
+    ];
+  }
+
+  /**
+   * @param {string} title
+   * @param {string} words
+   * @param {Annotation | null | undefined} annotation
+   * @param {Item} item
+   * @param {Node[]} choices
+   */
+  #version(title, words, annotation, item, choices) {
+    const note = annotation?.note;
+    return html(
+      "section",
+      { class: "version" },
+      html("h3", {}, title),
+      html("div", { class: "version-image" }, this.#image(item, annotation)),
+      html("p", { class: "strong break" }, words),
+      note ? html("p", { class: "soft small break" }, note) : null,
+      ...choices,
+    );
+  }
+
+  /** @param {Item} item @param {Annotation | null | undefined} annotation */
+  #image({ sha256, width, height }, annotation) {
+    const boxes = (annotation?.boxes ?? []).map(({ class_id, x, y, width: w, height: h }) => {
+      const node = svg("rect", { class: "edge", x, y, width: w, height: h });
+      setVariable(node, "--colour", this.look(class_id).colour);
+      return node;
+    });
+    const href = this.api.previewUrl(sha256, 256);
+    const picture = svg("image", { href, width, height });
+    return svg("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, picture, ...boxes);
+  }
+
+  /** @param {string} text @param {string} key @param {() => void} run */
+  #choice(text, key, run) {
+    const hint = html("kbd", { "aria-hidden": "true" }, key);
+    return html("button", { type: "button", "data-key": key.toLowerCase(), onclick: run }, text, hint);
+  }
+
+  /** @param {Entry} entry @param {Item | null} current */
+  #keepMine(entry, current) {
+    this.sayAgain(entry.body, current ? current.sequence : entry.body.base_sequence ?? 0);
+    void this.#settle(entry);
+  }
+
+  /** @param {Entry} entry @param {Item} current */
+  #takeTheirs(entry, current) {
+    this.dispatchEvent(new CustomEvent("theirs", { detail: { item: current } }));
+    void this.#settle(entry);
+  }
+
+  /** @param {Entry} entry */
+  async #settle(entry) {
+    await this.journal.discard(entry);
+    this.open();
+  }
+
+  /** @param {KeyboardEvent} event */
+  #pressed(event) {
+    const button = this.dialog.querySelector(`button[data-key="${CSS.escape(event.key.toLowerCase())}"]`);
+    if (!(button instanceof HTMLButtonElement)) return;
+    event.preventDefault();
+    button.click();
+  }
+
+  #count() {
+    const count = this.journal.undecided.length;
+    this.button.hidden = count === 0;
+    const words = count === 1 ? "1 label needs a decision" : `${count} labels need a decision`;
+    byId("undecided-text").textContent = words;
+  }
+}

@@ -1,0 +1,260 @@
+/**
+ * One person's way through the queue: which image is on screen, which ones were before it, what was
+ * said about each, and how to take it back. Knows nothing of the page.
+ *
+ * Moving never waits: statements go to the journal and the next image is there already.
+ */
+
+/** @import { Api } from "./api.js" */
+/** @import { Journal, Reference } from "./journal.js" */
+/** @import { Preview, Queue } from "./queue.js" */
+/** @import { Annotation, Answer, Item, Kind, LabelEvent } from "./wire.js" */
+
+const KEPT = 100; // images to go back to
+const REMEMBERED = 50; // events of earlier visits that undo reaches
+const UNDO_PATIENCE = 5_000; // milliseconds; later its image would come as a surprise
+
+/**
+ * One image on the way. `item` is what the service said, `statements` what was said here since.
+ * @typedef {{item: Item, preview: Preview, statements: Statement[], last?: Reference}} Visit
+ * @typedef {{event_id: string, kind: Kind, annotation?: Annotation}} Statement
+ * @typedef {{event_id: string, sha256: string, kind: Kind, sequence?: number}} Said
+ */
+
+export class Session extends EventTarget {
+  /**
+   * Dispatches "show" when another image, or the same in another state, is to be shown.
+   * @param {Api} api
+   * @param {Queue} queue
+   * @param {Journal} journal
+   */
+  constructor(api, queue, journal) {
+    super();
+    this.api = api;
+    this.queue = queue;
+    this.journal = journal;
+    /** @type {Visit[]} oldest first */
+    this.trail = [];
+    this.cursor = -1;
+    /** @type {Said[]} what undo takes back, newest last */
+    this.said = [];
+    /** @type {number[]} when labels were made here, milliseconds since 1970 */
+    this.moments = [];
+    this.shownAt = performance.now();
+    this.hidden = 0;
+    this.hiddenSince = 0;
+    document.addEventListener("visibilitychange", () => this.#watchClock());
+    queue.addEventListener("change", () => this.visit || this.advance());
+  }
+
+  /** @returns {Visit | undefined} what is on screen; undefined when nothing is left */
+  get visit() {
+    return this.trail[this.cursor];
+  }
+
+  /** Seconds that the image on screen was looked at. */
+  get seconds() {
+    const away = document.hidden ? performance.now() - this.hiddenSince : 0;
+    return Math.round((performance.now() - this.shownAt - this.hidden - away) / 10) / 100;
+  }
+
+  /**
+   * Starts with the image asked for, or with the first of the queue.
+   * @param {string} author
+   * @param {string} sha256 "" for the queue's first
+   */
+  async start(author, sha256) {
+    const asked = sha256 ? this.api.item(sha256).catch(() => undefined) : undefined;
+    const item = await asked;
+    if (item) this.#enter(item);
+    await this.queue.refill();
+    if (!this.visit) this.advance();
+    await this.#remember(author);
+  }
+
+  /**
+   * Says something about the image on screen. Returns the event at once; the journal keeps it.
+   * @param {Kind} kind
+   * @param {Partial<LabelEvent>} [more]
+   * @returns {LabelEvent | undefined}
+   */
+  say(kind, more = {}) {
+    const visit = this.visit;
+    if (!visit) return undefined;
+    const { sha256, sequence } = visit.item;
+    /** @type {LabelEvent} */
+    const body = { event_id: uuid(), sha256, kind, seconds: this.seconds, ...more };
+    if (!visit.last) body.base_sequence = sequence;
+    this.journal.record(body, visit.last ? { base: visit.last } : {});
+    visit.statements.push({ event_id: body.event_id, kind, annotation: body.annotation });
+    visit.last = { event: body.event_id, otherwise: sequence };
+    this.said.push({ event_id: body.event_id, sha256, kind });
+    this.moments.push(Date.now());
+    this.queue.done(sha256);
+    return body;
+  }
+
+  /** Goes to the next image that waits: one of the trail that was undone, or the queue's next. */
+  advance() {
+    const open = this.trail.findIndex((one, place) => place > this.cursor && !isSettled(one));
+    if (open >= 0) {
+      this.cursor = open;
+    } else {
+      const next = this.queue.take();
+      this.cursor = this.trail.length; // past the end: nothing to show until the queue has more
+      if (next) this.trail.push({ ...next, statements: [] });
+      while (this.trail.length > KEPT) {
+        this.trail.shift();
+        this.cursor -= 1;
+      }
+    }
+    this.#show();
+  }
+
+  /**
+   * Goes along the trail.
+   * @param {number} steps -1 back, +1 forward
+   * @returns {boolean} false at its ends
+   */
+  go(steps) {
+    return this.goTo(this.cursor + steps);
+  }
+
+  /** @param {number} place in the trail @returns {boolean} */
+  goTo(place) {
+    const visit = this.trail[place];
+    if (!visit || place === this.cursor) return false;
+    this.cursor = place;
+    visit.preview = this.queue.preview(visit.item.sha256);
+    this.#show();
+    return true;
+  }
+
+  /**
+   * Takes back the last thing this person said, about whichever image, and shows that image.
+   * @returns {Promise<Kind | undefined>} what was taken back
+   */
+  async undo() {
+    const last = this.said.pop();
+    if (!last) return undefined;
+    const event_id = uuid();
+    this.journal.record(
+      { event_id, sha256: last.sha256, kind: "undo" },
+      { undoes: { event: last.event_id, otherwise: last.sequence } },
+    );
+    const place = this.trail.findIndex((one) => one.item.sha256 === last.sha256);
+    if (place < 0) {
+      await this.#fetchUndone(last.sha256, event_id);
+      return last.kind;
+    }
+    const visit = this.trail[place];
+    visit.statements = visit.statements.filter((one) => one.event_id !== last.event_id);
+    visit.last = { event: event_id, otherwise: visit.item.sequence };
+    this.cursor = place;
+    visit.preview = this.queue.preview(visit.item.sha256);
+    this.#show();
+    return last.kind;
+  }
+
+  /**
+   * The image's state was decided elsewhere: what is shown starts from there.
+   * @param {Item} item
+   */
+  replace(item) {
+    for (const visit of this.trail.filter((one) => one.item.sha256 === item.sha256)) {
+      visit.item = item;
+      visit.last = undefined;
+      visit.statements = visit.statements.filter((one) => one.kind !== "label");
+      if (visit === this.visit) this.#show();
+    }
+  }
+
+  /** Loads the image on screen again, after that failed. */
+  reload() {
+    const visit = this.visit;
+    if (!visit) return;
+    visit.preview = this.queue.preview(visit.item.sha256);
+    this.#show();
+  }
+
+  /** Undone in an earlier visit of the page: the image comes from the service, without the label. */
+  async #fetchUndone(/** @type {string} */ sha256, /** @type {string} */ event_id) {
+    try {
+      await this.journal.answered(event_id, UNDO_PATIENCE);
+      this.#enter(await this.api.item(sha256));
+    } catch {
+      this.dispatchEvent(new Event("unreachable"));
+    }
+  }
+
+  /** @param {Item} item shown now; the image on screen comes after it */
+  #enter(item) {
+    const place = Math.max(0, this.cursor);
+    const preview = this.queue.preview(item.sha256);
+    this.trail.splice(place, 0, { item, preview, statements: [] });
+    this.cursor = place;
+    this.#show();
+  }
+
+  /** @param {string} author */
+  async #remember(author) {
+    try {
+      const undone = new Set();
+      /** @type {Said[]} */
+      const earlier = [];
+      for (const event of await this.api.events(author, REMEMBERED)) {
+        if (event.kind === "undo") undone.add(event.undoes);
+        else if (!undone.has(event.sequence)) earlier.unshift(event);
+      }
+      const here = new Set(this.said.map((one) => one.event_id));
+      this.said.unshift(...earlier.filter((one) => !here.has(one.event_id)));
+    } catch {
+      // Then undo reaches only what is said from now on.
+    }
+  }
+
+  #show() {
+    this.shownAt = performance.now();
+    this.hidden = 0;
+    this.hiddenSince = this.shownAt;
+    this.dispatchEvent(new Event("show"));
+  }
+
+  #watchClock() {
+    if (document.hidden) this.hiddenSince = performance.now();
+    else this.hidden += performance.now() - this.hiddenSince;
+  }
+}
+
+/**
+ * What counts for an image now, as far as is known here.
+ * @param {Visit} visit
+ * @returns {Annotation | null}
+ */
+export function currentAnnotation(visit) {
+  const labels = visit.statements.filter((one) => one.kind === "label");
+  return labels.at(-1)?.annotation ?? visit.item.annotation;
+}
+
+/**
+ * The last thing said here about an image: "label", "skip", "flag", or undefined.
+ * @param {Visit} visit
+ */
+export function lastSaid(visit) {
+  return visit.statements.at(-1)?.kind;
+}
+
+/** @param {Visit} visit */
+function isSettled(visit) {
+  return visit.statements.length > 0;
+}
+
+/** A UUID, also where the page is served without TLS. */
+function uuid() {
+  if (crypto.randomUUID) return crypto.randomUUID();
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  bytes[6] = (bytes[6] & 0x0f) | 0x40;
+  bytes[8] = (bytes[8] & 0x3f) | 0x80;
+  const hex = [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
+}
