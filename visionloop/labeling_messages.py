@@ -12,7 +12,7 @@ from visionloop.errors import InvalidInputError, VisionloopError
 from visionloop.proto.v1 import labeling_pb2 as pb
 
 AuthorKind = Literal["human", "import", "app", "model"]
-Outcome = Literal["accepted", "duplicate", "rejected"]
+Outcome = Literal["accepted", "duplicate", "rejected", "quarantined"]
 
 # Larger images are rejected here: as a message they would break the stream of all the others.
 MAX_IMAGE_BYTES: Final = 64 * 2**20
@@ -28,6 +28,7 @@ _OUTCOMES: dict[int, Outcome] = {
     pb.SubmitImageReceipt.ACCEPTED: "accepted",
     pb.SubmitImageReceipt.DUPLICATE: "duplicate",
     pb.SubmitImageReceipt.REJECTED: "rejected",
+    pb.SubmitImageReceipt.QUARANTINED: "quarantined",
 }
 
 
@@ -75,7 +76,8 @@ class Receipt:
     """What became of one row. It is durable when the receipt is there.
 
     A rejected row has a `reason` (one stable word), a `message` for people and perhaps a `field`;
-    every other one has the image's `sha256`. `replayed` tells the stored answer to an earlier try.
+    every other one has the image's `sha256`. A quarantined one has both: it could not be decoded
+    and is not in the dataset, but its bytes are kept for people to look at. `replayed` tells the stored answer to an earlier try.
     """
 
     batch: str

@@ -48,7 +48,7 @@ def import_images(options: argparse.Namespace, output: Output) -> int:
         receipts = client.submit_images(rows)
         for receipt in progress(receipts, total=len(files), description="import", unit="image"):
             outcomes[receipt.outcome] += 1
-            if receipt.outcome == "rejected":
+            if receipt.outcome in ("rejected", "quarantined"):
                 rejections.add(files[receipt.ordinal], receipt.reason, receipt.message)
     return _report(options.dataset, batch, len(files), outcomes, rejections, output)
 

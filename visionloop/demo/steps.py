@@ -201,5 +201,5 @@ def _submit(
     )
     receipts = client.submit_images(rows)
     for receipt in progress(receipts, total=len(cells), description=batch, unit="image"):
-        if receipt.outcome == "rejected":
+        if receipt.outcome in ("rejected", "quarantined"):
             raise VisionloopError(f"{batch} row {receipt.ordinal}: {receipt.message}")

@@ -25,7 +25,7 @@ from visionloop.telemetry import configure_logging
 from visionloop_labeling.api import make_api
 from visionloop_labeling.database import open_database
 from visionloop_labeling.grpc_api import GrpcServer
-from visionloop_labeling.reconcile import reconcile
+from visionloop_labeling.inspectors import WorkerPool
 from visionloop_labeling.service import LabelingService
 from visionloop_labeling.settings import Settings, parse
 
@@ -49,9 +49,9 @@ async def serve(settings: Settings) -> None:
     store = await asyncio.to_thread(open_store, settings.store)
     await asyncio.to_thread(store.probe, "datasets")
     database = await asyncio.to_thread(open_database, settings.database)
-    service = LabelingService(database, store, settings.limits)
+    inspector = WorkerPool(settings.limits, settings.inspectors)
+    service = LabelingService(database, store, settings.limits, inspector)
     try:
-        await asyncio.to_thread(reconcile, database, store)
         await _listen(settings, service, stop)
     finally:
         await asyncio.to_thread(service.close)

@@ -44,6 +44,7 @@ _OUTCOMES: Final = {
     Outcome.ACCEPTED: pb.SubmitImageReceipt.ACCEPTED,
     Outcome.DUPLICATE: pb.SubmitImageReceipt.DUPLICATE,
     Outcome.REJECTED: pb.SubmitImageReceipt.REJECTED,
+    Outcome.QUARANTINED: pb.SubmitImageReceipt.QUARANTINED,
 }
 
 

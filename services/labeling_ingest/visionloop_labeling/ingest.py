@@ -4,28 +4,30 @@ Delivery is at least once, effects are once, by three keys: (dataset, batch, ord
 UUID of a label event, the sha256 of an image. A group of rows goes through in this order, and a
 crash after any step is repaired by sending the rows again:
 
-  1. intent   the blobs are noted as pending, in one transaction
-              (crash: a pending row without an object; `reconcile` removes it)
-  2. objects  the bytes are put if absent; "already there" is success
-              (crash: an object that only a pending row names; `reconcile` removes both)
-  3. effects  one transaction: blobs stored, items, groups, labels, splits, receipts
+  1. objects  the bytes are put if absent, under their digest; "already there" is success
+              (crash: an object that no row names; it waits for the row that comes again)
+  2. effects  one transaction: blobs, items, groups, labels, splits, quarantine, receipts
               (crash: all there, the caller unsure; the same key gives the stored receipt)
-  4. receipts
+  3. receipts
 
-Two transactions and their fsyncs are shared by the group. Refused rows get a receipt of their own
+So there is no state between "not there" and "there", and nothing for a restart to repair. An object
+is never deleted: whether a snapshot, another database or a backup needs it cannot be known here.
+The price is the room of images that were sent and never again after a crash; `reconcile` counts
+them. The transaction and its fsync are shared by the group. Refused rows get a receipt of their own
 and never hold up the good ones; what was refused may be sent again, corrected, under its key.
 """
 
+import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Final
 
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from visionloop.errors import (
@@ -36,16 +38,19 @@ from visionloop.errors import (
     VisionloopError,
 )
 from visionloop.failpoints import failpoint
-from visionloop.images import Limits
+from visionloop.images import Limits, Refusal
 from visionloop.objectstore import ObjectStore
 from visionloop.snapshot import blob_key
 from visionloop.telemetry import labeling as metrics
-from visionloop_labeling import datasets, groups, labels, validation
+from visionloop_labeling import datasets, groups, labels, quarantine, validation
 from visionloop_labeling.annotation import Annotation, Size
 from visionloop_labeling.database import Database, insert_missing
 from visionloop_labeling.duplicates import pack_hash
+from visionloop_labeling.inspection import Inspection
+from visionloop_labeling.inspectors import Inspector, OwnProcess, UndecodableError
 from visionloop_labeling.labels import AuthorKind, LabelLog, Statement
 from visionloop_labeling.neighbours import Neighbourhood, Neighbours
+from visionloop_labeling.quarantine import quarantine_key
 from visionloop_labeling.receipts import (
     ImageRow,
     Outcome,
@@ -58,7 +63,6 @@ from visionloop_labeling.receipts import (
     request_digest,
 )
 from visionloop_labeling.schema import (
-    BLOB_PENDING,
     BLOB_STORED,
     Blob,
     Dataset,
@@ -66,19 +70,29 @@ from visionloop_labeling.schema import (
     Item,
     NearDuplicate,
 )
-from visionloop_labeling.validation import Inspection
 
 _STORE_THREADS: Final = 8
+# Looks like an image, and nobody can tell what it shows. Everything else is refused and forgotten.
+_QUARANTINED: Final = frozenset(
+    (Refusal.TRUNCATED, Refusal.CORRUPT, "decoder_crashed", "decode_timeout")
+)
 _log = logging.getLogger(__name__)
 
 
 class Ingest:
     """The ingest of one program. Safe to use from several threads."""
 
-    def __init__(self, database: Database, store: ObjectStore, limits: Limits) -> None:
+    def __init__(
+        self,
+        database: Database,
+        store: ObjectStore,
+        limits: Limits,
+        inspector: Inspector | None = None,
+    ) -> None:
+        """Without an inspector, images are decoded in this process."""
         self._database = database
         self._store = store
-        self._limits = limits
+        self._inspector = inspector or OwnProcess(limits)
         self._neighbours = Neighbours()
         self._pool = ThreadPoolExecutor(_STORE_THREADS, thread_name_prefix="blob-store")
 
@@ -91,18 +105,22 @@ class Ingest:
 
         A bad row is returned with its refusal, not raised.
         """
-        digest = request_digest(row)
+        sha256 = row.sha256
+        if row.image or not sha256:
+            sha256 = hashlib.sha256(row.image).hexdigest()
+        digest = request_digest(row, sha256)
         try:
             row = _check(row)
             answer = self._answer(row, digest)
             if answer is not None:
-                return Prepared(row, digest, answer=answer)
+                return Prepared(row, digest, sha256, answer=answer)
             if row.refusal is not None:
-                return Prepared(row, digest, refusal=row.refusal)
-            inspection = self._known(row) or validation.inspect(row.image, self._limits)
-        except InvalidInputError as refusal:
-            return Prepared(row, digest, refusal=refusal)
-        return Prepared(row, digest, inspection)
+                return Prepared(row, digest, sha256, refusal=row.refusal)
+            inspection = self._known(row) or self._inspector.inspect(row.image)
+        except (InvalidInputError, UndecodableError) as refusal:
+            quarantine = refusal.reason in _QUARANTINED
+            return Prepared(row, digest, sha256, refusal=refusal, quarantine=quarantine)
+        return Prepared(row, digest, sha256, inspection)
 
     def commit(self, rows: Sequence[Prepared]) -> list[Receipt]:
         """Makes the rows durable and answers each, in order.
@@ -124,7 +142,7 @@ class Ingest:
 
     def _known(self, row: ImageRow) -> Inspection | None:
         """What is known of the image that a row without bytes names."""
-        if not row.sha256:
+        if row.image or not row.sha256:
             return None
         sha256 = validation.sha256(row.sha256)
         query = (
@@ -140,12 +158,11 @@ class Ingest:
                 f'dataset "{row.dataset}" has no image {sha256}; send its bytes', field="sha256"
             )
         return Inspection(
-            sha256=sha256,
             pixel_sha256=blob.pixel_sha256,
-            size=blob.size,
             media_type=blob.media_type,
             width=blob.width,
             height=blob.height,
+            quality=None,
             fingerprint=None,
         )
 
@@ -153,51 +170,36 @@ class Ingest:
         answers = [row.answer for row in rows if row.answer is not None]
         if len(answers) == len(rows):
             return answers
-        wanted = {row.inspection.sha256: row for row in rows if row.inspection is not None}
+        wanted = {row.sha256: row for row in rows if row.inspection is not None}
         try:
             with self._database.read() as session:
                 datasets.find(session, validation.dataset_name(dataset_name))
-                missing = _not_stored(session, wanted)
+                new = _not_stored(session, wanted)
         except (NotFoundError, InvalidInputError) as refusal:
             return [refused(row.row, row.refusal or refusal) for row in rows]
-        if missing:
-            with _store_reachable():
-                self._store_blobs(missing)
+        put_aside = {row.sha256: row for row in rows if row.quarantine and row.answer is None}
+        with _store_reachable():
+            self._store_all(blob_key, new, "ingest.blob_stored")
+            self._store_all(quarantine_key, put_aside, "ingest.quarantined")
         with self._database.write() as session:
             dataset = datasets.find(session, dataset_name, lock=True)
             neighbourhood = self._neighbours.of(session, dataset)
-            if missing:
-                _settle_blobs(session, missing)
+            _note_blobs(session, new)
             effects = _Effects(session, dataset, neighbourhood, rows)
             receipts = [row.answer or effects.of(row) for row in rows]
+            failpoint("ingest.effects")
         failpoint("ingest.committed")
         effects.measure()
         return receipts
 
-    def _store_blobs(self, missing: Mapping[str, Prepared]) -> None:
-        foreign = dict(zip(missing, self._pool.map(self._is_stored, missing), strict=True))
-        intents = [
-            _intent(row.inspection, foreign=foreign[sha256])
-            # In one order for all writers, or two of them could wait for each other.
-            for sha256, row in sorted(missing.items(), key=lambda entry: entry[0])
-            if row.inspection is not None
-        ]
-        with self._database.write() as session:
-            insert_missing(session, Blob, intents)
-        failpoint("ingest.intent")
-        images = [row.row.image for row in missing.values()]
-        for _ in self._pool.map(self._put, missing, images):
-            failpoint("ingest.blob_stored")
+    def _store_all(
+        self, key_of: Callable[[str], str], images: Mapping[str, Prepared], passed: str
+    ) -> None:
+        keys = [key_of(sha256) for sha256 in images]
+        for _ in self._pool.map(self._put, keys, [row.row.image for row in images.values()]):
+            failpoint(passed)
 
-    def _is_stored(self, sha256: str) -> bool:
-        try:
-            self._store.stat(blob_key(sha256))
-        except NotFoundError:
-            return False
-        return True
-
-    def _put(self, sha256: str, image: bytes) -> None:
-        key = blob_key(sha256)
+    def _put(self, key: str, image: bytes) -> None:
         try:
             self._store.put_if_absent(key, image)
         except ConflictError:
@@ -241,36 +243,39 @@ class _Effects:
     def _perform(self, prepared: Prepared) -> Receipt:
         row, inspection = prepared.row, prepared.inspection
         if inspection is None:
-            return refused(row, prepared.refusal or InvalidInputError("the row has no image"))
+            if prepared.quarantine:
+                quarantine.keep(self._session, self._dataset, prepared)
+            return prepared.refused()
         size = (inspection.width, inspection.height)
         draft = row.draft()
         try:
             said = None if draft is None else self._log.resolve(draft, size)
         except InvalidInputError as refusal:
             return refused(row, refusal)
-        item = self._items.get(inspection.sha256)
+        item = self._items.get(prepared.sha256)
         outcome = Outcome.ACCEPTED if item is None else Outcome.DUPLICATE
         if item is None:
-            item = self._items[inspection.sha256] = self._add_item(row, inspection)
+            item = self._add_item(row, prepared.sha256, inspection)
+            self._items[prepared.sha256] = item
         else:
             self._complete(item, row)
         receipt = Receipt(
             row.batch,
             row.ordinal,
             outcome,
-            inspection.sha256,
+            prepared.sha256,
             reason="converted" if row.remark else "",
             message=row.remark,
         )
         return receipt if said is None else self._label(row, said, size, item, receipt)
 
-    def _add_item(self, row: ImageRow, inspection: Inspection) -> Item:
+    def _add_item(self, row: ImageRow, sha256: str, inspection: Inspection) -> Item:
         prints = inspection.fingerprint
         alike = [] if prints is None else self._neighbourhood.alike(prints)
         group = groups.place(
             self._session,
             self._dataset,
-            sha256=inspection.sha256,
+            sha256=sha256,
             pixel_sha256=inspection.pixel_sha256,
             declared=row.group,
             alike=alike,
@@ -280,7 +285,7 @@ class _Effects:
         item = Item(
             dataset_id=self._dataset.id,
             position=self._dataset.last_position,
-            sha256=inspection.sha256,
+            sha256=sha256,
             group_id=group.id,
             declared_group=row.group,
             attributes=dict(row.attributes),
@@ -350,6 +355,8 @@ def _measure(receipt: Receipt) -> None:
     metrics.INGEST_IMAGES.labels("replayed" if receipt.replayed else receipt.outcome).inc()
     if receipt.outcome is Outcome.REJECTED:
         metrics.INGEST_REJECTED.labels(receipt.reason).inc()
+    elif receipt.outcome is Outcome.QUARANTINED:
+        metrics.INGEST_QUARANTINED.labels(receipt.reason).inc()
 
 
 def _check(row: ImageRow) -> ImageRow:
@@ -374,39 +381,43 @@ def _not_stored(session: Session, wanted: Mapping[str, Prepared]) -> dict[str, P
             select(Blob.sha256).where(Blob.sha256.in_(wanted), Blob.state == BLOB_STORED)
         )
     )
-    return {sha256: row for sha256, row in wanted.items() if sha256 not in stored}
+    return {sha256: row for sha256, row in wanted.items() if row.row.image and sha256 not in stored}
 
 
-def _settle_blobs(session: Session, missing: Mapping[str, Prepared]) -> None:
-    """The objects of these intents are there now."""
-    session.execute(update(Blob).where(Blob.sha256.in_(missing)).values(state=BLOB_STORED))
-    noted = session.scalar(select(func.count()).select_from(Blob).where(Blob.sha256.in_(missing)))
-    if noted != len(missing):
-        raise UnavailableError(
-            "an intent to store an image was cleared away while the image was being stored; send "
-            "the rows without a receipt again"
-        )
+def _note_blobs(session: Session, new: Mapping[str, Prepared]) -> None:
+    """The objects of these images are there now."""
+    if not new:
+        return
+    # In one order for all writers, or two of them could wait for each other.
+    order = sorted(new)
+    noted = [_blob(sha256, new[sha256]) for sha256 in order]
+    insert_missing(session, Blob, noted)
+    lost = (Blob.sha256.in_(order), Blob.state != BLOB_STORED)
+    session.execute(update(Blob).where(*lost).values(state=BLOB_STORED))
 
 
 def _items_of(session: Session, dataset: Dataset, rows: Sequence[Prepared]) -> dict[str, Item]:
     """The rows' images that the dataset has, by digest."""
-    wanted = {row.inspection.sha256 for row in rows if row.inspection is not None}
+    wanted = {row.sha256 for row in rows if row.inspection is not None}
     query = select(Item).where(Item.dataset_id == dataset.id, Item.sha256.in_(wanted))
     return {item.sha256: item for item in session.scalars(query)}
 
 
-def _intent(inspection: Inspection, *, foreign: bool) -> dict[str, object]:
+def _blob(sha256: str, prepared: Prepared) -> dict[str, object]:
+    inspection = prepared.inspection
+    if inspection is None or inspection.quality is None:
+        raise ValueError("only an image that was looked at is a blob")
     prints = inspection.fingerprint
     return {
-        "sha256": inspection.sha256,
-        "state": BLOB_PENDING,
-        "size": inspection.size,
+        "sha256": sha256,
+        "state": BLOB_STORED,
+        "size": len(prepared.row.image),
         "media_type": inspection.media_type,
         "width": inspection.width,
         "height": inspection.height,
         "pixel_sha256": inspection.pixel_sha256,
         "phash": b"" if prints is None else pack_hash(prints.hashes[0]),
         "thumbnail": b"" if prints is None else prints.thumbnail.tobytes(),
-        "foreign": foreign,
+        "quality": asdict(inspection.quality),
         "created": datetime.now(UTC),
     }

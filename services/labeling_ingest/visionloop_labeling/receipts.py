@@ -20,9 +20,9 @@ from sqlalchemy.orm import Session
 from visionloop.errors import ConflictError, InvalidInputError, VisionloopError
 from visionloop_labeling import validation
 from visionloop_labeling.annotation import MAX_NOTE, Draft
+from visionloop_labeling.inspection import Inspection
 from visionloop_labeling.labels import AuthorKind
 from visionloop_labeling.schema import Dataset, IngestBatch, IngestRow
-from visionloop_labeling.validation import Inspection
 
 _KEPT_MESSAGE: Final = 1000  # characters
 
@@ -33,6 +33,8 @@ class Outcome(StrEnum):
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"
     REJECTED = "rejected"
+    # It looks like an image and cannot be decoded: its bytes are kept aside for people.
+    QUARANTINED = "quarantined"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +99,25 @@ class Receipt:
 class Prepared:
     """A row that has been checked: answered before, inspected, or refused.
 
-    `digest` is of what was asked.
+    `digest` is of what was asked, `sha256` of the image. With `quarantine` the refused image's
+    bytes are kept aside.
     """
 
     row: ImageRow
     digest: str
+    sha256: str
     inspection: Inspection | None = None
     refusal: VisionloopError | None = None
+    quarantine: bool = False
     answer: Receipt | None = None
+
+    def refused(self, refusal: VisionloopError | None = None) -> Receipt:
+        """The receipt that says why not."""
+        why = self.refusal or refusal or InvalidInputError("the row has no image", field="image")
+        receipt = refused(self.row, why)
+        if not self.quarantine:
+            return receipt
+        return replace(receipt, outcome=Outcome.QUARANTINED, sha256=self.sha256, field="image")
 
 
 class ReceiptBook:
@@ -197,7 +210,7 @@ def answer_from(stored: IngestRow, row: ImageRow, digest: str) -> Receipt | None
     A refusal does not: the row may have been corrected, or what it broke (a limit that an operator
     raised since) may be gone. It is looked at anew.
     """
-    if stored.outcome == Outcome.REJECTED:
+    if stored.outcome in (Outcome.REJECTED, Outcome.QUARANTINED):
         return None
     if stored.request_digest == digest:
         return Receipt(
@@ -248,10 +261,10 @@ def _kept_source(row: ImageRow) -> str:
         return ""
 
 
-def request_digest(row: ImageRow) -> str:
-    """A digest of everything a row asks for."""
+def request_digest(row: ImageRow, sha256: str) -> str:
+    """A digest of everything a row asks for; `sha256` is of its image."""
     asked: list[object] = [
-        row.sha256 or hashlib.sha256(row.image).hexdigest(),
+        sha256,
         row.label,
         row.group,
         sorted(row.attributes.items()),

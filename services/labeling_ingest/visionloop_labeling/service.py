@@ -18,7 +18,9 @@ from visionloop_labeling.datasets import DatasetSettings, DatasetSummary
 from visionloop_labeling.exports import ExportedLabel
 from visionloop_labeling.history import HistoryEntry
 from visionloop_labeling.ingest import Ingest
+from visionloop_labeling.inspectors import Inspector, OwnProcess
 from visionloop_labeling.labels import Recorded
+from visionloop_labeling.previews import Previews
 from visionloop_labeling.receipts import ImageRow, Receipt
 from visionloop_labeling.snapshots import Cut
 from visionloop_labeling.stream import IngestStream
@@ -31,11 +33,20 @@ _Row = TypeVar("_Row")
 class LabelingService:
     """The operations of labeling-ingest. Made and used on one event loop."""
 
-    def __init__(self, database: Database, store: ObjectStore, limits: Limits) -> None:
+    def __init__(
+        self,
+        database: Database,
+        store: ObjectStore,
+        limits: Limits,
+        inspector: Inspector | None = None,
+    ) -> None:
+        """Without an inspector, untrusted images are decoded in this process."""
         self.limits = limits
         self.database = database
         self.store = store
-        self._ingest = Ingest(database, store, limits)
+        self.inspector = inspector or OwnProcess(limits)
+        self.previews = Previews(database, store, self.inspector)
+        self._ingest = Ingest(database, store, limits, self.inspector)
         self._stream = IngestStream(self._ingest)
         self._draining = asyncio.Event()
         self._snapshot_lock = asyncio.Lock()
@@ -53,6 +64,7 @@ class LabelingService:
         """Waits for the work in flight, then closes the database."""
         self._stream.close()
         self._ingest.close()
+        self.inspector.close()
         self.database.close()
 
     async def check_ready(self) -> None:

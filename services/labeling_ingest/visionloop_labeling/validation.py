@@ -1,20 +1,16 @@
-"""What may come in: names, sizes and images, each refused with its field, value and limit.
+"""What may come in as text: names, digests, numbers, each refused with its field, value and limit.
 
 Text is trimmed and must be free of control characters, because it ends up in logs, CSV files and
-pages. Images go through `visionloop.images`, whole, so that what is stored can be decoded.
+pages. Images are looked at elsewhere (see `inspectors`).
 """
 
-import hashlib
 import re
 import unicodedata
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from visionloop.errors import InvalidInputError
-from visionloop.images import Limits, decode, read_header
-from visionloop_labeling.duplicates import Fingerprint, fingerprint
 
 MAX_NAME: Final = 200  # characters, of a label, group, batch, author or attribute value
 MAX_SOURCE: Final = 1000
@@ -27,37 +23,6 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _UNPRINTABLE = {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"}
 _SHOWN = 60
 _LONGEST_SPELLING = 4  # characters that NFC makes one
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Inspection:
-    """What an image is, once it has been decoded. Sizes are after EXIF orientation."""
-
-    sha256: str  # of the bytes
-    pixel_sha256: str  # of the size and the oriented RGB pixels
-    size: int  # bytes
-    media_type: str
-    width: int
-    height: int
-    fingerprint: Fingerprint | None
-
-
-def inspect(image: bytes, limits: Limits) -> Inspection:
-    """Decodes an image fully and says what it is. Raises ImageError."""
-    header = read_header(image, limits)
-    pixels = decode(image, limits)
-    height, width = pixels.shape[:2]
-    content = hashlib.sha256(f"{width}x{height}\0".encode())
-    content.update(pixels.tobytes())
-    return Inspection(
-        sha256=hashlib.sha256(image).hexdigest(),
-        pixel_sha256=content.hexdigest(),
-        size=len(image),
-        media_type=header.media_type,
-        width=width,
-        height=height,
-        fingerprint=fingerprint(pixels),
-    )
 
 
 def dataset_name(name: str) -> str:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvisionloop/v1/labeling.proto\x12\rvisionloop.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"$\n\x14\x43reateDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x92\x01\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x07\x63lasses\x18\x02 \x03(\x0b\x32\x19.visionloop.v1.LabelClass\x12\x0e\n\x06images\x18\x03 \x01(\x04\x12\x10\n\x08labelled\x18\x04 \x01(\x04\x12+\n\x07\x63reated\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"&\n\nLabelClass\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x15\n\x13ListDatasetsRequest\"@\n\x14ListDatasetsResponse\x12(\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x16.visionloop.v1.Dataset\"\x1b\n\x05Label\x12\x12\n\nclass_name\x18\x01 \x01(\t\"\xd2\x02\n\x12SubmitImageRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\r\n\x05\x62\x61tch\x18\x02 \x01(\t\x12\x0f\n\x07ordinal\x18\x03 \x01(\x04\x12\r\n\x05image\x18\x04 \x01(\x0c\x12#\n\x05label\x18\x05 \x01(\x0b\x32\x14.visionloop.v1.Label\x12\r\n\x05group\x18\x06 \x01(\t\x12\x45\n\nattributes\x18\x07 \x03(\x0b\x32\x31.visionloop.v1.SubmitImageRequest.AttributesEntry\x12.\n\x0b\x61uthor_kind\x18\x08 \x01(\x0e\x32\x19.visionloop.v1.AuthorKind\x12\x0e\n\x06\x61uthor\x18\t \x01(\t\x12\x0e\n\x06source\x18\n \x01(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x91\x02\n\x12SubmitImageReceipt\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\t\x12\x0f\n\x07ordinal\x18\x02 \x01(\x04\x12:\n\x07outcome\x18\x03 \x01(\x0e\x32).visionloop.v1.SubmitImageReceipt.Outcome\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\r\n\x05\x66ield\x18\x07 \x01(\t\x12\x10\n\x08replayed\x18\x08 \x01(\x08\"M\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x41\x43\x43\x45PTED\x10\x01\x12\r\n\tDUPLICATE\x10\x02\x12\x0c\n\x08REJECTED\x10\x03\"\xda\x01\n\x12SubmitLabelRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12#\n\x05label\x18\x03 \x01(\x0b\x32\x14.visionloop.v1.Label\x12\x10\n\x08\x65vent_id\x18\x04 \x01(\t\x12.\n\x0b\x61uthor_kind\x18\x05 \x01(\x0e\x32\x19.visionloop.v1.AuthorKind\x12\x0e\n\x06\x61uthor\x18\x06 \x01(\t\x12\x1a\n\rbase_sequence\x18\x07 \x01(\x04H\x00\x88\x01\x01\x42\x10\n\x0e_base_sequence\"I\n\x12SubmitLabelReceipt\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08\x63lass_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63urrent\x18\x03 \x01(\x08\"(\n\x15\x43reateSnapshotRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\"\xa9\x01\n\x0fSnapshotReceipt\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\x12\x45\n\x0csplit_images\x18\x03 \x03(\x0b\x32/.visionloop.v1.SnapshotReceipt.SplitImagesEntry\x1a\x32\n\x10SplitImagesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"&\n\x13\x45xportLabelsRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\"\xd6\x02\n\rExportedLabel\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x10\n\x08\x63lass_id\x18\x02 \x01(\t\x12\x12\n\nclass_name\x18\x03 \x01(\t\x12\r\n\x05split\x18\x04 \x01(\t\x12\r\n\x05group\x18\x05 \x01(\t\x12@\n\nattributes\x18\x06 \x03(\x0b\x32,.visionloop.v1.ExportedLabel.AttributesEntry\x12.\n\x0b\x61uthor_kind\x18\x07 \x01(\x0e\x32\x19.visionloop.v1.AuthorKind\x12\x0e\n\x06\x61uthor\x18\x08 \x01(\t\x12\x0e\n\x06source\x18\t \x01(\t\x12,\n\x08labelled\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"4\n\x11GetHistoryRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"?\n\x12GetHistoryResponse\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.visionloop.v1.LabelEvent\"\xcf\x01\n\nLabelEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x10\n\x08\x63lass_id\x18\x03 \x01(\t\x12\x12\n\nclass_name\x18\x04 \x01(\t\x12.\n\x0b\x61uthor_kind\x18\x05 \x01(\x0e\x32\x19.visionloop.v1.AuthorKind\x12\x0e\n\x06\x61uthor\x18\x06 \x01(\t\x12&\n\x02\x61t\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63urrent\x18\x08 \x01(\x08*\x84\x01\n\nAuthorKind\x12\x1b\n\x17\x41UTHOR_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41UTHOR_KIND_HUMAN\x10\x01\x12\x16\n\x12\x41UTHOR_KIND_IMPORT\x10\x02\x12\x13\n\x0f\x41UTHOR_KIND_APP\x10\x03\x12\x15\n\x11\x41UTHOR_KIND_MODEL\x10\x04\x32\xe5\x04\n\x0eLabelingIngest\x12L\n\rCreateDataset\x12#.visionloop.v1.CreateDatasetRequest\x1a\x16.visionloop.v1.Dataset\x12W\n\x0cListDatasets\x12\".visionloop.v1.ListDatasetsRequest\x1a#.visionloop.v1.ListDatasetsResponse\x12X\n\x0cSubmitImages\x12!.visionloop.v1.SubmitImageRequest\x1a!.visionloop.v1.SubmitImageReceipt(\x01\x30\x01\x12S\n\x0bSubmitLabel\x12!.visionloop.v1.SubmitLabelRequest\x1a!.visionloop.v1.SubmitLabelReceipt\x12V\n\x0e\x43reateSnapshot\x12$.visionloop.v1.CreateSnapshotRequest\x1a\x1e.visionloop.v1.SnapshotReceipt\x12R\n\x0c\x45xportLabels\x12\".visionloop.v1.ExportLabelsRequest\x1a\x1c.visionloop.v1.ExportedLabel0\x01\x12Q\n\nGetHistory\x12 .visionloop.v1.GetHistoryRequest\x1a!.visionloop.v1.GetHistoryResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvisionloop/v1/labeling.proto\x12\rvisionloop.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"$\n\x14\x43reateDatasetRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x92\x01\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x07\x63lasses\x18\x02 \x03(\x0b\x32\x19.visionloop.v1.LabelClass\x12\x0e\n\x06images\x18\x03 \x01(\x04\x12\x10\n\x08labelled\x18\x04 \x01(\x04\x12+\n\x07\x63reated\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"&\n\nLabelClass\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x15\n\x13ListDatasetsRequest\"@\n\x14ListDatasetsResponse\x12(\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x16.visionloop.v1.Dataset\"\x1b\n\x05Label\x12\x12\n\nclass_name\x18\x01 \x01(\t\"\xd2\x02\n\x12SubmitImageRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\r\n\x05\x62\x61tch\x18\x02 \x01(\t\x12\x0f\n\x07ordinal\x18\x03 \x01(\x04\x12\r\n\x05image\x18\x04 \x01(\x0c\x12#\n\x05label\x18\x05 \x01(\x0b\x32\x14.visionloop.v1.Label\x12\r\n\x05group\x18\x06 \x01(\t\x12\x45\n\nattributes\x18\x07 \x03(\x0b\x32\x31.visionloop.v1.SubmitImageRequest.AttributesEntry\x12.\n\x0b\x61uthor_kind\x18\x08 \x01(\x0e\x32\x19.visionloop.v1.AuthorKind\x12\x0e\n\x06\x61uthor\x18\t \x01(\t\x12\x0e\n\x06source\x18\n \x01(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa2\x02\n\x12SubmitImageReceipt\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\t\x12\x0f\n\x07ordinal\x18\x02 \x01(\x04\x12:\n\x07outcome\x18\x03 \x01(\x0e\x32).visionloop.v1.SubmitImageReceipt.Outcome\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\r\n\x05\x66ield\x18\x07 \x01(\t\x12\x10\n\x08replayed\x18\x08 \x01(\x08\"^\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0c\n\x08\x41\x43\x43\x45PTED\x10\x01\x12\r\n\tDUPLICATE\x10\x02\x12\x0c\n\x08REJECTED\x10\x03\x12\x0f\n\x0bQUARANTINED\x10\x04\"\xda\x01\n\x12SubmitLabelRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12#\n\x05label\x18\x03 \x01(\x0b\x32\x14.visionloop.v1.Label\x12\x10\n\x08\x65vent_id\x18\x04 \x01(\t\x12.\n\x0b\x61uthor_kind\x18\x05 \x01(\x0e\x32\x19.visionloop.v1.AuthorKind\x12\x0e\n\x06\x61uthor\x18\x06 \x01(\t\x12\x1a\n\rbase_sequence\x18\x07 \x01(\x04H\x00\x88\x01\x01\x42\x10\n\x0e_base_sequence\"I\n\x12SubmitLabelReceipt\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08\x63lass_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63urrent\x18\x03 \x01(\x08\"(\n\x15\x43reateSnapshotRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\"\xa9\x01\n\x0fSnapshotReceipt\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\x12\x45\n\x0csplit_images\x18\x03 \x03(\x0b\x32/.visionloop.v1.SnapshotReceipt.SplitImagesEntry\x1a\x32\n\x10SplitImagesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"&\n\x13\x45xportLabelsRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\"\xd6\x02\n\rExportedLabel\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x10\n\x08\x63lass_id\x18\x02 \x01(\t\x12\x12\n\nclass_name\x18\x03 \x01(\t\x12\r\n\x05split\x18\x04 \x01(\t\x12\r\n\x05group\x18\x05 \x01(\t\x12@\n\nattributes\x18\x06 \x03(\x0b\x32,.visionloop.v1.ExportedLabel.AttributesEntry\x12.\n\x0b\x61uthor_kind\x18\x07 \x01(\x0e\x32\x19.visionloop.v1.AuthorKind\x12\x0e\n\x06\x61uthor\x18\x08 \x01(\t\x12\x0e\n\x06source\x18\t \x01(\t\x12,\n\x08labelled\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"4\n\x11GetHistoryRequest\x12\x0f\n\x07\x64\x61taset\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"?\n\x12GetHistoryResponse\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.visionloop.v1.LabelEvent\"\xcf\x01\n\nLabelEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x10\n\x08\x63lass_id\x18\x03 \x01(\t\x12\x12\n\nclass_name\x18\x04 \x01(\t\x12.\n\x0b\x61uthor_kind\x18\x05 \x01(\x0e\x32\x19.visionloop.v1.AuthorKind\x12\x0e\n\x06\x61uthor\x18\x06 \x01(\t\x12&\n\x02\x61t\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x63urrent\x18\x08 \x01(\x08*\x84\x01\n\nAuthorKind\x12\x1b\n\x17\x41UTHOR_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41UTHOR_KIND_HUMAN\x10\x01\x12\x16\n\x12\x41UTHOR_KIND_IMPORT\x10\x02\x12\x13\n\x0f\x41UTHOR_KIND_APP\x10\x03\x12\x15\n\x11\x41UTHOR_KIND_MODEL\x10\x04\x32\xe5\x04\n\x0eLabelingIngest\x12L\n\rCreateDataset\x12#.visionloop.v1.CreateDatasetRequest\x1a\x16.visionloop.v1.Dataset\x12W\n\x0cListDatasets\x12\".visionloop.v1.ListDatasetsRequest\x1a#.visionloop.v1.ListDatasetsResponse\x12X\n\x0cSubmitImages\x12!.visionloop.v1.SubmitImageRequest\x1a!.visionloop.v1.SubmitImageReceipt(\x01\x30\x01\x12S\n\x0bSubmitLabel\x12!.visionloop.v1.SubmitLabelRequest\x1a!.visionloop.v1.SubmitLabelReceipt\x12V\n\x0e\x43reateSnapshot\x12$.visionloop.v1.CreateSnapshotRequest\x1a\x1e.visionloop.v1.SnapshotReceipt\x12R\n\x0c\x45xportLabels\x12\".visionloop.v1.ExportLabelsRequest\x1a\x1c.visionloop.v1.ExportedLabel0\x01\x12Q\n\nGetHistory\x12 .visionloop.v1.GetHistoryRequest\x1a!.visionloop.v1.GetHistoryResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,8 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SNAPSHOTRECEIPT_SPLITIMAGESENTRY']._serialized_options = b'8\001'
   _globals['_EXPORTEDLABEL_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_EXPORTEDLABEL_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_AUTHORKIND']._serialized_start=2267
-  _globals['_AUTHORKIND']._serialized_end=2399
+  _globals['_AUTHORKIND']._serialized_start=2284
+  _globals['_AUTHORKIND']._serialized_end=2416
   _globals['_CREATEDATASETREQUEST']._serialized_start=80
   _globals['_CREATEDATASETREQUEST']._serialized_end=116
   _globals['_DATASET']._serialized_start=119
@@ -57,31 +57,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBMITIMAGEREQUEST_ATTRIBUTESENTRY']._serialized_start=715
   _globals['_SUBMITIMAGEREQUEST_ATTRIBUTESENTRY']._serialized_end=764
   _globals['_SUBMITIMAGERECEIPT']._serialized_start=767
-  _globals['_SUBMITIMAGERECEIPT']._serialized_end=1040
+  _globals['_SUBMITIMAGERECEIPT']._serialized_end=1057
   _globals['_SUBMITIMAGERECEIPT_OUTCOME']._serialized_start=963
-  _globals['_SUBMITIMAGERECEIPT_OUTCOME']._serialized_end=1040
-  _globals['_SUBMITLABELREQUEST']._serialized_start=1043
-  _globals['_SUBMITLABELREQUEST']._serialized_end=1261
-  _globals['_SUBMITLABELRECEIPT']._serialized_start=1263
-  _globals['_SUBMITLABELRECEIPT']._serialized_end=1336
-  _globals['_CREATESNAPSHOTREQUEST']._serialized_start=1338
-  _globals['_CREATESNAPSHOTREQUEST']._serialized_end=1378
-  _globals['_SNAPSHOTRECEIPT']._serialized_start=1381
-  _globals['_SNAPSHOTRECEIPT']._serialized_end=1550
-  _globals['_SNAPSHOTRECEIPT_SPLITIMAGESENTRY']._serialized_start=1500
-  _globals['_SNAPSHOTRECEIPT_SPLITIMAGESENTRY']._serialized_end=1550
-  _globals['_EXPORTLABELSREQUEST']._serialized_start=1552
-  _globals['_EXPORTLABELSREQUEST']._serialized_end=1590
-  _globals['_EXPORTEDLABEL']._serialized_start=1593
-  _globals['_EXPORTEDLABEL']._serialized_end=1935
+  _globals['_SUBMITIMAGERECEIPT_OUTCOME']._serialized_end=1057
+  _globals['_SUBMITLABELREQUEST']._serialized_start=1060
+  _globals['_SUBMITLABELREQUEST']._serialized_end=1278
+  _globals['_SUBMITLABELRECEIPT']._serialized_start=1280
+  _globals['_SUBMITLABELRECEIPT']._serialized_end=1353
+  _globals['_CREATESNAPSHOTREQUEST']._serialized_start=1355
+  _globals['_CREATESNAPSHOTREQUEST']._serialized_end=1395
+  _globals['_SNAPSHOTRECEIPT']._serialized_start=1398
+  _globals['_SNAPSHOTRECEIPT']._serialized_end=1567
+  _globals['_SNAPSHOTRECEIPT_SPLITIMAGESENTRY']._serialized_start=1517
+  _globals['_SNAPSHOTRECEIPT_SPLITIMAGESENTRY']._serialized_end=1567
+  _globals['_EXPORTLABELSREQUEST']._serialized_start=1569
+  _globals['_EXPORTLABELSREQUEST']._serialized_end=1607
+  _globals['_EXPORTEDLABEL']._serialized_start=1610
+  _globals['_EXPORTEDLABEL']._serialized_end=1952
   _globals['_EXPORTEDLABEL_ATTRIBUTESENTRY']._serialized_start=715
   _globals['_EXPORTEDLABEL_ATTRIBUTESENTRY']._serialized_end=764
-  _globals['_GETHISTORYREQUEST']._serialized_start=1937
-  _globals['_GETHISTORYREQUEST']._serialized_end=1989
-  _globals['_GETHISTORYRESPONSE']._serialized_start=1991
-  _globals['_GETHISTORYRESPONSE']._serialized_end=2054
-  _globals['_LABELEVENT']._serialized_start=2057
-  _globals['_LABELEVENT']._serialized_end=2264
-  _globals['_LABELINGINGEST']._serialized_start=2402
-  _globals['_LABELINGINGEST']._serialized_end=3015
+  _globals['_GETHISTORYREQUEST']._serialized_start=1954
+  _globals['_GETHISTORYREQUEST']._serialized_end=2006
+  _globals['_GETHISTORYRESPONSE']._serialized_start=2008
+  _globals['_GETHISTORYRESPONSE']._serialized_end=2071
+  _globals['_LABELEVENT']._serialized_start=2074
+  _globals['_LABELEVENT']._serialized_end=2281
+  _globals['_LABELINGINGEST']._serialized_start=2419
+  _globals['_LABELINGINGEST']._serialized_end=3032
 # @@protoc_insertion_point(module_scope)

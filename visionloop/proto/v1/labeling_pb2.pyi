@@ -106,10 +106,12 @@ class SubmitImageReceipt(_message.Message):
         ACCEPTED: _ClassVar[SubmitImageReceipt.Outcome]
         DUPLICATE: _ClassVar[SubmitImageReceipt.Outcome]
         REJECTED: _ClassVar[SubmitImageReceipt.Outcome]
+        QUARANTINED: _ClassVar[SubmitImageReceipt.Outcome]
     OUTCOME_UNSPECIFIED: SubmitImageReceipt.Outcome
     ACCEPTED: SubmitImageReceipt.Outcome
     DUPLICATE: SubmitImageReceipt.Outcome
     REJECTED: SubmitImageReceipt.Outcome
+    QUARANTINED: SubmitImageReceipt.Outcome
     BATCH_FIELD_NUMBER: _ClassVar[int]
     ORDINAL_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]

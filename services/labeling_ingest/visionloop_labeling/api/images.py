@@ -27,7 +27,7 @@ def routes(service: LabelingService) -> APIRouter:
     ) -> ReceiptOut:
         """One image, with or without a label. 201 when it is new, 200 when it was there."""
         receipt = await service.submit_image(row)
-        if receipt.outcome is Outcome.REJECTED:
+        if receipt.outcome in (Outcome.REJECTED, Outcome.QUARANTINED):
             raise RejectedRowError(receipt)
         if receipt.outcome is Outcome.DUPLICATE or receipt.replayed:
             response.status_code = 200

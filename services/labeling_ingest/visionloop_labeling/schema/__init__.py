@@ -20,7 +20,7 @@ that the order of commits is the order of sequences: a reader who saw n has seen
 from visionloop_labeling.schema.base import Table, UtcDateTime
 from visionloop_labeling.schema.datasets import ClassEvent, Dataset, LabelAttribute, LabelClass
 from visionloop_labeling.schema.images import (
-    BLOB_PENDING,
+    BLOB_MISSING,
     BLOB_STORED,
     Blob,
     ImageGroup,
@@ -41,7 +41,7 @@ from visionloop_labeling.schema.people import Account, ApiToken, Login, Usage
 from visionloop_labeling.schema.work import WorkLease
 
 __all__ = [
-    "BLOB_PENDING",
+    "BLOB_MISSING",
     "BLOB_STORED",
     "Account",
     "ApiToken",

@@ -19,12 +19,12 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from visionloop_labeling.schema.base import RowId, Table, UtcDateTime
 
-BLOB_PENDING = "pending"
 BLOB_STORED = "stored"
+BLOB_MISSING = "missing"  # the store has lost it, or has other bytes under its name
 
 
 class Blob(Table):
-    """One object in the store. `pending` is the intent, written before the object is."""
+    """One object in the store. The object is there before its row is."""
 
     __tablename__ = "blob"
 
@@ -41,8 +41,6 @@ class Blob(Table):
     thumbnail: Mapped[bytes] = mapped_column(LargeBinary)
     # Measures and flags of `quality`; None for images from before it was measured.
     quality: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    # True when the object was in the store before our intent: then it is not ours to remove.
-    foreign: Mapped[bool]
     created: Mapped[datetime] = mapped_column(UtcDateTime)
 
     __table_args__ = (Index(None, "pixel_sha256"), Index(None, "state"))
@@ -145,6 +143,8 @@ class Quarantined(Table):
     size: Mapped[int] = mapped_column(BigInteger)
     reason: Mapped[str] = mapped_column(String(40))
     message: Mapped[str] = mapped_column(String(1000))
+    # What came with it: its label, group, attributes; for when it can be decoded after all.
+    row: Mapped[dict[str, Any]] = mapped_column(JSON)
     source: Mapped[str] = mapped_column(String(1000))
     author: Mapped[str] = mapped_column(String(200))
     at: Mapped[datetime] = mapped_column(UtcDateTime)

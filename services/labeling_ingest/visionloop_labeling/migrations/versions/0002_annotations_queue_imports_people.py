@@ -129,6 +129,7 @@ def upgrade() -> None:
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("reason", sa.String(length=40), nullable=False),
         sa.Column("message", sa.String(length=1000), nullable=False),
+        sa.Column("row", sa.JSON(), nullable=False),
         sa.Column("source", sa.String(length=1000), nullable=False),
         sa.Column("author", sa.String(length=200), nullable=False),
         sa.Column("at", sa.DateTime(timezone=True), nullable=False),
@@ -244,8 +245,11 @@ def upgrade() -> None:
             unique=False,
         )
 
+    # Blobs are written with what names them from now on; a pending one was named by nothing.
+    op.execute("DELETE FROM blob WHERE state = 'pending'")
     with op.batch_alter_table("blob", schema=None) as batch_op:
         batch_op.add_column(sa.Column("quality", sa.JSON(), nullable=True))
+        batch_op.drop_column("foreign")
 
     with op.batch_alter_table("dataset", schema=None) as batch_op:
         batch_op.add_column(

@@ -1,0 +1,400 @@
+"""Who looks at untrusted images: worker processes with limits, one image each at a time.
+
+An image that kills its worker or takes too long harms nothing but itself: the worker is replaced
+(a fork, 5 ms), the image is answered as undecodable and goes to quarantine. One that died is asked
+once more in a new worker before the image is blamed, because the kernel kills whom it likes when
+memory is short. Workers are replaced after `RECYCLED_AFTER` images, too, so that what leaks in a
+decoder does not add up.
+
+A worker is not trusted either: whoever breaks out of a decoder is still in it. What it answers is
+checked here for size, type and range, and the digest that an image is stored under is not its word.
+
+Memory: see `inspector`; in the worst case each worker needs 24 bytes a pixel of the largest image
+that is allowed, 1.2 GB at the default of 50 megapixels, plus 128 MB.
+"""
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import Annotated, Final, Protocol
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from visionloop.errors import ImageError, UnavailableError, VisionloopError
+from visionloop.images import Limits
+from visionloop.record import Record
+from visionloop.telemetry import labeling as metrics
+from visionloop_labeling import inspection
+from visionloop_labeling.duplicates import THUMBNAIL_SIDE, Fingerprint, unpack_hashes
+from visionloop_labeling.inspection import Inspection
+from visionloop_labeling.inspector import (
+    DONE,
+    INSPECT,
+    MESSAGE_BYTES,
+    PREVIEW,
+    REPLY,
+    REQUEST,
+)
+from visionloop_labeling.quality import Quality
+from visionloop_labeling.renditions import MAX_BYTES, RECIPES, Recipe, render
+
+RECYCLED_AFTER: Final = 2000  # images
+CPU_SECONDS: Final = 20  # for one image; the largest allowed takes about 1
+WALL_SECONDS: Final = 60.0  # for one image, on a machine with much else to do
+_START_SECONDS: Final = 30.0
+_MAX_WORDS: Final = 64 * 2**10  # bytes of JSON in an answer
+_FINGERPRINT_BYTES: Final = 8 * 8 + THUMBNAIL_SIDE**2
+_ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "TMPDIR")
+_log = logging.getLogger(__name__)
+
+
+class UndecodableError(VisionloopError):
+    """An image that no worker survived. `reason` is decoder_crashed or decode_timeout."""
+
+    grpc_code = "INVALID_ARGUMENT"
+    http_status = 400
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self._reason = reason
+
+    @property
+    def reason(self) -> str:
+        return self._reason
+
+
+class Inspector(Protocol):
+    """Looks at images. Safe to use from several threads."""
+
+    def inspect(self, image: bytes) -> Inspection:
+        """What an image is. Raises ImageError, UndecodableError and UnavailableError."""
+        ...
+
+    def preview(self, image: bytes, recipe: Recipe) -> bytes:
+        """A rendition as WebP. Raises as `inspect` does."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of what it holds; images being looked at are given up."""
+        ...
+
+
+class OwnProcess:
+    """Looks at images in this process: for images that are trusted, and for tests."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+
+    def inspect(self, image: bytes) -> Inspection:
+        return inspection.inspect(image, self._limits)
+
+    def preview(self, image: bytes, recipe: Recipe) -> bytes:
+        return render(image, recipe, self._limits)
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+
+class WorkerPool:
+    """At most `workers` processes, started when they are first needed."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        workers: int,
+        *,
+        cpu_seconds: int = CPU_SECONDS,
+        wall_seconds: float = WALL_SECONDS,
+        recycled_after: int = RECYCLED_AFTER,
+    ) -> None:
+        self._limits = limits
+        self._wall_seconds = wall_seconds
+        self._recycled_after = recycled_after
+        self._nursery = _Nursery(limits, cpu_seconds)
+        self._free = threading.Semaphore(workers)
+        self._idle: list[_Worker] = []  # the last used is the first taken: its memory is warm
+        self._closed = False
+
+    def inspect(self, image: bytes) -> Inspection:
+        words, rest = self._ask(INSPECT, 0, image)
+        return _inspection(words, rest, self._limits)
+
+    def preview(self, image: bytes, recipe: Recipe) -> bytes:
+        _, rest = self._ask(PREVIEW, RECIPES.index(recipe), image)
+        if not (rest[:4] == b"RIFF" and rest[8:12] == b"WEBP" and len(rest) <= MAX_BYTES):
+            raise _untrustworthy()
+        return rest
+
+    def close(self) -> None:
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+        self._nursery.close()
+        metrics.INSPECTORS.set(0)
+
+    def _ask(self, kind: int, recipe: int, image: bytes) -> tuple[bytes, bytes]:
+        """The JSON and the bytes of an answer."""
+        with self._free:
+            for last in (False, True):
+                try:
+                    status, words, rest = self._ask_one(kind, recipe, image)
+                    break
+                except _Died as death:
+                    if last or death.overran:
+                        raise death.undecodable(self._wall_seconds) from None
+        if status == DONE:
+            return words, rest
+        try:
+            refusal = _Refusal.model_validate_json(words)
+        except ValidationError as error:
+            raise _untrustworthy() from error
+        raise ImageError(refusal.message, reason=refusal.reason)
+
+    def _ask_one(self, kind: int, recipe: int, image: bytes) -> tuple[int, bytes, bytes]:
+        worker = self._idle.pop() if self._idle else self._nursery.start()
+        try:
+            answer = worker.ask(kind, recipe, image, self._wall_seconds)
+        except OSError as error:
+            raise self._died(worker, overran=isinstance(error, TimeoutError)) from error
+        except BaseException:
+            self._nursery.end(worker)
+            raise
+        if worker.asked >= self._recycled_after or self._closed:
+            self._nursery.end(worker)
+            metrics.INSPECTOR_ENDS.labels("recycled").inc()
+        else:
+            self._idle.append(worker)
+        return answer
+
+    def _died(self, worker: "_Worker", *, overran: bool) -> "_Died":
+        status = self._nursery.end(worker)
+        if self._closed:
+            raise UnavailableError("the service is shutting down; send this again in a moment")
+        by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        overran = overran or by == signal.SIGXCPU
+        metrics.INSPECTOR_ENDS.labels("overran" if overran else "died").inc()
+        how = f"signal {by}" if by else f"exit code {os.waitstatus_to_exitcode(status)}"
+        _log.warning("an inspector ended in the middle of an image", extra={"how": how})
+        return _Died(how, overran=overran)
+
+
+class _Died(Exception):  # noqa: N818 - it is caught here, never seen outside
+    """A worker ended in the middle of an image."""
+
+    def __init__(self, how: str, *, overran: bool) -> None:
+        super().__init__(how)
+        self.how = how
+        self.overran = overran
+
+    def undecodable(self, seconds: float) -> UndecodableError:
+        if self.overran:
+            return UndecodableError(
+                f"decoding the image took more than {CPU_SECONDS} seconds of computing or "
+                f"{seconds:g} in all; save it anew in a plainer form",
+                reason="decode_timeout",
+            )
+        return UndecodableError(
+            f"decoding the image ended its process twice ({self.how}); save it anew with another "
+            "program",
+            reason="decoder_crashed",
+        )
+
+
+class _Worker:
+    """The service's end of one worker. Used by one thread at a time."""
+
+    def __init__(self, ours: socket.socket, number: int, nursery: int) -> None:
+        self.number = number
+        self.nursery = nursery  # the number of its parent
+        self.asked = 0
+        self._socket = ours
+
+    def ask(self, kind: int, recipe: int, image: bytes, seconds: float) -> tuple[int, bytes, bytes]:
+        """Status, JSON and bytes. Raises OSError when it died, TimeoutError when it overran."""
+        self.asked += 1
+        deadline = time.monotonic() + seconds
+        self._socket.settimeout(seconds)
+        self._socket.sendall(REQUEST.pack(kind, recipe, len(image)))
+        self._socket.sendall(image)
+        status, words, rest = REPLY.unpack(self._receive(REPLY.size, deadline))
+        if words > _MAX_WORDS or rest > MAX_BYTES:
+            raise ConnectionAbortedError("an inspector's answer is too long")
+        answer = self._receive(words + rest, deadline)
+        return status, answer[:words], answer[words:]
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _receive(self, size: int, deadline: float) -> bytes:
+        data = bytearray(size)
+        view = memoryview(data)
+        while view:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self._socket.settimeout(left)
+            count = self._socket.recv_into(view)
+            if not count:
+                raise ConnectionResetError("an inspector ended")
+            view = view[count:]
+        return bytes(data)
+
+
+class _Nursery:
+    """The process that forks workers; started when the first is wanted, and anew when it dies."""
+
+    def __init__(self, limits: Limits, cpu_seconds: int) -> None:
+        self._arguments = [
+            str(limits.max_bytes), str(limits.max_pixels), str(limits.max_aspect_ratio),
+            str(cpu_seconds),
+        ]  # fmt: skip
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._alive = 0
+
+    def start(self) -> _Worker:
+        """A new worker. Raises UnavailableError when none can be had."""
+        ours, theirs = socket.socketpair()
+        with self._lock, theirs:
+            answer = self._started(theirs)
+            if not answer.isdigit():
+                ours.close()
+                raise UnavailableError(
+                    f"no process for decoding can be started ({answer.decode()}); try again"
+                )
+            self._count(+1)
+            return _Worker(ours, int(answer), self._number())
+
+    def end(self, worker: _Worker) -> int:
+        """Ends a worker; how it ended, as `os.waitpid` says it (SIGKILL when nobody knows)."""
+        worker.close()
+        with self._lock:
+            if worker.nursery != self._number():
+                return signal.SIGKILL  # it died with its nursery
+            self._count(-1)
+            try:
+                return int(self._command(b"end %d" % worker.number))
+            except OSError:
+                return signal.SIGKILL
+
+    def close(self) -> None:
+        """Ends it, and with it all workers."""
+        with self._lock:
+            self._end()
+
+    def _started(self, handed: socket.socket) -> bytes:
+        if self._process is not None:
+            try:
+                return self._command(b"start", handed)
+            except OSError:
+                # It died; so did its workers, whose users find out by themselves.
+                _log.error("the inspectors' nursery died and is started anew")
+        self._end()
+        self._begin()
+        try:
+            return self._command(b"start", handed)
+        except OSError as error:
+            return f"failed {error.strerror or type(error).__name__}".encode()
+
+    def _command(self, message: bytes, *handed: socket.socket) -> bytes:
+        if self._socket is None:
+            raise ConnectionResetError("there is no nursery")
+        if handed:
+            socket.send_fds(self._socket, [message], [one.fileno() for one in handed])
+        else:
+            self._socket.send(message)
+        answer = self._socket.recv(MESSAGE_BYTES)
+        if not answer:
+            raise ConnectionResetError("the nursery ended")
+        return answer
+
+    def _begin(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(_START_SECONDS)
+        # -P: what lies in the folder we were started in is not ours to import.
+        command = [sys.executable, "-P", "-m", "visionloop_labeling.inspector", *self._arguments]
+        with theirs:
+            self._process = subprocess.Popen(
+                command,
+                stdin=theirs,
+                stdout=subprocess.DEVNULL,
+                env=_environment(),
+                start_new_session=True,  # a terminal's Ctrl-C is not for it
+            )
+        self._socket = ours
+
+    def _end(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        self._count(-self._alive)
+
+    def _number(self) -> int:
+        return 0 if self._process is None else self._process.pid
+
+    def _count(self, change: int) -> None:
+        self._alive += change
+        metrics.INSPECTORS.set(self._alive)
+
+
+class _Refusal(Record):
+    reason: Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
+    message: Annotated[str, Field(max_length=1000)]
+
+
+class _Described(Record):
+    pixel_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    media_type: Annotated[str, Field(pattern=r"^image/[a-z]{1,20}$")]
+    width: Annotated[int, Field(ge=1)]
+    height: Annotated[int, Field(ge=1)]
+    quality: Quality
+
+
+def _inspection(words: bytes, rest: bytes, limits: Limits) -> Inspection:
+    """An answer, believed as far as it is possible. Raises UndecodableError."""
+    try:
+        found = _Described.model_validate_json(words)
+    except ValidationError as error:
+        raise _untrustworthy() from error
+    if found.width * found.height > limits.max_pixels:
+        raise _untrustworthy()
+    if len(rest) not in (0, _FINGERPRINT_BYTES):
+        raise _untrustworthy()
+    return Inspection(
+        pixel_sha256=found.pixel_sha256,
+        media_type=found.media_type,
+        width=found.width,
+        height=found.height,
+        quality=found.quality,
+        fingerprint=_fingerprint(rest) if rest else None,
+    )
+
+
+def _fingerprint(packed: bytes) -> Fingerprint:
+    side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    thumbnail = np.frombuffer(packed, dtype=np.uint8, offset=64).reshape(side)
+    return Fingerprint(unpack_hashes([packed[:64]]), thumbnail)
+
+
+def _untrustworthy() -> UndecodableError:
+    _log.error("an inspector gave an answer that cannot be; its image is put aside")
+    return UndecodableError(
+        "decoding the image gave an answer that cannot be", reason="decoder_crashed"
+    )
+
+
+def _environment() -> dict[str, str]:
+    """No credentials, and no threads in numpy: the nursery forks."""
+    kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    return {**kept, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
