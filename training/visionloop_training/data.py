@@ -1,11 +1,10 @@
 """A snapshot's images as training reads them: items with a class index, pixels by digest.
 
-Blobs are fetched once into the cache folder and verified against their digest; decoding and
+Blobs come through the node's image cache, verified against their digest; decoding and
 resizing are `visionloop.images` and the bundle's own `Preprocessing`, so training sees what the
 service will see. Everything that makes a snapshot untrainable is found before any work is done.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionloop import images
-from visionloop.errors import CorruptError, ImageError, InvalidInputError, NotFoundError
+from visionloop.errors import CorruptError, ImageError, InvalidInputError
+from visionloop.image_cache import ImageCache
 from visionloop.objectstore import ObjectStore
 from visionloop.preprocessing import Preprocessing
-from visionloop.snapshot import SPLITS, Snapshot, blob_key
+from visionloop.snapshot import SPLITS, Snapshot
 
 Pixels = NDArray[np.uint8]  # (height, width, 3) RGB
 
@@ -131,26 +131,11 @@ class Blobs:
     """Encoded images by digest, kept in a folder. Safe to use from several threads."""
 
     def __init__(self, store: ObjectStore, folder: Path) -> None:
-        self._store = store
-        self._folder = folder
+        self._cache = ImageCache(store, folder)
 
     def read(self, sha256: str) -> bytes:
         """The encoded bytes. Raises NotFoundError or CorruptError naming the image."""
-        path = self._folder / sha256[:2] / sha256
-        if path.exists():
-            data = path.read_bytes()
-            if hashlib.sha256(data).hexdigest() == sha256:
-                return data
-            path.unlink(missing_ok=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._store.download(blob_key(sha256), path, sha256=sha256)
-        except NotFoundError as error:
-            raise NotFoundError(
-                f"image {sha256} is in the snapshot but not in {self._store.url} "
-                f"({blob_key(sha256)}); restore the blob, or make a snapshot without it"
-            ) from error
-        return path.read_bytes()
+        return self._cache.read(sha256)
 
     def decoded(self, sha256: str) -> Pixels:
         """The oriented RGB image of its own size. Raises CorruptError where it does not decode."""
