@@ -6,7 +6,7 @@
 
 Snapshots share images, so the next one costs only what is new. Any number of processes may use one
 folder: a file appears whole by a rename, one process fetches while the others wait for it, and what
-a crash left torn is noticed by its digest and fetched anew (so nothing need be synced to disk). With
+a crash left torn is noticed by its digest and fetched anew (nothing need be synced to disk). With
 `max_bytes` the images that were not read for longest go first; a reader that has one open keeps it.
 A disk that is full or read-only slows training down, it does not stop it.
 
