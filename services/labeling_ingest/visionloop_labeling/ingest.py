@@ -69,6 +69,7 @@ from visionloop_labeling.schema import (
     ImageGroup,
     Item,
     NearDuplicate,
+    QualityFlag,
 )
 
 _STORE_THREADS: Final = 8
@@ -294,6 +295,8 @@ class _Effects:
         )
         self._session.add(item)
         self._session.flush()
+        for flag in () if inspection.quality is None else inspection.quality.flags:
+            self._session.add(QualityFlag(dataset_id=self._dataset.id, flag=flag, item_id=item.id))
         for found in alike:
             self._session.add(
                 NearDuplicate(
