@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from visionloop_labeling import datasets
 from visionloop_labeling.duplicates import MAX_GROUP, Likeness
 from visionloop_labeling.schema import Blob, Dataset, ImageGroup, Item
 from visionloop_labeling.splits import PROTECTION
@@ -48,6 +49,29 @@ def declare(session: Session, dataset: Dataset, item: Item, declared: str) -> No
     own = session.get_one(ImageGroup, item.group_id)
     _merge(session, [own, *(group for group in firm if group.id != own.id)])
     session.flush()
+
+
+def give_to_train(
+    session: Session, dataset_name: str, items: Sequence[int]
+) -> dict[int, tuple[str, str]]:
+    """Puts those of the items' groups that have no split into train, for good.
+
+    A model is about to see them. Returns the group's key and its split for each item as they are
+    now: somebody else may have given the group another split just before. Locks the dataset.
+    """
+    dataset = datasets.find(session, dataset_name, lock=True)
+    query = (
+        select(Item.id, ImageGroup)
+        .join(ImageGroup, ImageGroup.id == Item.group_id)
+        .where(Item.id.in_(items))
+    )
+    placed = {}
+    for item_id, group in session.execute(query).tuples():
+        if group.split is None:
+            group.split = "train"
+            group.split_sequence = dataset.last_sequence
+        placed[item_id] = (group.key, group.split)
+    return placed
 
 
 def _firmly_linked(
