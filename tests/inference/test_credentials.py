@@ -15,8 +15,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.certificates import Pair, authority, encrypted, signed
 
+from visionloop.certificates import Certificates
 from visionloop.errors import ConfigurationError
-from visionloop_inference.credentials import Certificates, certificates, server_credentials
+from visionloop_inference.credentials import certificates, server_credentials
 from visionloop_inference.health import Health
 from visionloop_inference.settings import parse
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 
+from visionloop.certificates import Certificates
 from visionloop.errors import (
     ConfigurationError,
     OverloadedError,
@@ -24,7 +25,7 @@ from visionloop.errors import (
     VisionloopError,
 )
 from visionloop.telemetry import metrics
-from visionloop_inference.credentials import Certificates, certificates
+from visionloop_inference.credentials import certificates
 from visionloop_inference.http_message import (
     MAX_HEAD,
     PLAIN,

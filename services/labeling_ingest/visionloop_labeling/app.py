@@ -14,17 +14,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-import uvicorn
-from fastapi import FastAPI
-
 import visionloop
+from visionloop.certificates import Certificates
 from visionloop.errors import ConfigurationError
-from visionloop.flags import is_loopback, write_ready_file
+from visionloop.flags import write_ready_file
 from visionloop.objectstore import open_store
 from visionloop.telemetry import configure_logging
+from visionloop_labeling import account_commands
 from visionloop_labeling.api import make_api
+from visionloop_labeling.auth import Gate
 from visionloop_labeling.database import open_database
 from visionloop_labeling.grpc_api import GrpcServer
+from visionloop_labeling.http_server import HttpServer
 from visionloop_labeling.inspectors import WorkerPool
 from visionloop_labeling.service import LabelingService
 from visionloop_labeling.settings import Settings, parse
@@ -35,8 +36,11 @@ _log = logging.getLogger(__name__)
 
 def main() -> int:
     """Exit code 0 after a clean drain. Raises VisionloopError when it cannot start."""
+    if sys.argv[1:2] == ["account"]:
+        return account_commands.run(sys.argv[2:])
     settings = parse(sys.argv[1:])
     configure_logging(PROGRAM)
+    _log.info("settings in force", extra=settings.in_force())
     asyncio.run(serve(settings))
     return 0
 
@@ -59,9 +63,33 @@ async def serve(settings: Settings) -> None:
 
 
 async def _listen(settings: Settings, service: LabelingService, stop: asyncio.Event) -> None:
+    certificates = _certificates(settings)
+    gate = Gate(
+        service.database,
+        accounts=settings.accounts,
+        requests_per_second=settings.requests_per_second,
+    )
+    api = make_api(
+        service,
+        gate,
+        max_import_bytes=settings.max_import_bytes,
+        own_host_only=settings.loopback and not settings.accounts and not settings.trusted_proxies,
+    )
     with _bound(settings.host, settings.http_port) as http_socket:
-        grpc_server = GrpcServer(service, settings.host, settings.grpc_port)
-        http_server = _HttpServer(make_api(service), http_socket, settings.drain_seconds)
+        grpc_server = GrpcServer(
+            service,
+            settings.host,
+            settings.grpc_port,
+            gate=gate,
+            credentials=certificates.for_grpc() if certificates else None,
+        )
+        http_server = HttpServer(
+            api,
+            http_socket,
+            settings.drain_seconds,
+            tls=certificates.for_http() if certificates else None,
+            trusted_proxies=settings.trusted_proxies,
+        )
         await grpc_server.start()
         await http_server.start()
         _announce(settings, grpc_server.port, http_socket.getsockname()[1])
@@ -69,6 +97,13 @@ async def _listen(settings: Settings, service: LabelingService, stop: asyncio.Ev
         _log.info("draining: finishing what has been received")
         service.drain()
         await asyncio.gather(grpc_server.stop(settings.drain_seconds), http_server.stop())
+        await gate.close()
+
+
+def _certificates(settings: Settings) -> Certificates | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return Certificates(settings.tls_certificate, settings.tls_key, None)
 
 
 @contextmanager
@@ -90,45 +125,10 @@ def _bound(host: str, port: int) -> Iterator[socket.socket]:
 def _announce(settings: Settings, grpc_port: int, http_port: int) -> None:
     addresses = {"grpc": f"{settings.host}:{grpc_port}", "http": f"{settings.host}:{http_port}"}
     _log.info("listening", extra={**addresses, "version": visionloop.__version__})
-    if not is_loopback(settings.host):
-        _log.warning("--insecure: anybody who reaches %s can use this service", settings.host)
+    if settings.insecure and not settings.loopback:
+        if not settings.accounts:
+            _log.warning("--insecure: anybody who reaches %s can use this service", settings.host)
+        elif not settings.tls:
+            _log.warning("--insecure: passwords and tokens come to %s in the clear", settings.host)
     if settings.ready_file is not None:
         write_ready_file(settings.ready_file, addresses)
-
-
-class _HttpServer(uvicorn.Server):
-    """uvicorn as one of several servers: signals are the program's, not its own."""
-
-    def __init__(self, api: FastAPI, bound: socket.socket, drain_seconds: float) -> None:
-        config = uvicorn.Config(
-            api,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            log_level="warning",
-            server_header=False,
-            timeout_graceful_shutdown=max(1, int(drain_seconds)),
-        )
-        super().__init__(config)
-        self._bound = bound
-        self._running: asyncio.Task[None] | None = None
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leaves signals alone."""
-        yield
-
-    async def start(self) -> None:
-        """Returns once it accepts connections."""
-        self._bound.listen(128)
-        self._running = asyncio.create_task(self.serve(sockets=[self._bound]))
-        while not self.started:
-            await asyncio.sleep(0.01)
-            if self._running.done():
-                await self._running
-
-    async def stop(self) -> None:
-        """Finishes open requests, within the drain time."""
-        self.should_exit = True
-        if self._running is not None:
-            await self._running

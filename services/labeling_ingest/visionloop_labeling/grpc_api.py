@@ -20,8 +20,11 @@ from visionloop.errors import ConfigurationError, VisionloopError
 from visionloop.proto.v1 import labeling_pb2 as pb
 from visionloop.proto.v1 import labeling_pb2_grpc
 from visionloop.telemetry.rpc import MetricsInterceptor
+from visionloop_labeling.accounts import spoken_by
+from visionloop_labeling.auth import CALLER, Gate
 from visionloop_labeling.datasets import DatasetSummary
 from visionloop_labeling.exports import ExportedLabel
+from visionloop_labeling.grpc_callers import KnownCallers
 from visionloop_labeling.history import HistoryEntry
 from visionloop_labeling.labels import AuthorKind
 from visionloop_labeling.receipts import ImageRow, Outcome, Receipt
@@ -51,10 +54,19 @@ _OUTCOMES: Final = {
 class GrpcServer:
     """The gRPC server with health and reflection; `port` is known once it is made."""
 
-    def __init__(self, service: LabelingService, host: str, port: int) -> None:
+    def __init__(
+        self,
+        service: LabelingService,
+        host: str,
+        port: int,
+        *,
+        gate: Gate | None = None,
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
+        """Without a gate everybody may do everything, without credentials there is no TLS."""
         self._health = HealthServicer()
         self._server = grpc.aio.server(
-            interceptors=[MetricsInterceptor()],
+            interceptors=[MetricsInterceptor(), KnownCallers(gate or Gate(service.database))],
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.so_reuseport", 0),  # two programs on one port would share its calls
@@ -72,7 +84,12 @@ class GrpcServer:
             self._server,
         )
         try:
-            self.port: int = self._server.add_insecure_port(f"{host}:{port}")
+            address = f"{host}:{port}"
+            self.port: int = (
+                self._server.add_insecure_port(address)
+                if credentials is None
+                else self._server.add_secure_port(address, credentials)
+            )
         except RuntimeError as error:
             raise ConfigurationError(
                 f"cannot listen on {host}:{port}; is another program there? Choose another "
@@ -131,7 +148,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingIngestServicer):
                 class_name=request.label.class_name,
                 event_id=request.event_id,
                 author_kind=_kind_name(request.author_kind),
-                author=request.author,
+                author=_author(request),
                 base_sequence=(
                     request.base_sequence if request.HasField("base_sequence") else None
                 ),
@@ -196,6 +213,10 @@ def _kind_name(number: pb.AuthorKind) -> str:
     return str(number) if kind is None else kind.value
 
 
+def _author(request: pb.SubmitImageRequest | pb.SubmitLabelRequest) -> str:
+    return spoken_by(CALLER.get(), request.author, _kind_name(request.author_kind))
+
+
 def _row(request: pb.SubmitImageRequest) -> ImageRow:
     return ImageRow(
         dataset=request.dataset,
@@ -206,7 +227,7 @@ def _row(request: pb.SubmitImageRequest) -> ImageRow:
         group=request.group,
         attributes=dict(request.attributes),
         author_kind=_kind_name(request.author_kind),
-        author=request.author,
+        author=_author(request),
         source=request.source,
     )
 

@@ -11,16 +11,45 @@ from typing import Final
 from fastapi import FastAPI
 
 import visionloop
-from visionloop_labeling.api import datasets, errors, health, images, labels
-from visionloop_labeling.api.guards import BodyLimit, OwnSiteOnly
+from visionloop_labeling.api import (
+    accounts,
+    datasets,
+    errors,
+    health,
+    images,
+    labels,
+    previews,
+    quarantine,
+    sessions,
+    tokens,
+)
+from visionloop_labeling.api.guards import (
+    BodyLimit,
+    KnownCallers,
+    OwnHostOnly,
+    OwnSiteOnly,
+    SafeAnswers,
+)
+from visionloop_labeling.auth import Gate
+from visionloop_labeling.pages import login
 from visionloop_labeling.pages import routes as pages
+from visionloop_labeling.permissions import Body
 from visionloop_labeling.service import LabelingService
 
 _FORM_OVERHEAD: Final = 256 * 2**10  # bytes, of fields and boundaries beside the image
+_JSON_BYTES: Final = 8 * 2**20
+MAX_IMPORT_BYTES: Final = 20 * 2**30
 
 
-def make_api(service: LabelingService) -> FastAPI:
-    """The application over a service."""
+def make_api(
+    service: LabelingService,
+    gate: Gate | None = None,
+    *,
+    max_import_bytes: int = MAX_IMPORT_BYTES,
+    own_host_only: bool = False,
+) -> FastAPI:
+    """The application over a service; without a gate everybody may do everything."""
+    gate = gate or Gate(service.database)
     api = FastAPI(
         title="Visionloop labeling-ingest",
         version=visionloop.__version__,
@@ -29,9 +58,21 @@ def make_api(service: LabelingService) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    sizes = {
+        Body.JSON: _JSON_BYTES,
+        Body.IMAGE: service.limits.max_bytes + _FORM_OVERHEAD,
+        Body.IMPORT: max_import_bytes + _FORM_OVERHEAD,
+    }
+    # The last one added is the first that a request meets.
+    api.add_middleware(BodyLimit, sizes=sizes)
+    api.add_middleware(KnownCallers, gate=gate, routes=api.router)
     api.add_middleware(OwnSiteOnly)
-    api.add_middleware(BodyLimit, limit=service.limits.max_bytes + _FORM_OVERHEAD)
+    if own_host_only:
+        api.add_middleware(OwnHostOnly)
+    api.add_middleware(SafeAnswers)
     errors.add_handlers(api)
-    for part in (health, datasets, images, labels, pages):
+    for part in (health, datasets, images, labels, previews, quarantine, tokens, pages):
         api.include_router(part.routes(service))
+    for part in (sessions, accounts, login):
+        api.include_router(part.routes(service, gate))
     return api

@@ -1,18 +1,23 @@
-"""The caller of an HTTP request, as a dependency of routes."""
+"""The caller of an HTTP request, as a dependency of routes.
+
+Which role a route needs stands in `permissions`; `at_least` is for what a part of a route needs.
+"""
 
 from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
 
-from visionloop.errors import PermissionDeniedError
-from visionloop_labeling.accounts import LOCAL, Caller, Role
+from visionloop.errors import PermissionDeniedError, UnauthenticatedError
+from visionloop_labeling.accounts import Caller, Role
 
 
 def current(request: Request) -> Caller:
-    """Who calls; a guard has put it into the request's state."""
-    caller = getattr(request.state, "caller", LOCAL)
-    return caller if isinstance(caller, Caller) else LOCAL
+    """Who calls; a guard has put it into the request's state. Raises UnauthenticatedError."""
+    caller = getattr(request.state, "caller", None)
+    if not isinstance(caller, Caller):
+        raise UnauthenticatedError("sign in first")
+    return caller
 
 
 def at_least(role: Role) -> Callable[[Caller], Caller]:
@@ -26,3 +31,8 @@ def at_least(role: Role) -> Callable[[Caller], Caller]:
         return caller
 
     return check
+
+
+def address(request: Request) -> str:
+    """Where the request comes from, as far as can be told."""
+    return request.client.host if request.client is not None else ""

@@ -3,6 +3,7 @@
 What is not one of our errors is a fault of ours: logged, and told without its words.
 """
 
+import math
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
@@ -10,7 +11,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from visionloop.errors import InvalidInputError, VisionloopError
+from visionloop.errors import (
+    InvalidInputError,
+    OverloadedError,
+    UnauthenticatedError,
+    UnavailableError,
+    VisionloopError,
+)
 from visionloop_labeling.api.resources import ErrorOut
 from visionloop_labeling.receipts import Receipt
 
@@ -43,8 +50,18 @@ async def _on_our_error(_request: Request, error: Exception) -> JSONResponse:
         return error_body(status, receipt.reason, receipt.message, receipt.field)
     if not isinstance(error, VisionloopError):
         raise error
+    return answer_to(error)
+
+
+def answer_to(error: VisionloopError) -> JSONResponse:
+    """An error of ours as an answer, for routes and for what stands before them."""
     field = error.field if isinstance(error, InvalidInputError) else ""
-    return error_body(error.http_status, error.reason, str(error), field)
+    headers: dict[str, str] = {}
+    if isinstance(error, OverloadedError | UnavailableError):
+        headers["Retry-After"] = str(math.ceil(error.retry_after_seconds or 1.0))
+    if isinstance(error, UnauthenticatedError):
+        headers["WWW-Authenticate"] = "Bearer"
+    return error_body(error.http_status, error.reason, str(error), field, headers)
 
 
 async def _on_our_fault(_request: Request, _error: Exception) -> JSONResponse:
@@ -55,7 +72,12 @@ async def _on_our_fault(_request: Request, _error: Exception) -> JSONResponse:
 async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise error
-    words = {404: "not_found", 405: "method_not_allowed", 413: "too_many_bytes"}
+    words = {
+        404: "not_found",
+        405: "method_not_allowed",
+        408: "too_slow",
+        413: "too_many_bytes",
+    }
     reason = words.get(error.status_code, "invalid_input")
     return error_body(error.status_code, reason, str(error.detail), "")
 
@@ -68,8 +90,9 @@ async def _on_invalid_request(_request: Request, error: Exception) -> JSONRespon
     return error_body(422, "invalid_input", f"{field}: {first['msg']}", field)
 
 
-def error_body(status: int, reason: str, message: str, field: str) -> JSONResponse:
+def error_body(
+    status: int, reason: str, message: str, field: str, headers: dict[str, str] | None = None
+) -> JSONResponse:
     """An error's answer."""
     body = ErrorOut(reason=reason, message=message, field=field)
-    headers = {"Retry-After": "1"} if status == 503 else None
     return JSONResponse(body.model_dump(), status, headers)

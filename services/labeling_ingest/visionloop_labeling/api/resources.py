@@ -13,7 +13,9 @@ from visionloop_labeling.receipts import Outcome, Receipt
 from visionloop_labeling.snapshots import Cut
 
 
-class _Request(BaseModel):
+class RequestBody(BaseModel):
+    """Base of what callers send: a field nobody knows is a mistake, told to its sender."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -25,7 +27,7 @@ class ErrorOut(BaseModel):
     field: str
 
 
-class NewDataset(_Request):
+class NewDataset(RequestBody):
     """A dataset to make; its settings never change afterwards."""
 
     name: Annotated[str, Field(description="1 to 63 of a-z, 0-9, '-' and '_'.")]
@@ -81,7 +83,7 @@ class ReceiptOut(BaseModel):
         )
 
 
-class LabelIn(_Request):
+class LabelIn(RequestBody):
     """A label for an image that is there."""
 
     sha256: str
