@@ -1,0 +1,270 @@
+"""Draining the feedback that inference left in the store: what apps say of predictions.
+
+A feedback names its prediction, the prediction its model version, the version's bundle the dataset
+it was trained on: that is where it goes. "It shows a crack" becomes an app's label, which people's
+labels outrank; "wrong" flags the image for review. An image that the dataset does not have is taken
+in on the way, through the same door as all others.
+
+Each feedback takes effect once: its UUID is the event's, its object is deleted only after the
+commit, so a crash anywhere is repaired by doing it again. What cannot take effect (an unknown
+model, class or image) is moved to inbox/refused/ beside an object that says why, and never holds up
+the rest: put it back under inbox/feedback/ once the cause is gone. An image that is named but not
+there yet is waited for.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+from sqlalchemy import select
+
+from visionloop.bundle import ClassificationBundle
+from visionloop.errors import (
+    CorruptError,
+    DeadlineExceededError,
+    InvalidInputError,
+    NotFoundError,
+    OverloadedError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    UnavailableError,
+    VisionloopError,
+)
+from visionloop.failpoints import failpoint
+from visionloop.feedback import FOLDER, Feedback, feedback_key, parse_feedback
+from visionloop.objectstore import ObjectStore
+from visionloop.record import Record
+from visionloop.repository import ModelRepository
+from visionloop.snapshot import blob_key
+from visionloop.telemetry import labeling as metrics
+from visionloop_labeling import datasets, labels, validation
+from visionloop_labeling.annotation import Annotation
+from visionloop_labeling.database import Database
+from visionloop_labeling.ingest import Ingest
+from visionloop_labeling.labels import (
+    AuthorKind,
+    EventKind,
+    LabelLog,
+    Recorded,
+    Statement,
+)
+from visionloop_labeling.receipts import ImageRow, Outcome
+from visionloop_labeling.schema import BLOB_STORED, Blob, Item
+
+REFUSED: Final = "inbox/refused/"
+GROUP: Final = 64  # objects in a turn
+# How long an image may take to arrive after the feedback that names it.
+PATIENCE: Final = timedelta(hours=1)
+_AGAIN_SECONDS: Final = 60.0
+_AFTER_FAULT_SECONDS: Final = 600.0
+# The store, the database or our rights in them: not the feedback's fault.
+_OURS: Final = (
+    UnavailableError,
+    OverloadedError,
+    DeadlineExceededError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
+_log = logging.getLogger(__name__)
+
+
+class RefusedFeedback(Record):
+    """The object beside a feedback that was put aside. `reason` is one word."""
+
+    format_version: Literal[1] = 1
+    kind: Literal["visionloop.refused-feedback"] = "visionloop.refused-feedback"
+    key: str  # where it lay
+    reason: Annotated[str, Field(min_length=1)]
+    message: str
+    at: datetime
+
+
+class FeedbackInbox:
+    """The inbox of one store. Used by one thread; other replicas may drain it as well."""
+
+    def __init__(self, database: Database, store: ObjectStore, ingest: Ingest) -> None:
+        self._database = database
+        self._store = store
+        self._ingest = ingest
+        self._models = ModelRepository(store)
+        self._dataset_of = lru_cache(maxsize=1024)(self._find_dataset)
+        self._later: dict[str, float] = {}  # keys that wait, until when on the monotonic clock
+
+    def drain(self) -> bool:
+        """Takes up to GROUP feedbacks out of the inbox; whether more may wait.
+
+        Raises what the store or the database raises when it is away; nothing is lost by that.
+        """
+        for taken, key in enumerate(self._waiting(), start=1):
+            metrics.FEEDBACK_DRAINED.labels(self._take(key)).inc()
+            if taken == GROUP:
+                return True
+        return False
+
+    def _waiting(self) -> Iterator[str]:
+        listed: set[str] = set()
+        for stat in self._store.list(FOLDER):
+            listed.add(stat.key)
+            if self._later.get(stat.key, 0.0) <= time.monotonic():
+                yield stat.key
+        self._later = {key: until for key, until in self._later.items() if key in listed}
+
+    def _take(self, key: str) -> str:
+        """What became of one feedback."""
+        try:
+            data = self._store.get(key).data
+        except NotFoundError:
+            return "repeated"  # another replica has just taken it
+        try:
+            return self._effect(key, parse_feedback(data, key))
+        except _ImageNotThereError:
+            self._later[key] = time.monotonic() + _AGAIN_SECONDS
+            return "deferred"
+        except _OURS:
+            raise
+        except VisionloopError as error:
+            self._put_aside(key, data, error)
+            return "refused"
+        except Exception:  # noqa: BLE001 - logged with its trace
+            # A fault of ours must not keep back those behind it, nor lose this one.
+            _log.exception(
+                "a feedback could not be taken; it stays in the inbox", extra={"key": key}
+            )
+            self._later[key] = time.monotonic() + _AFTER_FAULT_SECONDS
+            return "deferred"
+
+    def _effect(self, key: str, feedback: Feedback) -> str:
+        header, prediction = feedback.header, feedback.prediction
+        if key != feedback_key(header.id):
+            raise CorruptError(f"{key} is the feedback {header.id}; somebody renamed it")
+        if not header.image.sha256.startswith(prediction.digest):
+            raise _RefusalError("other_image", "its image is not the one that was predicted")
+        dataset = self._dataset_of(prediction.model, prediction.version)
+        self._take_in(dataset, feedback)
+        failpoint("feedback.taken_in")
+        recorded = self._record(dataset, feedback)
+        failpoint("feedback.recorded")
+        self._store.delete(key)
+        failpoint("feedback.deleted")
+        if recorded.replayed:
+            return "repeated"
+        metrics.FEEDBACK_LAG.observe((datetime.now(UTC) - header.received).total_seconds())
+        return "labelled" if header.verdict == "class" else "reported"
+
+    def _find_dataset(self, model: str, version: int) -> str:
+        """The dataset that a model version was trained on; bundles never change."""
+        try:
+            bundle = self._models.read(model, version)
+        except NotFoundError as error:
+            raise _RefusalError("unknown_model", str(error)) from error
+        if not isinstance(bundle, ClassificationBundle):
+            raise _RefusalError(
+                "no_dataset", f"{model}:{version} was not trained on a dataset of this service"
+            )
+        return bundle.provenance.dataset
+
+    def _take_in(self, dataset_name: str, feedback: Feedback) -> None:
+        """Makes the image one of the dataset, unless it is already."""
+        sha256 = feedback.header.image.sha256
+        with self._database.read() as session:
+            try:
+                dataset = datasets.find(session, validation.dataset_name(dataset_name))
+            except (NotFoundError, InvalidInputError) as error:
+                raise _RefusalError("unknown_dataset", str(error)) from error
+            mine = (Item.dataset_id == dataset.id, Item.sha256 == sha256)
+            known = session.scalar(select(Item.id).where(*mine))
+            blob = session.get(Blob, sha256)
+            stored = blob is not None and blob.state == BLOB_STORED
+        if known is not None:
+            return
+        image = feedback.image
+        if image is None and stored:
+            image = self._store.get(blob_key(sha256)).data
+        if image is None:
+            raise _absent(feedback)
+        row = ImageRow(
+            dataset=dataset_name,
+            batch=f"feedback-{feedback.header.id}",
+            ordinal=0,
+            image=image,
+            author_kind=AuthorKind.APP,
+            author=_author(feedback),
+            source=f"feedback on {feedback.header.prediction_id}",
+        )
+        receipt = self._ingest.commit([self._ingest.prepare(row)])[0]
+        if receipt.outcome not in (Outcome.ACCEPTED, Outcome.DUPLICATE):
+            raise _RefusalError(receipt.reason, receipt.message)
+
+    def _record(self, dataset_name: str, feedback: Feedback) -> Recorded:
+        header = feedback.header
+        with self._database.write() as session:
+            dataset = datasets.find(session, dataset_name, lock=True)
+            log = LabelLog(session, dataset)
+            if header.class_id is not None and log.classes.find(header.class_id) is None:
+                raise _RefusalError(
+                    "unknown_class", f'dataset "{dataset_name}" has no class {header.class_id!r}'
+                )
+            item = labels.find_item(session, dataset, header.image.sha256)
+            recorded = log.record(item, _statement(feedback))
+        log.measure()
+        return recorded
+
+    def _put_aside(self, key: str, data: bytes, error: VisionloopError) -> None:
+        """Moves it out of the way: first the copy and the reason, then the original goes."""
+        aside = REFUSED + key.removeprefix(FOLDER)
+        why = RefusedFeedback(
+            key=key, reason=error.reason, message=str(error), at=datetime.now(UTC)
+        )
+        self._store.put(aside, data)
+        self._store.put(f"{aside}.json", why.model_dump_json(indent=1).encode())
+        failpoint("feedback.refused")
+        self._store.delete(key)
+        _log.warning("a feedback was put aside: %s", error, extra={"key": aside})
+
+
+class _RefusalError(VisionloopError):
+    """A feedback that cannot take effect, whatever is tried."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self._reason = reason
+
+    @property
+    def reason(self) -> str:
+        return self._reason
+
+
+class _ImageNotThereError(VisionloopError):
+    """The image that a feedback names may still arrive."""
+
+
+def _absent(feedback: Feedback) -> VisionloopError:
+    if datetime.now(UTC) - feedback.header.received < PATIENCE:
+        return _ImageNotThereError("the image is not there yet")
+    return _RefusalError(
+        "unknown_image",
+        f"labeling-ingest has no image {feedback.header.image.sha256}; send the image itself with "
+        "the feedback, or to the dataset first",
+    )
+
+
+def _author(feedback: Feedback) -> str:
+    return feedback.header.caller or "app"
+
+
+def _statement(feedback: Feedback) -> Statement:
+    header, prediction = feedback.header, feedback.prediction
+    said = None if header.class_id is None else Annotation(classes=(header.class_id,))
+    return Statement(
+        author_kind=AuthorKind.APP,
+        author=_author(feedback),
+        kind=EventKind.FLAG if said is None else EventKind.LABEL,
+        annotation=said,
+        event_id=header.id,
+        note=header.note,
+        suggested_by=f"{prediction.model}:{prediction.version}",
+    )

@@ -1,0 +1,326 @@
+"""Feedback on predictions: into the right dataset, once, and what cannot be used is kept aside."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import uuid
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select
+from support.bundles import encoded, publish_bundle
+
+from visionloop.errors import UnavailableError
+from visionloop.feedback import (
+    FOLDER,
+    Feedback,
+    FeedbackHeader,
+    FeedbackImage,
+    feedback_key,
+    store_feedback,
+)
+from visionloop.objectstore import open_store
+from visionloop.prediction_id import PredictionId
+from visionloop.repository import ModelRepository
+from visionloop_labeling import feedback_inbox as module
+from visionloop_labeling.feedback_inbox import REFUSED, FeedbackInbox
+from visionloop_labeling.schema import Item, LabelEvent
+
+DATASET = "test"  # the one that the test bundles say they were trained on
+MODEL = "cells"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder `models` of a store with one version of one model."""
+    folder = tmp_path_factory.mktemp("models")
+    publish_bundle(ModelRepository(open_store(f"file://{folder}")), MODEL, golden=4)
+    return folder / "models"
+
+
+@pytest.fixture
+def inbox(core, models: Path, tmp_path: Path) -> FeedbackInbox:
+    """Of a dataset with the model's classes, each on one image: 0 cat, 1 coffee, 2 rocket."""
+    shutil.copytree(models, tmp_path / "store" / "models")
+    core.create(DATASET)
+    for number, name in enumerate(("cat", "coffee", "rocket")):
+        core.add(encoded(number), name, dataset=DATASET)
+    return FeedbackInbox(core.database, core.store, core.ingest)
+
+
+def sha256_of(number: int) -> str:
+    return hashlib.sha256(encoded(number)).hexdigest()
+
+
+def feedback(
+    number: int, class_id: str | None = None, *, inline: bool = True, **fields
+) -> Feedback:
+    """On a prediction for the number-th image."""
+    image = encoded(number)
+    sha256 = hashlib.sha256(image).hexdigest()
+    model, version = fields.pop("model", MODEL), fields.pop("version", 1)
+    values = {
+        "id": str(uuid.uuid4()),
+        "prediction_id": str(PredictionId.new(model, version, sha256)),
+        "verdict": "wrong" if class_id is None else "class",
+        "class_id": class_id,
+        "image": FeedbackImage(sha256=sha256, size=len(image) if inline else None, inline=inline),
+        "caller": "inspection-line-3",
+        "received": datetime.now(UTC),
+        **fields,
+    }
+    return Feedback(FeedbackHeader(**values), image if inline else None)
+
+
+def leave(core, *feedbacks: Feedback) -> None:
+    for one in feedbacks:
+        store_feedback(core.store, one)
+
+
+def waiting(core) -> list[str]:
+    return [stat.key for stat in core.store.list(FOLDER)]
+
+
+def item_of(core, number: int) -> Item:
+    with core.database.read() as session:
+        return session.scalars(select(Item).where(Item.sha256 == sha256_of(number))).one()
+
+
+def events_of(core, number: int) -> list[LabelEvent]:
+    with core.database.read() as session:
+        query = select(LabelEvent).where(LabelEvent.item_id == item_of(core, number).id)
+        return list(session.scalars(query.order_by(LabelEvent.sequence)))
+
+
+def refusal(core, one: Feedback) -> str:
+    """The reason that stands beside a refused feedback, whose bytes are kept."""
+    key = REFUSED + one.header.id
+    assert core.store.get(key).data == one.to_bytes()
+    said = json.loads(core.store.get(f"{key}.json").data)
+    assert said["key"] == feedback_key(one.header.id)
+    assert said["message"]
+    return said["reason"]
+
+
+def test_a_correction_becomes_an_apps_label_on_the_image_it_brought(core, inbox) -> None:
+    said = feedback(9, "rocket", note="seen by hand")
+    leave(core, said)
+    assert inbox.drain() is False
+    label = core.labels(DATASET)[sha256_of(9)]
+    assert (label.class_key, label.author_kind, label.author) == (
+        "rocket",
+        "app",
+        "inspection-line-3",
+    )
+    (event,) = events_of(core, 9)
+    assert (event.event_id, event.suggested_by) == (said.header.id, "cells:1")
+    assert event.note == "seen by hand"
+    assert item_of(core, 9).state == "open", "an app's word waits for a person's"
+    assert waiting(core) == []
+
+
+def test_an_image_that_is_there_is_named_by_its_digest(core, inbox) -> None:
+    leave(core, feedback(1, "coffee", inline=False))
+    inbox.drain()
+    assert [event.author_kind for event in events_of(core, 1)] == ["import", "app"]
+
+
+def test_an_image_of_another_dataset_is_taken_from_the_store(core, inbox) -> None:
+    core.add(encoded(5))  # into the other dataset
+    leave(core, feedback(5, "cat", inline=False))
+    inbox.drain()
+    assert core.labels(DATASET)[sha256_of(5)].class_key == "cat"
+
+
+def test_a_prediction_called_wrong_sends_the_image_to_review(core, inbox) -> None:
+    leave(core, feedback(2, note="that is no rocket"))
+    inbox.drain()
+    item = item_of(core, 2)
+    assert item.state == "review"
+    assert (item.why["reason"], item.why["by"]) == ("flagged", "inspection-line-3")
+    assert item.why["note"] == "that is no rocket"
+    assert core.labels(DATASET)[sha256_of(2)].class_key == "rocket", "nobody said what it is"
+
+
+def test_an_app_never_replaces_a_persons_label_but_has_it_reviewed(core, inbox) -> None:
+    leave(core, feedback(0, "coffee"))
+    inbox.drain()
+    assert core.labels(DATASET)[sha256_of(0)].class_key == "cat"
+    assert item_of(core, 0).state == "review"
+
+
+def test_what_cannot_be_used_is_kept_with_its_reason_and_holds_up_nothing(core, inbox) -> None:
+    core.store.put("blobs/decoy", b"")
+    broken = encoded(7)[:400]
+    sha256 = hashlib.sha256(broken).hexdigest()
+    torn_image = replace(
+        feedback(
+            7,
+            "cat",
+            prediction_id=str(PredictionId.new(MODEL, 1, sha256)),
+            image=FeedbackImage(sha256=sha256, size=len(broken), inline=True),
+        ),
+        image=broken,
+    )
+    refused = {
+        "unknown_model": feedback(3, "cat", model="nobody-made-it"),
+        "unknown_class": feedback(3, "teapot"),
+        "other_image": feedback(3, prediction_id=str(PredictionId.new(MODEL, 1, "0" * 64))),
+        "unknown_image": feedback(
+            8, "cat", inline=False, received=datetime.now(UTC) - timedelta(hours=2)
+        ),
+        "truncated": torn_image,
+    }
+    good = [feedback(20 + number, "cat") for number in range(3)]
+    leave(core, *refused.values(), *good)
+    core.store.put(f"{FOLDER}not-a-uuid", b"not ours")
+    assert inbox.drain() is False
+    assert waiting(core) == []
+    assert {refusal(core, one): reason for reason, one in refused.items()} == {
+        reason: reason for reason in refused
+    }
+    assert core.store.get(f"{REFUSED}not-a-uuid").data == b"not ours"
+    assert json.loads(core.store.get(f"{REFUSED}not-a-uuid.json").data)["reason"] == "corrupt"
+    assert all(len(events_of(core, 20 + number)) == 1 for number in range(3))
+
+
+def test_an_unknown_version_or_dataset_is_refused(core, inbox) -> None:
+    core.store.put("models/cells/versions/2/claim.json", b"{}")  # claimed, never published
+    leave(core, unpublished := feedback(3, "cat", version=2))
+    inbox.drain()
+    assert refusal(core, unpublished) == "unknown_model"
+    publish_bundle(ModelRepository(core.store), "elsewhere", golden=4, before_ready=1)
+    inbox._dataset_of.cache_clear()
+    bundle = inbox._models.read("elsewhere", 1)
+    inbox._models = _OneBundle(
+        bundle.model_copy(
+            update={"provenance": bundle.provenance.model_copy(update={"dataset": "gone"})}
+        )
+    )
+    leave(core, homeless := feedback(3, "cat", model="elsewhere"))
+    inbox.drain()
+    assert refusal(core, homeless) == "unknown_dataset"
+
+
+class _OneBundle:
+    def __init__(self, bundle) -> None:
+        self._bundle = bundle
+
+    def read(self, model: str, version: int):
+        return self._bundle
+
+
+def test_a_uuid_that_means_something_else_already_is_refused(core, inbox) -> None:
+    first = feedback(0, "cat")
+    leave(core, first)
+    inbox.drain()
+    leave(core, again := feedback(1, "coffee", id=first.header.id))
+    inbox.drain()
+    assert refusal(core, again) == "conflict"
+    assert len(events_of(core, 0)) == 2
+
+
+def test_the_same_feedback_again_changes_nothing(core, inbox) -> None:
+    said = feedback(4, "cat")
+    for _ in range(3):
+        leave(core, said)
+        inbox.drain()
+    assert len(events_of(core, 4)) == 1
+    assert waiting(core) == []
+
+
+def test_an_image_that_is_on_its_way_is_waited_for(core, inbox, monkeypatch) -> None:
+    leave(core, feedback(6, "cat", inline=False), feedback(0, "cat"))
+    inbox.drain()
+    assert len(waiting(core)) == 1, "the other one did not wait"
+    core.add(encoded(6), dataset=DATASET)
+    inbox.drain()
+    assert len(waiting(core)) == 1, "it is not asked for all the time"
+    monkeypatch.setattr(module.time, "monotonic", lambda: 1e9)
+    inbox.drain()
+    assert waiting(core) == []
+    assert core.labels(DATASET)[sha256_of(6)].class_key == "cat"
+
+
+def test_more_than_a_turn_takes_is_said(core, inbox, monkeypatch) -> None:
+    monkeypatch.setattr(module, "GROUP", 2)
+    leave(core, *(feedback(number, "cat") for number in range(3)))
+    assert inbox.drain() is True
+    assert inbox.drain() is False
+    assert waiting(core) == []
+
+
+def test_a_store_that_fails_midway_loses_nothing(core, inbox, monkeypatch) -> None:
+    leave(core, feedback(4, "cat"))
+
+    def away(key: str) -> None:
+        raise UnavailableError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(core.store, "delete", away)
+        with pytest.raises(UnavailableError):
+            inbox.drain()
+    assert len(waiting(core)) == 1
+    inbox.drain()
+    assert waiting(core) == []
+    assert len(events_of(core, 4)) == 1
+
+
+def test_a_fault_of_ours_leaves_one_and_takes_the_others(core, inbox, monkeypatch, caplog) -> None:
+    unlucky = feedback(4, "cat", note="unlucky")
+    leave(core, unlucky, feedback(5, "cat"))
+    statement = module._statement
+
+    def stumbles(one: Feedback):
+        if one.header.note == "unlucky":
+            raise ZeroDivisionError
+        return statement(one)
+
+    monkeypatch.setattr(module, "_statement", stumbles)
+    inbox.drain()
+    assert waiting(core) == [feedback_key(unlucky.header.id)]
+    assert len(events_of(core, 5)) == 1
+    assert "could not be taken" in caplog.text
+
+
+DRAIN = """
+import sys
+from visionloop.images import Limits
+from visionloop.objectstore import open_store
+from visionloop_labeling.database import open_database
+from visionloop_labeling.feedback_inbox import FeedbackInbox
+from visionloop_labeling.ingest import Ingest
+store, database = open_store(sys.argv[1]), open_database(sys.argv[2])
+FeedbackInbox(database, store, Ingest(database, store, Limits())).drain()
+"""
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_kill_anywhere_neither_loses_nor_doubles(core, inbox, database_url, tmp_path) -> None:
+    first, second = (str(uuid.UUID(int=number)) for number in (1, 2))
+    leave(core, feedback(9, "rocket", id=first), bad := feedback(3, "teapot", id=second))
+    core.database.close()
+
+    def drain_until(failpoint: str) -> int:
+        return subprocess.run(
+            [sys.executable, "-c", DRAIN, f"file://{tmp_path / 'store'}", database_url],
+            env={**os.environ, "VISIONLOOP_FAILPOINT": failpoint},
+            check=False,
+        ).returncode
+
+    for point in ("taken_in", "recorded", "deleted", "refused"):
+        assert drain_until(f"feedback.{point}") == -signal.SIGKILL, point
+    assert drain_until("") == 0
+    assert waiting(core) == []
+    assert refusal(core, bad) == "unknown_class"
+    assert len(events_of(core, 9)) == 1
+    with core.database.read() as session:
+        found = select(func.count()).where(Item.sha256 == sha256_of(9))
+        assert session.scalar(found) == 1
