@@ -20,6 +20,7 @@ from visionloop_labeling.history import HistoryEntry
 from visionloop_labeling.ingest import Ingest
 from visionloop_labeling.inspectors import Inspector, OwnProcess
 from visionloop_labeling.labels import Recorded
+from visionloop_labeling.overview import Overviews
 from visionloop_labeling.previews import Previews
 from visionloop_labeling.receipts import ImageRow, Receipt
 from visionloop_labeling.snapshots import Cut
@@ -46,6 +47,7 @@ class LabelingService:
         self.store = store
         self.inspector = inspector or OwnProcess(limits)
         self.previews = Previews(database, store, self.inspector)
+        self.overviews = Overviews(database)
         self._ingest = Ingest(database, store, limits, self.inspector)
         self._stream = IngestStream(self._ingest)
         self._draining = asyncio.Event()

@@ -5,7 +5,6 @@ from fastapi import APIRouter, Request, Response
 from visionloop.snapshot import SnapshotManifest, SnapshotRepository
 from visionloop_labeling.accounts import Role
 from visionloop_labeling.api.callers import current
-from visionloop_labeling.overview import Overviews
 from visionloop_labeling.pages import plots
 from visionloop_labeling.pages.errors import PageRoute
 from visionloop_labeling.pages.rendering import render
@@ -14,13 +13,13 @@ from visionloop_labeling.service import LabelingService
 _SHOWN_SNAPSHOTS = 5
 
 
-def routes(service: LabelingService, overviews: Overviews) -> APIRouter:
+def routes(service: LabelingService) -> APIRouter:
     """The page."""
     api = APIRouter(include_in_schema=False, route_class=PageRoute)
 
     @api.get("/datasets/{dataset}")
     async def overview(request: Request, dataset: str) -> Response:
-        counted = await service.run(overviews.of, dataset)
+        counted = await service.run(service.overviews.of, dataset)
         snapshots = await service.run(_last_snapshots, service, dataset)
         return render(
             request,
