@@ -16,13 +16,10 @@ from visionloop.images import Limits
 from visionloop_labeling import import_jobs
 from visionloop_labeling.import_jobs import Job, Upload
 from visionloop_labeling.import_worker import ImportWorker
-from visionloop_labeling.importers.archive import ArchiveLimits
 from visionloop_labeling.importers.opening import Tools
 from visionloop_labeling.importers.parameters import KINDS
 from visionloop_labeling.receipts import ImageRow, Receipt
 from visionloop_labeling.schema import IngestBatch, IngestRow
-
-TOOLS = Tools(Limits(), ArchiveLimits())
 
 
 def zipped(files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
@@ -64,18 +61,20 @@ def queue(core: Any, kind: str, data: bytes | None, dataset: str = "cells", **sa
         )
 
 
-def worker(core: Any, tools: Tools = TOOLS) -> ImportWorker:
+def worker(core: Any, **tools: Any) -> ImportWorker:
     def submit(rows: Iterator[ImageRow]) -> Iterator[Receipt]:
         while group := list(islice(rows, 16)):
             yield from core.submit(*group)
 
-    return ImportWorker(core.database, core.store, submit, tools)
+    return ImportWorker(core.database, core.store, submit, Tools(Limits(), core.database, **tools))
 
 
-def run(core: Any, kind: str, data: bytes | None, tools: Tools = TOOLS, **said: Any) -> Job:
+def run(
+    core: Any, kind: str, data: bytes | None, tools: Mapping[str, Any] | None = None, **said: Any
+) -> Job:
     """Queues an import and works until nothing is left to do."""
     job = queue(core, kind, data, **said)
-    at_work = worker(core, tools)
+    at_work = worker(core, **(tools or {}))
     while at_work.work():
         pass
     return import_jobs.find(core.database, job.dataset, job.key)

@@ -31,6 +31,7 @@ from visionloop.objectstore import ObjectStore
 from visionloop_labeling import datasets, validation
 from visionloop_labeling.database import Database
 from visionloop_labeling.importers.parameters import Parameters
+from visionloop_labeling.receipts import Outcome, Receipt
 from visionloop_labeling.schema import Dataset, ImportJob, IngestBatch, IngestRow
 
 STAGING: Final = "staging"
@@ -199,6 +200,7 @@ class Claim:
         self.job_id = job.id
         self.dataset_id = dataset.id
         self.dataset = dataset.name
+        self.task = datasets.settings_of(dataset).task
         self.batch = job.batch
         self.kind = job.kind
         self.parameters: Mapping[str, Any] = job.parameters["said"]
@@ -208,8 +210,8 @@ class Claim:
         self.attempts = job.attempts
         self.counts: dict[str, int] = {}
 
-    def recount(self) -> set[int]:
-        """Counts the receipts that are there; gives the ordinals behind the checkpoint."""
+    def recount(self) -> list[Receipt]:
+        """Counts the receipts that are there; gives those behind the checkpoint."""
         with self._database.read() as session:
             of_batch = (
                 select(IngestRow.outcome, func.count())
@@ -218,20 +220,22 @@ class Claim:
             )
             grouped = session.execute(of_batch.group_by(IngestRow.outcome)).tuples()
             self.counts = {str(outcome): count for outcome, count in grouped}
-            answered = of_batch.with_only_columns(IngestRow.ordinal).where(
+            behind = of_batch.with_only_columns(IngestRow).where(
                 IngestRow.ordinal >= self.checkpoint
             )
-            return set(session.scalars(answered))
+            return [
+                Receipt(self.batch, row.ordinal, Outcome(row.outcome), row.sha256)
+                for row in session.scalars(behind)
+            ]
 
     def renew(self) -> None:
         """Keeps the lease. Raises LeaseLostError."""
         with self._database.write() as session:
             self._change(session, lease_until=datetime.now(UTC) + LEASE)
 
-    def begin(self, rows: int) -> None:
-        """Notes how many rows there are."""
-        with self._database.write() as session:
-            self._change(session, rows=rows, counts=dict(self.counts))
+    def begin(self, session: Session, rows: int) -> None:
+        """Notes how many rows there are, within the caller's transaction."""
+        self._change(session, rows=rows, counts=dict(self.counts))
 
     def advance(self, session: Session, checkpoint: int) -> None:
         """Moves the checkpoint, and with it the counts, within the caller's transaction."""

@@ -25,10 +25,11 @@ from visionloop.errors import InvalidInputError, NotFoundError, UnavailableError
 from visionloop.failpoints import failpoint
 from visionloop.objectstore import ObjectStore
 from visionloop_labeling import import_jobs
+from visionloop_labeling.annotation import Draft, Task
 from visionloop_labeling.database import Database
 from visionloop_labeling.import_jobs import Claim, JobState, LeaseLostError, StagedFile
 from visionloop_labeling.importers.entries import Entry, Importer, Step
-from visionloop_labeling.importers.opening import Tools, open_importer
+from visionloop_labeling.importers.opening import Source, Tools, open_importer
 from visionloop_labeling.importers.parameters import stored_parameters
 from visionloop_labeling.labels import AuthorKind
 from visionloop_labeling.receipts import ImageRow, Receipt
@@ -92,8 +93,11 @@ class ImportWorker:
 
     def _run(self, claim: Claim, lost: threading.Event) -> str:
         with self._opened(claim) as importer:
-            answered = claim.recount()
-            claim.begin(importer.rows)
+            behind = claim.recount()
+            with self._database.write() as session:
+                importer.settle(session, behind)
+                claim.begin(session, importer.rows)
+            answered = {receipt.ordinal for receipt in behind}
             steps = (step for step in importer.steps(claim.checkpoint) if step[0] not in answered)
             receipts = self._submit(_rows(claim, steps, lost))
             for group in _groups(receipts):
@@ -112,7 +116,8 @@ class ImportWorker:
         parameters = stored_parameters(claim.kind, claim.parameters)
         with tempfile.TemporaryDirectory(prefix="visionloop-import-", dir=self._spool) as folder:
             file = None if claim.file is None else self._fetch(claim.file, Path(folder))
-            importer = open_importer(parameters, file, self._tools)
+            source = Source(claim.dataset_id, claim.job_id, claim.renew)
+            importer = open_importer(parameters, file, self._tools, source)
             try:
                 yield importer
             finally:
@@ -154,6 +159,7 @@ def _row(claim: Claim, step: Step) -> ImageRow:
         image=entry.image,
         sha256=entry.sha256,
         label=entry.label,
+        annotation=_for_task(entry.annotation, claim.task),
         group=entry.group,
         attributes=entry.attributes,
         author_kind=AuthorKind.IMPORT,
@@ -162,6 +168,13 @@ def _row(claim: Claim, step: Step) -> ImageRow:
         refusal=entry.refusal,
         remark=entry.remark,
     )
+
+
+def _for_task(said: Draft | None, task: Task) -> Draft | None:
+    """An empty list of boxes says "nothing there" in a detection dataset and nothing elsewhere."""
+    if said is not None and not said.boxes and task != "detection":
+        said = said.model_copy(update={"boxes": None})
+    return said if said is not None and said.stored() else None
 
 
 def _groups(receipts: Iterator[Receipt]) -> Iterator[Sequence[Receipt]]:

@@ -59,12 +59,12 @@ class Archive:
     def __init__(
         self,
         members: list[Member],
-        read: Callable[[int, int], bytes],  # (index of the member, at most so many bytes)
+        pieces: Callable[[int], Iterator[bytes]],  # of the member of this index
         close: Callable[[], None],
     ) -> None:
         self.members = members
         self.close = close
-        self._read = read
+        self._pieces = pieces
         self._places: dict[str, int] = {}
         for place, member in enumerate(members):
             self._places.setdefault(member.name, place)
@@ -79,12 +79,32 @@ class Archive:
         if member.refusal is not None:
             raise member.refusal
         if member.size > limit:
-            raise SourceError(
-                f"{names.shown(member.name)} has {member.size:,} bytes; the limit is {limit:,}",
-                reason="too_many_bytes",
-            )
+            raise _too_large(member.name, limit)
+        data = bytearray()
         with _reading(f"{names.shown(member.name)} in the archive"):
-            return self._read(self._places[member.name], limit)
+            for piece in self._pieces(self._places[member.name]):
+                data += piece
+                if len(data) > limit:
+                    raise _too_large(member.name, limit)
+        return bytes(data)
+
+    def copy(self, member: Member, path: Path, limit: int) -> None:
+        """Writes a member's bytes to a file, in pieces. Raises SourceError."""
+        if member.refusal is not None:
+            raise member.refusal
+        written = 0
+        with _reading(f"{names.shown(member.name)} in the archive"), path.open("wb") as target:
+            for piece in self._pieces(self._places[member.name]):
+                written += target.write(piece)
+                if written > limit:
+                    raise _too_large(member.name, limit)
+
+
+def is_archive(head: bytes) -> bool:
+    """Whether a file whose first 512 bytes are these may be an archive that is taken."""
+    return head.startswith((b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b")) or (
+        tar.is_tar(head) and any(head)
+    )
 
 
 def open_archive(path: Path, limits: ArchiveLimits) -> Archive:
@@ -134,14 +154,12 @@ def _open_zip(path: Path, limits: ArchiveLimits) -> Archive:
         opened.close()
         raise
 
-    def read(place: int, limit: int) -> bytes:
+    def pieces(place: int) -> Iterator[bytes]:
         with opened.open(files[place]) as member:
-            data = member.read(limit + 1)
-        if len(data) > limit:
-            raise zipfile.BadZipFile("it is larger than its directory says")
-        return data
+            while piece := member.read(_CHUNK):
+                yield piece
 
-    return Archive(members, read, opened.close)
+    return Archive(members, pieces, opened.close)
 
 
 def _directory_entries(file: IO[bytes], size: int) -> int:
@@ -202,10 +220,10 @@ def _open_tar(path: Path, limits: ArchiveLimits) -> Archive:
         file.close()
         raise
 
-    def read(place: int, _limit: int) -> bytes:
-        return tar.read(file, found[place])
+    def pieces(place: int) -> Iterator[bytes]:
+        return tar.pieces(file, found[place], _CHUNK)
 
-    return Archive(members, read, file.close)
+    return Archive(members, pieces, file.close)
 
 
 def _tar_member(record: tar.Record, taken: set[str]) -> Member:
@@ -252,6 +270,13 @@ def _check_bytes(unpacked: int, packed: int, limits: ArchiveLimits) -> None:
             f"{limits.ratio} times as many: it is taken for a bomb",
             reason="archive_bomb",
         )
+
+
+def _too_large(name: str, limit: int) -> SourceError:
+    return SourceError(
+        f"{names.shown(name)} has more than {limit:,} bytes, which is the limit",
+        reason="too_many_bytes",
+    )
 
 
 def _fresh(name: str, taken: set[str]) -> str:

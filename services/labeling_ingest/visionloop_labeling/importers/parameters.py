@@ -26,7 +26,7 @@ class CsvParameters(Record):
     """A table with a row per image. Columns that are None (or are not there) are not read.
 
     An image is named by the first of these columns that the table has: `path` in the archive,
-    `url`, `sha256` of an image that is there. With `label_separator` a cell may name several classes.
+    `url`, `sha256` of an image that is there. With `label_separator` a cell may name several.
     """
 
     path_column: _Column = "path"

@@ -66,12 +66,15 @@ def records(file: IO[bytes]) -> Iterator[Record]:
         name, size = "", None
 
 
-def read(file: IO[bytes], record: Record) -> bytes:
-    """A file's bytes. Threads may read at once."""
-    data = os.pread(file.fileno(), record.size, record.offset)
-    if len(data) != record.size:
-        raise ValueError("it ends too early; was it cut?")
-    return data
+def pieces(file: IO[bytes], record: Record, size: int) -> Iterator[bytes]:
+    """A file's bytes, at most `size` at a time. Threads may read at once."""
+    done = 0
+    while done < record.size:
+        data = os.pread(file.fileno(), min(size, record.size - done), record.offset + done)
+        if not data:
+            raise ValueError("it ends too early; was it cut?")
+        done += len(data)
+        yield data
 
 
 def _checksum_fits(header: bytes) -> bool:
