@@ -117,9 +117,13 @@ class ClassBook:
             return None if former is None else self._with_id(former)
         return self._by_name[name]
 
-    def named_or_added(self, names: Iterable[str]) -> dict[str, LabelClass]:
+    def named_or_added(
+        self, names: Iterable[str], *, also_former: bool = True
+    ) -> dict[str, LabelClass]:
         """The classes of these (validated) names; unknown ones are added, or none if too many."""
         found = {name: self.named(name) for name in names}
+        if not also_former:
+            found = {n: one if one and one.name == n else None for n, one in found.items()}
         missing = [name for name, one in found.items() if one is None]
         if missing:
             self._check_room(len(missing), missing[0])

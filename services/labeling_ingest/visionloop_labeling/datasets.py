@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Annotated
 
+from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -24,6 +26,15 @@ class DatasetSettings(Record):
     # Whether labels from apps' feedback and from models are put into snapshots, in train only.
     train_on_app_labels: bool = True
     train_on_model_labels: bool = False
+
+
+class Preferences(Record):
+    """What may change at any time."""
+
+    # How to label, for people; shown as text.
+    instructions: Annotated[str, Field(max_length=20_000)] = ""
+    # Whose suggestions labellers see; empty: the newest there are.
+    suggestions_model: Annotated[str, Field(max_length=100)] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +78,11 @@ def find(session: Session, name: str, *, lock: bool = False) -> Dataset:
     needs no row lock: its write transactions exclude each other from their beginning.
     """
     query = select(Dataset).where(Dataset.name == name)
-    dataset = session.scalar(query.with_for_update() if lock else query)
+    if lock:
+        # The counters as of the lock, whatever the session has read before. Rows of other tables
+        # may still come to refer to the dataset meanwhile (key_share).
+        query = query.with_for_update(key_share=True).execution_options(populate_existing=True)
+    dataset = session.scalar(query)
     if dataset is None:
         raise NotFoundError(
             f'there is no dataset "{name}"; make it first (CreateDataset, POST /v1/datasets)'
@@ -78,6 +93,11 @@ def find(session: Session, name: str, *, lock: bool = False) -> Dataset:
 def settings_of(dataset: Dataset) -> DatasetSettings:
     """The settings a dataset was made with."""
     return DatasetSettings.model_validate(dataset.settings)
+
+
+def preferences_of(dataset: Dataset) -> Preferences:
+    """What people set for a dataset."""
+    return Preferences.model_validate(dataset.preferences)
 
 
 def classes_of(session: Session, dataset: Dataset) -> Sequence[LabelClass]:

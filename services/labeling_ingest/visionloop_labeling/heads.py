@@ -7,15 +7,15 @@ not one of them.
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, CursorResult, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from visionloop_labeling import datasets
 from visionloop_labeling.annotation import Annotation
-from visionloop_labeling.classes import ClassBook
-from visionloop_labeling.fold import ItemState, Standing
+from visionloop_labeling.classes import ClassBook, ClassState, naming
+from visionloop_labeling.fold import AuthorKind, ItemState, Standing, fold
 from visionloop_labeling.schema import (
     Dataset,
     ImageGroup,
@@ -28,6 +28,8 @@ from visionloop_labeling.schema import (
 )
 from visionloop_labeling.splits import choose_split, draw_split
 
+_PAGE: Final = 1000  # images
+_ACCEPTED: Final = [kind for kind in AuthorKind if kind.accepted]
 _COUNTERS: Final = {
     ItemState.LABELLED: "items_labelled",
     ItemState.REVIEW: "items_in_review",
@@ -133,10 +135,106 @@ class Heads:
         if state == item.state:
             return
         count_states(self._dataset, ItemState(item.state), state, 1)
-        item.state = state
-        item.leased_by = item.leased_until = None
         if state is ItemState.OPEN:
             item.why = {"reason": "class_split" if outdated else "label_taken_back"}
+        elif item.state == ItemState.REVIEW:
+            item.why = {}
+        item.state = state
+        item.leased_by = item.leased_until = None
+
+
+def recount(session: Session, book: ClassBook, one: LabelClass) -> None:
+    """Counts anew how many images with an accepted label of a class stand in each split."""
+    absorbed = book.absorbed(one)
+    session.execute(delete(SplitCount).where(SplitCount.class_id.in_(absorbed)))
+    query = (
+        select(ImageGroup.split, func.count())
+        .select_from(Item)
+        .join(ImageGroup, ImageGroup.id == Item.group_id)
+        .join(LabelHead, LabelHead.item_id == Item.id)
+        .where(naming(absorbed), LabelHead.author_kind.in_(_ACCEPTED))
+        .group_by(ImageGroup.split)
+    )
+    for split, images in session.execute(query).tuples().all():
+        session.add(SplitCount(class_id=one.id, split=split, images=images))
+    session.flush()
+
+
+def requeue(session: Session, dataset: Dataset, book: ClassBook, changed: Sequence[int]) -> None:
+    """Finds the place in the work for images whose labels name a class (row ids) that changed.
+
+    Labels of a class that was split must be given again; when it is restored, they stand again.
+    """
+    split = [one.id for one in book.all() if book.meaning(one).state == ClassState.SPLIT]
+    mine = Item.dataset_id == dataset.id
+    accepted = select(LabelHead.item_id).where(LabelHead.author_kind.in_(_ACCEPTED))
+    moves: tuple[tuple[ItemState, ItemState, ColumnElement[bool], dict[str, str]], ...] = (
+        (ItemState.LABELLED, ItemState.OPEN, naming(split), {"reason": "class_split"}),
+        (ItemState.OPEN, ItemState.LABELLED, naming(changed) & ~naming(split), {}),
+    )
+    for before, after, condition, why in moves:
+        moved = cast(
+            CursorResult[Any],
+            session.execute(
+                update(Item)
+                .where(mine, Item.state == before, Item.id.in_(accepted), condition)
+                .values(state=after, why=why, leased_by=None, leased_until=None),
+                execution_options={"synchronize_session": False},
+            ),
+        )
+        count_states(dataset, before, after, moved.rowcount)
+
+
+def rebuild(session: Session, dataset: Dataset) -> None:
+    """Writes everything anew that follows from the log. The dataset is locked meanwhile.
+
+    The session has read nothing else of it yet.
+    Groups keep their splits, leases and reasons stay where an image's place in the work does.
+    """
+    book = ClassBook(session, dataset)
+    mine = select(Item.id).where(Item.dataset_id == dataset.id)
+    for table in (LabelHead, LabelHeadClass):
+        session.execute(delete(table).where(table.item_id.in_(mine)))
+    known = [one.id for one in book.all()]
+    session.execute(delete(SplitCount).where(SplitCount.class_id.in_(known)))
+    heads = Heads(session, dataset, book)
+    position = 0
+    while items := _page(session, dataset, position):
+        position = items[-1].position
+        told = _events_of(session, items)
+        for item in items:
+            heads.move(item, Standing(), fold(told.get(item.id, [])))
+        session.flush()
+    _count_anew(session, dataset)
+
+
+def _page(session: Session, dataset: Dataset, position: int) -> Sequence[Item]:
+    query = select(Item).where(Item.dataset_id == dataset.id, Item.position > position)
+    return session.scalars(query.order_by(Item.position).limit(_PAGE)).all()
+
+
+def _events_of(session: Session, items: Sequence[Item]) -> dict[int, list[LabelEvent]]:
+    query = select(LabelEvent).where(LabelEvent.item_id.in_([item.id for item in items]))
+    told: dict[int, list[LabelEvent]] = {}
+    for event in session.scalars(query.order_by(LabelEvent.sequence)):
+        told.setdefault(event.item_id, []).append(event)
+    return told
+
+
+def _count_anew(session: Session, dataset: Dataset) -> None:
+    query = (
+        select(Item.state, func.count()).where(Item.dataset_id == dataset.id).group_by(Item.state)
+    )
+    counted = dict(session.execute(query).tuples().all())
+    for state, name in _COUNTERS.items():
+        setattr(dataset, name, counted.get(state, 0))
+    labelled = (
+        select(func.count())
+        .select_from(LabelHead)
+        .join(Item, Item.id == LabelHead.item_id)
+        .where(Item.dataset_id == dataset.id)
+    )
+    dataset.labelled = session.scalar(labelled) or 0
 
 
 def count_states(dataset: Dataset, before: ItemState, after: ItemState, items: int) -> None:

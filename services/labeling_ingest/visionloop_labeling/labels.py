@@ -15,16 +15,24 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from visionloop.errors import ConflictError, InvalidInputError, NotFoundError, VisionloopError
+from visionloop.errors import (
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    PermissionDeniedError,
+    VisionloopError,
+)
 from visionloop.telemetry import labeling as metrics
 from visionloop_labeling import annotation as annotations
 from visionloop_labeling import datasets, validation
-from visionloop_labeling.annotation import Annotation, Draft, Size
+from visionloop_labeling.annotation import Annotation, AnyAnnotation, Draft, Size
+from visionloop_labeling.attributes import AttributeBook
 from visionloop_labeling.classes import ClassBook
 from visionloop_labeling.database import Database
 from visionloop_labeling.fold import (
@@ -54,8 +62,8 @@ __all__ = [
     "submit",
 ]
 
-SUGGESTION_OUTCOMES: Final = ("accepted", "edited", "rejected")
 MAX_SECONDS: Final = 86_400.0
+_REFUSALS: Final = (InvalidInputError, NotFoundError, ConflictError, PermissionDeniedError)
 
 
 class StaleLabelError(ConflictError):
@@ -92,6 +100,8 @@ class Statement:
     suggestion: str = ""
     # How long the author looked at it.
     seconds: float | None = None
+    # Whether the author may decide what is in review, and take labels away.
+    may_review: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +140,7 @@ class LabelLog:
         self._dataset = dataset
         self._task = datasets.settings_of(dataset).task
         self.classes = ClassBook(session, dataset)
+        self._attributes = AttributeBook(session, dataset)
         self._heads = Heads(session, dataset, self.classes)
         self._recorded: list[LabelEvent] = []
 
@@ -144,17 +155,20 @@ class LabelLog:
         A name of a merged class means the class it was merged into. Raises InvalidInputError, and
         then nothing was added.
         """
-        fitting = annotations.fitted(draft, self._task, size)
+        fitting = self._fitted(draft, size, learn=True)
         names = {name: validation.text(name, "label") for name in fitting.class_names()}
         found = self.classes.named_or_added(names.values())
-        return fitting.annotation(lambda name: self.classes.meaning(found[names[name]]).key)
+        said = fitting.annotation(lambda name: self.classes.meaning(found[names[name]]).key)
+        self._learn(said)
+        return said
 
     def record(self, item: Item, statement: Statement, size: Size | None = None) -> Recorded:
         """Appends the statement and folds it in; `size` is the image's, if the caller knows it.
 
         The same event_id is recorded once: repeating it gives the first answer. Raises
         StaleLabelError when the label changed since `base_sequence` or there is nothing to undo,
-        ConflictError when the event_id was used for something else, and InvalidInputError.
+        ConflictError when the event_id was used for something else, InvalidInputError, and
+        PermissionDeniedError for what only a reviewer may decide.
         """
         if statement.event_id is not None:
             earlier = self._recorded_before(item, statement, statement.event_id)
@@ -162,6 +176,7 @@ class LabelLog:
                 return earlier
         events = self._events_of(item)
         before = fold(events)
+        _check_right(item, before, statement)
         self._check_base(before, statement)
         undoes = _undone_by(statement, events) if statement.kind is EventKind.UNDO else None
         said = self._said(item, statement, size)
@@ -191,11 +206,34 @@ class LabelLog:
         if isinstance(said, Draft):
             said = self.resolve(said, size)
         else:
-            said = annotations.fitted(said, self._task, size)
-            if statement.author_kind is AuthorKind.HUMAN and not statement.from_row:
+            chosen = statement.author_kind is AuthorKind.HUMAN and not statement.from_row
+            said = self._fitted(said, size, learn=not chosen)
+            if chosen:
                 self.classes.check_choosable(said)
             said = said.with_classes(self._meaning)
+            self._learn(said)
         return said
+
+    def _fitted(self, said: AnyAnnotation, size: Size, *, learn: bool) -> AnyAnnotation:
+        """In canonical form for the image, the task and the attributes. Writes nothing."""
+        said = annotations.fitted(said, self._task, size)
+        fit = partial(self._attributes.fitted, learn=learn)
+        changed: dict[str, object] = {}
+        if said.attributes:
+            changed["attributes"] = fit(said.attributes, field="annotation.attributes")
+        if any(box.attributes for box in said.boxes or ()):
+            changed["boxes"] = tuple(
+                box.model_copy(
+                    update={"attributes": fit(box.attributes, field=f"annotation.boxes.{number}")}
+                )
+                for number, box in enumerate(said.boxes or ())
+            )
+        return said.model_copy(update=changed) if changed else said
+
+    def _learn(self, said: Annotation) -> None:
+        for values in (said.attributes, *(box.attributes for box in said.boxes or ())):
+            if values:
+                self._attributes.learned(values)
 
     def _meaning(self, key: str) -> str:
         return self.classes.meaning(self.classes.get(key, "annotation")).key
@@ -280,9 +318,9 @@ class LabelLog:
     def _known(self, said: Annotation | Draft, size: Size) -> dict[str, Any] | None:
         """As stored, with what its classes mean now; None when one is not known."""
         if isinstance(said, Annotation):
-            said = annotations.fitted(said, self._task, size)
+            said = self._fitted(said, size, learn=True)
         else:
-            said = annotations.fitted(said, self._task, size)
+            said = self._fitted(said, size, learn=True)
             found = {n: self.classes.named(validation.text(n, "label")) for n in said.class_names()}
             named = {n: one.key for n, one in found.items() if one is not None}
             if len(named) < len(found):
@@ -334,18 +372,26 @@ def submit(database: Database, dataset_name: str, sha256: str, statement: Statem
 
 
 def say_all(
-    database: Database, dataset_name: str, statements: Sequence[tuple[str, Statement]]
+    database: Database,
+    dataset_name: str,
+    statements: Sequence[tuple[str, Statement] | VisionloopError],
 ) -> list[Recorded | VisionloopError]:
-    """Statements on images (by sha256) in one transaction; what is refused is refused alone."""
+    """Statements on images (by sha256) in one transaction; what is refused is refused alone.
+
+    What was refused before it came here keeps its place in the answers.
+    """
     answers: list[Recorded | VisionloopError] = []
     with database.write() as session:
         dataset = datasets.find(session, validation.dataset_name(dataset_name), lock=True)
         log = LabelLog(session, dataset)
-        for sha256, statement in statements:
+        for stated in statements:
+            if isinstance(stated, VisionloopError):
+                answers.append(stated)
+                continue
             try:
-                item = find_item(session, dataset, validation.sha256(sha256))
-                answers.append(log.record(item, statement))
-            except (InvalidInputError, NotFoundError, ConflictError) as refusal:
+                item = find_item(session, dataset, validation.sha256(stated[0]))
+                answers.append(log.record(item, stated[1]))
+            except _REFUSALS as refusal:
                 answers.append(refusal)
     log.measure()
     return answers
@@ -370,6 +416,23 @@ def statement(
         author=validation.text(author, "author", required=False),
         base_sequence=base_sequence,
     )
+
+
+def _check_right(item: Item, standing: Standing, statement: Statement) -> None:
+    """Labellers may decide what they flagged themselves; all else in review waits for reviewers."""
+    deciding = statement.kind in (EventKind.LABEL, EventKind.RETRACT, EventKind.UNFLAG)
+    if statement.may_review or not deciding:
+        return
+    if statement.kind is EventKind.RETRACT:
+        raise PermissionDeniedError(
+            "taking a label away needs the role reviewer; to take back what you said, undo it"
+        )
+    own_flag = standing.flag is not None and standing.flag.author == statement.author
+    if item.state == ItemState.REVIEW and (standing.disputed or not own_flag):
+        raise PermissionDeniedError(
+            f"image {item.sha256} is in review ({item.why.get('reason', 'disputed')}); a reviewer "
+            "decides it"
+        )
 
 
 def _applied(event: LabelEvent, before: Standing, after: Standing) -> bool:

@@ -13,13 +13,17 @@ from fastapi import FastAPI
 import visionloop
 from visionloop_labeling.api import (
     accounts,
+    browse,
+    classes,
     datasets,
     errors,
+    events,
     health,
     images,
     labels,
     previews,
     quarantine,
+    queue,
     sessions,
     tokens,
 )
@@ -71,7 +75,8 @@ def make_api(
         api.add_middleware(OwnHostOnly)
     api.add_middleware(SafeAnswers)
     errors.add_handlers(api)
-    for part in (health, datasets, images, labels, previews, quarantine, tokens, pages):
+    labelling = (classes, labels, events, queue, browse)
+    for part in (health, datasets, images, *labelling, previews, quarantine, tokens, pages):
         api.include_router(part.routes(service))
     for part in (sessions, accounts, login):
         api.include_router(part.routes(service, gate))

@@ -1,14 +1,14 @@
 """What the HTTP API takes and gives, as typed JSON."""
 
 from datetime import datetime
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from visionloop_labeling.datasets import DatasetSettings, DatasetSummary
 from visionloop_labeling.history import HistoryEntry
-from visionloop_labeling.labels import AuthorKind
+from visionloop_labeling.labels import AuthorKind, EventKind
 from visionloop_labeling.receipts import Outcome, Receipt
 from visionloop_labeling.snapshots import Cut
 
@@ -108,16 +108,27 @@ class LabelOut(BaseModel):
 
 
 class EventOut(BaseModel):
-    """One event of an image's history."""
+    """One event. Its annotation is as it was said; `undone`: its author took it back."""
 
     sequence: int
     event_id: str
+    sha256: str
+    kind: EventKind
+    annotation: dict[str, Any] | None
     class_id: str
     class_name: str
     author_kind: AuthorKind
     author: str
     at: datetime
     current: bool
+    applied: bool
+    undone: bool
+    undoes: int | None
+    base_sequence: int | None
+    note: str
+    suggested_by: str
+    suggestion: str
+    seconds: float | None
 
     @classmethod
     def of(cls, entry: HistoryEntry) -> Self:
@@ -125,12 +136,23 @@ class EventOut(BaseModel):
         return cls(
             sequence=entry.sequence,
             event_id=entry.event_id,
+            sha256=entry.sha256,
+            kind=entry.kind,
+            annotation=entry.annotation,
             class_id=entry.class_key,
             class_name=entry.class_name,
             author_kind=entry.author_kind,
             author=entry.author,
             at=entry.at,
             current=entry.current,
+            applied=entry.applied,
+            undone=entry.undone,
+            undoes=entry.undoes,
+            base_sequence=entry.base_sequence,
+            note=entry.note,
+            suggested_by=entry.suggested_by,
+            suggestion=entry.suggestion,
+            seconds=entry.seconds,
         )
 
 
