@@ -11,7 +11,7 @@ import { BoxEditor, boxList } from "./boxes.js";
 import { ClassPanel, percent } from "./classes.js";
 import { Conflicts } from "./conflicts.js";
 import { inWords, saidInWords } from "./describe.js";
-import { byId } from "./dom.js";
+import { byId, html } from "./dom.js";
 import { Draft, outcome, suggestedClasses } from "./draft.js";
 import { Journal } from "./journal.js";
 import { Keys } from "./keys.js";
@@ -110,6 +110,7 @@ function showNothing() {
   byId("nothing-links").hidden = queue.status !== "empty";
   byId("why").textContent = "";
   byId("source").textContent = "";
+  byId("picture").replaceChildren();
   boxes.open([], false);
   draft = new Draft(task, null);
   showDraft();
@@ -158,12 +159,21 @@ function showDraft() {
 function saveWords(suggested) {
   if (detection) {
     const count = draft.boxes.length;
-    if (count === 0) return "Nothing to mark";
+    if (count === 0) return "Nothing there";
     return `Save ${count} ${count === 1 ? "box" : "boxes"}`;
   }
   if (draft.empty && !draft.changed && suggested.length > 0) return "Accept";
   if (draft.empty && task === "multi_label") return "None of these";
   return "Save";
+}
+
+/** What the classes mean, where somebody wrote it down, in the dialog of keys. */
+function showMeanings() {
+  const explained = classes.classes.filter((one) => one.help);
+  byId("meanings").hidden = explained.length === 0;
+  byId("meanings-list").replaceChildren(
+    ...explained.flatMap((one) => [html("dt", {}, one.name), html("dd", {}, one.help)]),
+  );
 }
 
 function showProgress() {
@@ -384,6 +394,7 @@ async function start() {
   const instructions = preferences.instructions ?? "";
   byId("instructions").hidden = !instructions;
   byId("instructions-text").textContent = instructions;
+  showMeanings();
   listen();
   await journal.open();
   await session.start(author, root.dataset.image ?? "");

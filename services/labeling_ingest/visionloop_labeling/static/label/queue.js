@@ -62,12 +62,13 @@ export class Queue extends EventTarget {
     this.items = [];
     /** @type {Map<string, Preview>} */
     this.previews = new Map();
-    /** @type {Set<string>} on screen now: leased, but not to be taken again */
+    /** @type {Set<string>} taken, and nothing said about it yet */
     this.taken = new Set();
     this.remaining = 0;
     this.status = /** @type {"loading" | "ready" | "empty" | "unreachable"} */ ("loading");
     this.loading = false;
     addEventListener("pagehide", () => this.releaseAll());
+    addEventListener("pageshow", (event) => event.persisted && void this.refill());
   }
 
   /** The next image with its preview; undefined when none is here yet. Never waits. */
@@ -78,15 +79,6 @@ export class Queue extends EventTarget {
     if (!item) return undefined;
     this.taken.add(item.sha256);
     return { item, preview: this.preview(item.sha256) };
-  }
-
-  /**
-   * Puts an image back to the front, when another one is shown before it.
-   * @param {Item} item
-   */
-  putBack(item) {
-    this.taken.delete(item.sha256);
-    this.items.unshift(item);
   }
 
   /**
@@ -124,8 +116,7 @@ export class Queue extends EventTarget {
     clearTimeout(this.timer);
     const asked = performance.now();
     try {
-      const wanted = HELD + this.taken.size;
-      const { items, remaining } = await this.api.queue(wanted, this.state);
+      const { items, remaining } = await this.api.queue(HELD - this.items.length, this.state);
       this.remaining = remaining;
       this.#add(items.filter((item) => !this.outdated(item.sha256, asked)));
       this.status = this.items.length > 0 ? "ready" : "empty";

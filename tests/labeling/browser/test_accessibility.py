@@ -1,0 +1,97 @@
+"""For everybody: axe-core's rules, small and large screens, focus, what is said aloud."""
+
+from collections.abc import Callable
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page
+from support.browser import Chromium
+from support.labelling_page import Labeller, Site
+from support.photographs import photograph
+
+pytestmark = pytest.mark.browser
+MakeSite = Callable[..., Site]
+SIZES = [(1440, 900), (360, 740)]
+
+
+def violations(page: Page) -> list[str]:
+    """What axe-core finds, in words."""
+    found = Axe().run(page).response["violations"]
+    return [f"{one['id']}: {[node['html'][:120] for node in one['nodes']]}" for one in found]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_axe_finds_nothing(
+    chromium: Chromium, site: MakeSite, size: tuple[int, int], scheme: str
+) -> None:
+    made = site(("roof", "sky"), "detection")
+    made.add([photograph("china"), photograph("flower")])
+    viewport = {"width": size[0], "height": size[1]}
+    with chromium.page(viewport=viewport, color_scheme=scheme) as page:
+        labeller = Labeller(page, made).open()
+        assert violations(page) == []
+        layer = page.locator("#layer").bounding_box()
+        assert layer is not None
+        page.mouse.move(layer["x"] + 40, layer["y"] + 40)
+        page.mouse.down()
+        page.mouse.move(layer["x"] + 120, layer["y"] + 120, steps=3)
+        page.mouse.up()
+        assert page.locator(".box-row").count() == 1
+        assert violations(page) == []
+        labeller.press("?")
+        page.wait_for_selector("#help[open]")
+        assert violations(page) == []
+        labeller.press("Escape")
+        labeller.decide("Enter")
+        labeller.decide("s")
+        assert violations(page) == []  # nothing left
+        labeller.wait_saved()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_decision_is_within_reach_on_every_screen(
+    chromium: Chromium, site: MakeSite, cells: list[bytes], size: tuple[int, int]
+) -> None:
+    made = site()
+    made.add(cells[:3])
+    width, height = size
+    with chromium.page(viewport={"width": width, "height": height}) as page:
+        labeller = Labeller(page, made).open()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        stage = page.locator("#stage").bounding_box()
+        assert stage is not None
+        assert stage["width"] * stage["height"] > 0.35 * width * height
+        for selector in ("#save", '[data-command="skip"]', '.class-button[data-id="sound"]'):
+            box = page.locator(selector).bounding_box()
+            assert box is not None
+            assert box["y"] + box["height"] <= height
+            assert box["height"] >= 24
+        before = labeller.shown
+        page.click('.class-button[data-id="cracked"]')
+        labeller.wait_left(before)
+        labeller.wait_saved()
+        assert made.classes(before) == ["cracked"]
+
+
+def test_what_happens_is_said_aloud_and_focus_stays_with_the_image(
+    chromium: Chromium, site: MakeSite, cells: list[bytes]
+) -> None:
+    made = site()
+    made.add(cells[:3])
+    with chromium.page() as page:
+        labeller = Labeller(page, made).open()
+        before = labeller.shown
+        page.click('.class-button[data-id="sound"]')
+        labeller.wait_left(before)
+        assert labeller.text("#live") == "Saved: sound. Next image."
+        assert page.evaluate("document.activeElement.id") == "stage"
+        labeller.decide("s")
+        assert labeller.text("#live") == "Skipped. Next image."
+        # By Tab alone: the class's button keeps Enter for itself.
+        before = labeller.shown
+        page.focus('.class-button[data-id="cracked"]')
+        labeller.press("Enter")
+        labeller.wait_left(before)
+        labeller.wait_saved()
+        assert made.classes(before) == ["cracked"]
