@@ -23,9 +23,12 @@ from visionloop.telemetry import configure_logging
 from visionloop_labeling import account_commands
 from visionloop_labeling.api import make_api
 from visionloop_labeling.auth import Gate
+from visionloop_labeling.background import Background, Loop
 from visionloop_labeling.database import open_database
 from visionloop_labeling.grpc_api import GrpcServer
 from visionloop_labeling.http_server import HttpServer
+from visionloop_labeling.import_loop import import_loops
+from visionloop_labeling.importers.opening import Tools
 from visionloop_labeling.inspectors import WorkerPool
 from visionloop_labeling.service import LabelingService
 from visionloop_labeling.settings import Settings, parse
@@ -90,14 +93,30 @@ async def _listen(settings: Settings, service: LabelingService, stop: asyncio.Ev
             tls=certificates.for_http() if certificates else None,
             trusted_proxies=settings.trusted_proxies,
         )
+        background = Background(service.database, _loops(settings, service))
         await grpc_server.start()
         await http_server.start()
+        background.start()
         _announce(settings, grpc_server.port, http_socket.getsockname()[1])
         await stop.wait()
         _log.info("draining: finishing what has been received")
         service.drain()
-        await asyncio.gather(grpc_server.stop(settings.drain_seconds), http_server.stop())
+        await asyncio.gather(
+            grpc_server.stop(settings.drain_seconds),
+            http_server.stop(),
+            background.stop(settings.drain_seconds),
+        )
         await gate.close()
+
+
+def _loops(settings: Settings, service: LabelingService) -> list[Loop]:
+    tools = Tools(
+        service.limits,
+        service.database,
+        fetch_rules=settings.fetch_rules,
+        prefixes=settings.import_from,
+    )
+    return import_loops(service, tools)
 
 
 def _certificates(settings: Settings) -> Certificates | None:

@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -34,8 +34,8 @@ from visionloop_labeling.importers.parameters import stored_parameters
 from visionloop_labeling.labels import AuthorKind
 from visionloop_labeling.receipts import ImageRow, Receipt
 
-# Rows in, their receipts out, in order, each when it is durable.
-Submit: TypeAlias = Callable[[Iterator[ImageRow]], Iterator[Receipt]]
+# Rows in, their receipts out, in order, each when it is durable. It closes the rows in the end.
+Submit: TypeAlias = Callable[[Generator[ImageRow]], Iterator[Receipt]]
 
 _READERS: Final = 8
 _READ_AHEAD: Final = 16  # entries, of at most an image each
@@ -129,21 +129,22 @@ class ImportWorker:
         return path
 
 
-def _rows(claim: Claim, steps: Iterator[Step], lost: threading.Event) -> Iterator[ImageRow]:
+def _rows(claim: Claim, steps: Iterator[Step], lost: threading.Event) -> Generator[ImageRow]:
     """The rows of the steps, read ahead by several threads, in order, until the lease is lost."""
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="import-read") as readers:
-        ahead: deque[Future[ImageRow]] = deque()
-        try:
-            for step in steps:
-                if lost.is_set():
-                    return
-                ahead.append(readers.submit(_row, claim, step))
-                if len(ahead) >= _READ_AHEAD:
-                    yield ahead.popleft().result()
-            while ahead and not lost.is_set():
+    readers = ThreadPoolExecutor(_READERS, thread_name_prefix="import-read")
+    ahead: deque[Future[ImageRow]] = deque()
+    try:
+        for step in steps:
+            if lost.is_set():
+                return
+            ahead.append(readers.submit(_row, claim, step))
+            if len(ahead) >= _READ_AHEAD:
                 yield ahead.popleft().result()
-        finally:
-            readers.shutdown(wait=False, cancel_futures=True)
+        while ahead and not lost.is_set():
+            yield ahead.popleft().result()
+    finally:
+        # What is under way ends by itself: with its file or its connection, which are closed next.
+        readers.shutdown(wait=False, cancel_futures=True)
 
 
 def _row(claim: Claim, step: Step) -> ImageRow:

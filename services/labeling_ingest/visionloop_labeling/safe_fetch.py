@@ -20,9 +20,10 @@ import ssl
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TimeIsUpError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -39,6 +40,7 @@ _PORTS: Final = {"http": 80, "https": 443}
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _MAX_URL: Final = 2000  # characters
 _CHUNK: Final = 64 * 2**10
+_ADDRESSES: Final = 4  # of one host that are tried
 _HOST: Final = re.compile(r"[A-Za-z0-9._:-]{1,253}", re.ASCII)
 # IPv6 ranges that carry an IPv4 address, which is where a gateway would go: (network, shift).
 _CARRIERS: Final = (
@@ -93,10 +95,16 @@ class SafeFetcher:
         self._hosts_lock = threading.Lock()
         self._resolvers = ThreadPoolExecutor(8, thread_name_prefix="resolve")
         self._tls = ssl.create_default_context()
+        self._open: set[socket.socket] = set()
+        self._closed = False
 
     def close(self) -> None:
-        """Lets go of its threads."""
+        """Cuts what is being fetched; that fails as if the other side had gone."""
+        self._closed = True
         self._resolvers.shutdown(wait=False, cancel_futures=True)
+        for opened in list(self._open):
+            with suppress(OSError):
+                opened.shutdown(socket.SHUT_RDWR)
 
     def fetch(self, url: str) -> bytes:
         """The bytes at `url`. Raises FetchError, whatever the other side does."""
@@ -123,11 +131,11 @@ class SafeFetcher:
     def _get(self, parts: SplitResult, deadline: float) -> "bytes | _Redirect":
         host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
         try:
-            address = self._address(host, port, deadline)
-            with _connected(address, port, deadline) as raw:
+            addresses = self._addresses(host, port, deadline)
+            with _connected(addresses, port, deadline) as raw:
                 tls = self._tls if parts.scheme == "https" else None
                 plain = raw if tls is None else tls.wrap_socket(raw, server_hostname=host)
-                with plain:
+                with plain, self._cuttable(plain):
                     return self._ask(_TimedSocket(plain, deadline), parts, deadline)
         except (TimeoutError, TimeIsUpError):
             raise _too_slow(host, self._rules) from None
@@ -143,13 +151,24 @@ class SafeFetcher:
                 reason="unreachable",
             ) from None
 
-    def _address(self, host: str, port: int, deadline: float) -> str:
-        """An address of the host, once all of them are allowed."""
-        left = max(0.0, deadline - time.monotonic())
+    @contextmanager
+    def _cuttable(self, opened: socket.socket) -> Iterator[None]:
+        self._open.add(opened)
         try:
-            found = self._resolvers.submit(self._resolve, host, port).result(timeout=left)
-        except (OSError, UnicodeError):
-            found = []
+            if self._closed:
+                raise OSError("closed")
+            yield
+        finally:
+            self._open.discard(opened)
+
+    def _addresses(self, host: str, port: int, deadline: float) -> Sequence[str]:
+        """The addresses of the host, once all of them are allowed."""
+        found: Sequence[str] = []
+        try:
+            looking = self._resolvers.submit(self._resolve, host, port)
+            found = looking.result(timeout=max(0.0, deadline - time.monotonic()))
+        except (socket.gaierror, UnicodeError, RuntimeError):
+            pass
         if not found:
             raise FetchError(f"there is no host {_shown(host)}", reason="no_such_host")
         for address in found:
@@ -160,7 +179,7 @@ class SafeFetcher:
                     "(--import-networks)",
                     reason="forbidden_address",
                 )
-        return found[0]
+        return found[:_ADDRESSES]
 
     def _ask(
         self, connection: "_TimedSocket", parts: SplitResult, deadline: float
@@ -249,10 +268,19 @@ def _left(deadline: float) -> float:
     return left
 
 
-def _connected(address: str, port: int, deadline: float) -> socket.socket:
-    opened = socket.create_connection((address, port), timeout=_left(deadline))
-    opened.settimeout(_left(deadline))  # for the TLS handshake, too
-    return opened
+def _connected(addresses: Sequence[str], port: int, deadline: float) -> socket.socket:
+    """A connection to the first address that answers; each has its share of the time."""
+    for tried, address in enumerate(addresses, start=1):
+        patience = _left(deadline) / (len(addresses) - tried + 1)
+        try:
+            opened = socket.create_connection((address, port), timeout=patience)
+        except OSError:
+            if tried == len(addresses):
+                raise
+            continue
+        opened.settimeout(_left(deadline))  # for the TLS handshake, too
+        return opened
+    raise OSError("no address")
 
 
 def _checked(url: str, rules: FetchRules) -> SplitResult:

@@ -25,6 +25,8 @@ from visionloop.flags import (
 from visionloop.images import Limits
 from visionloop.telemetry.logs import redacted_text
 from visionloop_labeling.grpc_api import MAX_MESSAGE_BYTES
+from visionloop_labeling.import_rules import check_prefixes, fetch_rules
+from visionloop_labeling.safe_fetch import FetchRules
 
 _LIMITS: Final = Limits()
 
@@ -48,6 +50,9 @@ class Settings:
     daily_images: int
     daily_bytes: int
     max_import_bytes: int
+    import_from: tuple[str, ...]
+    import_networks: tuple[str, ...]
+    import_ports: tuple[str, ...]
     max_image_bytes: int
     max_image_pixels: int
     inspectors: int
@@ -70,8 +75,15 @@ class Settings:
         """What an image may be."""
         return Limits(max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels)
 
+    @property
+    def fetch_rules(self) -> FetchRules:
+        """What imports may fetch by URL. Raises ConfigurationError."""
+        return fetch_rules(self.import_networks, self.import_ports, self.max_image_bytes)
+
     def check(self) -> None:
         """Raises ConfigurationError for values that cannot work."""
+        check_prefixes(self.import_from)
+        _ = self.fetch_rules
         check_port("http-port", self.http_port)
         check_port("grpc-port", self.grpc_port)
         check_above_zero("max-image-bytes", self.max_image_bytes)
@@ -154,6 +166,7 @@ def _parser() -> FlagParser:
     _add_data(parser.add_argument_group("what is kept where"))
     _add_listening(parser.add_argument_group("where it listens"))
     _add_security(parser.add_argument_group("who may ask"))
+    _add_imports(parser.add_argument_group("imports"))
     _add_limits(parser.add_argument_group("limits"))
     _add_operations(parser.add_argument_group("operations"))
     return parser
@@ -215,6 +228,31 @@ def _add_security(group: argparse._ArgumentGroup) -> None:
         help="most images that one account may send on a day (UTC); 0: no limit",
     )
     add("--daily-bytes", type=int, default=0, help="most bytes of images, likewise")
+
+
+def _add_imports(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--import-from",
+        type=comma_separated,
+        default=(),
+        metavar="URL,URL",
+        help="prefixes that imports may read by this service's credentials: s3://bucket/prefix",
+    )
+    add(
+        "--import-networks",
+        type=comma_separated,
+        default=(),
+        metavar="A,B",
+        help="networks beside the public Internet that imports may fetch URLs from, as 10.1.0.0/16",
+    )
+    add(
+        "--import-ports",
+        type=comma_separated,
+        default=("80", "443"),
+        metavar="N,N",
+        help="ports that imports may fetch URLs from",
+    )
 
 
 def _add_limits(group: argparse._ArgumentGroup) -> None:

@@ -20,6 +20,7 @@ from visionloop_labeling.api import (
     events,
     health,
     images,
+    imports,
     labels,
     previews,
     quarantine,
@@ -76,7 +77,17 @@ def make_api(
     api.add_middleware(SafeAnswers)
     errors.add_handlers(api)
     labelling = (classes, labels, events, queue, browse)
-    for part in (health, datasets, images, *labelling, previews, quarantine, tokens, pages):
+    for part in (
+        health,
+        datasets,
+        images,
+        *labelling,
+        previews,
+        quarantine,
+        imports,
+        tokens,
+        pages,
+    ):
         api.include_router(part.routes(service))
     for part in (sessions, accounts, login):
         api.include_router(part.routes(service, gate))

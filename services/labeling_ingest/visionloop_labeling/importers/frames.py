@@ -2,8 +2,8 @@
 
 A camera stores pixels as its sensor lay and notes how to turn them (EXIF). Tools that ignored the
 note drew their boxes on the stored frame; which one a file means shows from the size it names, when
-the image lies on its side. Where both sizes are equal (a half turn, a mirror, a square) the oriented
-frame is meant.
+the image lies on its side. Where both sizes are equal (a half turn, a mirror, a square) the
+oriented frame is meant.
 
 What hangs over the edge by a pixel or less is cut off: tools round. What lies farther out is
 refused with its numbers, because then they are of another image, or of another unit.
