@@ -6,6 +6,7 @@ overlap whatever their class. A pair below `SAME_BOX` is one box gone and anothe
 both snapshots: memory is one part of each, and the digests that are listed.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -26,6 +27,15 @@ class BoxMove:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassChange:
+    """Images of one class, or boxes, of class `before` that are `after` now ("" for none)."""
+
+    before: str
+    after: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotDiff:
     """What the second snapshot has, lacks or says otherwise. Lists hold sha256, sorted.
 
@@ -40,8 +50,7 @@ class SnapshotDiff:
     split_changed: list[str] = field(default_factory=list)
     group_changed: list[str] = field(default_factory=list)
     boxes_moved: list[BoxMove] = field(default_factory=list)
-    # class id before, class id after ("" for none) -> images of one class, or boxes
-    class_changes: dict[tuple[str, str], int] = field(default_factory=dict)
+    class_changes: list[ClassChange] = field(default_factory=list)
     boxes_added: int = 0
     boxes_removed: int = 0
     class_counts: dict[str, tuple[int, int]] = field(default_factory=dict)  # images before, after
@@ -70,6 +79,7 @@ class _Comparison:
         self._found = SnapshotDiff()
         self._added = self._removed = 0
         self._counts: dict[str, list[int]] = {}
+        self._changes: Counter[tuple[str, str]] = Counter()
 
     def take(self, old: SnapshotRow | None, new: SnapshotRow | None) -> None:
         for at, row in enumerate((old, new)):
@@ -92,7 +102,10 @@ class _Comparison:
             split_changed=found.split_changed,
             group_changed=found.group_changed,
             boxes_moved=found.boxes_moved,
-            class_changes=dict(sorted(found.class_changes.items())),
+            class_changes=[
+                ClassChange(before, after, count)
+                for (before, after), count in sorted(self._changes.items())
+            ],
             boxes_added=self._added,
             boxes_removed=self._removed,
             class_counts={name: (one[0], one[1]) for name, one in sorted(self._counts.items())},
@@ -124,8 +137,7 @@ class _Comparison:
                 self._class(old.boxes[first].class_id, new.boxes[second].class_id)
 
     def _class(self, old: str | None, new: str | None) -> None:
-        change = (old or "", new or "")
-        self._found.class_changes[change] = self._found.class_changes.get(change, 0) + 1
+        self._changes[old or "", new or ""] += 1
 
 
 def match(

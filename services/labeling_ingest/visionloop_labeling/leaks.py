@@ -9,7 +9,7 @@ of train, because that is where a cut puts it.
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from sqlalchemy import ColumnElement, Select, func, literal_column, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
@@ -22,6 +22,7 @@ from visionloop_labeling.splits import PROTECTION
 LARGEST_GROUPS: Final = 10  # in the report
 _ACCEPTED: Final = [kind for kind in AuthorKind if kind.accepted]
 _Split = ColumnElement[str]
+Query: TypeAlias = "Select[*tuple[Any, ...]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,9 @@ class Crossing:
 def crossing(session: Session, dataset_id: int, kinds: Sequence[AuthorKind]) -> Crossing:
     """The pairs among images whose label is of one of `kinds` and may stand where it does."""
     found = Crossing()
-    pairs = session.execute(near_duplicates(dataset_id, kinds))
-    for first, first_split, second, second_split in pairs.tuples():
-        found.take("near_duplicate", (first, first_split), (second, second_split))
+    pair: Any
+    for pair in session.execute(near_duplicates(dataset_id, kinds)):
+        found.take("near_duplicate", (pair[0], pair[1]), (pair[2], pair[3]))
     for reason, query in (
         ("same_pixels", alike_by_pixels(dataset_id, kinds)),
         ("declared_group", alike_by_declaration(dataset_id, kinds)),
@@ -86,9 +87,7 @@ def largest_groups(
     )
 
 
-def near_duplicates(
-    dataset_id: int, kinds: Sequence[AuthorKind]
-) -> Select[tuple[int, str, int, str]]:
+def near_duplicates(dataset_id: int, kinds: Sequence[AuthorKind]) -> Query:
     """Item and split of both sides of every near-duplicate pair across splits."""
     one, one_group, one_head = aliased(Item), aliased(ImageGroup), aliased(LabelHead)
     two, two_group, two_head = aliased(Item), aliased(ImageGroup), aliased(LabelHead)
@@ -109,21 +108,17 @@ def near_duplicates(
     )
 
 
-def alike_by_pixels(dataset_id: int, kinds: Sequence[AuthorKind]) -> Select[tuple[str, int, str]]:
+def alike_by_pixels(dataset_id: int, kinds: Sequence[AuthorKind]) -> Query:
     """Pixel digest, item and split of images whose pixels stand in several splits."""
     return _alike(Blob.pixel_sha256, dataset_id, kinds)
 
 
-def alike_by_declaration(
-    dataset_id: int, kinds: Sequence[AuthorKind]
-) -> Select[tuple[str, int, str]]:
+def alike_by_declaration(dataset_id: int, kinds: Sequence[AuthorKind]) -> Query:
     """Declared group, item and split of images whose declared group stands in several splits."""
     return _alike(Item.declared_group, dataset_id, kinds)
 
 
-def _alike(
-    key: InstrumentedAttribute[str], dataset_id: int, kinds: Sequence[AuthorKind]
-) -> Select[Any]:
+def _alike(key: InstrumentedAttribute[str], dataset_id: int, kinds: Sequence[AuthorKind]) -> Query:
     split = _effective(ImageGroup.split)
     several = (
         _standing(select(key), dataset_id, kinds)
@@ -135,7 +130,7 @@ def _alike(
     return images.where(key.in_(several)).order_by(key, Item.id)
 
 
-def _standing(query: Select[Any], dataset_id: int, kinds: Sequence[AuthorKind]) -> Select[Any]:
+def _standing(query: Query, dataset_id: int, kinds: Sequence[AuthorKind]) -> Query:
     return (
         query.select_from(Item)
         .join(Blob, Blob.sha256 == Item.sha256)
@@ -156,8 +151,9 @@ def _stands(split: _Split, author_kind: Any, kinds: Sequence[AuthorKind]) -> Col
     return taken & or_(split == "train", author_kind.in_(_ACCEPTED))
 
 
-def _sets(session: Session, query: Select[Any]) -> Iterator[list[tuple[int, str]]]:
+def _sets(session: Session, query: Query) -> Iterator[list[tuple[int, str]]]:
     sets: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    for key, item_id, split in session.execute(query).tuples():
-        sets[key].append((item_id, split))
+    row: Any
+    for row in session.execute(query):
+        sets[row[0]].append((row[1], row[2]))
     yield from sets.values()

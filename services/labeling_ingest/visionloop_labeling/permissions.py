@@ -90,6 +90,10 @@ ROUTES: Final[dict[tuple[str, str], Rule]] = {
     ("PUT", f"{_D}/preferences"): REVIEWER,
     # Snapshots
     ("POST", f"{_D}/snapshots"): SERVICE,
+    ("GET", f"{_D}/snapshots"): SERVICE,
+    ("GET", f"{_D}/snapshots/{{snapshot}}"): SERVICE,
+    ("GET", f"{_D}/snapshots/{{snapshot}}/diff"): SERVICE,
+    ("GET", f"{_D}/export"): SERVICE,
     # Imports and quarantine
     ("GET", f"{_D}/imports"): ADMIN,
     ("POST", f"{_D}/imports"): Rule(Role.ADMIN, Body.IMPORT),

@@ -18,6 +18,7 @@ from visionloop_labeling.api import (
     datasets,
     errors,
     events,
+    exports,
     health,
     images,
     imports,
@@ -26,6 +27,7 @@ from visionloop_labeling.api import (
     quarantine,
     queue,
     sessions,
+    snapshots,
     tokens,
 )
 from visionloop_labeling.api.guards import (
@@ -82,6 +84,8 @@ def make_api(
         datasets,
         images,
         *labelling,
+        snapshots,
+        exports,
         previews,
         quarantine,
         imports,

@@ -1,14 +1,14 @@
-"""Datasets and their snapshots."""
+"""Datasets."""
 
 from fastapi import APIRouter
 
 from visionloop_labeling.api.errors import ERRORS
-from visionloop_labeling.api.resources import DatasetOut, NewDataset, SnapshotOut
+from visionloop_labeling.api.resources import DatasetOut, NewDataset
 from visionloop_labeling.service import LabelingService
 
 
 def routes(service: LabelingService) -> APIRouter:
-    """Datasets and their snapshots."""
+    """Datasets."""
     api = APIRouter(tags=["datasets"])
 
     @api.post("/v1/datasets", responses=ERRORS)
@@ -20,10 +20,5 @@ def routes(service: LabelingService) -> APIRouter:
     async def list_datasets() -> list[DatasetOut]:
         """All datasets by name."""
         return [DatasetOut.of(one) for one in await service.list_datasets()]
-
-    @api.post("/v1/datasets/{dataset}/snapshots", responses=ERRORS)
-    async def create_snapshot(dataset: str) -> SnapshotOut:
-        """Cuts a snapshot of what is labelled now; the same content gives the same id."""
-        return SnapshotOut.of(await service.create_snapshot(dataset))
 
     return api
