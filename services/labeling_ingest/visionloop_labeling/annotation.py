@@ -207,10 +207,12 @@ def fitted(said: AnyAnnotation, task: Task, size: Size) -> AnyAnnotation:
 def describe(annotation: Annotation, name_of: Callable[[str], str]) -> str:
     """An annotation in a few words for people."""
     words = [f'"{name_of(key)}"' for key in annotation.classes or ()]
-    if annotation.boxes:
-        words.append(f"{len(annotation.boxes)} boxes")
-    if annotation.shapes:
-        words.append(f"{len(annotation.shapes)} shapes")
+    for count, one, several in (
+        (len(annotation.boxes or ()), "box", "boxes"),
+        (len(annotation.shapes), "shape", "shapes"),
+    ):
+        if count:
+            words.append(f"{count} {one if count == 1 else several}")
     if words:
         return ", ".join(words)
     return "attributes only" if annotation.attributes else "nothing there"
@@ -270,7 +272,7 @@ def _named(said: Annotation | Draft, member: str) -> Iterator[str]:
 def _build(said: Annotation | Draft, member: str, key_of: Callable[[str], str]) -> Annotation:
     def parts(values: tuple[Record, ...]) -> list[dict[str, Any]]:
         plain = [dict(value) for value in values]
-        return [{**part, "class_id": key_of(part.pop(member))} for part in plain]
+        return [{"class_id": key_of(part.pop(member)), **part} for part in plain]
 
     classes = said.classes
     return Annotation(
