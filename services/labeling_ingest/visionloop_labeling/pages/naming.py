@@ -1,15 +1,17 @@
 """What pages call classes: names and colours by the ids that annotations have."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from visionloop_labeling import datasets, validation
 from visionloop_labeling.classes import ClassBook, ClassState
 from visionloop_labeling.service import LabelingService
 
-# For classes that nobody gave a colour: hues far apart, of one lightness, for both themes.
-_COLOURS = (
-    *("#4c78d0", "#c8681e", "#2f9277", "#b3569b", "#8a7a1f", "#5a8f2e"),
-    *("#c14b57", "#3f8fb5", "#8562c4", "#9a6a4a"),
+# For classes that nobody gave a colour, in their order: the same as static/label/classes.js has.
+# Told apart also by people who see red and green alike; names always stand beside.
+_COLOURS: Final = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
+    *("#8a6bd1", "#b3a100", "#a6564b", "#4c7f8f"),
 )
 
 
@@ -28,13 +30,26 @@ def classes(service: LabelingService, dataset_name: str) -> dict[str, NamedClass
     """Every class by its id, in the order of pages. Raises NotFoundError."""
     with service.database.read() as session:
         dataset = datasets.find(session, validation.dataset_name(dataset_name))
-        return {
-            one.key: NamedClass(
-                key=one.key,
-                name=one.name,
-                colour=one.colour or _COLOURS[number % len(_COLOURS)],
-                hotkey=one.hotkey,
-                state=ClassState(one.state),
-            )
-            for number, one in enumerate(ClassBook(session, dataset).all())
-        }
+        book = ClassBook(session, dataset).all()
+    # Those that are offered come first, so that what became of others changes no colour.
+    ordered = sorted(book, key=lambda one: one.state != ClassState.ACTIVE)
+    colours = {one.id: _COLOURS[n % len(_COLOURS)] for n, one in enumerate(ordered)}
+    return {
+        one.key: NamedClass(
+            key=one.key,
+            name=one.name,
+            colour=one.colour or colours[one.id],
+            hotkey=one.hotkey,
+            state=ClassState(one.state),
+        )
+        for one in book
+    }
+
+
+def for_scripts(classes: dict[str, NamedClass]) -> list[dict[str, str]]:
+    """The classes that are offered, as the scripts know classes (static/label/wire.js)."""
+    return [
+        {"id": one.key, "name": one.name, "hotkey": one.hotkey, "colour": one.colour}
+        for one in classes.values()
+        if one.state is ClassState.ACTIVE
+    ]

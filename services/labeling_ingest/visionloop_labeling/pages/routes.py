@@ -4,10 +4,10 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from visionloop_labeling.pages import assets, browse, labelling, overview, start
+from visionloop_labeling.pages import assets, browse, grid, image, labelling, overview, start
 from visionloop_labeling.service import LabelingService
 
-_PAGES: Final = (start, overview, labelling, browse)
+_PAGES: Final = (start, overview, labelling, grid, browse, image)
 
 
 def routes(service: LabelingService) -> APIRouter:

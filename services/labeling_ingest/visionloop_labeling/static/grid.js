@@ -1,0 +1,245 @@
+// The grid: tiles that a model calls the same. A click says "wrong", a class's key says what it is
+// instead, Enter accepts the rest: one request for all, each label with the label it was based on.
+
+import { byId, html } from "./label/dom.js";
+import { assignKeys, Keys } from "./label/keys.js";
+import { ApiError, get, post, uuid } from "./http.js";
+
+const place = byId("grid");
+const list = byId("grid-tiles");
+const title = byId("grid-title");
+const accept = byId("grid-accept");
+const acceptText = byId("grid-accept-text");
+const undoButton = byId("grid-undo");
+const said = byId("grid-said");
+const problem = byId("grid-error");
+
+const { dataset, predicted, order } = place.dataset;
+const size = Number(place.dataset.size);
+const api = `/v1/datasets/${encodeURIComponent(dataset)}`;
+const classes = JSON.parse(byId("grid-classes").textContent);
+const keys = assignKeys(classes);
+const named = new Map(classes.map((one) => [one.id, one.name]));
+const mine = named.get(predicted);
+// With two classes, what is not the one is the other.
+const theOther = classes.length === 2 ? classes.find(({ id }) => id !== predicted).id : "";
+
+let tiles = []; // {item, button, element, choice: "" | class id, wrong}
+let began = 0; // when these tiles were there to look at
+let done = []; // sequences of what was said, a list a round: what undo takes back
+let passed = new Set(); // marked wrong without a class: they wait for the labelling page
+let after = "";
+let busy = false;
+
+function preview(item, edge = 256) {
+  return `${api}/images/${item.sha256}/preview?edge=${edge}`;
+}
+
+// Pages until there are enough that nobody marked as wrong before.
+async function fetchItems() {
+  const found = [];
+  let next = after;
+  while (found.length < size) {
+    const query = new URLSearchParams({ state: "open", predicted, order, limit: String(size) });
+    if (next) query.set("after", next);
+    const page = await get(`${api}/images?${query}`);
+    for (const item of page.items) {
+      if (!passed.has(item.sha256) && item.suggestion?.scores[0][0] === predicted) found.push(item);
+    }
+    if (!page.next) break;
+    next = page.next;
+  }
+  return found.slice(0, size);
+}
+
+function makeTile(item, index) {
+  const probability = item.suggestion.scores[0][1];
+  const button = html(
+    "button",
+    { type: "button", class: "grid-tile", "aria-pressed": "false", tabindex: index ? -1 : 0 },
+    html("span", { class: "picture" }, html("img", { src: preview(item), alt: "", width: 256, height: 256 })),
+    html("span", { class: "grid-text" }),
+  );
+  const select = html(
+    "select",
+    { "aria-label": "What it is", hidden: !theOther || classes.length > 2 },
+    html("option", { value: "" }, "Not now"),
+    ...classes.filter(({ id }) => id !== predicted).map(({ id, name }) => html("option", { value: id }, name)),
+  );
+  select.hidden = true;
+  const tile = { item, button, select, probability, wrong: false, choice: "" };
+  button.addEventListener("click", () => mark(tile, !tile.wrong, theOther));
+  button.addEventListener("focus", () => rove(tile));
+  select.addEventListener("change", () => mark(tile, true, select.value));
+  tile.element = html("li", {}, button, select);
+  describe(tile);
+  return tile;
+}
+
+function describe(tile) {
+  const { button, select, wrong, choice } = tile;
+  const words = wrong ? (choice ? `→ ${named.get(choice)}` : `not ${mine}`) : `${Math.round(100 * tile.probability)} %`;
+  button.querySelector(".grid-text").textContent = words;
+  button.setAttribute("aria-pressed", String(wrong));
+  button.setAttribute("aria-label", `${tile.item.source || "Image"}: ${wrong ? words.replace("→ ", "") : `${mine}, ${words}`}`);
+  select.hidden = !wrong || classes.length < 3;
+  select.value = choice;
+}
+
+function mark(tile, wrong, choice) {
+  tile.wrong = wrong;
+  tile.choice = wrong ? choice : "";
+  describe(tile);
+  count();
+}
+
+function count() {
+  const wrong = tiles.filter((tile) => tile.wrong).length;
+  const rest = tiles.length - wrong;
+  title.textContent = tiles.length ? `${tiles.length} predicted ${mine}` : `Predicted ${mine}`;
+  acceptText.textContent = wrong && !rest ? `Go on without these ${wrong}` : `Accept ${rest}${wrong ? `, ${wrong} wrong` : ""}`;
+  accept.disabled = busy || tiles.length === 0;
+  undoButton.disabled = busy || done.length === 0;
+}
+
+function rove(tile) {
+  for (const one of tiles) one.button.tabIndex = one === tile ? 0 : -1;
+}
+
+async function load() {
+  list.setAttribute("aria-busy", "true");
+  const items = await fetchItems();
+  tiles = items.map(makeTile);
+  list.replaceChildren(...tiles.map((tile) => tile.element));
+  byId("grid-empty").hidden = tiles.length > 0;
+  list.setAttribute("aria-busy", "false");
+  count();
+  await Promise.allSettled(tiles.map((tile) => tile.button.querySelector("img").decode()));
+  began = performance.now();
+  if (!document.activeElement || document.activeElement === document.body) tiles[0]?.button.focus({ preventScroll: true });
+}
+
+function labelEvent(tile, seconds) {
+  const { item, wrong, choice } = tile;
+  return {
+    event_id: uuid(),
+    sha256: item.sha256,
+    kind: "label",
+    annotation: { classes: [wrong ? choice : predicted] },
+    base_sequence: item.sequence,
+    suggested_by: `${item.suggestion.model}:${item.suggestion.version}`,
+    suggestion: wrong ? "rejected" : "accepted",
+    seconds,
+  };
+}
+
+async function guarded(work) {
+  if (busy) return;
+  busy = true;
+  problem.hidden = true;
+  count();
+  try {
+    await work();
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    problem.textContent = error.message;
+    problem.hidden = false;
+  } finally {
+    busy = false;
+    count();
+  }
+}
+
+// Sent again after a failure they are the same events: nothing is said twice.
+function sayRound() {
+  return guarded(async () => {
+    const spoken = tiles.filter((tile) => !tile.wrong || tile.choice);
+    const seconds = Math.round((performance.now() - began) / Math.max(1, spoken.length)) / 1000;
+    for (const tile of spoken) {
+      if (!tile.event || tile.event.annotation.classes[0] !== (tile.choice || predicted)) {
+        tile.event = labelEvent(tile, seconds);
+      }
+    }
+    const { results } = spoken.length ? await post(`${api}/events/batch`, { events: spoken.map(({ event }) => event) }) : { results: [] };
+    for (const tile of tiles) if (tile.wrong && !tile.choice) passed.add(tile.item.sha256);
+    const round = [];
+    let refused = 0;
+    results.forEach((result, at) => {
+      if (result.ok) round.push({ sha256: spoken[at].item.sha256, sequence: result.ok.sequence });
+      else refused += 1;
+    });
+    if (round.length) done.push(round);
+    tell(spoken, round.length, refused, tiles.length - spoken.length);
+    await load();
+    scrollTo({ top: 0 });
+  });
+}
+
+function tell(spoken, kept, refused, waiting) {
+  const rejected = spoken.filter((tile) => tile.wrong).length;
+  const parts = [`${kept - Math.min(rejected, kept)} labelled ${mine}`];
+  if (rejected) parts.push(`${rejected} otherwise`);
+  if (waiting) parts.push(`${waiting} left for later`);
+  if (refused) parts.push(`${refused} had been labelled by somebody else meanwhile`);
+  said.textContent = `${parts.join(", ")}.`;
+}
+
+function undoRound() {
+  if (!done.length) return undefined;
+  return guarded(async () => {
+    const round = done.at(-1);
+    const events = round.map(({ sha256, sequence }) => ({ event_id: uuid(), sha256, kind: "undo", undoes: sequence }));
+    const { results } = await post(`${api}/events/batch`, { events });
+    done.pop();
+    const undone = results.filter((result) => result.ok).length;
+    said.textContent = `${undone} taken back.`;
+    await load();
+  });
+}
+
+function columns() {
+  const top = tiles[0].element.offsetTop;
+  const inRow = tiles.findIndex((tile) => tile.element.offsetTop !== top);
+  return inRow === -1 ? tiles.length : inRow;
+}
+
+function current() {
+  return tiles.find((tile) => tile.element.contains(document.activeElement));
+}
+
+function move(by) {
+  if (!tiles.length) return false;
+  const from = tiles.indexOf(current());
+  const to = from === -1 ? 0 : from + by;
+  tiles[Math.min(Math.max(to, 0), tiles.length - 1)].button.focus();
+  return true;
+}
+
+accept.addEventListener("click", sayRound);
+undoButton.addEventListener("click", undoRound);
+
+const keyboard = new Keys();
+keyboard.on("z", () => void undoRound());
+for (const [id, key] of keys) {
+  keyboard.on(key, () => {
+    const tile = current();
+    if (!tile) return false;
+    mark(tile, id !== predicted, id === predicted ? "" : id);
+    return true;
+  });
+}
+const MOVES = { ArrowLeft: () => -1, ArrowRight: () => 1, ArrowUp: () => -columns(), ArrowDown: () => columns() };
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select, input, summary, a")) return;
+  if (event.key === "Enter" && !event.repeat && event.target !== undoButton) {
+    event.preventDefault(); // on a tile too: Space is what turns it
+    sayRound();
+  } else if (MOVES[event.key] && move(tiles.length ? MOVES[event.key]() : 0)) {
+    event.preventDefault();
+  }
+});
+
+load().catch((error) => {
+  problem.textContent = error.message;
+  problem.hidden = false;
+});
