@@ -48,17 +48,16 @@ class Rectangle(Record):
         """Cut off at the image's edges. Raises InvalidInputError for a box beside the image."""
         left, right = _clamped(self.x, size[0]), _clamped(self.x + self.width, size[0])
         top, bottom = _clamped(self.y, size[1]), _clamped(self.y + self.height, size[1])
-        if right <= left or bottom <= top:
+        width, height = round(right - left, _DECIMALS), round(bottom - top, _DECIMALS)
+        if width <= 0.0 or height <= 0.0:
             raise InvalidInputError(
                 f"{field} ({self.x:g}, {self.y:g}, {self.width:g} wide, {self.height:g} high) does "
                 f"not lie in the image, which is {size[0]} x {size[1]} pixels once turned upright; "
                 "give absolute pixels of it",
                 field=field,
             )
-        fitting = {"x": left, "y": top, "width": right - left, "height": bottom - top}
-        return self.model_copy(
-            update={name: round(value, _DECIMALS) for name, value in fitting.items()}
-        )
+        place = {"x": round(left, _DECIMALS), "y": round(top, _DECIMALS)}
+        return self.model_copy(update={**place, "width": width, "height": height})
 
 
 class Outline(Record):

@@ -134,6 +134,7 @@ def define(session: Session, dataset: Dataset, wanted: Sequence[AttributeSpec]) 
 
     Raises ConflictError when an attribute has another kind already: values that were said keep it.
     """
+    wanted = [_checked(one) for one in wanted]
     names = [one.name for one in wanted]
     if len(set(names)) < len(names) or len(names) > MAX_ATTRIBUTES:
         raise InvalidInputError(
@@ -159,6 +160,14 @@ def define(session: Session, dataset: Dataset, wanted: Sequence[AttributeSpec]) 
     for one in known.values():
         one.retired = True
     session.flush()
+
+
+def _checked(spec: AttributeSpec) -> AttributeSpec:
+    field = f"attributes.{spec.name}"
+    choices = tuple(validation.text(choice, field) for choice in spec.detail.choices)
+    unit = validation.text(spec.detail.unit, field, required=False)
+    detail = spec.detail.model_copy(update={"choices": choices, "unit": unit})
+    return spec.model_copy(update={"detail": detail})
 
 
 def _spec(one: LabelAttribute) -> AttributeSpec:

@@ -29,6 +29,7 @@ from visionloop_labeling.schema import (
 
 MAX_CLASSES: Final = 10_000
 _KEY = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_SOME_KEY = re.compile(r"[a-z0-9_-]{1,80}")
 
 
 class ClassState(StrEnum):
@@ -75,7 +76,8 @@ class ClassBook:
 
     def learn(self, keys: Iterable[str]) -> None:
         """Reads the classes of these keys in one query; unknown ones are passed over."""
-        wanted = sorted(set(keys) - self._by_key.keys())
+        # What does not look like a key is not asked for: it may hold what no database takes.
+        wanted = sorted(key for key in set(keys) - self._by_key.keys() if _SOME_KEY.fullmatch(key))
         if wanted:
             query = select(LabelClass).where(
                 LabelClass.dataset_id == self._dataset.id, LabelClass.key.in_(wanted)
@@ -93,7 +95,7 @@ class ClassBook:
         found = self.find(key)
         if found is None:
             raise InvalidInputError(
-                f'{field} "{key[:80]}" is no class of dataset "{self._dataset.name}"; GET '
+                f'{field}: {key[:80]!a} is no class of dataset "{self._dataset.name}"; GET '
                 f"/v1/datasets/{self._dataset.name}/classes lists them",
                 field=field,
             )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 from sqlalchemy import func, select
@@ -15,6 +15,8 @@ from visionloop_labeling.annotation import Task
 from visionloop_labeling.database import insert_missing
 from visionloop_labeling.schema import Dataset, ImageGroup, Item, LabelClass
 from visionloop_labeling.splits import SPLITS, SplitRatios
+
+MAX_INSTRUCTIONS: Final = 20_000  # characters
 
 
 class DatasetSettings(Record):
@@ -32,7 +34,7 @@ class Preferences(Record):
     """What may change at any time."""
 
     # How to label, for people; shown as text.
-    instructions: Annotated[str, Field(max_length=20_000)] = ""
+    instructions: Annotated[str, Field(max_length=MAX_INSTRUCTIONS)] = ""
     # Whose suggestions labellers see; empty: the newest there are.
     suggestions_model: Annotated[str, Field(max_length=100)] = ""
 

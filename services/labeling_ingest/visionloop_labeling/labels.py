@@ -31,7 +31,7 @@ from visionloop.errors import (
 from visionloop.telemetry import labeling as metrics
 from visionloop_labeling import annotation as annotations
 from visionloop_labeling import datasets, validation
-from visionloop_labeling.annotation import Annotation, AnyAnnotation, Draft, Size
+from visionloop_labeling.annotation import MAX_NOTE, Annotation, AnyAnnotation, Draft, Size
 from visionloop_labeling.attributes import AttributeBook
 from visionloop_labeling.classes import ClassBook
 from visionloop_labeling.database import Database
@@ -219,6 +219,8 @@ class LabelLog:
         said = annotations.fitted(said, self._task, size)
         fit = partial(self._attributes.fitted, learn=learn)
         changed: dict[str, object] = {}
+        if said.note:
+            changed["note"] = validation.lines(said.note, "annotation.note", limit=MAX_NOTE)
         if said.attributes:
             changed["attributes"] = fit(said.attributes, field="annotation.attributes")
         if any(box.attributes for box in said.boxes or ()):
@@ -318,15 +320,13 @@ class LabelLog:
     def _known(self, said: Annotation | Draft, size: Size) -> dict[str, Any] | None:
         """As stored, with what its classes mean now; None when one is not known."""
         if isinstance(said, Annotation):
-            said = self._fitted(said, size, learn=True)
-        else:
-            said = self._fitted(said, size, learn=True)
-            found = {n: self.classes.named(validation.text(n, "label")) for n in said.class_names()}
-            named = {n: one.key for n, one in found.items() if one is not None}
-            if len(named) < len(found):
-                return None
-            said = said.annotation(named.__getitem__)
-        return self.classes.resolved(said.stored())
+            return self.classes.resolved(self._fitted(said, size, learn=True).stored())
+        draft = self._fitted(said, size, learn=True)
+        found = {n: self.classes.named(validation.text(n, "label")) for n in draft.class_names()}
+        named = {n: one.key for n, one in found.items() if one is not None}
+        if len(named) < len(found):
+            return None
+        return self.classes.resolved(draft.annotation(named.__getitem__).stored())
 
     def _check_base(self, standing: Standing, statement: Statement) -> None:
         current = standing.sequence

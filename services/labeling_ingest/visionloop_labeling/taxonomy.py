@@ -90,7 +90,7 @@ class Taxonomy:
         if colour is not None:
             wanted["colour"] = _colour(colour)
         if help_text is not None:
-            wanted["help"] = _help(help_text)
+            wanted["help"] = validation.lines(help_text, "help", limit=MAX_HELP)
         if place is not None:
             wanted["place"] = place
         changed = {name: value for name, value in wanted.items() if getattr(one, name) != value}
@@ -243,14 +243,3 @@ def _colour(colour: str) -> str:
             f"colour {colour[:20]!a} is not one; write #rrggbb, or nothing", field="colour"
         )
     return colour
-
-
-def _help(text: str) -> str:
-    # Line breaks are fine here, and nowhere else in texts.
-    lines = [validation.text(ln, "help", limit=MAX_HELP, required=False) for ln in text.split("\n")]
-    joined = "\n".join(lines).strip()
-    if len(joined) > MAX_HELP:
-        raise InvalidInputError(
-            f"help has {len(joined)} characters; the limit is {MAX_HELP}", field="help"
-        )
-    return joined

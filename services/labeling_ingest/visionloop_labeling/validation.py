@@ -59,6 +59,22 @@ def text(value: str, field: str, *, limit: int = MAX_NAME, required: bool = True
     return trimmed
 
 
+def lines(value: str, field: str, *, limit: int) -> str:
+    """Text of several lines, each trimmed and free of control characters."""
+    if len(value) > _LONGEST_SPELLING * limit:
+        return text(value, field, limit=limit, required=False)  # says that it is too long
+    rows = [
+        text(row, field, limit=_LONGEST_SPELLING * limit, required=False)
+        for row in value.replace("\r\n", "\n").replace("\t", " ").split("\n")
+    ]
+    joined = "\n".join(rows).strip()
+    if len(joined) > limit:
+        raise InvalidInputError(
+            f"{field} has {len(joined)} characters; the limit is {limit}", field=field
+        )
+    return joined
+
+
 def attributes(values: Mapping[str, str]) -> dict[str, str]:
     """Attribute names and values, sorted by name."""
     if len(values) > MAX_ATTRIBUTES:

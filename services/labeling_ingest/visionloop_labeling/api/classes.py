@@ -16,7 +16,7 @@ from visionloop_labeling.api.errors import ERRORS
 from visionloop_labeling.api.resources import RequestBody
 from visionloop_labeling.attributes import AttributeSpec
 from visionloop_labeling.classes import ClassBook, ClassEventKind, ClassState
-from visionloop_labeling.datasets import Preferences
+from visionloop_labeling.datasets import MAX_INSTRUCTIONS, Preferences
 from visionloop_labeling.schema import Dataset, LabelClass, SplitCount
 from visionloop_labeling.service import LabelingService
 from visionloop_labeling.taxonomy import Taxonomy
@@ -308,7 +308,13 @@ def _preferences(service: LabelingService, dataset_name: str) -> Preferences:
 def _set_preferences(
     service: LabelingService, dataset_name: str, wanted: Preferences
 ) -> Preferences:
+    checked = Preferences(
+        instructions=validation.lines(wanted.instructions, "instructions", limit=MAX_INSTRUCTIONS),
+        suggestions_model=validation.text(
+            wanted.suggestions_model, "suggestions_model", required=False
+        ),
+    )
     with service.database.write() as session:
         dataset = datasets.find(session, validation.dataset_name(dataset_name), lock=True)
-        dataset.preferences = wanted.model_dump(mode="json")
-    return wanted
+        dataset.preferences = checked.model_dump(mode="json")
+    return checked

@@ -60,7 +60,7 @@ class EventIn(RequestBody):
             event_id=str(self.event_id),
             base_sequence=self.base_sequence,
             undoes=self.undoes,
-            note=validation.text(self.note, "note", limit=MAX_NOTE, required=False),
+            note=validation.lines(self.note, "note", limit=MAX_NOTE),
             suggested_by=validation.text(self.suggested_by, "suggested_by", required=False),
             suggestion=self.suggestion,
             seconds=self.seconds,
@@ -196,6 +196,8 @@ def _refusal(
 def _recent(
     service: LabelingService, dataset_name: str, author: str | None, limit: int
 ) -> list[EventOut]:
+    if author is not None:
+        author = validation.text(author, "author")
     with service.database.read() as session:
         dataset = datasets.find(session, validation.dataset_name(dataset_name))
         entries = history.recent(session, dataset, author=author, limit=limit)
