@@ -86,6 +86,17 @@ def check_retries(retries: int) -> None:
         raise InvalidInputError(f"retries is {retries}; it must be 0 to 4", field="retries")
 
 
+def authorization(token: str | None) -> tuple[tuple[str, str], ...]:
+    """The metadata of every call."""
+    if token is None:
+        return ()
+    if not token or not all("!" <= character <= "~" for character in token):
+        raise InvalidInputError(
+            "token must be one or more visible ASCII characters without spaces", field="token"
+        )
+    return (("authorization", f"Bearer {token}"),)
+
+
 @runtime_checkable
 class _Finished(Protocol):
     """What the errors of grpc and of grpc.aio have in common, though they share no class."""

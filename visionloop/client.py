@@ -31,6 +31,7 @@ import grpc
 import grpc.aio
 
 from visionloop.channels import (
+    authorization,
     channel_options,
     check_retries,
     check_target,
@@ -101,7 +102,7 @@ class Client:
         token: str | None = None,
     ) -> None:
         _check(target, timeout, channels, retries)
-        self._metadata = _authorization(token)
+        self._metadata = authorization(token)
         self.target = target
         self.timeout = timeout
         options = channel_options(retries)
@@ -279,7 +280,7 @@ class AsyncClient:
         token: str | None = None,
     ) -> None:
         _check(target, timeout, channels, retries)
-        self._metadata = _authorization(token)
+        self._metadata = authorization(token)
         self.target = target
         self.timeout = timeout
         self._count = channels
@@ -435,17 +436,6 @@ def _check(target: str, timeout: float, channels: int, retries: int) -> None:
     check_retries(retries)
     if channels < 1:
         raise InvalidInputError(f"channels is {channels}; it must be 1 or more", field="channels")
-
-
-def _authorization(token: str | None) -> tuple[tuple[str, str], ...]:
-    """The metadata of every call."""
-    if token is None:
-        return ()
-    if not token or not all("!" <= character <= "~" for character in token):
-        raise InvalidInputError(
-            "token must be one or more visible ASCII characters without spaces", field="token"
-        )
-    return (("authorization", f"Bearer {token}"),)
 
 
 def _seconds(timeout: float | None, default: float) -> float:

@@ -16,11 +16,11 @@ import uuid
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import grpc
 
-from visionloop.channels import channel_options, check_target, error_from
+from visionloop.channels import authorization, channel_options, check_target, error_from
 from visionloop.errors import (
     DeadlineExceededError,
     UnavailableError,
@@ -76,7 +76,8 @@ class LabelingClient:
     """Calls a labeling-ingest service; threads may share it.
 
     `timeout` (seconds) is the deadline of each call except `submit_images`. With `credentials` the
-    connection is TLS, without it is not encrypted.
+    connection is TLS, without it is not encrypted. `token` is the API token that a service with
+    accounts wants.
     """
 
     def __init__(
@@ -85,8 +86,10 @@ class LabelingClient:
         *,
         timeout: float = DEFAULT_TIMEOUT,
         credentials: grpc.ChannelCredentials | None = None,
+        token: str | None = None,
     ) -> None:
         check_target(target, timeout)
+        self._metadata = authorization(token)
         self.target = target
         self.timeout = timeout
         options = channel_options()
@@ -101,12 +104,12 @@ class LabelingClient:
         """Makes the dataset, or returns the one of this name."""
         request = pb.CreateDatasetRequest(name=name)
         with self._errors():
-            return dataset_from(self._stub.CreateDataset(request, timeout=self.timeout))
+            return dataset_from(self._call(self._stub.CreateDataset, request))
 
     def list_datasets(self) -> list[Dataset]:
         """All datasets."""
         with self._errors():
-            answer = self._stub.ListDatasets(pb.ListDatasetsRequest(), timeout=self.timeout)
+            answer = self._call(self._stub.ListDatasets, pb.ListDatasetsRequest())
         return [dataset_from(dataset) for dataset in answer.datasets]
 
     def submit_images(self, rows: Iterable[SubmitImage]) -> Iterator[Receipt]:
@@ -159,14 +162,14 @@ class LabelingClient:
             base_sequence=base_sequence,
         )
         with self._errors():
-            answer = self._stub.SubmitLabel(request, timeout=self.timeout)
+            answer = self._call(self._stub.SubmitLabel, request)
         return LabelReceipt(answer.sequence, answer.class_id, answer.current)
 
     def create_snapshot(self, dataset: str, *, timeout: float | None = None) -> SnapshotReceipt:
         """Cuts a snapshot of what is labelled now."""
         request = pb.CreateSnapshotRequest(dataset=dataset)
         with self._errors(timeout):
-            answer = self._stub.CreateSnapshot(request, timeout=timeout or self.timeout)
+            answer = self._call(self._stub.CreateSnapshot, request, timeout)
         return SnapshotReceipt(answer.id, answer.created, dict(answer.split_images))
 
     def export_labels(
@@ -175,14 +178,14 @@ class LabelingClient:
         """The current labels, in the order of the images' arrival."""
         request = pb.ExportLabelsRequest(dataset=dataset)
         with self._errors(timeout):
-            for label in self._stub.ExportLabels(request, timeout=timeout or self.timeout):
+            for label in self._call(self._stub.ExportLabels, request, timeout):
                 yield label_from(label)
 
     def history(self, dataset: str, sha256: str) -> list[LabelEvent]:
         """Every label event of one image, oldest first."""
         request = pb.GetHistoryRequest(dataset=dataset, sha256=sha256)
         with self._errors():
-            answer = self._stub.GetHistory(request, timeout=self.timeout)
+            answer = self._call(self._stub.GetHistory, request)
         return [event_from(event) for event in answer.events]
 
     def close(self) -> None:
@@ -200,6 +203,9 @@ class LabelingClient:
     ) -> None:
         self.close()
 
+    def _call(self, method: Any, request: Any, timeout: float | None = None) -> Any:
+        return method(request, timeout=timeout or self.timeout, metadata=self._metadata)
+
     @contextmanager
     def _errors(self, timeout: float | None = None) -> Iterator[None]:
         try:
@@ -213,7 +219,7 @@ class LabelingClient:
         """One connection's receipts. Returns what broke it, or None when all rows are through."""
         stream = window.stream()
         requests = (row.request for row in stream if row.request is not None)
-        call = self._stub.SubmitImages(requests, timeout=STREAM_SECONDS)
+        call = self._call(self._stub.SubmitImages, requests, STREAM_SECONDS)
         try:
             while (row := window.first()) is not None:
                 if row.refusal is not None:

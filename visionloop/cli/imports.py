@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from visionloop.cli.connection import open_labeling
 from visionloop.cli.labelled_files import Columns, LabelledFile, batch_name, find
 from visionloop.cli.output import Output
 from visionloop.cli.store import user_name
 from visionloop.errors import ImageError, InvalidInputError, NotFoundError
 from visionloop.image_file import read_image_file
-from visionloop.labeling_client import LabelingClient, SubmitImage
+from visionloop.labeling_client import SubmitImage
 from visionloop.telemetry import progress
 
 SHOWN_REJECTIONS = 20
@@ -42,7 +43,7 @@ def import_images(options: argparse.Namespace, output: Output) -> int:
     author = options.author or user_name()
     rejections = _Rejections()
     outcomes: Counter[str] = Counter()
-    with LabelingClient(options.target) as client:
+    with open_labeling(options) as client:
         client.create_dataset(options.dataset)
         rows = _readable_rows(files, options.dataset, batch, author, rejections)
         receipts = client.submit_images(rows)

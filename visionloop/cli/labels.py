@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from visionloop.cli.connection import open_labeling
 from visionloop.cli.output import Output
 from visionloop.errors import ConfigurationError
-from visionloop.labeling_client import ExportedLabel, LabelingClient
+from visionloop.labeling_client import ExportedLabel
 from visionloop.objectstore.local import written_whole
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -17,7 +18,7 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 def export(options: argparse.Namespace, output: Output) -> int:
     """Writes sha256, class, split, group, author and attributes of every labelled image."""
-    with LabelingClient(options.target) as client:
+    with open_labeling(options) as client:
         labels = list(client.export_labels(options.dataset))
     if output.as_json:
         output.result([asdict(label) for label in labels])

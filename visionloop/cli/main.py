@@ -132,6 +132,7 @@ def _add_up(verbs: Verbs, common: StrictParser) -> None:
 
 def _add_import(verbs: Verbs, common: StrictParser) -> None:
     service = _service_flags("labeling", 8081)
+    _add_tls(service)
     imports = _verb(
         verbs,
         "import",
@@ -271,12 +272,14 @@ def _add_onnx_file(models: Verbs, parents: Sequence[StrictParser]) -> None:
 
 def _add_snapshots(verbs: Verbs, common: StrictParser) -> None:
     store = _store_flags()
+    service = _service_flags("labeling", 8081)
+    _add_tls(service)
     snapshots = _group(verbs, "snapshots", "the immutable datasets that models are trained on")
     create = _verb(
         snapshots,
         "create",
         "snapshots.create",
-        [common, _service_flags("labeling", 8081)],
+        [common, service],
         "cut a snapshot of what is labelled now",
     )
     create.add_argument("dataset")
@@ -292,12 +295,14 @@ def _add_snapshots(verbs: Verbs, common: StrictParser) -> None:
 
 
 def _add_labels(verbs: Verbs, common: StrictParser) -> None:
+    service = _service_flags("labeling", 8081)
+    _add_tls(service)
     labels = _group(verbs, "labels", "the labels of a dataset")
     export = _verb(
         labels,
         "export",
         "labels.export",
-        [common, _service_flags("labeling", 8081)],
+        [common, service],
         "write the current labels as CSV",
     )
     export.add_argument("dataset")

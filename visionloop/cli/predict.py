@@ -2,19 +2,14 @@
 and tell it what an image truly shows. Needs no extra."""
 
 import argparse
-import os
-import ssl
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import grpc
-
+from visionloop.cli.connection import credentials, token
 from visionloop.cli.output import Output
 from visionloop.client import IMAGES_PER_REQUEST, Client, Recognition
-from visionloop.errors import ConfigurationError, NotFoundError
-
-TOKEN_VARIABLE = "VISIONLOOP_TOKEN"  # noqa: S105 - the name of a variable
+from visionloop.errors import NotFoundError
 
 
 def predict(options: argparse.Namespace, output: Output) -> int:
@@ -69,8 +64,8 @@ def open_client(options: argparse.Namespace) -> Client:
     return Client(
         options.target,
         timeout=options.timeout,
-        credentials=_credentials(options),
-        token=os.environ.get(TOKEN_VARIABLE) or None,
+        credentials=credentials(options),
+        token=token(),
     )
 
 
@@ -84,49 +79,3 @@ def _recognized(client: Client, options: argparse.Namespace) -> Sequence[Recogni
         if not Path(path).exists():
             raise NotFoundError(f"there is no file {path}; check the path")
     return list(client.recognize_stream(images, **asked))
-
-
-def _credentials(options: argparse.Namespace) -> grpc.ChannelCredentials | None:
-    """TLS where a flag asks for it."""
-    if (options.tls_certificate is None) != (options.tls_key is None):
-        raise ConfigurationError(
-            "--tls-certificate and --tls-key belong together: give both or neither",
-            field="tls_certificate",
-        )
-    if not (options.tls or options.tls_ca or options.tls_certificate):
-        return None
-    contents = [
-        _content(path) for path in (options.tls_ca, options.tls_key, options.tls_certificate)
-    ]
-    _check_pem(options)
-    return grpc.ssl_channel_credentials(*contents)
-
-
-def _check_pem(options: argparse.Namespace) -> None:
-    """Raises ConfigurationError for files of which gRPC would only say that it cannot connect."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if options.tls_ca:
-        try:
-            context.load_verify_locations(options.tls_ca)
-        except ssl.SSLError as error:
-            raise ConfigurationError(
-                f"--tls-ca {options.tls_ca} holds no certificate in PEM form", field="tls_ca"
-            ) from error
-    if options.tls_certificate:
-        try:
-            context.load_cert_chain(options.tls_certificate, options.tls_key, password=lambda: "")
-        except ssl.SSLError as error:
-            raise ConfigurationError(
-                f"--tls-certificate {options.tls_certificate} and --tls-key {options.tls_key} are "
-                "no certificate and its key, both in PEM form and without a password",
-                field="tls_certificate",
-            ) from error
-
-
-def _content(path: str | None) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}", field="tls") from error

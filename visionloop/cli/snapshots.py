@@ -3,17 +3,17 @@
 import argparse
 from dataclasses import asdict
 
+from visionloop.cli.connection import open_labeling
 from visionloop.cli.output import Output
 from visionloop.cli.store import open_from
 from visionloop.errors import NotFoundError
-from visionloop.labeling_client import LabelingClient
 
 
 def create(options: argparse.Namespace, output: Output) -> int:
     """Asks the labeling-ingest service to cut a snapshot."""
     from visionloop.snapshot import SPLITS
 
-    with LabelingClient(options.target) as client:
+    with open_labeling(options) as client:
         receipt = client.create_snapshot(options.dataset)
     output.result(asdict(receipt))
     counts = ", ".join(f"{split} {receipt.split_images.get(split, 0)}" for split in SPLITS)

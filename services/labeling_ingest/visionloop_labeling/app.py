@@ -30,6 +30,7 @@ from visionloop_labeling.http_server import HttpServer
 from visionloop_labeling.import_loop import import_loops
 from visionloop_labeling.importers.opening import Tools
 from visionloop_labeling.inspectors import WorkerPool
+from visionloop_labeling.quotas import Quotas
 from visionloop_labeling.service import LabelingService
 from visionloop_labeling.settings import Settings, parse
 
@@ -71,6 +72,7 @@ async def _listen(settings: Settings, service: LabelingService, stop: asyncio.Ev
         service.database,
         accounts=settings.accounts,
         requests_per_second=settings.requests_per_second,
+        quotas=Quotas(service.database, images=settings.daily_images, size=settings.daily_bytes),
     )
     api = make_api(
         service,

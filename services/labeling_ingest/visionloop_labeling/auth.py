@@ -26,6 +26,7 @@ from visionloop_labeling import logins, passwords, tokens
 from visionloop_labeling.accounts import LOCAL, Caller, Role
 from visionloop_labeling.database import Database
 from visionloop_labeling.permissions import Rule
+from visionloop_labeling.quotas import Quotas
 from visionloop_labeling.schema import Account
 from visionloop_labeling.throttle import Buckets, SignInThrottle
 
@@ -57,10 +58,16 @@ class Gate:
     """Made and used on one event loop."""
 
     def __init__(
-        self, database: Database, *, accounts: bool = False, requests_per_second: float = 0.0
+        self,
+        database: Database,
+        *,
+        accounts: bool = False,
+        requests_per_second: float = 0.0,
+        quotas: Quotas | None = None,
     ) -> None:
         """Without accounts everybody may do everything."""
         self.accounts = accounts
+        self.quotas = quotas or Quotas(database)
         self._database = database
         self._rates = Buckets(requests_per_second, requests_per_second * BURST_SECONDS)
         self._throttle = SignInThrottle()
@@ -70,6 +77,7 @@ class Gate:
     async def close(self) -> None:
         """Waits for what is still being written."""
         await asyncio.gather(*self._writes.values(), return_exceptions=True)
+        await self.quotas.close()
 
     async def known(self, authorization: str, login: str) -> SignedIn:
         """Who brings this Authorization header, or else this cookie ("" is none).

@@ -24,9 +24,10 @@ from visionloop_labeling.accounts import spoken_by
 from visionloop_labeling.auth import CALLER, Gate
 from visionloop_labeling.datasets import DatasetSummary
 from visionloop_labeling.exports import ExportedLabel
-from visionloop_labeling.grpc_callers import KnownCallers
+from visionloop_labeling.grpc_callers import KnownCallers, abort
 from visionloop_labeling.history import HistoryEntry
 from visionloop_labeling.labels import AuthorKind
+from visionloop_labeling.quotas import Quotas
 from visionloop_labeling.receipts import ImageRow, Outcome, Receipt
 from visionloop_labeling.service import LabelingService
 
@@ -64,15 +65,16 @@ class GrpcServer:
         credentials: grpc.ServerCredentials | None = None,
     ) -> None:
         """Without a gate everybody may do everything, without credentials there is no TLS."""
+        gate = gate or Gate(service.database)
         self._health = HealthServicer()
         self._server = grpc.aio.server(
-            interceptors=[MetricsInterceptor(), KnownCallers(gate or Gate(service.database))],
+            interceptors=[MetricsInterceptor(), KnownCallers(gate)],
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.so_reuseport", 0),  # two programs on one port would share its calls
             ],
         )
-        servicer = LabelingServicer(service)
+        servicer = LabelingServicer(service, gate.quotas)
         labeling_pb2_grpc.add_LabelingIngestServicer_to_server(servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
@@ -112,8 +114,9 @@ class GrpcServer:
 class LabelingServicer(labeling_pb2_grpc.LabelingIngestServicer):
     """Translates between messages and `LabelingService`; decides nothing."""
 
-    def __init__(self, service: LabelingService) -> None:
+    def __init__(self, service: LabelingService, quotas: Quotas) -> None:
         self._service = service
+        self._quotas = quotas
 
     async def CreateDataset(  # noqa: N802 - the name on the wire
         self, request: pb.CreateDatasetRequest, context: _Context
@@ -132,7 +135,10 @@ class LabelingServicer(labeling_pb2_grpc.LabelingIngestServicer):
         self, requests: AsyncIterator[pb.SubmitImageRequest], context: _Context
     ) -> AsyncIterator[pb.SubmitImageReceipt]:
         """See labeling.proto."""
-        receipts = self._service.submit_images(_row(request) async for request in requests)
+        rows = self._quotas.metered(
+            CALLER.get(), (_row(request) async for request in requests), _size
+        )
+        receipts = self._service.submit_images(rows)
         async for receipt in _answers(context, receipts):
             yield _receipt(receipt)
 
@@ -204,8 +210,7 @@ async def _abort(context: _Context, error: Exception) -> NoReturn:
         # A fault of ours: its words stay in the log, they may name what callers need not know.
         _log.error("a call failed", exc_info=error)
         error = VisionloopError("the service failed; its log says why")
-    details = (("reason", error.reason),)
-    await context.abort(grpc.StatusCode[error.grpc_code], str(error), details)
+    await abort(context, error)
 
 
 def _kind_name(number: pb.AuthorKind) -> str:
@@ -230,6 +235,10 @@ def _row(request: pb.SubmitImageRequest) -> ImageRow:
         author=_author(request),
         source=request.source,
     )
+
+
+def _size(row: ImageRow) -> int:
+    return len(row.image)
 
 
 def _receipt(receipt: Receipt) -> pb.SubmitImageReceipt:

@@ -82,7 +82,6 @@ def make_api(
     for part in (
         health,
         datasets,
-        images,
         *labelling,
         snapshots,
         exports,
@@ -93,6 +92,6 @@ def make_api(
         pages,
     ):
         api.include_router(part.routes(service))
-    for part in (sessions, accounts, login):
+    for part in (images, sessions, accounts, login):
         api.include_router(part.routes(service, gate))
     return api

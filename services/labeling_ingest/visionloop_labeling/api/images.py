@@ -7,8 +7,11 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, File, Form, Header, Response, UploadFile
 
 from visionloop.errors import InvalidInputError
+from visionloop_labeling.accounts import Caller, spoken_by
+from visionloop_labeling.api.callers import current
 from visionloop_labeling.api.errors import ERRORS, RejectedRowError
 from visionloop_labeling.api.resources import ReceiptOut
+from visionloop_labeling.auth import Gate
 from visionloop_labeling.labels import AuthorKind
 from visionloop_labeling.receipts import ImageRow, Outcome
 from visionloop_labeling.service import LabelingService
@@ -16,7 +19,7 @@ from visionloop_labeling.service import LabelingService
 _MAX_KEY: Final = 195  # characters; with "http:" the 200 of a batch's name
 
 
-def routes(service: LabelingService) -> APIRouter:
+def routes(service: LabelingService, gate: Gate) -> APIRouter:
     """Single images."""
     api = APIRouter(tags=["images"])
 
@@ -24,8 +27,10 @@ def routes(service: LabelingService) -> APIRouter:
     async def submit_image(
         response: Response,
         row: Annotated[ImageRow, Depends(_row)],
+        caller: Annotated[Caller, Depends(current)],
     ) -> ReceiptOut:
         """One image, with or without a label. 201 when it is new, 200 when it was there."""
+        await gate.quotas.take(caller, len(row.image))
         receipt = await service.submit_image(row)
         if receipt.outcome in (Outcome.REJECTED, Outcome.QUARANTINED):
             raise RejectedRowError(receipt)
@@ -38,6 +43,7 @@ def routes(service: LabelingService) -> APIRouter:
 
 async def _row(
     dataset: str,
+    caller: Annotated[Caller, Depends(current)],
     file: Annotated[UploadFile, File(description="The encoded image.")],
     label: Annotated[str | None, Form(description="The class's name.")] = None,
     group: Annotated[str, Form(description="Images of one group share a split.")] = "",
@@ -62,7 +68,7 @@ async def _row(
         group=group,
         attributes=_attributes(attributes),
         author_kind=author_kind,
-        author=author,
+        author=spoken_by(caller, author, author_kind),
         source=file.filename or "",
     )
 

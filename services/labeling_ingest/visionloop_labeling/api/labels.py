@@ -1,9 +1,12 @@
 """Labels: saying them, and their history."""
 
 import uuid
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
+from visionloop_labeling.accounts import Caller, spoken_by
+from visionloop_labeling.api.callers import current
 from visionloop_labeling.api.errors import ERRORS
 from visionloop_labeling.api.resources import EventOut, LabelIn, LabelOut
 from visionloop_labeling.service import LabelingService
@@ -14,7 +17,9 @@ def routes(service: LabelingService) -> APIRouter:
     api = APIRouter(tags=["labels"])
 
     @api.post("/v1/datasets/{dataset}/labels", responses=ERRORS)
-    async def submit_label(dataset: str, new: LabelIn) -> LabelOut:
+    async def submit_label(
+        dataset: str, new: LabelIn, caller: Annotated[Caller, Depends(current)]
+    ) -> LabelOut:
         """A first label or a correction for an image that is there."""
         recorded = await service.submit_label(
             dataset=dataset,
@@ -22,7 +27,7 @@ def routes(service: LabelingService) -> APIRouter:
             class_name=new.label,
             event_id=str(new.event_id or uuid.uuid4()),
             author_kind=new.author_kind,
-            author=new.author,
+            author=spoken_by(caller, new.author, new.author_kind),
             base_sequence=new.base_sequence,
         )
         return LabelOut(
