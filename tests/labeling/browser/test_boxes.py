@@ -17,7 +17,8 @@ from visionloop.images import Limits, decode
 
 pytestmark = pytest.mark.browser
 MakeSite = Callable[..., Site]
-MARK = (231, 97, 40, 25)  # x, y, width, height in the upright image
+# x, y, width, height in the upright image; even, because previews keep colour in pairs of pixels
+MARK = (232, 96, 40, 26)
 MAGENTA = (255, 0, 255)
 
 
@@ -40,8 +41,8 @@ def on_screen(page: Page) -> tuple[float, float, float, float]:
     assert frame is not None
     picture = Image.open(io.BytesIO(page.screenshot(clip=frame))).convert("RGB")
     rows, columns = np.nonzero(magenta(np.asarray(picture)))
-    left, top = frame["x"], frame["y"]
-    return left + columns.min(), top + rows.min(), left + columns.max() + 1, top + rows.max() + 1
+    left, top = frame["x"] + float(columns.min()), frame["y"] + float(rows.min())
+    return left, top, left + float(np.ptp(columns)) + 1, top + float(np.ptp(rows)) + 1
 
 
 def magenta(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -422,6 +422,7 @@ session.addEventListener("unreachable", () =>
   announce("Undone; the image is shown when the service answers again.", true),
 );
 queue.addEventListener("change", () => {
+  if (queue.status !== "unreachable" && journal.phase === "offline") journal.send();
   if (session.visit) showProgress();
   else show();
 });
