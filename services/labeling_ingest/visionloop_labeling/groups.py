@@ -11,44 +11,114 @@ split is given once": linked images that stand in different splits are sorted ou
 which leaves out the less protected one.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from sqlalchemy import select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from visionloop_labeling import datasets
 from visionloop_labeling.duplicates import MAX_GROUP, Likeness
+from visionloop_labeling.receipts import Prepared
 from visionloop_labeling.schema import Blob, Dataset, ImageGroup, Item
 from visionloop_labeling.splits import PROTECTION
 
 
-def place(
-    session: Session,
-    dataset: Dataset,
-    *,
-    sha256: str,
-    pixel_sha256: str,
-    declared: str,
-    alike: Sequence[Likeness],
-) -> ImageGroup:
-    """The group for a newcomer, which is counted in its size. `alike` keys are item ids."""
-    firm = _firmly_linked(session, dataset, pixel_sha256, declared)
-    group = _merge(session, firm) or _room_among(session, alike)
-    if group is None:
-        group = ImageGroup(dataset_id=dataset.id, key=f"g-{sha256[:24]}", size=0)
-        session.add(group)
-    group.size += 1
-    session.flush()
-    return group
+class GroupBook:
+    """The groups that some rows' images may join, within one transaction. The dataset is locked.
 
+    What the rows may be linked to firmly is read at the beginning, in three queries for all.
+    """
 
-def declare(session: Session, dataset: Dataset, item: Item, declared: str) -> None:
-    """Gives an item that had none its declared group, and merges what can be merged."""
-    firm = _firmly_linked(session, dataset, "", declared)
-    item.declared_group = declared
-    own = session.get_one(ImageGroup, item.group_id)
-    _merge(session, [own, *(group for group in firm if group.id != own.id)])
-    session.flush()
+    def __init__(self, session: Session, dataset: Dataset, rows: Sequence[Prepared]) -> None:
+        self._session = session
+        self._dataset = dataset
+        usable = [(row.row, row.inspection) for row in rows if row.inspection is not None]
+        pixels = {inspection.pixel_sha256 for _, inspection in usable}
+        declared = {row.group for row, _ in usable} - {""}
+        self._pixels = self._read(Blob.pixel_sha256, pixels)
+        self._declared = self._read(Item.declared_group, declared)
+        self._merged: dict[int, int] = {}
+        wanted = {id for ids in (*self._pixels.values(), *self._declared.values()) for id in ids}
+        query = select(ImageGroup).where(ImageGroup.id.in_(wanted))
+        self._groups = {one.id: one for one in session.scalars(query)} if wanted else {}
+
+    def place(
+        self, item: Item, own: ImageGroup, *, pixel_sha256: str, alike: Sequence[Likeness]
+    ) -> None:
+        """Puts a new item where it belongs: into an earlier image's group, or into its own.
+
+        `own` is a group of one that is the item's so far; it goes where it is not needed. `alike`
+        keys are item ids.
+        """
+        self._groups[own.id] = own
+        linked = self._linked(pixel_sha256, item.declared_group)
+        group = self._merge(linked) or _room_among(self._session, alike)
+        if group is None:
+            group = own
+        else:
+            self._groups[group.id] = group
+            group.size += own.size
+            item.group_id = group.id
+            self._session.delete(own)
+        self._pixels[pixel_sha256].add(group.id)
+        if item.declared_group:
+            self._declared[item.declared_group].add(group.id)
+
+    def declare(self, item: Item, declared: str) -> None:
+        """Gives an item that had none its declared group, and merges what can be merged."""
+        firm = self._linked("", declared)
+        item.declared_group = declared
+        own = self._session.get_one(ImageGroup, item.group_id)
+        self._groups[own.id] = own
+        kept = self._merge([own, *(group for group in firm if group.id != own.id)])
+        self._declared[declared].update({own.id, own.id if kept is None else kept.id})
+
+    def _read(
+        self, column: InstrumentedAttribute[str], wanted: set[str]
+    ) -> defaultdict[str, set[int]]:
+        """Which groups have images with these values."""
+        found = defaultdict[str, set[int]](set)
+        if wanted:
+            query = (
+                select(column, Item.group_id)
+                .select_from(Item)
+                .join(Blob, Blob.sha256 == Item.sha256)
+                .where(column.in_(wanted), Item.dataset_id == self._dataset.id)
+                .distinct()
+            )
+            for value, group in self._session.execute(query).tuples():
+                found[value].add(group)
+        return found
+
+    def _linked(self, pixel_sha256: str, declared: str) -> list[ImageGroup]:
+        """The groups of images with the same pixels or the same declared group, oldest first."""
+        ids = self._pixels[pixel_sha256] | (self._declared[declared] if declared else set())
+        standing = {self._standing(one) for one in ids}
+        return [self._groups[one] for one in sorted(standing)]
+
+    def _standing(self, group: int) -> int:
+        """The id of the group that a group was merged into, or its own."""
+        while group in self._merged:
+            group = self._merged[group]
+        return group
+
+    def _merge(self, groups: Sequence[ImageGroup]) -> ImageGroup | None:
+        """Merges what may be merged into the most protected (then oldest) of the groups."""
+        if not groups:
+            return None
+        kept = max(groups, key=lambda group: (PROTECTION[group.split], -group.id))
+        for group in groups:
+            if group is kept or group.split not in (None, kept.split):
+                continue
+            self._session.execute(
+                update(Item).where(Item.group_id == group.id).values(group_id=kept.id),
+                execution_options={"synchronize_session": "fetch"},
+            )
+            kept.size += group.size
+            self._session.delete(group)
+            self._merged[group.id] = kept.id
+        return kept
 
 
 def give_to_train(
@@ -72,46 +142,6 @@ def give_to_train(
             group.split_sequence = dataset.last_sequence
         placed[item_id] = (group.key, group.split)
     return placed
-
-
-def _firmly_linked(
-    session: Session, dataset: Dataset, pixel_sha256: str, declared: str
-) -> list[ImageGroup]:
-    """The groups of images with the same pixels or the same declared group, oldest first."""
-    linked = set(
-        session.scalars(
-            select(Item.group_id)
-            .join(Blob, Blob.sha256 == Item.sha256)
-            .where(Blob.pixel_sha256 == pixel_sha256, Item.dataset_id == dataset.id)
-        )
-    )
-    if declared:
-        linked |= set(
-            session.scalars(
-                select(Item.group_id)
-                .where(Item.dataset_id == dataset.id, Item.declared_group == declared)
-                .distinct()
-            )
-        )
-    query = select(ImageGroup).where(ImageGroup.id.in_(linked)).order_by(ImageGroup.id)
-    return list(session.scalars(query)) if linked else []
-
-
-def _merge(session: Session, groups: Sequence[ImageGroup]) -> ImageGroup | None:
-    """Merges what may be merged into the most protected (then oldest) of the groups."""
-    if not groups:
-        return None
-    kept = max(groups, key=lambda group: (PROTECTION[group.split], -group.id))
-    for group in groups:
-        if group is kept or group.split not in (None, kept.split):
-            continue
-        session.execute(
-            update(Item).where(Item.group_id == group.id).values(group_id=kept.id),
-            execution_options={"synchronize_session": "fetch"},
-        )
-        kept.size += group.size
-        session.delete(group)
-    return kept
 
 
 def _room_among(session: Session, alike: Sequence[Likeness]) -> ImageGroup | None:

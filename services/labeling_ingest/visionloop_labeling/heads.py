@@ -58,7 +58,7 @@ class Heads:
     def _write_head(self, item: Item, before: Standing, after: Standing) -> None:
         if before.label is not after.label and _further(before.label):
             self._session.execute(delete(LabelHeadClass).where(LabelHeadClass.item_id == item.id))
-        head = self._session.get(LabelHead, item.id)
+        head = None if before.label is None else self._session.get_one(LabelHead, item.id)
         label = after.label
         if label is None:
             if head is not None:
@@ -69,7 +69,7 @@ class Heads:
             self._dataset.labelled += 1
             head = LabelHead(item_id=item.id)
             self._session.add(head)
-        head.event_row_id = label.id
+        head.event = label
         head.sequence = label.sequence
         head.class_id = label.class_id
         head.annotation = label.annotation or {}

@@ -42,21 +42,19 @@ from visionloop.images import Limits, Refusal
 from visionloop.objectstore import ObjectStore
 from visionloop.snapshot import blob_key
 from visionloop.telemetry import labeling as metrics
-from visionloop_labeling import datasets, groups, labels, quarantine, validation
-from visionloop_labeling.annotation import Annotation, Size
+from visionloop_labeling import datasets, labels, validation
 from visionloop_labeling.database import Database, insert_missing
 from visionloop_labeling.duplicates import pack_hash
+from visionloop_labeling.effects import Effects
 from visionloop_labeling.inspection import Inspection
 from visionloop_labeling.inspectors import Inspector, OwnProcess, UndecodableError
-from visionloop_labeling.labels import AuthorKind, LabelLog, Statement
-from visionloop_labeling.neighbours import Neighbourhood, Neighbours
+from visionloop_labeling.neighbours import Neighbours
 from visionloop_labeling.quarantine import quarantine_key
 from visionloop_labeling.receipts import (
     ImageRow,
     Outcome,
     Prepared,
     Receipt,
-    ReceiptBook,
     answer_from,
     find_stored,
     refused,
@@ -66,10 +64,7 @@ from visionloop_labeling.schema import (
     BLOB_STORED,
     Blob,
     Dataset,
-    ImageGroup,
     Item,
-    NearDuplicate,
-    QualityFlag,
 )
 
 _STORE_THREADS: Final = 8
@@ -186,8 +181,8 @@ class Ingest:
             dataset = datasets.find(session, dataset_name, lock=True)
             neighbourhood = self._neighbours.of(session, dataset)
             _note_blobs(session, new)
-            effects = _Effects(session, dataset, neighbourhood, rows)
-            receipts = [row.answer or effects.of(row) for row in rows]
+            effects = Effects(session, dataset, neighbourhood, rows)
+            receipts = effects.write()
             failpoint("ingest.effects")
         failpoint("ingest.committed")
         effects.measure()
@@ -209,133 +204,6 @@ class Ingest:
             if self._store.get(key).data != image:
                 _log.error("an image in the store was damaged; written anew", extra={"key": key})
                 self._store.put(key, image)
-
-
-class _Effects:
-    """Writes rows' effects in one transaction, in order."""
-
-    def __init__(
-        self,
-        session: Session,
-        dataset: Dataset,
-        neighbourhood: Neighbourhood,
-        rows: Sequence[Prepared],
-    ) -> None:
-        self._session = session
-        self._dataset = dataset
-        self._neighbourhood = neighbourhood
-        self._book = ReceiptBook(session, dataset, rows)
-        self._log = LabelLog(session, dataset)
-        self._items = _items_of(session, dataset, rows)
-        # Held, because the session forgets what nobody holds and would ask the database again.
-        self._groups: list[ImageGroup] = []
-
-    def measure(self) -> None:
-        """Counts label events, once the transaction is committed."""
-        self._log.measure()
-
-    def of(self, prepared: Prepared) -> Receipt:
-        """The receipt of one row, its effects written unless they are there already."""
-        answered = self._book.find(prepared)
-        if answered is not None:
-            return answered
-        return self._book.keep(prepared, self._perform(prepared))
-
-    def _perform(self, prepared: Prepared) -> Receipt:
-        row, inspection = prepared.row, prepared.inspection
-        if inspection is None:
-            if prepared.quarantine:
-                quarantine.keep(self._session, self._dataset, prepared)
-            return prepared.refused()
-        size = (inspection.width, inspection.height)
-        draft = row.draft()
-        try:
-            said = None if draft is None else self._log.resolve(draft, size)
-        except InvalidInputError as refusal:
-            return refused(row, refusal)
-        item = self._items.get(prepared.sha256)
-        outcome = Outcome.ACCEPTED if item is None else Outcome.DUPLICATE
-        if item is None:
-            item = self._add_item(row, prepared.sha256, inspection)
-            self._items[prepared.sha256] = item
-        else:
-            self._complete(item, row)
-        receipt = Receipt(
-            row.batch,
-            row.ordinal,
-            outcome,
-            prepared.sha256,
-            reason="converted" if row.remark else "",
-            message=row.remark,
-        )
-        return receipt if said is None else self._label(row, said, size, item, receipt)
-
-    def _add_item(self, row: ImageRow, sha256: str, inspection: Inspection) -> Item:
-        prints = inspection.fingerprint
-        alike = [] if prints is None else self._neighbourhood.alike(prints)
-        group = groups.place(
-            self._session,
-            self._dataset,
-            sha256=sha256,
-            pixel_sha256=inspection.pixel_sha256,
-            declared=row.group,
-            alike=alike,
-        )
-        self._groups.append(group)
-        self._dataset.last_position += 1
-        item = Item(
-            dataset_id=self._dataset.id,
-            position=self._dataset.last_position,
-            sha256=sha256,
-            group_id=group.id,
-            declared_group=row.group,
-            attributes=dict(row.attributes),
-            source=row.source,
-            created=datetime.now(UTC),
-        )
-        self._session.add(item)
-        self._session.flush()
-        for flag in () if inspection.quality is None else inspection.quality.flags:
-            self._session.add(QualityFlag(dataset_id=self._dataset.id, flag=flag, item_id=item.id))
-        for found in alike:
-            self._session.add(
-                NearDuplicate(
-                    later_id=item.id,
-                    earlier_id=found.key,
-                    distance=found.distance,
-                    correlation=found.correlation,
-                    orientation=found.orientation,
-                )
-            )
-        if prints is not None:
-            self._neighbourhood.add(item.id, prints)
-        return item
-
-    def _complete(self, item: Item, row: ImageRow) -> None:
-        # The first word on an image stands; later rows fill in what it left open.
-        item.attributes = {**row.attributes, **item.attributes}
-        item.source = item.source or row.source
-        if row.group and not item.declared_group:
-            groups.declare(self._session, self._dataset, item, row.group)
-
-    def _label(
-        self, row: ImageRow, said: Annotation, size: Size, item: Item, receipt: Receipt
-    ) -> Receipt:
-        statement = Statement(
-            AuthorKind(row.author_kind), row.author, annotation=said, from_row=True
-        )
-        recorded = self._log.record(item, statement, size)
-        if not recorded.disagrees_with:
-            return receipt
-        now = self._log.words(said)
-        stands = now if recorded.applied else recorded.disagrees_with
-        return replace(
-            receipt,
-            reason="label_conflict",
-            message=f"the image was labelled {recorded.disagrees_with} before and {now} now; "
-            f"{stands} stands and is marked as disputed until somebody decides",
-            field="label",
-        )
 
 
 @contextmanager
@@ -397,13 +265,6 @@ def _note_blobs(session: Session, new: Mapping[str, Prepared]) -> None:
     insert_missing(session, Blob, noted)
     lost = (Blob.sha256.in_(order), Blob.state != BLOB_STORED)
     session.execute(update(Blob).where(*lost).values(state=BLOB_STORED))
-
-
-def _items_of(session: Session, dataset: Dataset, rows: Sequence[Prepared]) -> dict[str, Item]:
-    """The rows' images that the dataset has, by digest."""
-    wanted = {row.sha256 for row in rows if row.inspection is not None}
-    query = select(Item).where(Item.dataset_id == dataset.id, Item.sha256.in_(wanted))
-    return {item.sha256: item for item in session.scalars(query)}
 
 
 def _blob(sha256: str, prepared: Prepared) -> dict[str, object]:

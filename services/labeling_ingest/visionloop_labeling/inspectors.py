@@ -323,7 +323,7 @@ class _Nursery:
         with theirs:
             self._process = subprocess.Popen(
                 command,
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env=_environment(),
                 start_new_session=True,  # a terminal's Ctrl-C is not for it

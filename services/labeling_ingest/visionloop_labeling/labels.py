@@ -12,7 +12,7 @@ refused event leaves nothing behind.
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -143,11 +143,16 @@ class LabelLog:
         self._attributes = AttributeBook(session, dataset)
         self._heads = Heads(session, dataset, self.classes)
         self._recorded: list[LabelEvent] = []
+        self._told: dict[int, list[LabelEvent]] = {}  # the events of images, where they are known
 
     def measure(self) -> None:
         """Counts the events in the metrics, once the transaction is committed."""
         for event in self._recorded:
             metrics.LABEL_EVENTS.labels(event.author_kind).inc()
+
+    def expect(self, items: Iterable[Item]) -> None:
+        """These images are new: nobody has said anything about them."""
+        self._told.update({item.id: [] for item in items})
 
     def resolve(self, draft: Draft, size: Size) -> Annotation:
         """What a draft says of an image of this size, with ids; unknown classes are added.
@@ -184,7 +189,7 @@ class LabelLog:
         after = fold([*events, event])
         event.applied = _applied(event, before, after)
         self._session.add(event)
-        self._session.flush()
+        events.append(event)
         self._heads.move(item, before, after)
         self._recorded.append(event)
         contradicted = ""
@@ -266,10 +271,11 @@ class LabelLog:
         )
 
     def _events_of(self, item: Item) -> list[LabelEvent]:
-        query = (
-            select(LabelEvent).where(LabelEvent.item_id == item.id).order_by(LabelEvent.sequence)
-        )
-        return list(self._session.scalars(query))
+        if item.id not in self._told:
+            mine = select(LabelEvent).where(LabelEvent.item_id == item.id)
+            found = self._session.scalars(mine.order_by(LabelEvent.sequence))
+            self._told[item.id] = list(found)
+        return self._told[item.id]
 
     def _answer(
         self,

@@ -14,7 +14,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from visionloop_labeling.schema.base import RowId, Table, UtcDateTime
 
@@ -72,6 +72,7 @@ class LabelHead(Table):
 
     item_id: Mapped[int] = mapped_column(ForeignKey("item.id"), primary_key=True)
     event_row_id: Mapped[int] = mapped_column(ForeignKey("label_event.id"))
+    event: Mapped[LabelEvent] = relationship()  # set by whoever has not got its row id yet
     sequence: Mapped[int] = mapped_column(BigInteger)
     class_id: Mapped[int | None] = mapped_column(ForeignKey("label_class.id"))
     annotation: Mapped[dict[str, Any]] = mapped_column(JSON)
