@@ -128,7 +128,8 @@ class CocoImporter:
             found = _shapes(annotation, name, canvas, place)
             shapes += found
             bbox = annotation.get("bbox")
-            if bbox:
+            # Our exports say which boxes were only computed from the segmentation.
+            if bbox and not (found and annotation.get("bbox_of") == "segmentation"):
                 boxes.append(_box(annotation, bbox, name, canvas, place))
             elif not found:
                 classes.append(name)
