@@ -116,6 +116,42 @@ def test_the_effective_configuration_is_shown(capsys):
     assert "policy: not-significantly-worse" in shown
 
 
+# Fine-tunes a little, on one thread: the same bits each time.
+TUNED = tuple(
+    part
+    for setting in ("fit.epochs=3", "fit.freeze=0.5", "fit.batch_size=8", "fit.keep=last")
+    for part in ("--set", setting)
+)
+
+
+@pytest.mark.kill
+def test_a_job_that_was_killed_and_stopped_makes_the_same_model(site: Site):
+    site.write({"0": 40, "1": 40})
+    assert main(flags(site, *TUNED, "--no-promote")) == 0
+
+    often = ("--no-promote", "--checkpoint-seconds=0.0001")
+    killed = program(site, *TUNED, *often, **{ENVIRONMENT_VARIABLE: "fit.step:6"})
+    assert killed.returncode == -signal.SIGKILL
+    kept = [stat.key for stat in site.store.list("models/reader/checkpoints/")]
+    assert any(key.endswith("latest.json") for key in kept)
+
+    command = [sys.executable, "-m", "visionloop_training", *flags(site, *TUNED, *often)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as stopped:
+        assert stopped.stderr is not None
+        said = ""
+        for line in stopped.stderr:
+            said += line
+            if "going on from the checkpoint of step" in line:
+                stopped.send_signal(signal.SIGTERM)
+        assert stopped.wait(timeout=300) == 85, said
+    assert "run the same command again" in said
+
+    assert main(flags(site, *TUNED, "--no-promote")) == 0
+    graphs = [site.repository.read("reader", number).files["model.onnx"] for number in (1, 2)]
+    assert graphs[0].sha256 == graphs[1].sha256
+    assert list(site.store.list("models/reader/checkpoints/")) == []
+
+
 def test_help_does_not_wait_for_torch():
     code = "import sys, visionloop_training.app as a; a._parser(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

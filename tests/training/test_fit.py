@@ -7,17 +7,24 @@ from support.training_site import QUICK, Site
 from visionloop.errors import RefusedError
 from visionloop.snapshot import SnapshotRepository
 from visionloop_training import backbones, recipe
+from visionloop_training.checkpoint import Checkpoints
 from visionloop_training.config import TrainingConfig, load
 from visionloop_training.cores import usable_cores
 from visionloop_training.data import Blobs, dataset
 from visionloop_training.features import Features
 from visionloop_training.fit import Fitted, fit
 from visionloop_training.network import Network
+from visionloop_training.stop import PreemptedError, Stop
 
 BASE = (*QUICK, "backbone.name=resnet18", "backbone.weights=none", "fit.freeze=layer3.1")
 
 
-def fitted(site: Site, *settings: str) -> Fitted:
+def fitted(
+    site: Site,
+    *settings: str,
+    checkpoints: Checkpoints | None = None,
+    stop: Stop | None = None,
+) -> Fitted:
     config: TrainingConfig = load(overrides=(*BASE, *settings))
     data = dataset(SnapshotRepository(site.store).read("digits", "latest"))
     torch.manual_seed(11)
@@ -27,7 +34,7 @@ def fitted(site: Site, *settings: str) -> Fitted:
     network = Network(backbone, preprocessing, len(data.class_ids), frozen)
     blobs = Blobs(site.store, site.folder / "blobs")
     features = Features(network, blobs, preprocessing, config.augment, site.folder / "cache")
-    return fit(network, features, data, config)
+    return fit(network, features, data, config, checkpoints, stop)
 
 
 @pytest.fixture
@@ -43,6 +50,46 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(digits: Site):
     assert torch.equal(first.val_logits, again.val_logits)
     other = fitted(digits, "seed=5")
     assert not torch.equal(first.network.head.weight, other.network.head.weight)
+
+
+class StopAfter(Stop):
+    """Told to stop after so many optimiser steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self._left = steps
+
+    @property
+    def told(self) -> bool:
+        return self._left <= 0
+
+    def check(self, where: str) -> None:
+        super().check(where)
+        self._left -= where.startswith("after step")
+
+
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(digits: Site):
+    """12 steps in 3 epochs; stopped within one, at an epoch's end, at once after going on."""
+    settings = ("fit.epochs=3", "fit.keep=best", "fit.learning_rate=1e-2")
+    whole = fitted(digits, *settings)
+    assert len(whole.history) == 4
+    taken = []
+    for steps in (1, 3, 2, 1):
+        checkpoints = Checkpoints(digits.store, "reader", "a-run", every_seconds=1e6)
+        with pytest.raises(PreemptedError, match="run the same command again"):
+            fitted(digits, *settings, checkpoints=checkpoints, stop=StopAfter(steps - 1))
+        checkpoints.close()
+        found = Checkpoints(digits.store, "reader", "a-run", 1e6).latest()
+        assert found is not None
+        taken.append(found.step)
+    assert taken == [1, 4, 6, 7]
+    checkpoints = Checkpoints(digits.store, "reader", "a-run", every_seconds=1e6)
+    resumed = fitted(digits, *settings, checkpoints=checkpoints)
+    weights = [f.network.state_dict() for f in (whole, resumed)]
+    assert all(torch.equal(a, b) for a, b in zip(*(w.values() for w in weights), strict=True))
+    assert torch.equal(whole.val_logits, resumed.val_logits)
+    assert resumed.kept_epoch == whole.kept_epoch
+    assert [e.val_loss for e in resumed.history] == [e.val_loss for e in whole.history]
 
 
 def test_frozen_stages_stay_and_the_others_learn(digits: Site):

@@ -3,7 +3,7 @@
 Exit codes: 0 trained (or nothing new) · 64 wrong flag, configuration or data · 65 the gate, the
 parity proof or a digest refused · 66 dataset, snapshot or file not found · 69 the store cannot be
 reached: try again · 75 somebody else moved the alias meanwhile; the version is published but not
-promoted.
+promoted · 85 stopped by SIGTERM, its state saved: run it again.
 """
 
 import argparse
@@ -59,6 +59,7 @@ def _run(flags: argparse.Namespace) -> int:
     from visionloop.objectstore import open_existing_store
     from visionloop_training.cache import default_folder
     from visionloop_training.pipeline import Request, run
+    from visionloop_training.stop import Stop
 
     cache = flags.cache or default_folder()
     try:
@@ -67,20 +68,24 @@ def _run(flags: argparse.Namespace) -> int:
         raise ConfigurationError(
             f"--cache {cache}: {error.strerror}; name a folder that can be written", field="cache"
         ) from error
-    result = run(
-        Request(
-            store=open_existing_store(flags.store),
-            dataset=flags.dataset,
-            model=flags.model,
-            config=config,
-            cache=cache,
-            snapshot=flags.snapshot,
-            promote=not flags.no_promote,
-            force=flags.force,
-            again=flags.again,
-            who=flags.who or "",
+    stop = Stop()
+    with stop.on_signal():
+        result = run(
+            Request(
+                store=open_existing_store(flags.store),
+                dataset=flags.dataset,
+                model=flags.model,
+                config=config,
+                cache=cache,
+                snapshot=flags.snapshot,
+                promote=not flags.no_promote,
+                force=flags.force,
+                again=flags.again,
+                who=flags.who or "",
+                checkpoint_seconds=flags.checkpoint_seconds,
+                stop=stop,
+            )
         )
-    )
     if flags.json:
         _say(json.dumps(result.as_json(), indent=2) + "\n")
     else:
@@ -153,6 +158,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--config", type=Path, default=_path("config"), metavar="FILE", help="YAML file")
     add("--set", action="append", metavar="KEY=VALUE", help="one setting, as fit.epochs=5")
     add("--cache", type=Path, default=_path("cache"), metavar="DIR", help="features and images")
+    add(
+        "--checkpoint-seconds",
+        type=float,
+        default=_seconds("checkpoint_seconds", 300.0),
+        help="time between two checkpoints, which a killed run goes on from (default 300)",
+    )
     add("--who", default=_environment("who"), help="for the alias history (default: user@host)")
     add("--no-promote", action="store_true", help="publish, but leave the alias where it is")
     add("--force", action="store_true", help="promote even if the gate says no; recorded")
@@ -164,6 +175,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _environment(flag: str) -> str | None:
     return os.environ.get(f"VISIONLOOP_{flag.upper()}") or None
+
+
+def _seconds(flag: str, otherwise: float) -> float:
+    value = _environment(flag)
+    try:
+        seconds = float(value) if value else otherwise
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ConfigurationError(
+            f"VISIONLOOP_{flag.upper()} is {value!r}; it must be a number of seconds above 0",
+            field=flag,
+        )
+    return seconds
 
 
 def _path(flag: str) -> Path | None:

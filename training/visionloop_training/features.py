@@ -29,6 +29,7 @@ from visionloop_training.config import AugmentConfig
 from visionloop_training.data import Blobs, Item
 from visionloop_training.export import Session, export_module
 from visionloop_training.network import Network
+from visionloop_training.stop import Stop
 from visionloop_training.weights import tensor_bytes
 
 _BATCH = 32
@@ -45,6 +46,7 @@ class Features:
         preprocessing: Preprocessing,
         augmentation: AugmentConfig,
         folder: Path,
+        stop: Stop | None = None,
     ) -> None:
         self._network = network
         self._blobs = blobs
@@ -53,6 +55,7 @@ class Features:
         pixels: dict[str, object] = {"preprocessing": preprocessing.model_dump(mode="json")}
         self._cache = ArrayCache(folder, "pixels", key_of(pixels))
         self._folder = folder
+        self._stop = stop or Stop()
         self.computed = 0  # arrays that were not in the cache yet
         if network.frozen:
             self._key = key_of(
@@ -86,6 +89,7 @@ class Features:
             return
         bottom: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None
         for batch in _batches(progress(wanted, description="features", unit="images"), _BATCH):
+            self._stop.check("while it computed features")
             shas = list(dict.fromkeys(sha for sha, _ in batch))
             pixels = dict(zip(shas, self._blobs.prepared(shas, self._preprocessing), strict=True))
             if not self._network.frozen:

@@ -1,10 +1,12 @@
 """Linear probe, then fine-tuning from its head with discriminative learning rates.
 
-The loop is plain: an order of (image, variant) pairs per epoch drawn from a seeded generator, the
-next batch read by one thread while this one is computed, one optimiser step, the average updated.
-Same snapshot, same configuration, same machine: same weights, bit for bit, on a CPU.
+The loop is plain: an order of (image, variant) pairs per epoch that seed and epoch decide, the next
+batch read by one thread while this one is computed, one optimiser step, the average updated. Same
+snapshot, same configuration, same machine: same weights, bit for bit, on a CPU, however often the
+run was killed and went on from a checkpoint.
 """
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,20 +14,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from visionloop.errors import RefusedError
+from visionloop.failpoints import failpoint
 from visionloop.telemetry import progress
 from visionloop_training import recipe
+from visionloop_training.checkpoint import Checkpoint, Checkpoints
 from visionloop_training.config import FitConfig, TrainingConfig
 from visionloop_training.data import Dataset, Item
 from visionloop_training.features import Features
-from visionloop_training.heads import Probe, fit_probe
+from visionloop_training.heads import fit_probe
 from visionloop_training.network import Network
+from visionloop_training.order import epoch_order, seed_step
+from visionloop_training.stop import Stop
 
+_log = logging.getLogger(__name__)
 _EVALUATION_BATCH = 64
 # Val images that should have got another answer than the only one given. A model that finds but
 # three in ten of them misses all ten once in 35 runs; with fewer, silence proves nothing.
@@ -59,46 +65,82 @@ class Fitted:
         return [asdict(epoch) for epoch in self.history]
 
 
+@dataclass(slots=True)
+class _Progress:
+    """How far fine-tuning is: plain JSON, the checkpoint's facts."""
+
+    probe_penalty: float
+    history: list[Epoch]
+    epoch: int = 1
+    taken: int = 0  # images of this epoch
+    step: int = 0  # optimiser steps in all
+    average_steps: int = 0
+    total: float = 0.0  # loss over this epoch's images
+    best: int = 0  # epoch
+    over: bool = False
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, facts: dict[str, Any]) -> "_Progress":
+        """From a checkpoint."""
+        history = [Epoch(**epoch) for epoch in facts["history"]]
+        return cls(**{**facts, "history": history})
+
+
 def fit(
     network: Network,
     features: Features,
     data: Dataset,
     config: TrainingConfig,
+    checkpoints: Checkpoints | None = None,
+    stop: Stop | None = None,
 ) -> Fitted:
-    """Trains `network` in place. Raises RefusedError when training diverges or collapses."""
+    """Trains `network` in place, from the last checkpoint where there is one.
+
+    Raises RefusedError when training diverges or collapses, and PreemptedError when told to stop:
+    then a checkpoint was written.
+    """
     torch.manual_seed(config.seed)
     variants = features.variants or 1
     tuned = config.fit.epochs > 0 and network.frozen < len(network.backbone.stages)
     features.prepare(data.val, 1)
     features.prepare(data.train, variants if tuned else 1)
-    run = _Run(network, features, data, config.fit)
-    probe, history = run.probe()
-    kept = 0
-    if tuned:
-        order = np.random.default_rng(config.seed)
-        kept = run.fine_tune(order, history)
+    run = _Run(network, features, data, config, checkpoints, stop or Stop())
+    state = run.fine_tune() if tuned else run.probe()
     network.eval()
     logits, _ = run.outputs(data.val)
     _check_alive(logits, data.val)
-    return Fitted(network.cpu(), history, kept, probe.penalty, logits.cpu())
+    return Fitted(network.cpu(), state.history, state.best, state.probe_penalty, logits.cpu())
 
 
 class _Run:
     """One fit: what the probe and the epochs share."""
 
     def __init__(
-        self, network: Network, features: Features, data: Dataset, config: FitConfig
+        self,
+        network: Network,
+        features: Features,
+        data: Dataset,
+        config: TrainingConfig,
+        checkpoints: Checkpoints | None,
+        stop: Stop,
     ) -> None:
         self.network = network
         self.features = features
         self.data = data
-        self.config = config
+        self.seed = config.seed
+        self.config = config.fit
+        self.checkpoints = checkpoints
+        self.stop = stop
         self.device = network.head.weight.device
         self.labels = torch.tensor([item.label for item in data.train], device=self.device)
-        self.weights = torch.tensor(_weights(data, config), device=self.device)
+        self.weights = torch.tensor(_weights(data, self.config), device=self.device)
         self.val_labels = torch.tensor([item.label for item in data.val], device=self.device)
-        self.trains_statistics = config.batch_norm == "train" or (
-            config.batch_norm == "auto" and network.backbone.weights_sha256 is None
+        self.trains_statistics = self.config.batch_norm == "train" or (
+            self.config.batch_norm == "auto" and network.backbone.weights_sha256 is None
         )
 
     @torch.no_grad()
@@ -112,7 +154,7 @@ class _Run:
         embedding = torch.cat(embeddings)
         return self.network.head(embedding), embedding
 
-    def probe(self) -> tuple[Probe, list[Epoch]]:
+    def probe(self) -> _Progress:
         """Fits the head on the pretrained embeddings and puts it into the network."""
         started = time.perf_counter()
         train = self.outputs(self.data.train)[1]
@@ -129,69 +171,113 @@ class _Run:
             self.network.head.bias.copy_(probe.bias)
             loss = F.cross_entropy(self.network.head(train), self.labels).item()
         seconds = time.perf_counter() - started
-        return probe, [Epoch(0, loss, probe.val_loss, probe.val_accuracy, 0.0, seconds)]
+        first = Epoch(0, loss, probe.val_loss, probe.val_accuracy, 0.0, seconds)
+        return _Progress(probe.penalty, [first])
 
-    def fine_tune(self, random: np.random.Generator, history: list[Epoch]) -> int:
-        """Runs the epochs, leaves the kept weights in the network; returns the kept epoch."""
-        config = self.config
-        optimiser = recipe.optimiser(self.network, config)
-        average = recipe.MovingAverage(self.network, config.ema)
-        best, best_state = 0, _copy(self.network)
-        steps = -(-len(self.data.train) // config.batch_size) * config.epochs
-        step = 0
-        for epoch in range(1, config.epochs + 1):
+    def fine_tune(self) -> _Progress:
+        """Runs what is left of the epochs; leaves the kept weights in the network."""
+        optimiser = recipe.optimiser(self.network, self.config)
+        found = self.checkpoints.latest() if self.checkpoints else None
+        state = self.probe() if found is None else _Progress.of(found.facts)
+        average = recipe.MovingAverage(self.network, self.config.ema)
+        best = _copy(self.network)
+        if found is not None:
+            _log.info("going on from the checkpoint of step %d", found.step)
+            best = recipe.restore(found.tensors, self.network, optimiser, average)
+            average.steps = state.average_steps
+        while not state.over:
             started = time.perf_counter()
-            total = 0.0
-            for inputs, places in self._epoch(random, epoch):
-                share = recipe.rate_at(step, steps, config.warm_up)
-                recipe.set_rates(optimiser, share)
-                total += self._step(optimiser, inputs, places, epoch) * len(places)
+            for inputs, places in self._batches(state):
+                self._learn(state, optimiser, inputs, places)
                 average.update(self.network)
-                step += 1
+                state.average_steps = average.steps
+                self._keep(state, optimiser, average, best)
             raw = _copy(self.network)
             self.network.load_state_dict(average.state())
-            loss, accuracy = self._validate()
-            history.append(
-                Epoch(
-                    epoch=epoch,
-                    train_loss=total / len(self.data.train),
-                    val_loss=loss,
-                    val_accuracy=accuracy,
-                    learning_rate=config.learning_rate * share,
-                    seconds=time.perf_counter() - started,
-                )
-            )
-            if config.keep == "last" or loss < history[best].val_loss:
-                best, best_state = epoch, _copy(self.network)
+            self._close_epoch(state, started)
+            if state.best == state.epoch:
+                best = _copy(self.network)
             self.network.load_state_dict(raw)
-            if config.patience and epoch - best >= config.patience:
-                break
-        self.network.load_state_dict(best_state)
-        return best
+            self._next_epoch(state)
+        self.network.load_state_dict(best)
+        return state
 
-    def _epoch(self, random: np.random.Generator, epoch: int) -> Iterator[tuple[Tensor, list[int]]]:
-        """Batches of inputs with their places in train, the next one read ahead by a thread."""
+    def _learn(
+        self,
+        state: _Progress,
+        optimiser: torch.optim.Optimizer,
+        inputs: Tensor,
+        places: list[int],
+    ) -> None:
+        recipe.set_rates(optimiser, self._share(state.step))
+        seed_step(self.seed, state.step)
+        state.total += self._step(optimiser, inputs, places, state.epoch) * len(places)
+        state.taken += len(places)
+        state.step += 1
+        failpoint("fit.step")
+
+    def _share(self, step: int) -> float:
+        """Of the peak rate."""
+        steps = -(-len(self.data.train) // self.config.batch_size) * self.config.epochs
+        return recipe.rate_at(step, steps, self.config.warm_up)
+
+    def _keep(
+        self,
+        state: _Progress,
+        optimiser: torch.optim.Optimizer,
+        average: recipe.MovingAverage,
+        best: dict[str, Tensor],
+    ) -> None:
+        """Saves a checkpoint when it is time, and stops when told to."""
+        if self.checkpoints and (self.stop.told or self.checkpoints.due):
+            tensors = recipe.copied(self.network, optimiser, average, best)
+            self.checkpoints.save(Checkpoint(state.step, tensors, state.facts()))
+            if self.stop.told:
+                self.checkpoints.flush()
+        self.stop.check(f"after step {state.step} of epoch {state.epoch}")
+
+    def _close_epoch(self, state: _Progress, started: float) -> None:
+        """Judges the averaged weights, which are in the network now."""
+        loss, accuracy = self._validate()
+        state.history.append(
+            Epoch(
+                epoch=state.epoch,
+                train_loss=state.total / len(self.data.train),
+                val_loss=loss,
+                val_accuracy=accuracy,
+                learning_rate=self.config.learning_rate * self._share(state.step - 1),
+                seconds=time.perf_counter() - started,
+            )
+        )
+        if self.config.keep == "last" or loss < state.history[state.best].val_loss:
+            state.best = state.epoch
+
+    def _next_epoch(self, state: _Progress) -> None:
+        patience = self.config.patience
+        tired = bool(patience) and state.epoch - state.best >= patience
+        state.over = tired or state.epoch == self.config.epochs
+        state.epoch, state.taken, state.total = state.epoch + 1, 0, 0.0
+
+    def _batches(self, state: _Progress) -> Iterator[tuple[Tensor, list[int]]]:
+        """What is left of the epoch: inputs with their places in train, the next read ahead."""
         train = self.data.train
-        order = random.permutation(len(train)).tolist()
-        count = self.features.variants
-        if count is None:
-            numbers = [epoch] * len(train)  # a fresh variant for each epoch
-        else:
-            numbers = random.integers(0, count, len(train)).tolist()
-        batches = list(_parts(order, self.config.batch_size))
+        order = epoch_order(self.seed, state.epoch, len(train), self.features.variants)
+        batches = list(_parts(order[state.taken :], self.config.batch_size))
+        if not batches:
+            return  # the checkpoint is of the epoch's last step
 
-        def read(places: list[int]) -> Tensor:
-            return self.features.batch([(train[i].sha256, numbers[i]) for i in places])
+        def read(pairs: list[tuple[int, int]]) -> Tensor:
+            return self.features.batch([(train[place].sha256, number) for place, number in pairs])
 
         with ThreadPoolExecutor(1) as reader:
             ahead = reader.submit(read, batches[0])
-            for index, places in enumerate(
-                progress(batches, description=f"epoch {epoch}", unit="batches")
+            for index, pairs in enumerate(
+                progress(batches, description=f"epoch {state.epoch}", unit="batches")
             ):
                 inputs = ahead.result()
                 if index + 1 < len(batches):
                     ahead = reader.submit(read, batches[index + 1])
-                yield inputs, places
+                yield inputs, [place for place, _ in pairs]
 
     def _step(
         self, optimiser: torch.optim.Optimizer, inputs: Tensor, places: list[int], epoch: int

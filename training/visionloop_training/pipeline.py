@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+import visionloop
 from visionloop.bundle import ClassificationBundle
 from visionloop.errors import ConflictError, CorruptError, NotFoundError, RefusedError
 from visionloop.objectstore import ObjectStore
@@ -24,6 +25,7 @@ from visionloop.repository import CurrentAliases, ModelRepository
 from visionloop.snapshot import SnapshotRepository
 from visionloop_training import backbones, cache, gate, parity, publish, report
 from visionloop_training.calibrate import calibrate
+from visionloop_training.checkpoint import Checkpoints, run_key
 from visionloop_training.config import TrainingConfig
 from visionloop_training.cores import usable_cores
 from visionloop_training.data import Blobs, Dataset, dataset
@@ -32,6 +34,7 @@ from visionloop_training.export import Graph, Session, export
 from visionloop_training.features import Features
 from visionloop_training.fit import Fitted, fit
 from visionloop_training.network import Network
+from visionloop_training.stop import Stop
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +53,8 @@ class Request:
     force: bool = False
     again: bool = False
     who: str = ""
+    checkpoint_seconds: float = 300.0
+    stop: Stop = field(default_factory=Stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,8 @@ def run(request: Request) -> Result:
 
     Raises VisionloopError for anything that the user or the operator must act on.
     """
-    config, repository, clock = request.config, ModelRepository(request.store), Clock()
+    config, repository = request.config, ModelRepository(request.store)
+    clock = Clock(request.stop)
     torch.set_num_threads(config.threads or usable_cores())
     repository.versions(request.model)  # refuses a bad model name before any work
 
@@ -118,8 +124,19 @@ def run(request: Request) -> Result:
     with clock("fit"):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         network = network.to(memory_format=torch.channels_last).to(device)
-        features = Features(network, blobs, preprocessing, config.augment, request.cache)
-        fitted = fit(network, features, data, config)
+        features = Features(
+            network, blobs, preprocessing, config.augment, request.cache, request.stop
+        )
+        checkpoints = Checkpoints(
+            request.store,
+            request.model,
+            _run_key(data, config, backbone),
+            request.checkpoint_seconds,
+        )
+        try:
+            fitted = fit(network, features, data, config, checkpoints, request.stop)
+        finally:
+            checkpoints.close()
 
     with clock("calibrate"):
         val_labels = torch.tensor([item.label for item in data.val]).numpy()
@@ -181,6 +198,7 @@ def run(request: Request) -> Result:
                 evaluation=evaluation,
             )
             repository.publish(bundle, folder)
+            checkpoints.remove()
 
     promoted, conflict = _promote(request, repository, bundle, before, verdict)
     cache.trim(request.cache)
@@ -198,13 +216,15 @@ def run(request: Request) -> Result:
 
 
 class Clock:
-    """Wall seconds by stage."""
+    """Wall seconds by stage. Between stages a run can be stopped."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop: Stop) -> None:
         self.seconds: dict[str, float] = {}
+        self._stop = stop
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        self._stop.check(f"before the stage {stage}")
         started = time.perf_counter()
         yield
         self.seconds[stage] = round(time.perf_counter() - started, 3)
@@ -229,6 +249,19 @@ def _nothing_new(stable: ClassificationBundle, data: Dataset, config: TrainingCo
     made_of = stable.provenance
     same = (made_of.dataset, made_of.snapshot) == (data.name, data.snapshot)
     return same and made_of.config == config.model_dump(mode="json")
+
+
+def _run_key(data: Dataset, config: TrainingConfig, backbone: backbones.Backbone) -> str:
+    """Names the run by all that decides its weights, so that only its like goes on from it."""
+    return run_key(
+        {
+            "snapshot": data.snapshot,
+            "config": config.model_dump(mode="json", exclude={"gate", "parity", "not_sure"}),
+            "backbone": backbone.weights_sha256,
+            "classes": data.class_ids,
+            "versions": [visionloop.__version__, torch.__version__],
+        }
+    )
 
 
 def _opponent(

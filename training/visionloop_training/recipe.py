@@ -58,14 +58,14 @@ class MovingAverage:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self._decay = decay
-        self._steps = 0
+        self.steps = 0
         self._average = {k: v.detach().clone() for k, v in network.state_dict().items()}
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Takes in the weights after one step; early steps are forgotten faster."""
-        self._steps += 1
-        keep = min(self._decay, self._steps / (10 + self._steps))
+        self.steps += 1
+        keep = min(self._decay, self.steps / (10 + self.steps))
         for name, tensor in network.state_dict().items():
             if tensor.dtype.is_floating_point:
                 self._average[name].lerp_(tensor, 1 - keep)
@@ -75,3 +75,53 @@ class MovingAverage:
     def state(self) -> dict[str, Tensor]:
         """The averaged state dict."""
         return self._average
+
+
+def copied(
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    average: MovingAverage,
+    best: dict[str, Tensor],
+) -> dict[str, Tensor]:
+    """All tensors that training goes on from, as copies on the CPU."""
+    parts = {
+        "network": network.state_dict(),
+        "average": average.state(),
+        "best": best,
+        **{f"optimiser.{n}": s for n, s in optimiser.state_dict()["state"].items()},
+    }
+    return {
+        f"{part}/{name}": tensor.detach().cpu().clone()
+        for part, tensors in parts.items()
+        for name, tensor in tensors.items()
+    }
+
+
+@torch.no_grad()
+def restore(
+    tensors: dict[str, Tensor],
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    average: MovingAverage,
+) -> dict[str, Tensor]:
+    """Puts what `copied` gave back in its place; returns the best weights so far."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for path, tensor in tensors.items():
+        part, _, name = path.partition("/")
+        parts.setdefault(part, {})[name] = tensor
+    network.load_state_dict(parts["network"])
+    for name, tensor in average.state().items():
+        tensor.copy_(parts["average"][name])
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    for number, parameter in enumerate(parameters):
+        if (kept := parts.get(f"optimiser.{number}")) is None:
+            continue
+        # In the parameter's own memory layout, which the fused step takes for granted.
+        optimiser.state[parameter] = {
+            name: torch.empty_like(parameter).copy_(tensor) if tensor.ndim else tensor.clone()
+            for name, tensor in kept.items()
+        }
+    return {
+        name: torch.empty_like(tensor).copy_(parts["best"][name])
+        for name, tensor in network.state_dict().items()
+    }
