@@ -7,7 +7,8 @@ READY := $(VENV)/.ready
 DATA ?= visionloop-data
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-kill test-fuzz bench-serving bench-ingest perf-analyzer soak lint format protos lock serve label up clean
+.PHONY: help venv demo test test-kill test-fuzz bench-serving bench-ingest \
+	bench-labeling-scale bench-labelling-page perf-analyzer soak lint format protos lock serve label up clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
@@ -36,6 +37,15 @@ test-fuzz: $(READY) ## the fuzz tests, each with FUZZ_CASES cases (100000)
 
 bench-serving: $(READY) ## the inference service beside its limits and its peers (PEERS=… MODELS=…); build/bench/serving.json
 	$(BIN)/python -m bench.serving
+
+bench-ingest: $(READY) ## labeling-ingest's intake beside its limit and Label Studio; build/bench/ingest.json
+	$(BIN)/python -m bench.ingest
+
+bench-labeling-scale: $(READY) ## a million images: the queue's and the snapshot's queries, their plans and times; build/bench/labeling_scale.json
+	$(BIN)/python -m bench.labeling_scale
+
+bench-labelling-page: $(READY) ## from keypress to the next image in Chromium; build/bench/labelling_page.json
+	$(BIN)/python -m bench.labelling_page
 
 perf-analyzer: $(READY) ## NVIDIA's load generator in an environment of its own, for tests that use it
 	$(BIN)/python -m bench.serving.load
