@@ -4,10 +4,21 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from visionloop_labeling.pages import assets, browse, grid, image, labelling, overview, start
+from visionloop_labeling.pages import (
+    assets,
+    browse,
+    classes,
+    grid,
+    image,
+    labelling,
+    overview,
+    review,
+    snapshots,
+    start,
+)
 from visionloop_labeling.service import LabelingService
 
-_PAGES: Final = (start, overview, labelling, grid, browse, image)
+_PAGES: Final = (start, overview, labelling, grid, review, browse, image, classes, snapshots)
 
 
 def routes(service: LabelingService) -> APIRouter:

@@ -1,0 +1,78 @@
+"""Snapshots: cutting one, what is in each, what changed between two, what kept it free of leaks."""
+
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query, Request, Response
+
+from visionloop.snapshot import SnapshotDiff, SnapshotManifest, SnapshotRepository
+from visionloop.snapshot_diff import diff_rows
+from visionloop_labeling import datasets, validation
+from visionloop_labeling.pages import naming
+from visionloop_labeling.pages.errors import PageRoute
+from visionloop_labeling.pages.rendering import render
+from visionloop_labeling.service import LabelingService
+
+_SHOWN: Final = 100
+_SHOWN_IMAGES: Final = 24
+FORMATS: Final = (
+    ("csv", "CSV", "one line an image"),
+    ("coco", "COCO", "JSON"),
+    ("yolo", "YOLO", "ZIP with the images"),
+    ("folder", "Folders", "ZIP, a folder for each class"),
+)
+_Name = Annotated[str, Query(max_length=80)]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Two snapshots and what changed."""
+
+    before: SnapshotManifest
+    after: SnapshotManifest
+    changes: SnapshotDiff
+
+
+def routes(service: LabelingService) -> APIRouter:
+    """The page."""
+    api = APIRouter(include_in_schema=False, route_class=PageRoute)
+
+    @api.get("/datasets/{dataset}/snapshots")
+    async def snapshots(
+        request: Request,
+        dataset: str,
+        before: Annotated[str, Query(alias="from", max_length=80)] = "",
+        to: _Name = "",
+        show: _Name = "",
+    ) -> Response:
+        found = await service.run(_newest, service, dataset)
+        compared = await service.run(_compared, service, dataset, before, to) if before else None
+        shown = next((one for one in found if one.id == show), found[0] if found else None)
+        return render(
+            request,
+            "snapshots.html",
+            dataset=dataset,
+            snapshots=found[:_SHOWN],
+            more=max(0, len(found) - _SHOWN),
+            shown=shown,
+            compared=compared,
+            limit=_SHOWN_IMAGES,
+            formats=FORMATS,
+            classes=await service.run(naming.classes, service, dataset),
+        )
+
+    return api
+
+
+def _newest(service: LabelingService, dataset_name: str) -> list[SnapshotManifest]:
+    """The newest first. Raises NotFoundError for an unknown dataset."""
+    with service.database.read() as session:
+        datasets.find(session, validation.dataset_name(dataset_name))
+    return SnapshotRepository(service.store).list(dataset_name)[::-1]
+
+
+def _compared(service: LabelingService, dataset: str, before: str, to: str) -> Compared:
+    repository = SnapshotRepository(service.store)
+    first, second = (repository.manifest(dataset, one) for one in (before, to or "latest"))
+    changes = diff_rows(repository.stream(first), repository.stream(second))
+    return Compared(first, second, changes)

@@ -1,0 +1,243 @@
+// The review: one image at a time, what was said about it side by side, decided by a digit.
+//
+// A decision is a label by the reviewer, based on the label that is shown; who was faster wins, and
+// the case is shown again as it stands then. What two people see at once is leased to one of them.
+
+import { byId, html, svg } from "./label/dom.js";
+import { assignKeys, Keys } from "./label/keys.js";
+import { inWords } from "./label/describe.js";
+import { ApiError, get, post, uuid } from "./http.js";
+
+const place = byId("review");
+const view = byId("review-case");
+const picture = byId("review-picture");
+const sidesList = byId("review-sides");
+const said = byId("review-said");
+const problem = byId("review-error");
+const undoButton = byId("review-undo");
+const otherClasses = document.getElementById("review-classes");
+
+const { dataset, task } = place.dataset;
+const root = `/datasets/${encodeURIComponent(dataset)}`;
+const api = `/v1${root}`;
+const { named, offered } = JSON.parse(byId("review-data").textContent);
+const looks = new Map(named.map((one) => [one.id, one]));
+const look = (id) => looks.get(id) ?? { name: id, colour: "#8b8982" };
+const classKeys = assignKeys(offered);
+const KINDS = { human: "", import: "import", app: "app", model: "model" };
+const LEASED = 4;
+
+let waiting = []; // leased and not shown yet
+let passed = new Set();
+let current = null; // {item, sides}
+let decisions = []; // {sha256, sequence}, for undo
+let busy = false;
+
+const moments = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+
+async function next() {
+  if (!waiting.length) {
+    const { remaining, items } = await get(`${api}/queue?n=${LEASED}&state=review`);
+    waiting = items.filter(({ sha256 }) => !passed.has(sha256));
+    tellLeft(remaining);
+  }
+  for (const { sha256 } of waiting) new Image().src = preview(sha256);
+  const item = waiting.shift();
+  if (item) await show(item);
+  else showNothing();
+}
+
+function tellLeft(left) {
+  byId("review-left").textContent = `${left} ${left === 1 ? "image waits" : "images wait"} for a decision`;
+}
+
+const preview = (sha256) => `${api}/images/${sha256}/preview?edge=1600`;
+
+function showNothing() {
+  current = null;
+  view.hidden = true;
+  byId("review-empty").hidden = false;
+  place.setAttribute("aria-busy", "false");
+}
+
+// Each different thing that was said, once: the current label first, then the latest.
+function sidesOf(history) {
+  const sides = new Map();
+  const spoken = history.filter((event) => event.kind === "label" && !event.undone);
+  for (const event of [...spoken].reverse()) {
+    const content = JSON.stringify([event.annotation.classes, event.annotation.boxes, event.annotation.shapes]);
+    if (!sides.has(content)) sides.set(content, { annotation: event.annotation, events: [], current: false });
+    const side = sides.get(content);
+    side.events.push(event);
+    if (event.current) {
+      side.current = true;
+      side.annotation = event.annotation;
+    }
+  }
+  return [...sides.values()].sort((a, b) => Number(b.current) - Number(a.current)).slice(0, 9);
+}
+
+async function show(item) {
+  const history = await get(`${api}/images/${item.sha256}/history`);
+  const sides = sidesOf(history);
+  if (!sides.length && item.annotation) sides.push({ annotation: item.annotation, events: [], current: true });
+  current = { item, sides, history };
+  byId("review-empty").hidden = true;
+  view.hidden = false;
+  picture.replaceChildren(
+    html("img", { src: preview(item.sha256), width: item.width, height: item.height, alt: `The image ${item.source || item.sha256.slice(0, 8)}` }),
+    overlay(item, sides[0]?.annotation),
+  );
+  byId("review-why").textContent = reason(item);
+  byId("review-source").textContent = item.source;
+  byId("review-page").href = `${root}/images/${item.sha256}`;
+  byId("review-label").href = `${root}/label?state=review&image=${item.sha256}`;
+  sidesList.replaceChildren(...sides.map(sideRow));
+  drawClasses();
+  place.setAttribute("aria-busy", "false");
+  sidesList.querySelector("button")?.focus({ preventScroll: true });
+}
+
+function reason(item) {
+  if (item.why.reason !== "flagged") return "Two things were said";
+  const note = item.why.note ? `: “${item.why.note}”` : "";
+  return `Flagged by ${item.why.by || "somebody"}${note}`;
+}
+
+function overlay(item, annotation) {
+  const drawing = svg("svg", { class: "shapes", viewBox: `0 0 ${item.width} ${item.height}`, "aria-hidden": "true" });
+  draw(drawing, annotation);
+  return drawing;
+}
+
+function draw(drawing, annotation) {
+  const boxes = (annotation?.boxes ?? []).map(({ x, y, width, height, class_id }) =>
+    svg("rect", { x, y, width, height, stroke: look(class_id).colour }),
+  );
+  const polygons = (annotation?.shapes ?? [])
+    .filter(({ kind }) => kind === "polygon")
+    .map(({ points, class_id }) => svg("polygon", { points: points.join(" "), stroke: look(class_id).colour }));
+  drawing.replaceChildren(...boxes, ...polygons);
+}
+
+function sideRow(side, index) {
+  const ids = side.annotation.classes ?? [];
+  const words = side.events.map(
+    (event) => `${event.author || KINDS[event.author_kind] || "unknown"}${KINDS[event.author_kind] && event.author ? ` (${KINDS[event.author_kind]})` : ""}, ${moments.format(new Date(event.at))}`,
+  );
+  const dot = ids.length
+    ? svg("svg", { class: "swatch", viewBox: "0 0 10 10", "aria-hidden": "true" }, svg("circle", { cx: 5, cy: 5, r: 4.5, fill: look(ids[0]).colour }))
+    : null;
+  const button = html(
+    "button",
+    { type: "button", class: "side", onclick: () => decide(side.annotation) },
+    html("kbd", { "aria-hidden": "true" }, String(index + 1)),
+    html(
+      "span",
+      { class: "side-text" },
+      html("span", { class: "strong class-name" }, dot, inWords(side.annotation, look), side.current ? " " : null, side.current ? html("span", { class: "badge" }, "counts now") : null),
+      ...words.map((text) => html("span", { class: "soft small" }, text)),
+    ),
+  );
+  const preview = () => draw(picture.querySelector(".shapes"), side.annotation);
+  button.addEventListener("focus", preview);
+  button.addEventListener("pointerenter", preview);
+  return html("li", {}, button);
+}
+
+function drawClasses() {
+  if (!otherClasses) return;
+  otherClasses.replaceChildren(
+    ...offered.map(({ id, name }) => html("button", { type: "button", onclick: () => decide({ classes: [id] }) }, name)),
+  );
+}
+
+async function guarded(work) {
+  if (busy) return;
+  busy = true;
+  problem.hidden = true;
+  try {
+    await work();
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    if (error.status === 409 && error.body.current) {
+      said.textContent = "Somebody decided meanwhile; this is how it stands now.";
+      await show(error.body.current);
+    } else {
+      problem.textContent = error.message;
+      problem.hidden = false;
+    }
+  } finally {
+    busy = false;
+    undoButton.disabled = decisions.length === 0;
+  }
+}
+
+function decide(annotation) {
+  if (!current) return undefined;
+  return guarded(async () => {
+    const { item } = current;
+    // The same event when it is sent again after a failure.
+    const wish = JSON.stringify(annotation);
+    if (current.wish !== wish) [current.wish, current.event_id] = [wish, uuid()];
+    const event = { event_id: current.event_id, sha256: item.sha256, kind: "label", annotation, base_sequence: item.sequence };
+    const { sequence, state } = await post(`${api}/events`, event);
+    decisions.push({ sha256: item.sha256, sequence });
+    said.textContent = `Decided: ${inWords(annotation, look)}${state === "review" ? ", still to review" : ""}.`;
+    await next();
+  });
+}
+
+function skip() {
+  if (!current) return undefined;
+  return guarded(async () => {
+    const { sha256 } = current.item;
+    passed.add(sha256);
+    await post(`${api}/queue/release`, { sha256: [sha256] });
+    said.textContent = "Left for later.";
+    await next();
+  });
+}
+
+function undo() {
+  const last = decisions.at(-1);
+  if (!last) return undefined;
+  return guarded(async () => {
+    await post(`${api}/events`, { event_id: uuid(), sha256: last.sha256, kind: "undo", undoes: last.sequence });
+    decisions.pop();
+    said.textContent = "Taken back.";
+    if (current) waiting.unshift(current.item);
+    await show(await get(`${api}/images/${last.sha256}`));
+  });
+}
+
+byId("review-skip").addEventListener("click", skip);
+undoButton.addEventListener("click", undo);
+
+const keyboard = new Keys();
+keyboard.on("s", () => void skip());
+keyboard.on("z", () => void undo());
+keyboard.on("l", () => void byId("review-label").click());
+keyboard.on("1 2 3 4 5 6 7 8 9", (event) => {
+  const side = current?.sides[Number(event.key) - 1];
+  if (!side) return false;
+  decide(side.annotation);
+  return true;
+});
+if (task === "classification") {
+  for (const [id, key] of classKeys) {
+    if (!/[0-9sflz]/.test(key)) keyboard.on(key, () => void decide({ classes: [id] }));
+  }
+}
+
+// Leases end with the page, so that colleagues need not wait.
+addEventListener("pagehide", () => {
+  const held = [...waiting.map(({ sha256 }) => sha256), ...(current ? [current.item.sha256] : [])];
+  if (held.length) post(`${api}/queue/release`, { sha256: held }, { keepalive: true }).catch(() => {});
+});
+
+const asked = place.dataset.image;
+guarded(async () => {
+  if (asked) await show(await get(`${api}/images/${asked}`));
+  else await next();
+});
