@@ -84,7 +84,7 @@ def add(session: Session, name: str, role: Role, stored: str = "") -> Account:
 
     Raises InvalidInputError, and ConflictError where the name is taken.
     """
-    if not _NAME.fullmatch(name) or name in _RESERVED:
+    if not is_name(name) or name in _RESERVED:
         raise InvalidInputError(
             f"{name[:100]!r} is not a usable account name; use 1 to 100 of a-z, 0-9 and . _ @ + -, "
             "beginning with a letter or digit",
@@ -103,10 +103,17 @@ def add(session: Session, name: str, role: Role, stored: str = "") -> Account:
     return find(session, name)
 
 
+def is_name(name: str) -> bool:
+    """Whether an account could be named so; nothing else is looked up."""
+    return _NAME.fullmatch(name) is not None
+
+
 def find(session: Session, name: str, *, lock: bool = False) -> Account:
     """Raises NotFoundError."""
     query = select(Account).where(Account.name == name)
-    found = session.scalar(query.with_for_update() if lock else query)
+    if lock:
+        query = query.with_for_update()
+    found = session.scalar(query) if is_name(name) else None
     if found is None:
         raise NotFoundError(f"there is no account {name[:100]!a}")
     return found

@@ -23,7 +23,7 @@ from visionloop.errors import (
     VisionloopError,
 )
 from visionloop_labeling import logins, passwords, tokens
-from visionloop_labeling.accounts import LOCAL, Caller, Role
+from visionloop_labeling.accounts import LOCAL, Caller, Role, is_name
 from visionloop_labeling.database import Database
 from visionloop_labeling.permissions import Rule
 from visionloop_labeling.quotas import Quotas
@@ -115,12 +115,7 @@ class Gate:
         """Signs a browser in. Raises UnauthenticatedError, or OverloadedError after wrong ones."""
         self._throttle.begin(name, address)
 
-        def stored() -> str:
-            with self._database.read() as session:
-                account = session.scalar(_usable(name))
-                return account.password if account is not None else ""
-
-        before = await asyncio.to_thread(stored)
+        before = await asyncio.to_thread(self._stored, name)
         async with self._checks:
             right = await asyncio.to_thread(passwords.matches, password, before)
         if not right:
@@ -150,12 +145,7 @@ class Gate:
         """Raises UnauthenticatedError unless it is the caller's; OverloadedError as `sign_in`."""
         self._throttle.begin(caller.name, address)
 
-        def stored() -> str:
-            with self._database.read() as session:
-                account = session.scalar(_usable(caller.name))
-                return account.password if account is not None else ""
-
-        before = await asyncio.to_thread(stored)
+        before = await asyncio.to_thread(self._stored, caller.name)
         async with self._checks:
             right = await asyncio.to_thread(passwords.matches, password, before)
         if not right:
@@ -175,6 +165,14 @@ class Gate:
                 logins.end(session, login)
 
         await asyncio.to_thread(work)
+
+    def _stored(self, name: str) -> str:
+        """What is stored of the account's password, "" for none and for nobody."""
+        if not is_name(name):
+            return ""
+        with self._database.read() as session:
+            account = session.scalar(_usable(name))
+            return account.password if account is not None else ""
 
     async def _by_token(self, authorization: str) -> SignedIn:
         if authorization[: len(SCHEME)].lower() != SCHEME:

@@ -38,25 +38,27 @@ class Cost:
         return 128 * self.r * (self.n + self.p + 2) + 2**20
 
 
-COST: Final = Cost()
+COST = Cost()
 
 
-def new(password: str, *, name: str, cost: Cost = COST) -> str:
+def new(password: str, *, name: str) -> str:
     """What is stored. Raises InvalidInputError; slow, so keep it out of transactions."""
     _check(password, name)
-    return digest(password, cost)
+    return digest(password)
 
 
-def digest(password: str, cost: Cost = COST) -> str:
+def digest(password: str) -> str:
     """What is stored of a password that was checked before."""
     salt = secrets.token_bytes(_SALT_BYTES)
-    made = _scrypt(password, salt, cost)
-    return f"scrypt:{cost.n}:{cost.r}:{cost.p}:{_text(salt)}:{_text(made)}"
+    made = _scrypt(password, salt, COST)
+    return f"scrypt:{COST.n}:{COST.r}:{COST.p}:{_text(salt)}:{_text(made)}"
 
 
 def matches(password: str, stored: str) -> bool:
     """Whether this is the password. Takes as long for an account without one (stored "")."""
-    cost, salt, wanted = _parse(stored) or _NOBODYS
+    # Nobody's is compared too, so that names cannot be told by the time it takes.
+    nobodys = COST, bytes(_SALT_BYTES), bytes(_DIGEST_BYTES)
+    cost, salt, wanted = _parse(stored) or nobodys
     found = hmac.compare_digest(_scrypt(password, salt, cost), wanted)
     return found and bool(stored)
 
@@ -93,7 +95,7 @@ def _parse(stored: str) -> tuple[Cost, bytes, bytes] | None:
 
 def _scrypt(password: str, salt: bytes, cost: Cost) -> bytes:
     # One form for what looks the same: keyboards differ in how they compose é.
-    text = unicodedata.normalize("NFKC", password).encode()
+    text = unicodedata.normalize("NFKC", password).encode("utf-8", "surrogatepass")
     return hashlib.scrypt(
         text, salt=salt, n=cost.n, r=cost.r, p=cost.p, maxmem=cost.memory, dklen=_DIGEST_BYTES
     )
@@ -105,7 +107,3 @@ def _text(value: bytes) -> str:
 
 def _bytes(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-
-
-# What a password of nobody is compared with, so that names cannot be told by the time it takes.
-_NOBODYS: Final = (COST, bytes(_SALT_BYTES), bytes(_DIGEST_BYTES))

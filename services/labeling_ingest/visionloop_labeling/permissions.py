@@ -105,6 +105,7 @@ ROUTES: Final[dict[tuple[str, str], Rule]] = {
     ("POST", f"{_D}/quarantine/{{sha256}}/retry"): ADMIN,
     # Pages
     ("GET", "/"): SERVICE,
+    ("POST", "/datasets"): ADMIN,
     ("GET", _PAGE): LABELLER,
     ("GET", f"{_PAGE}/label"): LABELLER,
     ("GET", f"{_PAGE}/grid"): LABELLER,
