@@ -10,15 +10,21 @@ from visionloop_labeling.pages import (
     classes,
     grid,
     image,
+    imports,
     labelling,
     overview,
+    people,
+    quarantine,
     review,
     snapshots,
     start,
 )
 from visionloop_labeling.service import LabelingService
 
-_PAGES: Final = (start, overview, labelling, grid, review, browse, image, classes, snapshots)
+_PAGES: Final = (
+    *(start, overview, labelling, grid, review, browse, image, classes),
+    *(imports, snapshots, quarantine, people),
+)
 
 
 def routes(service: LabelingService) -> APIRouter:

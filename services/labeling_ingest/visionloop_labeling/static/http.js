@@ -10,7 +10,7 @@ export class ApiError extends Error {
   }
 }
 
-const csrf = document.querySelector('meta[name="csrf"]')?.content ?? "";
+export const csrf = document.querySelector('meta[name="csrf"]')?.content ?? "";
 
 /**
  * @param {string} method

@@ -1,0 +1,63 @@
+"""Imports: sending a file or naming a prefix, how far each is, and receipts to download."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+
+from visionloop_labeling import import_jobs
+from visionloop_labeling.pages.errors import PageRoute
+from visionloop_labeling.pages.rendering import render
+from visionloop_labeling.receipts import Outcome
+from visionloop_labeling.service import LabelingService
+
+_SHOWN: Final = 50
+_ARCHIVES: Final = ".zip,.tar,.tgz,.gz,.bz2,.xz"
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of source; `accept` is what its file may end with, "" where it has none."""
+
+    name: str
+    title: str
+    text: str
+    accept: str
+
+
+_KINDS: Final = (
+    _Kind(
+        "archive", "Archive of folders", "ZIP or TAR; an image's folder is its class.", _ARCHIVES
+    ),
+    _Kind("csv", "CSV", "A row for each image; alone or in an archive.", f".csv,{_ARCHIVES}"),
+    _Kind("coco", "COCO", "Boxes, polygons, masks; the JSON and the images.", f".json,{_ARCHIVES}"),
+    _Kind("yolo", "YOLO", "An archive with data.yaml, labels and images.", _ARCHIVES),
+    _Kind(
+        "label-studio",
+        "Label Studio",
+        "Its JSON export; alone or in an archive.",
+        f".json,{_ARCHIVES}",
+    ),
+    _Kind("urls", "List of addresses", "A text file with a URL in each line.", ".txt,.csv"),
+    _Kind("s3", "Prefix of a store", "What is new under a prefix that the operator allowed.", ""),
+)
+
+
+def routes(service: LabelingService) -> APIRouter:
+    """The page."""
+    api = APIRouter(include_in_schema=False, route_class=PageRoute)
+
+    @api.get("/datasets/{dataset}/imports")
+    async def imports(request: Request, dataset: str) -> Response:
+        jobs = await service.run(import_jobs.latest, service.database, dataset, _SHOWN)
+        return render(
+            request,
+            "imports.html",
+            dataset=dataset,
+            jobs=jobs,
+            unfinished=any(not job.state.finished for job in jobs),
+            kinds=_KINDS,
+            outcomes=list(Outcome),
+        )
+
+    return api
