@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final
 
@@ -25,16 +26,23 @@ from visionloop_labeling.api import make_api
 from visionloop_labeling.auth import Gate
 from visionloop_labeling.background import Background, Loop
 from visionloop_labeling.database import open_database
+from visionloop_labeling.feedback_inbox import FeedbackInbox
 from visionloop_labeling.grpc_api import GrpcServer
 from visionloop_labeling.http_server import HttpServer
 from visionloop_labeling.import_loop import import_loops
 from visionloop_labeling.importers.opening import Tools
+from visionloop_labeling.inference_access import open_inference
 from visionloop_labeling.inspectors import WorkerPool
 from visionloop_labeling.quotas import Quotas
 from visionloop_labeling.service import LabelingService
 from visionloop_labeling.settings import Settings, parse
+from visionloop_labeling.suggestions import Suggester
 
 PROGRAM: Final = "visionloop-labeling"
+# For requests; each waits for the database or the store most of its time.
+_THREADS: Final = 16
+_FEEDBACK_SECONDS: Final = 2.0
+_SUGGESTIONS_SECONDS: Final = 2.0
 _log = logging.getLogger(__name__)
 
 
@@ -54,9 +62,14 @@ async def serve(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    asyncio.get_running_loop().set_default_executor(
+        ThreadPoolExecutor(_THREADS, thread_name_prefix="request")
+    )
     store = await asyncio.to_thread(open_store, settings.store)
     await asyncio.to_thread(store.probe, "datasets")
-    database = await asyncio.to_thread(open_database, settings.database)
+    database = await asyncio.to_thread(
+        open_database, settings.database, connections=settings.database_connections
+    )
     inspector = WorkerPool(settings.limits, settings.inspectors)
     service = LabelingService(database, store, settings.limits, inspector)
     try:
@@ -95,7 +108,8 @@ async def _listen(settings: Settings, service: LabelingService, stop: asyncio.Ev
             tls=certificates.for_http() if certificates else None,
             trusted_proxies=settings.trusted_proxies,
         )
-        background = Background(service.database, _loops(settings, service))
+        suggester = _suggester(settings, service)
+        background = Background(service.database, _loops(settings, service, suggester))
         await grpc_server.start()
         await http_server.start()
         background.start()
@@ -108,17 +122,32 @@ async def _listen(settings: Settings, service: LabelingService, stop: asyncio.Ev
             http_server.stop(),
             background.stop(settings.drain_seconds),
         )
+        if suggester is not None:
+            suggester.close()
         await gate.close()
 
 
-def _loops(settings: Settings, service: LabelingService) -> list[Loop]:
+def _suggester(settings: Settings, service: LabelingService) -> Suggester | None:
+    if not settings.inference:
+        return None
+    inference = open_inference(
+        settings.inference, token_file=settings.inference_token_file, ca=settings.inference_ca
+    )
+    return Suggester(service.database, service.store, inference)
+
+
+def _loops(settings: Settings, service: LabelingService, suggester: Suggester | None) -> list[Loop]:
     tools = Tools(
         service.limits,
         service.database,
         fetch_rules=settings.fetch_rules,
         prefixes=settings.import_from,
     )
-    return import_loops(service, tools)
+    inbox = FeedbackInbox(service.database, service.store, service.ingest)
+    loops = [*import_loops(service, tools), Loop("feedback", _FEEDBACK_SECONDS, inbox.drain)]
+    if suggester is not None:
+        loops.append(Loop("suggestions", _SUGGESTIONS_SECONDS, suggester.work))
+    return loops
 
 
 def _certificates(settings: Settings) -> Certificates | None:

@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import ParamSpec, TypeVar
 
+from sqlalchemy import select
+
 from visionloop.errors import UnavailableError
 from visionloop.images import Limits
 from visionloop.objectstore import ObjectStore
@@ -15,6 +17,7 @@ from visionloop.telemetry import labeling as metrics
 from visionloop_labeling import datasets, exports, history, labels, snapshots, validation
 from visionloop_labeling.database import Database
 from visionloop_labeling.datasets import DatasetSettings, DatasetSummary
+from visionloop_labeling.exporters import Export, open_export
 from visionloop_labeling.exports import ExportedLabel
 from visionloop_labeling.history import HistoryEntry
 from visionloop_labeling.ingest import Ingest
@@ -48,8 +51,8 @@ class LabelingService:
         self.inspector = inspector or OwnProcess(limits)
         self.previews = Previews(database, store, self.inspector)
         self.overviews = Overviews(database)
-        self._ingest = Ingest(database, store, limits, self.inspector)
-        self._stream = IngestStream(self._ingest)
+        self.ingest = Ingest(database, store, limits, self.inspector)
+        self._stream = IngestStream(self.ingest)
         self._draining = asyncio.Event()
         self._snapshot_lock = asyncio.Lock()
 
@@ -65,13 +68,18 @@ class LabelingService:
     def close(self) -> None:
         """Waits for the work in flight, then closes the database."""
         self._stream.close()
-        self._ingest.close()
+        self.ingest.close()
         self.inspector.close()
         self.database.close()
 
     async def check_ready(self) -> None:
         """Raises UnavailableError while draining or without the database."""
-        await self.list_datasets()
+
+        def work() -> None:
+            with self.database.read() as session:
+                session.execute(select(1))
+
+        await self.run(work)
 
     async def check_dataset(self, name: str) -> None:
         """Raises NotFoundError or InvalidInputError where there is no such dataset."""
@@ -166,6 +174,24 @@ class LabelingService:
         pages = exports.pages(self.database, dataset)
         while page := await self.run(_next_page, pages):
             yield page
+
+    async def export_file(
+        self, dataset: str, format_name: str, snapshot: str | None = None
+    ) -> AsyncIterator[bytes]:
+        """The pieces of a file (see `exporters`); what is not there is said before the first."""
+        export = await self.run(
+            open_export, self.database, self.store, dataset, format_name, snapshot
+        )
+        async for piece in self.pieces(export):
+            yield piece
+
+    async def pieces(self, export: Export) -> AsyncIterator[bytes]:
+        """The pieces of an opened export, made in threads."""
+        try:
+            while piece := await self.run(next, export.chunks, b""):
+                yield piece
+        finally:
+            await asyncio.to_thread(export.chunks.close)
 
     async def create_snapshot(self, dataset: str) -> Cut:
         """Cuts a snapshot; one at a time, so that parents form a line."""

@@ -24,6 +24,7 @@ from visionloop.flags import (
 )
 from visionloop.images import Limits
 from visionloop.telemetry.logs import redacted_text
+from visionloop_labeling.engines import DEFAULT_CONNECTIONS
 from visionloop_labeling.grpc_api import MAX_MESSAGE_BYTES
 from visionloop_labeling.import_rules import check_prefixes, fetch_rules
 from visionloop_labeling.safe_fetch import FetchRules
@@ -37,6 +38,10 @@ class Settings:
 
     store: str
     database: str
+    database_connections: int
+    inference: str
+    inference_token_file: Path | None
+    inference_ca: Path | None
     host: str
     http_port: int
     grpc_port: int
@@ -89,6 +94,7 @@ class Settings:
         check_above_zero("max-image-bytes", self.max_image_bytes)
         check_above_zero("max-image-pixels", self.max_image_pixels)
         check_above_zero("inspectors", self.inspectors)
+        check_above_zero("database-connections", self.database_connections)
         check_above_zero("max-import-bytes", self.max_import_bytes)
         check_above_zero("drain-seconds", self.drain_seconds)
         self._check_ranges()
@@ -180,6 +186,21 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         required=True,
         help="sqlite:///path/to/file for one replica, postgresql://user@host/name for several",
     )
+    add(
+        "--database-connections",
+        type=int,
+        default=DEFAULT_CONNECTIONS,
+        help="most connections of this replica to Postgres; four times the default fit into its "
+        "own default of 100",
+    )
+    add(
+        "--inference",
+        default="",
+        metavar="HOST:PORT",
+        help="the inference service to ask for suggestions; without it there are none",
+    )
+    add("--inference-token-file", type=Path, help="holds the bearer token that it wants")
+    add("--inference-ca", type=Path, metavar="PEM", help="TLS to it, trusting these authorities")
 
 
 def _add_listening(group: argparse._ArgumentGroup) -> None:
