@@ -21,6 +21,11 @@ ARGUMENTS = (
 )  # fmt: skip
 
 
+def program() -> str | None:
+    """Where Chromium is; None where it is not installed."""
+    return shutil.which("chromium")
+
+
 class Chromium:
     """The browser. Everything that touches it happens while one of its contexts is open."""
 
@@ -83,11 +88,11 @@ def _is_complaint(message: Any) -> bool:
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Chromium]:
     """One browser for the run; skips, naming it, where there is none."""
-    program = shutil.which("chromium")
-    if program is None:
+    path = program()
+    if path is None:
         pytest.skip("needs Chromium (Debian: chromium)")
     playwright = sync_playwright().start()
-    browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
+    browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
     made = Chromium(browser)
     yield made
     with made._awake():

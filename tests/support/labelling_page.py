@@ -40,6 +40,16 @@ class Site:
         finally:
             connection.close()
 
+    def fetch(self, path: str) -> tuple[int, bytes]:
+        """HTTP status and body."""
+        connection = http.client.HTTPConnection(self.server.http_address, timeout=PATIENCE)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
     def add(self, images: Iterable[bytes]) -> list[str]:
         """Unlabelled images; their digests."""
         rows = [

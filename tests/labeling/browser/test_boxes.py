@@ -85,7 +85,7 @@ def test_a_box_drawn_at_zoom_is_stored_in_the_upright_images_pixels(
         labeller.decide("Enter")
         labeller.wait_saved()
     assert boxes_of(made, sha256) == [("roof", *MARK)]
-    pixels = np.asarray(decode(data, Limits()).pixels)  # as training and serving decode it
+    pixels = decode(data, Limits())  # as training and serving decode it
     x, y, width, height = MARK
     inside = magenta(pixels)
     assert inside[y : y + height, x : x + width].mean() > 0.99

@@ -6,25 +6,24 @@
 
 /** @import { Api } from "./api.js" */
 /** @import { Entry, Journal } from "./journal.js" */
+/** @import { Session } from "./session.js" */
 /** @import { Annotation, Item } from "./wire.js" */
 
 import { inWords, saidInWords } from "./describe.js";
 import { byId, html, setVariable, svg } from "./dom.js";
 
-export class Conflicts extends EventTarget {
+export class Conflicts {
   /**
-   * Dispatches "theirs" ({item}) when somebody else's version was taken.
    * @param {Api} api
    * @param {Journal} journal
+   * @param {Session} session
    * @param {(id: string) => {name: string, colour: string}} look
-   * @param {(body: import("./wire.js").LabelEvent, sequence: number) => void} sayAgain
    */
-  constructor(api, journal, look, sayAgain) {
-    super();
+  constructor(api, journal, session, look) {
     this.api = api;
     this.journal = journal;
+    this.session = session;
     this.look = look;
-    this.sayAgain = sayAgain;
     this.dialog = /** @type {HTMLDialogElement} */ (byId("conflict"));
     this.button = byId("undecided");
     this.button.addEventListener("click", () => this.open());
@@ -63,10 +62,10 @@ export class Conflicts extends EventTarget {
         "div",
         { class: "versions" },
         this.#version("Yours", mine, entry.body.annotation, current, [
-          this.#choice("Keep mine", "K", () => this.#keepMine(entry, current)),
+          this.#choice("Keep mine", "K", () => this.#keepMine(entry)),
         ]),
         this.#version(`From ${who}`, inWords(current.annotation, this.look), current.annotation, current, [
-          this.#choice("Take theirs", "T", () => this.#takeTheirs(entry, current)),
+          this.#choice("Take theirs", "T", () => this.#takeTheirs(entry)),
         ]),
       ),
     ];
@@ -82,8 +81,8 @@ export class Conflicts extends EventTarget {
       html(
         "div",
         { class: "row" },
-        this.#choice("Try again", "K", () => this.#keepMine(entry, null)),
-        this.#choice("Discard it", "T", () => this.#settle(entry)),
+        this.#choice("Try again", "K", () => this.#keepMine(entry)),
+        this.#choice("Discard it", "T", () => this.#takeTheirs(entry)),
       ),
     ];
   }
@@ -126,15 +125,15 @@ export class Conflicts extends EventTarget {
     return html("button", { type: "button", "data-key": key.toLowerCase(), onclick: run }, text, hint);
   }
 
-  /** @param {Entry} entry @param {Item | null} current */
-  #keepMine(entry, current) {
-    this.sayAgain(entry.body, current ? current.sequence : entry.body.base_sequence ?? 0);
+  /** @param {Entry} entry */
+  #keepMine(entry) {
+    this.session.insist(entry.body, entry.refusal?.current?.sequence ?? entry.body.base_sequence);
     void this.#settle(entry);
   }
 
-  /** @param {Entry} entry @param {Item} current */
-  #takeTheirs(entry, current) {
-    this.dispatchEvent(new CustomEvent("theirs", { detail: { item: current } }));
+  /** @param {Entry} entry */
+  #takeTheirs(entry) {
+    this.session.yield(entry.body, entry.refusal?.current);
     void this.#settle(entry);
   }
 

@@ -16,7 +16,7 @@
 /** @import { Answer, Item, LabelEvent, Refusal } from "./wire.js" */
 
 import { ApiError, passing } from "./api.js";
-import { openShelf } from "./shelf.js";
+import { MemoryShelf, openShelf } from "./shelf.js";
 
 /**
  * @typedef {{event: string, otherwise?: number}} Reference to an event's answer; `otherwise` is the
@@ -49,6 +49,8 @@ export class Journal extends EventTarget {
     /** @type {Phase} */
     this.phase = "saved";
     this.durable = true;
+    /** @type {import("./shelf.js").Shelf} */
+    this.shelf = new MemoryShelf();
     /** @type {Map<string, number>} sha256 → when its last event was answered (performance.now) */
     this.answeredAt = new Map();
     /** @type {Map<string, Answer>} */
@@ -112,10 +114,7 @@ export class Journal extends EventTarget {
     };
     this.entries.push(entry);
     this.#be(this.phase === "saved" ? "saving" : this.phase);
-    this.written = this.written.then(async () => {
-      entry.order = await this.shelf?.add(entry);
-      this.send();
-    });
+    this.written = this.written.then(() => this.#keep(entry)).then(() => this.send());
   }
 
   /**
@@ -148,7 +147,7 @@ export class Journal extends EventTarget {
    */
   async discard(entry) {
     this.entries = this.entries.filter((one) => one !== entry);
-    await this.shelf?.remove(entry);
+    await this.shelf.remove(entry);
     this.#tell();
     this.channel.postMessage("changed");
   }
@@ -165,6 +164,18 @@ export class Journal extends EventTarget {
       this.sending = false;
       if (this.again) this.send();
     });
+  }
+
+  /** @param {Entry} entry */
+  async #keep(entry) {
+    try {
+      entry.order = await this.shelf.add(entry);
+    } catch (error) {
+      console.warn("IndexedDB failed; unsent labels live in memory only", error);
+      this.durable = false;
+      this.shelf = new MemoryShelf();
+      for (const one of this.entries) one.order = await this.shelf.add(one);
+    }
   }
 
   async #drain() {
@@ -243,7 +254,7 @@ export class Journal extends EventTarget {
       this.answers.set(event_id, result.ok);
       this.answeredAt.set(sha256, performance.now());
       this.entries = this.entries.filter((one) => one !== entry);
-      await this.shelf?.settle(entry, { event_id, at: Date.now(), answer: result.ok });
+      await this.shelf.settle(entry, { event_id, at: Date.now(), answer: result.ok });
       this.dispatchEvent(
         new CustomEvent("answer", { detail: { event_id, sha256, answer: result.ok } }),
       );
@@ -251,7 +262,7 @@ export class Journal extends EventTarget {
       const { error } = /** @type {{error: Refusal}} */ (result);
       entry.status = error.reason === "conflict" && error.current ? "conflict" : "refused";
       entry.refusal = error;
-      await this.shelf?.put(entry);
+      await this.shelf.put(entry);
     }
     this.#tell();
   }
@@ -292,21 +303,17 @@ export class Journal extends EventTarget {
 
   /** What is on the shelf counts: another tab may have sent a part. */
   async #read() {
-    const shelf = this.shelf;
-    if (!shelf) return;
-    const stored = await shelf.entries();
+    const written = new Set(this.entries.filter((entry) => entry.order !== undefined));
+    const stored = await this.shelf.entries();
     const mine = stored.filter((one) => one.dataset === this.dataset && one.author === this.author);
-    const known = new Map(this.entries.map((entry) => [entry.body.event_id, entry]));
-    const unwritten = this.entries.filter((entry) => entry.order === undefined);
-    for (const gone of this.entries) {
-      const kept = gone.order === undefined || mine.some((one) => one.order === gone.order);
-      if (!kept) await this.#learn(gone);
+    for (const entry of written) {
+      if (!mine.some((one) => one.order === entry.order)) await this.#learn(entry);
     }
     // The same object stays the same, so that whoever holds an entry sees what becomes of it.
-    this.entries = [
-      ...mine.map((one) => Object.assign(known.get(one.body.event_id) ?? one, one)),
-      ...unwritten,
-    ];
+    const known = new Map(this.entries.map((entry) => [entry.body.event_id, entry]));
+    const read = mine.map((one) => Object.assign(known.get(one.body.event_id) ?? one, one));
+    const newer = this.entries.filter((entry) => !written.has(entry) && !read.includes(entry));
+    this.entries = [...read, ...newer];
   }
 
   /**
@@ -315,7 +322,7 @@ export class Journal extends EventTarget {
    */
   async #learn(entry) {
     const { event_id, sha256 } = entry.body;
-    const found = await this.shelf?.answer(event_id);
+    const found = await this.shelf.answer(event_id);
     if (!found || this.answers.has(event_id)) return;
     this.answers.set(event_id, found.answer);
     this.answeredAt.set(sha256, performance.now());

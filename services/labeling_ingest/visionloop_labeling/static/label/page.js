@@ -44,7 +44,7 @@ const classes = new ClassPanel(
 const look = (/** @type {string} */ id) => classes.look(id);
 const overlay = /** @type {SVGElement} */ (/** @type {unknown} */ (byId("overlay")));
 const boxes = new BoxEditor(overlay, stage, look);
-const conflicts = new Conflicts(api, journal, look, sayAgain);
+const conflicts = new Conflicts(api, journal, session, look);
 const strip = new Strip(byId("strip"), api, session, look);
 const progress = new Progress(byId("progress"));
 const note = /** @type {HTMLTextAreaElement} */ (byId("note"));
@@ -81,8 +81,10 @@ function show() {
   showStored(item);
   showDraft();
   showSuggestion(item);
-  strip.draw();
-  showProgress();
+  afterPaint(() => {
+    strip.draw();
+    showProgress();
+  });
   void preview.ready.then(() => session.visit === visit && showPreview(visit));
 }
 
@@ -103,6 +105,7 @@ function showNothing() {
       "The service does not answer",
       "What you have labelled is kept on this device. New images come as soon as it is back.",
     ],
+    refused: ["This queue is not for you", queue.refusal],
     empty: ["All done here", "No image waits in this queue right now. New ones appear by themselves."],
   }[queue.status];
   byId("nothing-title").textContent = words[0];
@@ -174,6 +177,14 @@ function showMeanings() {
   byId("meanings-list").replaceChildren(
     ...explained.flatMap((one) => [html("dt", {}, one.name), html("dd", {}, one.help)]),
   );
+}
+
+/**
+ * The image first: what stands beside it may come a frame later.
+ * @param {() => void} work
+ */
+function afterPaint(work) {
+  requestAnimationFrame(() => setTimeout(work));
 }
 
 function showProgress() {
@@ -273,14 +284,6 @@ async function undo() {
   }
   const kind = await session.undo();
   announce(kind ? `Undone: ${kind}.` : "There is nothing to undo.", !kind);
-}
-
-/**
- * @param {LabelEvent} body that was in conflict
- * @param {number} sequence of the label that it may replace
- */
-function sayAgain({ undoes: _, ...body }, sequence) {
-  journal.record({ ...body, event_id: crypto.randomUUID(), base_sequence: sequence });
 }
 
 /** @param {1 | -1} steps */
@@ -427,9 +430,6 @@ queue.addEventListener("change", () => {
   else show();
 });
 journal.addEventListener("change", showJournal);
-conflicts.addEventListener("theirs", (event) =>
-  session.replace(/** @type {CustomEvent<{item: Item}>} */ (event).detail.item),
-);
 classes.addEventListener("choose", (event) => {
   chooseClass(/** @type {CustomEvent<{id: string}>} */ (event).detail.id);
   byId("stage").focus();

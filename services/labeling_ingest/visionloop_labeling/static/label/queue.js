@@ -8,10 +8,13 @@
 /** @import { Api } from "./api.js" */
 /** @import { Item, QueueState } from "./wire.js" */
 
+import { ApiError, passing } from "./api.js";
+
 const HELD = 8; // leases; enough for a pause of the network, few enough to share the work
 const DECODED = 4; // previews ahead; 1600 px edges are 10 MB each once decoded
 const REFILL_BELOW = 6;
 const RETRY = 5_000; // milliseconds
+const AFTER_PAINT = 40; // milliseconds; decoding the one after next must not delay the next
 
 /**
  * A preview on its way to the screen.
@@ -65,7 +68,8 @@ export class Queue extends EventTarget {
     /** @type {Set<string>} taken, and nothing said about it yet */
     this.taken = new Set();
     this.remaining = 0;
-    this.status = /** @type {"loading" | "ready" | "empty" | "unreachable"} */ ("loading");
+    this.status = /** @type {"loading" | "ready" | "empty" | "unreachable" | "refused"} */ ("loading");
+    this.refusal = "";
     this.loading = false;
     addEventListener("pagehide", () => this.releaseAll());
     addEventListener("pageshow", (event) => event.persisted && void this.refill());
@@ -75,7 +79,7 @@ export class Queue extends EventTarget {
   take() {
     this.#dropExpired();
     const item = this.items.shift();
-    void this.refill();
+    setTimeout(() => void this.refill(), item ? AFTER_PAINT : 0);
     if (!item) return undefined;
     this.taken.add(item.sha256);
     return { item, preview: this.preview(item.sha256) };
@@ -86,9 +90,9 @@ export class Queue extends EventTarget {
    * @param {string} sha256
    */
   done(sha256) {
-    this.taken.delete(sha256);
+    const ours = this.taken.delete(sha256);
     this.items = this.items.filter((item) => item.sha256 !== sha256);
-    if (this.remaining > 0) this.remaining -= 1;
+    if (ours && this.remaining > 0) this.remaining -= 1;
   }
 
   /**
@@ -120,8 +124,10 @@ export class Queue extends EventTarget {
       this.remaining = remaining;
       this.#add(items.filter((item) => !this.outdated(item.sha256, asked)));
       this.status = this.items.length > 0 ? "ready" : "empty";
-    } catch {
-      this.status = "unreachable";
+    } catch (error) {
+      const refused = error instanceof ApiError && !passing(error);
+      this.status = refused ? "refused" : "unreachable";
+      this.refusal = refused ? error.message : "";
     }
     this.loading = false;
     if (this.items.length === 0) this.timer = setTimeout(() => this.refill(), RETRY);

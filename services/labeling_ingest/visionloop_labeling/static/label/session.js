@@ -8,7 +8,9 @@
 /** @import { Api } from "./api.js" */
 /** @import { Journal, Reference } from "./journal.js" */
 /** @import { Preview, Queue } from "./queue.js" */
-/** @import { Annotation, Answer, Item, Kind, LabelEvent } from "./wire.js" */
+/** @import { Annotation, Item, Kind, LabelEvent } from "./wire.js" */
+
+import { uuid } from "./uuid.js";
 
 const KEPT = 100; // images to go back to
 const REMEMBERED = 50; // events of earlier visits that undo reaches
@@ -89,7 +91,7 @@ export class Session extends EventTarget {
     visit.statements.push({ event_id: body.event_id, kind, annotation: body.annotation });
     visit.last = { event: body.event_id, otherwise: sequence };
     this.said.push({ event_id: body.event_id, sha256, kind });
-    this.moments.push(Date.now());
+    if (kind === "label") this.moments.push(Date.now());
     this.queue.done(sha256);
     return body;
   }
@@ -157,16 +159,37 @@ export class Session extends EventTarget {
   }
 
   /**
-   * The image's state was decided elsewhere: what is shown starts from there.
-   * @param {Item} item
+   * Says again what was in conflict, knowing now what it replaces.
+   * @param {LabelEvent} body
+   * @param {number | undefined} sequence of the label that it replaces
    */
-  replace(item) {
-    for (const visit of this.trail.filter((one) => one.item.sha256 === item.sha256)) {
-      visit.item = item;
-      visit.last = undefined;
-      visit.statements = visit.statements.filter((one) => one.kind !== "label");
-      if (visit === this.visit) this.#show();
+  insist(body, sequence) {
+    const event_id = uuid();
+    const same = (/** @type {{event_id: string}} */ one) => one.event_id === body.event_id;
+    this.journal.record({ ...body, event_id, base_sequence: sequence });
+    for (const visit of this.trail) {
+      const statement = visit.statements.find(same);
+      if (!statement) continue;
+      statement.event_id = event_id;
+      visit.last = { event: event_id, otherwise: sequence };
     }
+    const said = this.said.find(same);
+    if (said) said.event_id = event_id;
+  }
+
+  /**
+   * Gives up what was in conflict: from now on the image is what somebody else made of it.
+   * @param {LabelEvent} body
+   * @param {Item | undefined} item as it stands
+   */
+  yield(body, item) {
+    this.said = this.said.filter((one) => one.event_id !== body.event_id);
+    for (const visit of this.trail.filter((one) => one.item.sha256 === body.sha256)) {
+      visit.item = item ?? visit.item;
+      visit.last = undefined;
+      visit.statements = visit.statements.filter((one) => one.event_id !== body.event_id);
+    }
+    this.#show();
   }
 
   /** Loads the image on screen again, after that failed. */
@@ -247,14 +270,4 @@ export function lastSaid(visit) {
 /** @param {Visit} visit */
 function isSettled(visit) {
   return visit.statements.length > 0;
-}
-
-/** A UUID, also where the page is served without TLS. */
-function uuid() {
-  if (crypto.randomUUID) return crypto.randomUUID();
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  bytes[6] = (bytes[6] & 0x0f) | 0x40;
-  bytes[8] = (bytes[8] & 0x3f) | 0x80;
-  const hex = [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
 }

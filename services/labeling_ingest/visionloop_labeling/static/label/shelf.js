@@ -121,7 +121,7 @@ class IndexedShelf {
 }
 
 /** @implements {Shelf} */
-class MemoryShelf {
+export class MemoryShelf {
   durable = false;
   last = 0;
   /** @type {Map<number, Entry>} */
