@@ -407,6 +407,7 @@ def _fill() -> None:
         "UPDATE item SET state = 'review' WHERE id IN "
         "(SELECT item_id FROM label_head WHERE disputed)"
     )
+    op.execute("""UPDATE item SET why = '{"reason": "disputed"}' WHERE state = 'review'""")
     for column, state in (
         ("items_labelled", "labelled"),
         ("items_in_review", "review"),
