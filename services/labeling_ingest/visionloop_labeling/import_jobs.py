@@ -211,7 +211,8 @@ class Claim:
         self.counts: dict[str, int] = {}
 
     def recount(self) -> list[Receipt]:
-        """Counts the receipts that are there; gives those behind the checkpoint."""
+        """Counts the receipts that are there and moves the checkpoint behind those that have no gap
+        before them; gives the ones behind the stored checkpoint."""
         with self._database.read() as session:
             of_batch = (
                 select(IngestRow.outcome, func.count())
@@ -223,10 +224,14 @@ class Claim:
             behind = of_batch.with_only_columns(IngestRow).where(
                 IngestRow.ordinal >= self.checkpoint
             )
-            return [
+            receipts = [
                 Receipt(self.batch, row.ordinal, Outcome(row.outcome), row.sha256)
                 for row in session.scalars(behind)
             ]
+        answered = {receipt.ordinal for receipt in receipts}
+        while self.checkpoint in answered:
+            self.checkpoint += 1
+        return receipts
 
     def renew(self) -> None:
         """Keeps the lease. Raises LeaseLostError."""
@@ -235,7 +240,9 @@ class Claim:
 
     def begin(self, session: Session, rows: int) -> None:
         """Notes how many rows there are, within the caller's transaction."""
-        self._change(session, rows=rows, counts=dict(self.counts))
+        self._change(
+            session, rows=rows, counts=dict(self.counts), checkpoint=self.checkpoint, message=""
+        )
 
     def advance(self, session: Session, checkpoint: int) -> None:
         """Moves the checkpoint, and with it the counts, within the caller's transaction."""

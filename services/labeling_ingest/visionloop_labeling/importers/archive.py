@@ -9,6 +9,7 @@ archive in the archive) refuses that entry alone.
 Only `stored` and `deflated` ZIP entries are taken: an LZMA entry of a few bytes may ask for 4 GB.
 """
 
+import errno
 import gzip
 import struct
 import zipfile
@@ -141,7 +142,7 @@ def _open_zip(path: Path, limits: ArchiveLimits) -> Archive:
             _check_entries(_directory_entries(file, size), limits)
         opened = zipfile.ZipFile(path)
     try:
-        files = [info for info in opened.infolist() if not info.is_dir()]
+        files = [info for info in opened.infolist() if not info.filename.endswith("/")]
         _check_entries(len(files), limits)
         if sum(info.compress_size for info in files) > size:
             raise SourceError(
@@ -309,3 +310,7 @@ def _reading(what: str) -> Iterator[None]:
         raise SourceError(
             f"{what} is broken: {error or type(error).__name__}", reason="corrupt_archive"
         ) from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place before the file's beginning
+            raise
+        raise SourceError(f"{what} is broken", reason="corrupt_archive") from error

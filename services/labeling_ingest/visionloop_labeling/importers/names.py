@@ -59,7 +59,10 @@ def is_archive(name: str) -> bool:
 
 def is_hidden(name: str) -> bool:
     """What desktop systems leave in archives: ._name, .DS_Store, __MACOSX/."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    return any(
+        part == "__MACOSX" or (part.startswith(".") and part not in (".", ".."))
+        for part in name.split("/")
+    )
 
 
 def shown(text: str) -> str:

@@ -1,0 +1,221 @@
+"""Import jobs: rows once whatever happens, leases, cancelling, uploads that go away."""
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import func, select, update
+from support.imports import picture, queue, receipts, run, tarred, worker, zipped
+
+from visionloop.errors import ConflictError, NotFoundError, RefusedError, UnavailableError
+from visionloop_labeling import import_jobs, import_receipts
+from visionloop_labeling.import_jobs import JobState, LeaseLostError
+from visionloop_labeling.receipts import Outcome
+from visionloop_labeling.schema import ImportJob, Item, LabelEvent
+
+FILES = {f"set/{'cats' if n % 2 else 'dogs'}/{n}.png": picture(n) for n in range(24)}
+ARCHIVE = zipped(FILES)
+
+
+def count(core, table) -> int:
+    with core.database.read() as session:
+        return session.scalar(select(func.count()).select_from(table)) or 0
+
+
+def expire_leases(core) -> None:
+    """As if a minute had passed since their holders died."""
+    with core.database.write() as session:
+        past = datetime.now(UTC) - timedelta(seconds=1)
+        session.execute(update(ImportJob).values(lease_until=past))
+
+
+def assert_done_once(core, job) -> None:
+    job = import_jobs.find(core.database, job.dataset, job.key)
+    assert job.state == JobState.DONE, job.message
+    stored = receipts(core, job)
+    assert [row.ordinal for row in stored] == list(range(24))
+    assert {row.outcome for row in stored} == {"accepted"}
+    assert job.counts == {"accepted": 24}
+    assert (job.rows, job.checkpoint) == (24, 24)
+    assert count(core, Item) == count(core, LabelEvent) == 24
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred, lambda files: tarred(files, "w:gz")])
+def test_the_first_folder_is_the_class(core, pack) -> None:
+    files = {
+        "set/cats/1.png": picture(1),
+        "set/cats/deep/2.png": picture(2),
+        "set/dogs/3.png": picture(3),
+        "set/readme.txt": b"hello",
+        "__MACOSX/set/cats/._1.png": b"x",
+    }
+    job = run(core, "archive", pack(files))
+    assert job.state == JobState.DONE, job.message
+    labels = {one.source: one.class_name for one in core.labels().values()}
+    assert labels == {
+        "set/cats/1.png": "cats", "set/cats/deep/2.png": "cats", "set/dogs/3.png": "dogs",
+    }  # fmt: skip
+    assert "1 files" in job.message
+    assert not list(core.store.list("staging/"))
+
+
+def test_folders_of_splits_are_looked_through(core) -> None:
+    run(core, "archive", zipped({"x/train/a/1.png": picture(1), "x/val/b/2.png": picture(2)}))
+    assert {one.class_name for one in core.labels().values()} == {"a", "b"}
+
+
+def test_bad_rows_are_refused_alone_and_counted(core) -> None:
+    files = {**FILES, "set/cats/bad.png": b"no image", "set/cats/../x.png": b"x"}
+    job = run(core, "archive", zipped(files))
+    assert (job.state, job.counts) == (JobState.DONE, {"accepted": 24, "rejected": 2})
+    page = import_receipts.page(core.database, job, -1, Outcome.REJECTED, 10)
+    assert [(one.ordinal, one.reason) for one in page] == [
+        (24, "not_an_image"), (25, "unsafe_name"),
+    ]  # fmt: skip
+    assert import_receipts.page(core.database, job, 23, None, 1)[0].ordinal == 24
+
+
+def test_a_source_that_is_none_fails_with_words_and_leaves_nothing(core) -> None:
+    job = run(core, "archive", b"no archive at all")
+    assert job.state == JobState.FAILED
+    assert "send a ZIP, TAR or TAR.GZ" in job.message
+    assert not list(core.store.list("staging/"))
+
+
+def test_the_same_key_is_one_import_and_another_request_under_it_is_refused(core) -> None:
+    first = queue(core, "archive", ARCHIVE, idempotency_key="k")
+    assert queue(core, "archive", ARCHIVE, idempotency_key="k").key == first.key
+    assert len(list(core.store.list("staging/"))) == 1
+    with pytest.raises(ConflictError, match="used for another import"):
+        queue(core, "archive", zipped({}), idempotency_key="k")
+    with pytest.raises(ConflictError):
+        queue(core, "archive", ARCHIVE, idempotency_key="k", classes=False)
+    with pytest.raises(NotFoundError):
+        queue(core, "archive", ARCHIVE, dataset="none")
+    assert len(list(core.store.list("staging/"))) == 1
+
+
+def test_the_same_archive_again_is_all_duplicates(core) -> None:
+    run(core, "archive", ARCHIVE)
+    again = run(core, "archive", ARCHIVE)
+    assert again.counts == {"duplicate": 24}
+    assert count(core, Item) == 24
+    assert not any(label.disputed for label in core.labels().values())
+
+
+class _DiedError(BaseException):
+    """What a kill does to a thread: nothing after it runs."""
+
+
+@pytest.mark.parametrize("rows_before", [0, 7, 24])
+def test_a_worker_that_dies_leaves_rows_that_are_not_taken_twice(core, rows_before: int) -> None:
+    job = queue(core, "archive", ARCHIVE)
+
+    def dying(rows: Iterator) -> Iterator:
+        for number, row in enumerate(rows):
+            if number == rows_before:
+                raise _DiedError
+            core.submit(row)  # durable; its receipt never reaches the worker
+        raise _DiedError
+
+    first = worker(core, dying)
+    with pytest.raises(_DiedError):
+        first.work()
+    assert count(core, Item) == rows_before
+    expire_leases(core)
+    assert worker(core).work()
+    assert_done_once(core, job)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_on_sqlite_the_lease_of_a_killed_process_is_void_at_once(core) -> None:
+    job = queue(core, "archive", ARCHIVE)
+    assert import_jobs.claim(core.database, "killed") is not None
+    assert worker(core).work()
+    assert_done_once(core, job)
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def test_replicas_share_jobs_and_respect_leases(core) -> None:
+    jobs = [queue(core, "archive", zipped({f"a/{n}.png": picture(n)})) for n in range(6)]
+    held = import_jobs.claim(core.database, "other")
+    assert held is not None
+    threads = [threading.Thread(target=lambda: [0 for _ in iter(worker(core).work, False)])
+               for _ in range(2)]  # fmt: skip
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    states = [import_jobs.find(core.database, "cells", job.key).state for job in jobs]
+    assert states == [JobState.RUNNING] + [JobState.DONE] * 5
+    held.renew()
+    expire_leases(core)
+    assert worker(core).work()
+    with pytest.raises(LeaseLostError):
+        held.renew()
+    assert import_jobs.find(core.database, "cells", jobs[0].key).state == JobState.DONE
+
+
+def test_a_cancelled_job_stops_and_keeps_what_it_has(core) -> None:
+    job = queue(core, "archive", ARCHIVE)
+    begun = 0
+
+    def cancelling(rows: Iterator) -> Iterator:
+        nonlocal begun
+        for row in rows:
+            begun += 1
+            if begun == 5:
+                import_jobs.cancel(core.database, job.dataset, job.key)
+            yield from core.submit(row)
+
+    at_work = worker(core, cancelling)
+    assert at_work.work()
+    assert import_jobs.find(core.database, job.dataset, job.key).state == JobState.CANCELLED
+    assert at_work.work()  # its upload
+    assert not at_work.work()
+    assert not list(core.store.list("staging/"))
+    assert import_jobs.cancel(core.database, job.dataset, job.key).state == JobState.CANCELLED
+    done = run(core, "archive", zipped({"a/1.png": picture(1)}))
+    with pytest.raises(RefusedError, match="is done"):
+        import_jobs.cancel(core.database, done.dataset, done.key)
+
+
+def test_a_job_waits_while_the_ingest_is_away_and_goes_on(core) -> None:
+    job = queue(core, "archive", ARCHIVE)
+
+    def away(rows: Iterator) -> Iterator:
+        yield from core.submit(next(rows))
+        raise UnavailableError("the service is shutting down")
+
+    worker(core, away).work()
+    waiting = import_jobs.find(core.database, job.dataset, job.key)
+    assert (waiting.state, waiting.message) == (
+        JobState.RUNNING, "waits: the service is shutting down",
+    )  # fmt: skip
+    assert import_jobs.claim(core.database, "impatient") is None
+    expire_leases(core)
+    worker(core).work()
+    assert_done_once(core, job)
+
+
+def test_a_job_that_kills_its_workers_ends(core) -> None:
+    job = queue(core, "archive", ARCHIVE)
+    for number in range(import_jobs.FRUITLESS_CLAIMS):
+        assert import_jobs.claim(core.database, f"killed-{number}") is not None
+        expire_leases(core)
+    assert import_jobs.claim(core.database, "last") is None
+    failed = import_jobs.find(core.database, job.dataset, job.key)
+    assert failed.state == JobState.FAILED
+    assert "begun 5 times" in failed.message
+
+
+def test_uploads_that_no_job_names_go_after_a_day(core, monkeypatch: pytest.MonkeyPatch) -> None:
+    core.store.put("staging/lost", b"x")
+    job = queue(core, "archive", ARCHIVE)
+    assert import_jobs.discard_abandoned(core.database, core.store) == 0
+    monkeypatch.setattr(import_jobs, "ABANDONED", timedelta(seconds=-60))
+    assert import_jobs.discard_abandoned(core.database, core.store) == 1
+    worker(core).work()
+    assert_done_once(core, job)
