@@ -34,9 +34,9 @@ from visionloop_labeling.schema import Table
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _ADVISORY_LOCK = 0x76_69_73_69_6F_6E  # "vision"
 _RETRY_SECONDS: Final = 1.0
-# SQLSTATEs that are no OperationalError and yet not the caller's fault: a standby, and a
-# transaction that stood idle or lasted for too long.
-_ENDED: Final = frozenset({READ_ONLY, "25P03", "25P04"})
+# SQLSTATEs that are no OperationalError and yet nobody's mistake: a transaction that stood idle or
+# lasted for too long. For writers also a server that has become a standby.
+_ENDED: Final = frozenset({"25P03", "25P04"})
 _CONTENDED: Final = frozenset({"55P03", "40P01", "40001"})  # lock timeout, deadlock, serialisation
 _log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """One state of the database for all statements; nothing is written, and nobody waits."""
-        with _in_words(), Session(self._reading_engine, expire_on_commit=False) as session:
+        with _in_words(_ENDED), Session(self._reading_engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
@@ -90,7 +90,7 @@ class Database:
         """One transaction: committed when the block ends, rolled back when it raises."""
         with (
             self._writer or nullcontext(),
-            _in_words(),
+            _in_words(_ENDED | {READ_ONLY}),
             Session(self._writing_engine, expire_on_commit=False) as session,
             session.begin(),
         ):
@@ -171,7 +171,7 @@ def _one_line(error: DBAPIError) -> str:
 
 
 @contextmanager
-def _in_words() -> Iterator[None]:
+def _in_words(ended: frozenset[str]) -> Iterator[None]:
     """What the database says names hosts and users: it is for the log, not for callers."""
     try:
         yield
@@ -183,7 +183,7 @@ def _in_words() -> Iterator[None]:
     except DBAPIError as error:
         state = getattr(error.orig, "sqlstate", None)
         lost = isinstance(error, OperationalError) or error.connection_invalidated
-        if not lost and state not in _ENDED:
+        if not lost and state not in ended:
             raise
         _log.error("the database failed", extra={"error": _one_line(error)})
         raise UnavailableError(
