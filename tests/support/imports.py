@@ -22,7 +22,7 @@ from visionloop_labeling import import_jobs
 from visionloop_labeling.import_jobs import Job, Upload
 from visionloop_labeling.import_worker import ImportWorker, Submit
 from visionloop_labeling.importers.archive import ArchiveLimits
-from visionloop_labeling.importers.entries import Entry
+from visionloop_labeling.importers.entries import Entry, take
 from visionloop_labeling.importers.opening import Source, Tools, open_importer
 from visionloop_labeling.importers.parameters import KINDS
 from visionloop_labeling.receipts import ImageRow, Receipt
@@ -117,13 +117,10 @@ def taken(
         importer = open_importer(KINDS[kind](**said), path, tools, Source(0, 0, lambda: None))
         try:
             found: list[Entry | InvalidInputError] = []
-            for ordinal, source, take in importer.steps(0):
-                assert ordinal == len(found)
-                assert isinstance(source, str)
-                try:
-                    found.append(take())
-                except InvalidInputError as refusal:
-                    found.append(refusal)
+            for step in importer.steps(0):
+                assert step[0] == len(found)
+                entry = take(step)
+                found.append(entry.refusal or entry)
             assert len(found) == importer.rows
             return found
         finally:

@@ -28,7 +28,7 @@ from visionloop_labeling import import_jobs
 from visionloop_labeling.annotation import Draft, Task
 from visionloop_labeling.database import Database
 from visionloop_labeling.import_jobs import Claim, JobState, LeaseLostError, StagedFile
-from visionloop_labeling.importers.entries import Entry, Importer, Step
+from visionloop_labeling.importers.entries import Importer, Step, take
 from visionloop_labeling.importers.opening import Source, Tools, open_importer
 from visionloop_labeling.importers.parameters import stored_parameters
 from visionloop_labeling.labels import AuthorKind
@@ -148,15 +148,11 @@ def _rows(claim: Claim, steps: Iterator[Step], lost: threading.Event) -> Generat
 
 
 def _row(claim: Claim, step: Step) -> ImageRow:
-    ordinal, source, take = step
-    try:
-        entry = take()
-    except InvalidInputError as refusal:
-        entry = Entry(source, refusal=refusal)
+    entry = take(step)
     return ImageRow(
         dataset=claim.dataset,
         batch=claim.batch,
-        ordinal=ordinal,
+        ordinal=step[0],
         image=entry.image,
         sha256=entry.sha256,
         label=entry.label,

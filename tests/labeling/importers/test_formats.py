@@ -80,6 +80,7 @@ def test_coco_boxes_polygons_masks_and_classes() -> None:
         ({"bbox": [1, 1, "x", 4]}, "invalid_row", "annotations.0.bbox"),
         ({"bbox": [1, 1, 4]}, "invalid_row", "a list of 4 numbers"),
         ({"bbox": [float("nan"), 1, 4, 4]}, "invalid_row", "a number"),
+        ({"attributes": {str(n): 1 for n in range(40)}}, "invalid_row", "at most 32"),
         ({"category_id": 9, "bbox": [1, 1, 4, 4]}, "invalid_row", "the id of a category"),
         ({"segmentation": [[1, 1, 2, 2]]}, "bad_polygon", "2 points"),
         ({"segmentation": [[1, 1, 2, 2, 3]]}, "invalid_row", "even count"),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from visionloop.errors import InvalidInputError
@@ -46,8 +47,23 @@ class Entry:
     refusal: InvalidInputError | None = None
 
 
-# An ordinal and what gives its row. It raises InvalidInputError where there is none to give.
+# An ordinal, the source for people, and what gives the row. It raises InvalidInputError, or
+# pydantic's ValidationError, where there is none to give.
 Step: TypeAlias = tuple[int, str, Callable[[], Entry]]
+
+
+def take(step: Step) -> Entry:
+    """The row of a step, or its refusal as a row."""
+    _, source, given = step
+    try:
+        return given()
+    except InvalidInputError as refusal:
+        return Entry(source, refusal=refusal)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        words = f"the annotation's {field or 'content'}: {first['msg']}"
+        return Entry(source, refusal=SourceError(words, reason="invalid_row", field=field[:80]))
 
 
 class Importer(Protocol):

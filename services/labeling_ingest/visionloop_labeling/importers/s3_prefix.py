@@ -49,7 +49,7 @@ class S3Importer:
         keep_going: Callable[[], None] = lambda: None,
     ) -> None:
         """`allowed` are URLs of prefixes; `keep_going` raises when the listing should end."""
-        url = _checked(said.url, allowed)
+        url, self._store = _opened(said.url, allowed)
         self._bucket, _, folder = url.removeprefix("s3://").partition("/")
         self._folder = f"{folder}/" if folder else ""
         self._said = said
@@ -57,7 +57,6 @@ class S3Importer:
         self._dataset_id = dataset_id
         self._job_id = job_id
         self._limits = limits
-        self._store = open_store(url)
         self._passed_over = self._note(keep_going)
         self.rows = self._count()
 
@@ -194,19 +193,16 @@ def _is_taken(listed: ObjectStat) -> bool:
     return names.is_image(listed.key) and len(listed.key) <= _MAX_KEY
 
 
-def _checked(url: str, allowed: Sequence[str]) -> str:
-    """The URL of a prefix that lies in an allowed one."""
+def _opened(url: str, allowed: Sequence[str]) -> tuple[str, ObjectStore]:
+    """A prefix that lies in an allowed one: its URL and its store."""
     wanted = url.rstrip("/")
-    for prefix in allowed:
+    for prefix in allowed if wanted.startswith("s3://") else ():
         plain = prefix.rstrip("/")
         if wanted == plain or wanted.startswith(f"{plain}/"):
             try:
-                open_store(wanted)
+                return wanted, open_store(wanted)
             except VisionloopError as error:
                 raise SourceError(str(error), reason="bad_url", field="parameters.url") from None
-            if not wanted.startswith("s3://"):
-                break
-            return wanted
     raise SourceError(
         f"{names.shown(url)} may not be imported from; an operator allows prefixes at the "
         "service's start (--import-from s3://bucket/prefix)",
