@@ -8,8 +8,8 @@ import pytest
 
 from visionloop.proto.inference import open_inference_pb2 as oip
 from visionloop.proto.v1 import recognition_pb2 as pb
+from visionloop.telemetry import request_lines
 from visionloop.telemetry.logs import JsonFormatter
-from visionloop_inference import access_log
 from visionloop_inference.access_log import AccessLog, peer_of
 
 METHOD = "/visionloop.v1.Recognition/Recognize"
@@ -127,7 +127,7 @@ def test_the_share_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(AccessLog(1.0).wants("OK") for _ in range(1000))
     log = AccessLog(0.2)
     drawn = iter([i / 1000 for i in range(1000)])
-    monkeypatch.setattr(access_log.random, "random", lambda: next(drawn))
+    monkeypatch.setattr(request_lines.random, "random", lambda: next(drawn))
     assert sum(log.wants("OK") for _ in range(1000)) == 200
 
 
@@ -135,7 +135,7 @@ def test_failures_are_kept_but_no_flood_of_them(
     monkeypatch: pytest.MonkeyPatch, lines: list[dict[str, object]]
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(access_log.time, "monotonic", lambda: now)
+    monkeypatch.setattr(request_lines.time, "monotonic", lambda: now)
     log = AccessLog(0.0)
     assert sum(log.wants("INTERNAL") for _ in range(1000)) == 10
     now += 0.5

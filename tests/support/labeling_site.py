@@ -1,10 +1,15 @@
 """labeling-ingest with accounts, in process: callers of every role over HTTP and gRPC."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -19,6 +24,7 @@ from visionloop_labeling.api import make_api
 from visionloop_labeling.auth import Gate
 from visionloop_labeling.database import open_database
 from visionloop_labeling.grpc_api import GrpcServer
+from visionloop_labeling.http_server import HttpServer
 from visionloop_labeling.quotas import Quotas
 from visionloop_labeling.service import LabelingService
 
@@ -124,3 +130,36 @@ async def open_site(
         passwords.COST = before
         await gate.close()
         service.close()
+
+
+@contextlib.contextmanager
+def served_site(folder: Path, **options: Any) -> Iterator[tuple[Site, str]]:
+    """The same behind the real HTTP server, in a thread with a loop of its own: (site, address)."""
+    ready: Future[tuple[Site, str]] = Future()
+    stopping = threading.Event()
+
+    async def serve() -> None:
+        async with open_site(folder, **options) as site:
+            with socket.socket() as bound:
+                bound.bind(("127.0.0.1", 0))
+                server = HttpServer(site.api, bound, drain_seconds=1.0)
+                await server.start()
+                ready.set_result((site, "127.0.0.1:{}".format(bound.getsockname()[1])))
+                await asyncio.to_thread(stopping.wait)
+                await server.stop()
+
+    def run() -> None:
+        try:
+            asyncio.run(serve())
+        except BaseException as error:
+            if ready.done():
+                raise
+            ready.set_exception(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield ready.result(60)
+    finally:
+        stopping.set()
+        thread.join()

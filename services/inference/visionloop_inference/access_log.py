@@ -8,20 +8,16 @@ the request all but the raw contents is parsed for a line, of the answer its fir
 """
 
 import logging
-import random
-import time
 from typing import Any
 from urllib.parse import unquote
 
 from visionloop.errors import InvalidInputError
 from visionloop.proto.inference import open_inference_pb2 as pb
+from visionloop.telemetry.request_lines import RequestLines, short
 from visionloop_inference.raw_contents import parse_header, take_apart
 
 log = logging.getLogger(__name__)
 
-FAILURES_PER_SECOND = 10.0
-FAILURES_AT_ONCE = 10.0
-LONGEST = 128  # characters of a caller's text
 OK = "OK"
 # Who asked, said by our own HTTP port when it hands a request on; believed of a Unix socket only.
 PEER_KEY = "visionloop-peer"
@@ -31,23 +27,11 @@ class AccessLog:
     """`wants` is asked for every request, `write` called when it said yes."""
 
     def __init__(self, share: float) -> None:
-        self._share = share
-        self._room = FAILURES_AT_ONCE
-        self._at = time.monotonic()
-        self._left_out = 0
+        self._lines = RequestLines(share)
 
     def wants(self, code: str) -> bool:
         """Whether a request that ended with this status (its gRPC name) is kept."""
-        if code == OK:
-            return self._share > 0.0 and random.random() < self._share  # noqa: S311 — a sample
-        now = time.monotonic()
-        self._room = min(FAILURES_AT_ONCE, self._room + (now - self._at) * FAILURES_PER_SECOND)
-        self._at = now
-        if self._room < 1.0:
-            self._left_out += 1
-            return False
-        self._room -= 1.0
-        return True
+        return self._lines.wants(failed=code != OK)
 
     def write(
         self,
@@ -80,12 +64,10 @@ class AccessLog:
         known = {
             "model": _model(request, response),
             "version": _version(response),
-            "caller": _short(caller),
+            "caller": short(caller),
         }
         facts |= {name: value for name, value in known.items() if value}
-        if self._left_out:
-            facts["failures_left_out"], self._left_out = self._left_out, 0
-        log.info("request", extra=facts)
+        log.info("request", extra=facts | self._lines.left_out())
 
 
 def _header(request: bytes) -> pb.ModelInferRequest | None:
@@ -121,14 +103,14 @@ def _model(request: Any, response: Any) -> str:
         for field in ("model", "model_name"):
             value = getattr(message, field, "")
             if isinstance(value, str) and value:
-                return _short(value)
+                return short(value)
     return ""
 
 
 def _version(response: Any) -> str:
     """The version that answered."""
     value = getattr(response, "version", None) or getattr(response, "model_version", None)
-    return _short(str(value)) if isinstance(value, str | int) else ""
+    return short(str(value)) if isinstance(value, str | int) else ""
 
 
 def peer_of(context: Any) -> str:
@@ -141,11 +123,5 @@ def peer_of(context: Any) -> str:
     if peer.startswith("unix:"):
         for name, value in context.invocation_metadata() or ():
             if name == PEER_KEY:
-                return f"http:{_short(str(value))}"
+                return f"http:{short(str(value))}"
     return unquote(peer)  # gRPC writes ipv6:[::1]:80 as ipv6:%5B::1%5D:80
-
-
-def _short(text: str) -> str:
-    """A caller's text as it may stand in a line: cut, and without control characters."""
-    text = text[:LONGEST]
-    return text if text.isprintable() else ascii(text)

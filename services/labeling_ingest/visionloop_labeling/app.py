@@ -21,6 +21,7 @@ from visionloop.errors import ConfigurationError
 from visionloop.flags import write_ready_file
 from visionloop.objectstore import open_store
 from visionloop.telemetry import configure_logging
+from visionloop.telemetry.request_lines import RequestLines
 from visionloop_labeling import account_commands
 from visionloop_labeling.api import make_api
 from visionloop_labeling.auth import Gate
@@ -34,6 +35,7 @@ from visionloop_labeling.importers.opening import Tools
 from visionloop_labeling.inference_access import open_inference
 from visionloop_labeling.inspectors import WorkerPool
 from visionloop_labeling.quotas import Quotas
+from visionloop_labeling.readiness import Readiness
 from visionloop_labeling.service import LabelingService
 from visionloop_labeling.settings import Settings, parse
 from visionloop_labeling.suggestions import Suggester
@@ -59,9 +61,9 @@ def main() -> int:
 
 async def serve(settings: Settings) -> None:
     """Serves until a signal, then drains."""
-    stop = asyncio.Event()
+    readiness = Readiness()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, readiness.stop)
     asyncio.get_running_loop().set_default_executor(
         ThreadPoolExecutor(_THREADS, thread_name_prefix="request")
     )
@@ -73,25 +75,28 @@ async def serve(settings: Settings) -> None:
     inspector = WorkerPool(settings.limits, settings.inspectors)
     service = LabelingService(database, store, settings.limits, inspector)
     try:
-        await _listen(settings, service, stop)
+        await _listen(settings, service, readiness)
     finally:
         await asyncio.to_thread(service.close)
     _log.info("stopped")
 
 
-async def _listen(settings: Settings, service: LabelingService, stop: asyncio.Event) -> None:
+async def _listen(settings: Settings, service: LabelingService, readiness: Readiness) -> None:
     certificates = _certificates(settings)
+    lines = RequestLines(settings.access_log)
     gate = Gate(
         service.database,
         accounts=settings.accounts,
         requests_per_second=settings.requests_per_second,
         quotas=Quotas(service.database, images=settings.daily_images, size=settings.daily_bytes),
+        readiness=readiness,
     )
     api = make_api(
         service,
         gate,
         max_import_bytes=settings.max_import_bytes,
         own_host_only=settings.loopback and not settings.accounts and not settings.trusted_proxies,
+        lines=lines,
     )
     with _bound(settings.host, settings.http_port) as http_socket:
         grpc_server = GrpcServer(
@@ -100,6 +105,7 @@ async def _listen(settings: Settings, service: LabelingService, stop: asyncio.Ev
             settings.grpc_port,
             gate=gate,
             credentials=certificates.for_grpc() if certificates else None,
+            lines=lines,
         )
         http_server = HttpServer(
             api,
@@ -114,7 +120,10 @@ async def _listen(settings: Settings, service: LabelingService, stop: asyncio.Ev
         await http_server.start()
         background.start()
         _announce(settings, grpc_server.port, http_socket.getsockname()[1])
-        await stop.wait()
+        await readiness.stopping.wait()
+        _log.info("draining: serving on until no request has come for a while")
+        await grpc_server.not_serving()
+        await readiness.quiet(settings.drain_quiet_seconds, settings.drain_seconds / 2)
         _log.info("draining: finishing what has been received")
         service.drain()
         await asyncio.gather(

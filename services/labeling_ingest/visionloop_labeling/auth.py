@@ -27,6 +27,7 @@ from visionloop_labeling.accounts import LOCAL, Caller, Role, is_name
 from visionloop_labeling.database import Database
 from visionloop_labeling.permissions import Rule
 from visionloop_labeling.quotas import Quotas
+from visionloop_labeling.readiness import Readiness
 from visionloop_labeling.schema import Account
 from visionloop_labeling.throttle import Buckets, SignInThrottle
 
@@ -64,9 +65,11 @@ class Gate:
         accounts: bool = False,
         requests_per_second: float = 0.0,
         quotas: Quotas | None = None,
+        readiness: Readiness | None = None,
     ) -> None:
         """Without accounts everybody may do everything."""
         self.accounts = accounts
+        self.readiness = readiness or Readiness()
         self.quotas = quotas or Quotas(database)
         self._database = database
         self._rates = Buckets(requests_per_second, requests_per_second * BURST_SECONDS)
@@ -84,6 +87,7 @@ class Gate:
 
         Raises UnauthenticatedError.
         """
+        self.readiness.asked()
         if not self.accounts:
             return SignedIn(LOCAL)
         if authorization:

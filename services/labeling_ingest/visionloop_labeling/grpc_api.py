@@ -19,7 +19,9 @@ from grpc_reflection.v1alpha import reflection
 from visionloop.errors import ConfigurationError, VisionloopError
 from visionloop.proto.v1 import labeling_pb2 as pb
 from visionloop.proto.v1 import labeling_pb2_grpc
+from visionloop.telemetry.request_lines import RequestLines
 from visionloop.telemetry.rpc import MetricsInterceptor
+from visionloop_labeling.access_log import LoggedCalls
 from visionloop_labeling.accounts import spoken_by
 from visionloop_labeling.auth import CALLER, Gate
 from visionloop_labeling.datasets import DatasetSummary
@@ -63,12 +65,17 @@ class GrpcServer:
         *,
         gate: Gate | None = None,
         credentials: grpc.ServerCredentials | None = None,
+        lines: RequestLines | None = None,
     ) -> None:
         """Without a gate everybody may do everything, without credentials there is no TLS."""
         gate = gate or Gate(service.database)
         self._health = HealthServicer()
         self._server = grpc.aio.server(
-            interceptors=[MetricsInterceptor(), KnownCallers(gate)],
+            interceptors=[
+                MetricsInterceptor(),
+                *([LoggedCalls(lines)] if lines else []),
+                KnownCallers(gate),
+            ],
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.so_reuseport", 0),  # two programs on one port would share its calls
@@ -105,9 +112,13 @@ class GrpcServer:
         for name in ("", SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
+    async def not_serving(self) -> None:
+        """Says so to who asks for its health, and serves on."""
+        await self._health.enter_graceful_shutdown()
+
     async def stop(self, grace_seconds: float) -> None:
         """Takes no new calls and lets open ones finish."""
-        await self._health.enter_graceful_shutdown()
+        await self.not_serving()
         await self._server.stop(grace_seconds)
 
 

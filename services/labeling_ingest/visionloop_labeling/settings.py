@@ -62,6 +62,7 @@ class Settings:
     max_image_pixels: int
     inspectors: int
     drain_seconds: float
+    drain_quiet_seconds: float
     access_log: float
     config: Path | None
 
@@ -96,7 +97,7 @@ class Settings:
         check_above_zero("inspectors", self.inspectors)
         check_above_zero("database-connections", self.database_connections)
         check_above_zero("max-import-bytes", self.max_import_bytes)
-        check_above_zero("drain-seconds", self.drain_seconds)
+        self._check_drain()
         self._check_ranges()
         self._check_tls()
         check_host(self.host, insecure=self.insecure, lacks=self._lacks())
@@ -120,6 +121,15 @@ class Settings:
                     f"--{name.replace('_', '-')} is {value}; it must be {least:g} to {most:g}",
                     field=name,
                 )
+
+    def _check_drain(self) -> None:
+        check_above_zero("drain-seconds", self.drain_seconds)
+        if not 0 <= self.drain_quiet_seconds <= self.drain_seconds / 2:
+            raise ConfigurationError(
+                f"--drain-quiet-seconds {self.drain_quiet_seconds} must lie between 0 and half of "
+                f"--drain-seconds {self.drain_seconds}",
+                field="drain_quiet_seconds",
+            )
 
     def _check_tls(self) -> None:
         if (self.tls_certificate is None) != (self.tls_key is None):
@@ -302,6 +312,12 @@ def _add_operations(group: argparse._ArgumentGroup) -> None:
         type=seconds,
         default=25.0,  # below the 30 seconds that Kubernetes grants
         help="longest time after SIGTERM for what has been received",
+    )
+    add(
+        "--drain-quiet-seconds",
+        type=seconds,
+        default=1.0,
+        help="after SIGTERM, serve on until no request has come for so long",
     )
     add(
         "--access-log",

@@ -11,6 +11,8 @@ from typing import Final
 from fastapi import FastAPI
 
 import visionloop
+from visionloop.telemetry.request_lines import RequestLines
+from visionloop_labeling.access_log import LoggedRequests
 from visionloop_labeling.api import (
     accounts,
     browse,
@@ -54,6 +56,7 @@ def make_api(
     *,
     max_import_bytes: int = MAX_IMPORT_BYTES,
     own_host_only: bool = False,
+    lines: RequestLines | None = None,
 ) -> FastAPI:
     """The application over a service; without a gate everybody may do everything."""
     gate = gate or Gate(service.database)
@@ -77,10 +80,11 @@ def make_api(
     if own_host_only:
         api.add_middleware(OwnHostOnly)
     api.add_middleware(SafeAnswers)
+    if lines is not None:
+        api.add_middleware(LoggedRequests, lines=lines)
     errors.add_handlers(api)
     labelling = (classes, labels, events, queue, browse)
     for part in (
-        health,
         datasets,
         *labelling,
         snapshots,
@@ -92,6 +96,6 @@ def make_api(
         pages,
     ):
         api.include_router(part.routes(service))
-    for part in (images, sessions, accounts, login):
+    for part in (health, images, sessions, accounts, login):
         api.include_router(part.routes(service, gate))
     return api

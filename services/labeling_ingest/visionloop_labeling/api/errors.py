@@ -23,7 +23,8 @@ from visionloop_labeling.receipts import Receipt
 
 # What a route may answer beside its result, for OpenAPI.
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {
-    status: {"model": ErrorOut} for status in (400, 401, 403, 404, 409, 412, 413, 422, 429, 503)
+    status: {"model": ErrorOut}
+    for status in (400, 401, 403, 404, 408, 409, 412, 413, 422, 429, 503)
 }
 
 

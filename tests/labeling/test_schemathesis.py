@@ -1,0 +1,64 @@
+"""Requests made from the OpenAPI description: none may fail us, none may be answered off it.
+
+Half of them are as described, half are wrong in one place. SCHEMATHESIS_EXAMPLES=200 runs so many
+of each for every operation.
+"""
+
+import os
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi import checks
+from support.labeling_site import served_site
+
+EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "2"))
+CHECKS = [
+    not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_schema_conformance,
+]
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory):
+    """The service without accounts: everybody may call everything."""
+    folder = tmp_path_factory.mktemp("site")
+    with served_site(folder, with_accounts=False) as (_, address):
+        yield schemathesis.openapi.from_url(f"http://{address}/openapi.json")
+
+
+def ask(operation: schemathesis.schemas.APIOperation, mode: GenerationMode) -> None:
+    @given(case=operation.as_strategy(generation_mode=mode))
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    def answered(case: schemathesis.Case) -> None:
+        case.validate_response(case.call(), checks=CHECKS)
+
+    answered()
+
+
+def test_every_answer_is_described(described) -> None:
+    asked, wrong = 0, []
+    for result in described.get_all_operations():
+        operation = result.ok()
+        for mode in GenerationMode:
+            asked += 1
+            try:
+                ask(operation, mode)
+            except Unsatisfiable:
+                assert mode.is_negative  # nothing can be wrong with it
+            except BaseExceptionGroup as error:
+                wrong.append(f"{operation.label}: {error}")
+    assert not wrong, "\n\n".join(wrong)
+    assert asked > 50
