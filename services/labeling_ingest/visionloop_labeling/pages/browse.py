@@ -70,7 +70,11 @@ def routes(service: LabelingService) -> APIRouter:
             classes=await service.run(naming.classes, service, dataset),
             states=_STATES,
             splits=_SPLITS,
-            orders=_possible(given),
+            # The first is what an address without an order means.
+            orders=[
+                ("", title) if one is Order.ARRIVAL else (one, title)
+                for one, title in _possible(given)
+            ],
             flags=sorted({*overview.flags, *([flag] if flag else [])}),
             total=overview.images,
         )
