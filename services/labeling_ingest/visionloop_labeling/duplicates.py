@@ -90,10 +90,15 @@ _ODD_ROWS = _ODD_COLUMNS.T
 
 def fingerprint(pixels: NDArray[np.uint8]) -> Fingerprint | None:
     """The fingerprint of RGB pixels (height, width, 3), or None for a tiny or a flat image."""
-    if min(pixels.shape[:2]) < MIN_SIDE:
+    return fingerprint_of(Image.fromarray(pixels))
+
+
+def fingerprint_of(picture: Image.Image) -> Fingerprint | None:
+    """The same of an RGB picture."""
+    if min(picture.size) < MIN_SIDE:
         return None
     side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-    small = Image.fromarray(pixels).resize(side, Image.Resampling.BOX).convert("L")
+    small = picture.resize(side, Image.Resampling.BOX).convert("L")
     thumbnail = np.asarray(small)
     if thumbnail.std() < MIN_CONTRAST:
         return None

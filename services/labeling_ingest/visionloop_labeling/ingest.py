@@ -51,6 +51,7 @@ from visionloop_labeling.inspectors import Inspector, OwnProcess, UndecodableErr
 from visionloop_labeling.neighbours import Neighbours
 from visionloop_labeling.quarantine import quarantine_key
 from visionloop_labeling.receipts import (
+    AnsweredRows,
     ImageRow,
     Outcome,
     Prepared,
@@ -67,7 +68,8 @@ from visionloop_labeling.schema import (
     Item,
 )
 
-_STORE_THREADS: Final = 8
+# Their waits for the disk become one: file systems sync what comes together in one go.
+_STORE_THREADS: Final = 16
 # Looks like an image, and nobody can tell what it shows. Everything else is refused and forgotten.
 _QUARANTINED: Final = frozenset(
     (Refusal.TRUNCATED, Refusal.CORRUPT, "decoder_crashed", "decode_timeout")
@@ -90,6 +92,7 @@ class Ingest:
         self._store = store
         self._inspector = inspector or OwnProcess(limits)
         self._neighbours = Neighbours()
+        self._answered = AnsweredRows()
         self._pool = ThreadPoolExecutor(_STORE_THREADS, thread_name_prefix="blob-store")
 
     def close(self) -> None:
@@ -132,6 +135,10 @@ class Ingest:
         return receipts
 
     def _answer(self, row: ImageRow, digest: str) -> Receipt | None:
+        """The stored answer, if there is one. Only saves looking at the image: the commit asks
+        again, and then nothing can come in between."""
+        if not self._answered.may_have(self._database, row):
+            return None
         with self._database.read() as session:
             stored = find_stored(session, row)
         return None if stored is None else answer_from(stored, row, digest)
@@ -185,6 +192,7 @@ class Ingest:
             receipts = effects.write()
             failpoint("ingest.effects")
         failpoint("ingest.committed")
+        self._answered.note(row.row for row in rows)
         effects.measure()
         return receipts
 

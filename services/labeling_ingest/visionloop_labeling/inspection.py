@@ -7,8 +7,10 @@ module, `renditions` and what they stand on, and no more.
 import hashlib
 from dataclasses import dataclass
 
+from PIL import Image
+
 from visionloop.images import Limits, decode, read_header
-from visionloop_labeling.duplicates import Fingerprint, fingerprint
+from visionloop_labeling.duplicates import Fingerprint, fingerprint_of
 from visionloop_labeling.quality import Quality, measure
 
 
@@ -31,11 +33,12 @@ def inspect(image: bytes, limits: Limits) -> Inspection:
     height, width = pixels.shape[:2]
     content = hashlib.sha256(f"{width}x{height}\0".encode())
     content.update(pixels.data)
+    picture = Image.fromarray(pixels)
     return Inspection(
         pixel_sha256=content.hexdigest(),
         media_type=header.media_type,
         width=width,
         height=height,
-        quality=measure(pixels),
-        fingerprint=fingerprint(pixels),
+        quality=measure(picture),
+        fingerprint=fingerprint_of(picture),
     )

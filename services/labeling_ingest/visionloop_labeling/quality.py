@@ -1,8 +1,8 @@
 """What is wrong with a picture at first sight: too dark, too bright, flat, blurred, tiny, a strip.
 
-Measured on a gray copy of at most 256 pixels, about the size that models see: what is sharp enough
+Measured on a gray copy of 256 to 511 pixels, about the size that models see: what is sharp enough
 there is sharp enough. Flags are hints for people (filters, the overview, the review queue); no
-image is refused or left out for one. The price: 0.4 ms an image.
+image is refused or left out for one. The price: 0.3 ms an image.
 
 Sharpness is how much of the picture's contrast lies in its finest detail: the standard deviation of
 the Laplacian over that of the gray values. So it does not fall with the light, as the variance of
@@ -10,6 +10,7 @@ the Laplacian does. Of 33 photographs (scikit-image, solar cells) in focus all b
 BLURRED; blurred by 4 pixels of the copy, all but the pure textures are below.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,7 +22,7 @@ SIDE: Final = 256
 DARK: Final = 0.12  # mean brightness, 0 to 1
 BRIGHT: Final = 0.92
 LOW_CONTRAST: Final = 0.04  # standard deviation of brightness, 0 to 0.5
-BLURRED: Final = 0.09
+BLURRED: Final = 0.07
 TINY: Final = 64  # pixels of the shorter side
 ODD_ASPECT: Final = 4.0  # longer side over shorter
 
@@ -36,11 +37,11 @@ class Quality:
     flags: tuple[str, ...]
 
 
-def measure(pixels: NDArray[np.uint8]) -> Quality:
-    """The measures of RGB pixels (height, width, 3)."""
-    height, width = pixels.shape[:2]
-    gray = _gray(pixels)
-    brightness, contrast = float(gray.mean()) / 255, float(gray.std()) / 255
+def measure(picture: Image.Image) -> Quality:
+    """The measures of an RGB picture."""
+    width, height = picture.size
+    gray = _gray(picture)
+    brightness, contrast = (value / 255 for value in _mean_and_deviation(gray))
     sharpness = _detail(gray) / (255 * contrast) if contrast > 0.001 else 0.0
     found = {
         "dark": brightness < DARK,
@@ -58,19 +59,24 @@ def measure(pixels: NDArray[np.uint8]) -> Quality:
     )
 
 
-def _gray(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(height, width) of at most SIDE, brightness 0 to 255."""
-    picture = Image.fromarray(pixels)
-    longest = max(picture.size)
-    if longest > SIDE:
-        width, height = (max(1, round(side * SIDE / longest)) for side in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.BOX)
-    return np.asarray(picture.convert("L"), dtype=np.float32)
+def _gray(picture: Image.Image) -> NDArray[np.int16]:
+    """(height, width) below twice SIDE, brightness 0 to 255."""
+    factor = max(picture.size) // SIDE
+    small = picture.reduce(factor) if factor > 1 else picture
+    return np.asarray(small.convert("L")).astype(np.int16)
 
 
-def _detail(gray: NDArray[np.float32]) -> float:
+def _detail(gray: NDArray[np.int16]) -> float:
     """The standard deviation of the Laplacian; 0 for what is too small to have one."""
     if min(gray.shape) < 3:
         return 0.0
     around = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:]
-    return float((around - 4 * gray[1:-1, 1:-1]).std())
+    return _mean_and_deviation(around - 4 * gray[1:-1, 1:-1])[1]
+
+
+def _mean_and_deviation(values: NDArray[np.int16]) -> tuple[float, float]:
+    # Four times as fast as mean() and std(), and exact to five digits for this many values.
+    flat = values.astype(np.float32).ravel()
+    mean = float(flat.sum()) / flat.size
+    flat -= mean
+    return mean, math.sqrt(float(flat @ flat) / flat.size)

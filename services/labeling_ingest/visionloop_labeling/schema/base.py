@@ -1,4 +1,9 @@
-"""The types and naming rules that all tables share."""
+"""The types and naming rules that all tables share.
+
+Where many rows of a table are written at once and their ids are wanted, a column that the program
+fills and that differs from row to row is marked as `insert_sentinel`: then one INSERT … RETURNING
+does for all of them on every database. Without it SQLite would get a statement for each row.
+"""
 
 from datetime import UTC, datetime
 

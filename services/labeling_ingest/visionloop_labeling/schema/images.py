@@ -64,7 +64,8 @@ class ImageGroup(Table):
 
     id: Mapped[int] = mapped_column(RowId, primary_key=True)
     dataset_id: Mapped[int] = mapped_column(ForeignKey("dataset.id"))
-    key: Mapped[str] = mapped_column(String(80))
+    # A sentinel tells the rows of one INSERT apart when their ids come back (see `base`).
+    key: Mapped[str] = mapped_column(String(80), insert_sentinel=True)
     split: Mapped[str | None] = mapped_column(String(5))
     split_sequence: Mapped[int | None] = mapped_column(BigInteger)
     size: Mapped[int] = mapped_column(Integer, default=0)
@@ -91,7 +92,7 @@ class Item(Table):
     id: Mapped[int] = mapped_column(RowId, primary_key=True)
     dataset_id: Mapped[int] = mapped_column(ForeignKey("dataset.id"))
     position: Mapped[int] = mapped_column(BigInteger)
-    sha256: Mapped[str] = mapped_column(ForeignKey("blob.sha256"))
+    sha256: Mapped[str] = mapped_column(ForeignKey("blob.sha256"), insert_sentinel=True)
     group_id: Mapped[int] = mapped_column(ForeignKey("image_group.id"))
     declared_group: Mapped[str] = mapped_column(String(200), default="")
     attributes: Mapped[dict[str, str]] = mapped_column(JSON)

@@ -40,7 +40,7 @@ class LabelEvent(Table):
     )
 
     id: Mapped[int] = mapped_column(RowId, primary_key=True)
-    event_id: Mapped[str] = mapped_column(String(36), unique=True)
+    event_id: Mapped[str] = mapped_column(String(36), unique=True, insert_sentinel=True)
     dataset_id: Mapped[int] = mapped_column(ForeignKey("dataset.id"))
     sequence: Mapped[int] = mapped_column(BigInteger)
     item_id: Mapped[int] = mapped_column(ForeignKey("item.id"))
