@@ -164,6 +164,7 @@ def requeue(session: Session, dataset: Dataset, book: ClassBook, changed: Sequen
     """Finds the place in the work for images whose labels name a class (row ids) that changed.
 
     Labels of a class that was split must be given again; when it is restored, they stand again.
+    Images that the session holds are not refreshed: they may be a million.
     """
     split = [one.id for one in book.all() if book.meaning(one).state == ClassState.SPLIT]
     mine = Item.dataset_id == dataset.id

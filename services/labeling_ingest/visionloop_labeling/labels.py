@@ -444,6 +444,8 @@ def _check_right(item: Item, standing: Standing, statement: Statement) -> None:
 def _applied(event: LabelEvent, before: Standing, after: Standing) -> bool:
     if event.kind == EventKind.LABEL:
         return after.label is event
+    if event.kind == EventKind.RETRACT:
+        return after.label is None and before != after
     return before != after
 
 
