@@ -28,7 +28,9 @@ from visionloop.errors import (
 from visionloop.labeling_messages import (
     AuthorKind,
     Dataset,
+    DatasetSettings,
     ExportedLabel,
+    ExportFormat,
     LabelClass,
     LabelEvent,
     LabelReceipt,
@@ -39,7 +41,10 @@ from visionloop.labeling_messages import (
     SubmitImage,
     dataset_from,
     event_from,
+    format_number,
     label_from,
+    settings_message,
+    snapshot_from,
 )
 from visionloop.labeling_messages import author_kind as kind_of
 from visionloop.proto.v1 import labeling_pb2 as pb
@@ -49,6 +54,8 @@ from visionloop.resumable import Window
 __all__ = [
     "AuthorKind",
     "Dataset",
+    "DatasetSettings",
+    "ExportFormat",
     "ExportedLabel",
     "LabelClass",
     "LabelEvent",
@@ -100,9 +107,13 @@ class LabelingClient:
         )
         self._stub = labeling_pb2_grpc.LabelingIngestStub(self._channel)
 
-    def create_dataset(self, name: str) -> Dataset:
-        """Makes the dataset, or returns the one of this name."""
-        request = pb.CreateDatasetRequest(name=name)
+    def create_dataset(self, name: str, settings: DatasetSettings | None = None) -> Dataset:
+        """Makes the dataset, or returns the one of this name.
+
+        Raises ConflictError when it is there with other settings than those asked for.
+        """
+        wanted = None if settings is None else settings_message(settings)
+        request = pb.CreateDatasetRequest(name=name, settings=wanted)
         with self._errors():
             return dataset_from(self._call(self._stub.CreateDataset, request))
 
@@ -170,7 +181,7 @@ class LabelingClient:
         request = pb.CreateSnapshotRequest(dataset=dataset)
         with self._errors(timeout):
             answer = self._call(self._stub.CreateSnapshot, request, timeout)
-        return SnapshotReceipt(answer.id, answer.created, dict(answer.split_images))
+        return snapshot_from(answer)
 
     def export_labels(
         self, dataset: str, *, timeout: float | None = None
@@ -180,6 +191,25 @@ class LabelingClient:
         with self._errors(timeout):
             for label in self._call(self._stub.ExportLabels, request, timeout):
                 yield label_from(label)
+
+    def export(
+        self,
+        dataset: str,
+        format: ExportFormat = "csv",
+        *,
+        snapshot: str = "",
+        timeout: float | None = None,
+    ) -> Iterator[bytes]:
+        """The labels as a file, in pieces: CSV, COCO JSON, or a ZIP with the images.
+
+        Those of a snapshot (an id, its beginning, or "latest"), else the current ones. An error
+        may come after the first pieces: then they are no file. Without `timeout` it may take as
+        long as it takes.
+        """
+        request = pb.ExportRequest(dataset=dataset, format=format_number(format), snapshot=snapshot)
+        with self._errors(timeout):
+            for piece in self._stub.Export(request, timeout=timeout):
+                yield piece.data
 
     def history(self, dataset: str, sha256: str) -> list[LabelEvent]:
         """Every label event of one image, oldest first."""

@@ -14,6 +14,9 @@ from visionloop.proto.v1 import labeling_pb2 as pb
 AuthorKind = Literal["human", "import", "app", "model"]
 Outcome = Literal["accepted", "duplicate", "rejected", "quarantined"]
 
+Task = Literal["classification", "multi_label", "detection"]
+ExportFormat = Literal["csv", "coco", "yolo", "folder"]
+
 # Larger images are rejected here: as a message they would break the stream of all the others.
 MAX_IMAGE_BYTES: Final = 64 * 2**20
 
@@ -22,6 +25,22 @@ _KINDS: dict[str, pb.AuthorKind] = {
     "import": pb.AUTHOR_KIND_IMPORT,
     "app": pb.AUTHOR_KIND_APP,
     "model": pb.AUTHOR_KIND_MODEL,
+}
+_TASKS: dict[str, pb.Task] = {
+    "classification": pb.TASK_CLASSIFICATION,
+    "multi_label": pb.TASK_MULTI_LABEL,
+    "detection": pb.TASK_DETECTION,
+}
+_TASK_NAMES: dict[int, Task] = {
+    pb.TASK_CLASSIFICATION: "classification",
+    pb.TASK_MULTI_LABEL: "multi_label",
+    pb.TASK_DETECTION: "detection",
+}
+_FORMATS: dict[str, pb.ExportRequest.Format] = {
+    "csv": pb.ExportRequest.CSV,
+    "coco": pb.ExportRequest.COCO,
+    "yolo": pb.ExportRequest.YOLO,
+    "folder": pb.ExportRequest.FOLDER,
 }
 _KIND_NAMES = {number: name for name, number in _KINDS.items()}
 _OUTCOMES: dict[int, Outcome] = {
@@ -41,6 +60,19 @@ class LabelClass:
 
 
 @dataclass(frozen=True, slots=True)
+class DatasetSettings:
+    """What a dataset is made with, for ever. `splits` are the shares of train, val and test.
+
+    `train_on_app_labels`, `train_on_model_labels`: whether snapshots take such labels, in train.
+    """
+
+    task: Task = "classification"
+    splits: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    train_on_app_labels: bool = True
+    train_on_model_labels: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Dataset:
     """A dataset with its classes and counts."""
 
@@ -49,6 +81,7 @@ class Dataset:
     images: int
     labelled: int
     created: datetime
+    settings: DatasetSettings = DatasetSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,16 +134,23 @@ class LabelReceipt:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotReceipt:
-    """A snapshot: `created` is False when the same content already had this id."""
+    """A snapshot: `created` is False when the same content already had this id.
+
+    Images of a group share a split. `left_out` counts labelled images that are not in it, by
+    reason.
+    """
 
     id: str
     created: bool
     split_images: dict[str, int]
+    groups: int = 0
+    largest_group: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class ExportedLabel:
-    """The current label of one image."""
+    """The current label of one image; `disputed` when somebody says otherwise, undecided."""
 
     sha256: str
     class_id: str
@@ -122,6 +162,8 @@ class ExportedLabel:
     author: str
     source: str
     labelled: datetime
+    sequence: int = 0
+    disputed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +262,56 @@ def dataset_from(dataset: pb.Dataset) -> Dataset:
         images=dataset.images,
         labelled=dataset.labelled,
         created=dataset.created.ToDatetime(UTC),
+        settings=_settings_from(dataset.settings),
     )
+
+
+def settings_message(settings: DatasetSettings) -> pb.DatasetSettings:
+    """The message of settings. Raises InvalidInputError for an unknown task."""
+    if settings.task not in _TASKS:
+        raise InvalidInputError(
+            f"task is {settings.task!r}; it must be {', '.join(_TASKS)}", field="settings.task"
+        )
+    train, val, test = settings.splits
+    return pb.DatasetSettings(
+        task=_TASKS[settings.task],
+        ratios=pb.SplitRatios(train=train, val=val, test=test),
+        train_on_app_labels=settings.train_on_app_labels,
+        train_on_model_labels=settings.train_on_model_labels,
+    )
+
+
+def _settings_from(settings: pb.DatasetSettings) -> DatasetSettings:
+    if settings.task not in _TASK_NAMES:
+        return DatasetSettings()  # a service from before it told
+    ratios = settings.ratios
+    return DatasetSettings(
+        task=_TASK_NAMES[settings.task],
+        splits=(ratios.train, ratios.val, ratios.test),
+        train_on_app_labels=settings.train_on_app_labels,
+        train_on_model_labels=settings.train_on_model_labels,
+    )
+
+
+def snapshot_from(receipt: pb.SnapshotReceipt) -> SnapshotReceipt:
+    """A SnapshotReceipt from its message."""
+    return SnapshotReceipt(
+        id=receipt.id,
+        created=receipt.created,
+        split_images=dict(receipt.split_images),
+        groups=receipt.groups,
+        largest_group=receipt.largest_group,
+        left_out=dict(receipt.left_out),
+    )
+
+
+def format_number(name: ExportFormat) -> pb.ExportRequest.Format:
+    """The message's value of a format. Raises InvalidInputError for another word."""
+    if name not in _FORMATS:
+        raise InvalidInputError(
+            f"format is {name!r}; it must be {', '.join(_FORMATS)}", field="format"
+        )
+    return _FORMATS[name]
 
 
 def label_from(label: pb.ExportedLabel) -> ExportedLabel:
@@ -236,6 +327,8 @@ def label_from(label: pb.ExportedLabel) -> ExportedLabel:
         author=label.author,
         source=label.source,
         labelled=label.labelled.ToDatetime(UTC),
+        sequence=label.sequence,
+        disputed=label.disputed,
     )
 
 

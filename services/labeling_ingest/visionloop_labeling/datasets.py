@@ -48,6 +48,7 @@ class DatasetSummary:
     images: int
     labelled: int
     created: datetime
+    settings: DatasetSettings
 
 
 def create(session: Session, name: str, settings: DatasetSettings | None = None) -> Dataset:
@@ -116,6 +117,7 @@ def summary(session: Session, dataset: Dataset) -> DatasetSummary:
         images=dataset.last_position,
         labelled=dataset.labelled,
         created=dataset.created,
+        settings=settings_of(dataset),
     )
 
 

@@ -6,12 +6,10 @@ row with a reason, not as a broken stream.
 
 import logging
 from collections.abc import AsyncIterator, Awaitable
-from datetime import datetime
 from typing import Any, Final, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
-from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
@@ -22,15 +20,23 @@ from visionloop.proto.v1 import labeling_pb2_grpc
 from visionloop.telemetry.request_lines import RequestLines
 from visionloop.telemetry.rpc import MetricsInterceptor
 from visionloop_labeling.access_log import LoggedCalls
-from visionloop_labeling.accounts import spoken_by
 from visionloop_labeling.auth import CALLER, Gate
 from visionloop_labeling.datasets import DatasetSummary
-from visionloop_labeling.exports import ExportedLabel
 from visionloop_labeling.grpc_callers import KnownCallers, abort
-from visionloop_labeling.history import HistoryEntry
-from visionloop_labeling.labels import AuthorKind
+from visionloop_labeling.grpc_messages import (
+    author_of,
+    dataset_message,
+    event_message,
+    format_named,
+    kind_name,
+    label_message,
+    receipt_message,
+    row_of,
+    settings_of,
+    snapshot_message,
+)
 from visionloop_labeling.quotas import Quotas
-from visionloop_labeling.receipts import ImageRow, Outcome, Receipt
+from visionloop_labeling.receipts import ImageRow
 from visionloop_labeling.service import LabelingService
 
 MAX_MESSAGE_BYTES: Final = 96 * 2**20
@@ -38,20 +44,6 @@ _log = logging.getLogger(__name__)
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["LabelingIngest"].full_name
 _Result = TypeVar("_Result")
 _Context = grpc.aio.ServicerContext[Any, Any]
-
-_KINDS: Final[dict[pb.AuthorKind, AuthorKind]] = {
-    pb.AUTHOR_KIND_HUMAN: AuthorKind.HUMAN,
-    pb.AUTHOR_KIND_IMPORT: AuthorKind.IMPORT,
-    pb.AUTHOR_KIND_APP: AuthorKind.APP,
-    pb.AUTHOR_KIND_MODEL: AuthorKind.MODEL,
-}
-_KIND_NUMBERS: Final = {kind: number for number, kind in _KINDS.items()}
-_OUTCOMES: Final = {
-    Outcome.ACCEPTED: pb.SubmitImageReceipt.ACCEPTED,
-    Outcome.DUPLICATE: pb.SubmitImageReceipt.DUPLICATE,
-    Outcome.REJECTED: pb.SubmitImageReceipt.REJECTED,
-    Outcome.QUARANTINED: pb.SubmitImageReceipt.QUARANTINED,
-}
 
 
 class GrpcServer:
@@ -133,25 +125,25 @@ class LabelingServicer(labeling_pb2_grpc.LabelingIngestServicer):
         self, request: pb.CreateDatasetRequest, context: _Context
     ) -> pb.Dataset:
         """See labeling.proto."""
-        return _dataset(await _answer(context, self._service.create_dataset(request.name)))
+        return dataset_message(await _answer(context, self._create(request)))
 
     async def ListDatasets(  # noqa: N802 - the name on the wire
         self, _request: pb.ListDatasetsRequest, context: _Context
     ) -> pb.ListDatasetsResponse:
         """See labeling.proto."""
         found = await _answer(context, self._service.list_datasets())
-        return pb.ListDatasetsResponse(datasets=[_dataset(one) for one in found])
+        return pb.ListDatasetsResponse(datasets=[dataset_message(one) for one in found])
 
     async def SubmitImages(  # noqa: N802 - the name on the wire
         self, requests: AsyncIterator[pb.SubmitImageRequest], context: _Context
     ) -> AsyncIterator[pb.SubmitImageReceipt]:
         """See labeling.proto."""
         rows = self._quotas.metered(
-            CALLER.get(), (_row(request) async for request in requests), _size
+            CALLER.get(), (row_of(request) async for request in requests), _size
         )
         receipts = self._service.submit_images(rows)
         async for receipt in _answers(context, receipts):
-            yield _receipt(receipt)
+            yield receipt_message(receipt)
 
     async def SubmitLabel(  # noqa: N802 - the name on the wire
         self, request: pb.SubmitLabelRequest, context: _Context
@@ -164,8 +156,8 @@ class LabelingServicer(labeling_pb2_grpc.LabelingIngestServicer):
                 sha256=request.sha256,
                 class_name=request.label.class_name,
                 event_id=request.event_id,
-                author_kind=_kind_name(request.author_kind),
-                author=_author(request),
+                author_kind=kind_name(request.author_kind),
+                author=author_of(request),
                 base_sequence=(
                     request.base_sequence if request.HasField("base_sequence") else None
                 ),
@@ -180,9 +172,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingIngestServicer):
     ) -> pb.SnapshotReceipt:
         """See labeling.proto."""
         cut = await _answer(context, self._service.create_snapshot(request.dataset))
-        return pb.SnapshotReceipt(
-            id=cut.manifest.id, created=cut.created, split_images=cut.manifest.split_images
-        )
+        return snapshot_message(cut)
 
     async def ExportLabels(  # noqa: N802 - the name on the wire
         self, request: pb.ExportLabelsRequest, context: _Context
@@ -190,14 +180,29 @@ class LabelingServicer(labeling_pb2_grpc.LabelingIngestServicer):
         """See labeling.proto."""
         async for page in _answers(context, self._service.export(request.dataset)):
             for label in page:
-                yield _exported(label)
+                yield label_message(label)
+
+    async def Export(  # noqa: N802 - the name on the wire
+        self, request: pb.ExportRequest, context: _Context
+    ) -> AsyncIterator[pb.ExportPiece]:
+        """See labeling.proto."""
+        pieces = self._service.export_file(
+            request.dataset, format_named(request.format), request.snapshot or None
+        )
+        async for piece in _answers(context, pieces):
+            yield pb.ExportPiece(data=piece)
 
     async def GetHistory(  # noqa: N802 - the name on the wire
         self, request: pb.GetHistoryRequest, context: _Context
     ) -> pb.GetHistoryResponse:
         """See labeling.proto."""
         entries = await _answer(context, self._service.history(request.dataset, request.sha256))
-        return pb.GetHistoryResponse(events=[_event(entry) for entry in entries])
+        return pb.GetHistoryResponse(events=[event_message(entry) for entry in entries])
+
+    async def _create(self, request: pb.CreateDatasetRequest) -> DatasetSummary:
+        asked = request.HasField("settings")
+        settings = settings_of(request.settings) if asked else None
+        return await self._service.create_dataset(request.name, settings)
 
 
 async def _answer(context: _Context, work: Awaitable[_Result]) -> _Result:
@@ -224,86 +229,5 @@ async def _abort(context: _Context, error: Exception) -> NoReturn:
     await abort(context, error)
 
 
-def _kind_name(number: pb.AuthorKind) -> str:
-    kind = AuthorKind.APP if number == pb.AUTHOR_KIND_UNSPECIFIED else _KINDS.get(number)
-    return str(number) if kind is None else kind.value
-
-
-def _author(request: pb.SubmitImageRequest | pb.SubmitLabelRequest) -> str:
-    return spoken_by(CALLER.get(), request.author, _kind_name(request.author_kind))
-
-
-def _row(request: pb.SubmitImageRequest) -> ImageRow:
-    return ImageRow(
-        dataset=request.dataset,
-        batch=request.batch,
-        ordinal=request.ordinal,
-        image=request.image,
-        label=request.label.class_name if request.HasField("label") else None,
-        group=request.group,
-        attributes=dict(request.attributes),
-        author_kind=_kind_name(request.author_kind),
-        author=_author(request),
-        source=request.source,
-    )
-
-
 def _size(row: ImageRow) -> int:
     return len(row.image)
-
-
-def _receipt(receipt: Receipt) -> pb.SubmitImageReceipt:
-    return pb.SubmitImageReceipt(
-        batch=receipt.batch,
-        ordinal=receipt.ordinal,
-        outcome=_OUTCOMES[receipt.outcome],
-        sha256=receipt.sha256,
-        reason=receipt.reason,
-        message=receipt.message,
-        field=receipt.field,
-        replayed=receipt.replayed,
-    )
-
-
-def _dataset(summary: DatasetSummary) -> pb.Dataset:
-    return pb.Dataset(
-        name=summary.name,
-        classes=[pb.LabelClass(id=key, name=name) for key, name in summary.classes],
-        images=summary.images,
-        labelled=summary.labelled,
-        created=_time(summary.created),
-    )
-
-
-def _exported(label: ExportedLabel) -> pb.ExportedLabel:
-    return pb.ExportedLabel(
-        sha256=label.sha256,
-        class_id=label.class_key,
-        class_name=label.class_name,
-        split=label.split,
-        group=label.group,
-        attributes=label.attributes,
-        author_kind=_KIND_NUMBERS[label.author_kind],
-        author=label.author,
-        source=label.source,
-        labelled=_time(label.labelled),
-    )
-
-
-def _event(entry: HistoryEntry) -> pb.LabelEvent:
-    return pb.LabelEvent(
-        sequence=entry.sequence,
-        event_id=entry.event_id,
-        class_id=entry.class_key,
-        class_name=entry.class_name,
-        author_kind=_KIND_NUMBERS[entry.author_kind],
-        author=entry.author,
-        at=_time(entry.at),
-        current=entry.current,
-    )
-
-
-def _time(at: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(at)
-    return stamp

@@ -106,6 +106,7 @@ ROUTES: Final[dict[tuple[str, str], Rule]] = {
     # Pages
     ("GET", "/"): SERVICE,
     ("POST", "/datasets"): ADMIN,
+    ("POST", "/datasets"): ADMIN,
     ("GET", _PAGE): LABELLER,
     ("GET", f"{_PAGE}/label"): LABELLER,
     ("GET", f"{_PAGE}/grid"): LABELLER,
@@ -129,6 +130,7 @@ METHODS: Final[dict[str, Rule]] = {
     f"{_LABELING}SubmitLabel": SERVICE,
     f"{_LABELING}CreateSnapshot": SERVICE,
     f"{_LABELING}ExportLabels": SERVICE,
+    f"{_LABELING}Export": SERVICE,
     f"{_LABELING}GetHistory": SERVICE,
     f"{_HEALTH}Check": OPEN,
     f"{_HEALTH}Watch": OPEN,

@@ -17,31 +17,68 @@ class AuthorKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     AUTHOR_KIND_IMPORT: _ClassVar[AuthorKind]
     AUTHOR_KIND_APP: _ClassVar[AuthorKind]
     AUTHOR_KIND_MODEL: _ClassVar[AuthorKind]
+
+class Task(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TASK_UNSPECIFIED: _ClassVar[Task]
+    TASK_CLASSIFICATION: _ClassVar[Task]
+    TASK_MULTI_LABEL: _ClassVar[Task]
+    TASK_DETECTION: _ClassVar[Task]
 AUTHOR_KIND_UNSPECIFIED: AuthorKind
 AUTHOR_KIND_HUMAN: AuthorKind
 AUTHOR_KIND_IMPORT: AuthorKind
 AUTHOR_KIND_APP: AuthorKind
 AUTHOR_KIND_MODEL: AuthorKind
+TASK_UNSPECIFIED: Task
+TASK_CLASSIFICATION: Task
+TASK_MULTI_LABEL: Task
+TASK_DETECTION: Task
+
+class DatasetSettings(_message.Message):
+    __slots__ = ("task", "ratios", "train_on_app_labels", "train_on_model_labels")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    RATIOS_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_ON_APP_LABELS_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_ON_MODEL_LABELS_FIELD_NUMBER: _ClassVar[int]
+    task: Task
+    ratios: SplitRatios
+    train_on_app_labels: bool
+    train_on_model_labels: bool
+    def __init__(self, task: _Optional[_Union[Task, str]] = ..., ratios: _Optional[_Union[SplitRatios, _Mapping]] = ..., train_on_app_labels: bool = ..., train_on_model_labels: bool = ...) -> None: ...
+
+class SplitRatios(_message.Message):
+    __slots__ = ("train", "val", "test")
+    TRAIN_FIELD_NUMBER: _ClassVar[int]
+    VAL_FIELD_NUMBER: _ClassVar[int]
+    TEST_FIELD_NUMBER: _ClassVar[int]
+    train: float
+    val: float
+    test: float
+    def __init__(self, train: _Optional[float] = ..., val: _Optional[float] = ..., test: _Optional[float] = ...) -> None: ...
 
 class CreateDatasetRequest(_message.Message):
-    __slots__ = ("name",)
+    __slots__ = ("name", "settings")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
     name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
+    settings: DatasetSettings
+    def __init__(self, name: _Optional[str] = ..., settings: _Optional[_Union[DatasetSettings, _Mapping]] = ...) -> None: ...
 
 class Dataset(_message.Message):
-    __slots__ = ("name", "classes", "images", "labelled", "created")
+    __slots__ = ("name", "classes", "images", "labelled", "created", "settings")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     LABELLED_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
     name: str
     classes: _containers.RepeatedCompositeFieldContainer[LabelClass]
     images: int
     labelled: int
     created: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., classes: _Optional[_Iterable[_Union[LabelClass, _Mapping]]] = ..., images: _Optional[int] = ..., labelled: _Optional[int] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    settings: DatasetSettings
+    def __init__(self, name: _Optional[str] = ..., classes: _Optional[_Iterable[_Union[LabelClass, _Mapping]]] = ..., images: _Optional[int] = ..., labelled: _Optional[int] = ..., created: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., settings: _Optional[_Union[DatasetSettings, _Mapping]] = ...) -> None: ...
 
 class LabelClass(_message.Message):
     __slots__ = ("id", "name")
@@ -165,8 +202,15 @@ class CreateSnapshotRequest(_message.Message):
     def __init__(self, dataset: _Optional[str] = ...) -> None: ...
 
 class SnapshotReceipt(_message.Message):
-    __slots__ = ("id", "created", "split_images")
+    __slots__ = ("id", "created", "split_images", "groups", "largest_group", "left_out")
     class SplitImagesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class LeftOutEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -176,10 +220,16 @@ class SnapshotReceipt(_message.Message):
     ID_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     SPLIT_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_GROUP_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     id: str
     created: bool
     split_images: _containers.ScalarMap[str, int]
-    def __init__(self, id: _Optional[str] = ..., created: bool = ..., split_images: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    groups: int
+    largest_group: int
+    left_out: _containers.ScalarMap[str, int]
+    def __init__(self, id: _Optional[str] = ..., created: bool = ..., split_images: _Optional[_Mapping[str, int]] = ..., groups: _Optional[int] = ..., largest_group: _Optional[int] = ..., left_out: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class ExportLabelsRequest(_message.Message):
     __slots__ = ("dataset",)
@@ -188,7 +238,7 @@ class ExportLabelsRequest(_message.Message):
     def __init__(self, dataset: _Optional[str] = ...) -> None: ...
 
 class ExportedLabel(_message.Message):
-    __slots__ = ("sha256", "class_id", "class_name", "split", "group", "attributes", "author_kind", "author", "source", "labelled")
+    __slots__ = ("sha256", "class_id", "class_name", "split", "group", "attributes", "author_kind", "author", "source", "labelled", "sequence", "disputed")
     class AttributesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -206,6 +256,8 @@ class ExportedLabel(_message.Message):
     AUTHOR_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     LABELLED_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    DISPUTED_FIELD_NUMBER: _ClassVar[int]
     sha256: str
     class_id: str
     class_name: str
@@ -216,7 +268,37 @@ class ExportedLabel(_message.Message):
     author: str
     source: str
     labelled: _timestamp_pb2.Timestamp
-    def __init__(self, sha256: _Optional[str] = ..., class_id: _Optional[str] = ..., class_name: _Optional[str] = ..., split: _Optional[str] = ..., group: _Optional[str] = ..., attributes: _Optional[_Mapping[str, str]] = ..., author_kind: _Optional[_Union[AuthorKind, str]] = ..., author: _Optional[str] = ..., source: _Optional[str] = ..., labelled: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    sequence: int
+    disputed: bool
+    def __init__(self, sha256: _Optional[str] = ..., class_id: _Optional[str] = ..., class_name: _Optional[str] = ..., split: _Optional[str] = ..., group: _Optional[str] = ..., attributes: _Optional[_Mapping[str, str]] = ..., author_kind: _Optional[_Union[AuthorKind, str]] = ..., author: _Optional[str] = ..., source: _Optional[str] = ..., labelled: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sequence: _Optional[int] = ..., disputed: bool = ...) -> None: ...
+
+class ExportRequest(_message.Message):
+    __slots__ = ("dataset", "format", "snapshot")
+    class Format(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        FORMAT_UNSPECIFIED: _ClassVar[ExportRequest.Format]
+        CSV: _ClassVar[ExportRequest.Format]
+        COCO: _ClassVar[ExportRequest.Format]
+        YOLO: _ClassVar[ExportRequest.Format]
+        FOLDER: _ClassVar[ExportRequest.Format]
+    FORMAT_UNSPECIFIED: ExportRequest.Format
+    CSV: ExportRequest.Format
+    COCO: ExportRequest.Format
+    YOLO: ExportRequest.Format
+    FOLDER: ExportRequest.Format
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    dataset: str
+    format: ExportRequest.Format
+    snapshot: str
+    def __init__(self, dataset: _Optional[str] = ..., format: _Optional[_Union[ExportRequest.Format, str]] = ..., snapshot: _Optional[str] = ...) -> None: ...
+
+class ExportPiece(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class GetHistoryRequest(_message.Message):
     __slots__ = ("dataset", "sha256")

@@ -64,6 +64,11 @@ class LabelingIngestStub(object):
                 request_serializer=visionloop_dot_v1_dot_labeling__pb2.ExportLabelsRequest.SerializeToString,
                 response_deserializer=visionloop_dot_v1_dot_labeling__pb2.ExportedLabel.FromString,
                 _registered_method=True)
+        self.Export = channel.unary_stream(
+                '/visionloop.v1.LabelingIngest/Export',
+                request_serializer=visionloop_dot_v1_dot_labeling__pb2.ExportRequest.SerializeToString,
+                response_deserializer=visionloop_dot_v1_dot_labeling__pb2.ExportPiece.FromString,
+                _registered_method=True)
         self.GetHistory = channel.unary_unary(
                 '/visionloop.v1.LabelingIngest/GetHistory',
                 request_serializer=visionloop_dot_v1_dot_labeling__pb2.GetHistoryRequest.SerializeToString,
@@ -118,6 +123,14 @@ class LabelingIngestServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Export(self, request, context):
+        """The labels of a dataset, current or of a snapshot, as a file that other tools read, in pieces.
+        A stream that ends with an error is not a file.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetHistory(self, request, context):
         """Every label event of one image, oldest first.
         """
@@ -157,6 +170,11 @@ def add_LabelingIngestServicer_to_server(servicer, server):
                     servicer.ExportLabels,
                     request_deserializer=visionloop_dot_v1_dot_labeling__pb2.ExportLabelsRequest.FromString,
                     response_serializer=visionloop_dot_v1_dot_labeling__pb2.ExportedLabel.SerializeToString,
+            ),
+            'Export': grpc.unary_stream_rpc_method_handler(
+                    servicer.Export,
+                    request_deserializer=visionloop_dot_v1_dot_labeling__pb2.ExportRequest.FromString,
+                    response_serializer=visionloop_dot_v1_dot_labeling__pb2.ExportPiece.SerializeToString,
             ),
             'GetHistory': grpc.unary_unary_rpc_method_handler(
                     servicer.GetHistory,
@@ -326,6 +344,33 @@ class LabelingIngest(object):
             '/visionloop.v1.LabelingIngest/ExportLabels',
             visionloop_dot_v1_dot_labeling__pb2.ExportLabelsRequest.SerializeToString,
             visionloop_dot_v1_dot_labeling__pb2.ExportedLabel.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Export(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/visionloop.v1.LabelingIngest/Export',
+            visionloop_dot_v1_dot_labeling__pb2.ExportRequest.SerializeToString,
+            visionloop_dot_v1_dot_labeling__pb2.ExportPiece.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,7 +1,5 @@
 """A dataset's labels as files, streamed: they may be larger than memory."""
 
-import asyncio
-from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
@@ -64,15 +62,7 @@ def routes(service: LabelingService) -> APIRouter:
 
 def _file(service: LabelingService, export: Export) -> StreamingResponse:
     return StreamingResponse(
-        _sent(service, export),
+        service.pieces(export),
         media_type=export.media_type,
         headers={"Content-Disposition": f'attachment; filename="{export.name}"'},
     )
-
-
-async def _sent(service: LabelingService, export: Export) -> AsyncIterator[bytes]:
-    try:
-        while chunk := await service.run(next, export.chunks, b""):
-            yield chunk
-    finally:
-        await asyncio.to_thread(export.chunks.close)

@@ -49,6 +49,7 @@ class DatasetOut(BaseModel):
     images: int
     labelled: int
     created: datetime
+    settings: DatasetSettings
 
     @classmethod
     def of(cls, summary: DatasetSummary) -> Self:
@@ -59,6 +60,7 @@ class DatasetOut(BaseModel):
             images=summary.images,
             labelled=summary.labelled,
             created=summary.created,
+            settings=summary.settings,
         )
 
 
