@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,7 +95,19 @@ def test_labels_export_as_csv(suite: Suite, tmp_path: Path) -> None:
     visionloop("labels", "export", "formula", "-o", out, "--target", suite.labeling)
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["label"] for row in rows] == ["'=cmd"]
+    assert [row["class_name"] for row in rows] == ["'=cmd"]
+    archive = tmp_path / "labels.zip"
+    flags = ("formula", "--format", "folder", "-o", archive, "--target", suite.labeling)
+    told = result("labels", "export", *flags)
+    assert (told["format"], told["bytes"]) == ("folder", archive.stat().st_size)
+    names = zipfile.ZipFile(archive).namelist()
+    assert any(name.startswith("formula/train/=cmd/") for name in names)
+    refused = visionloop(
+        "labels", "export", "formula", "--snapshot", "latest", "-o", out, "--target",
+        suite.labeling, code=66,
+    )  # fmt: skip
+    assert "no snapshot yet" in refused
+    assert out.read_text().count("=cmd") == 1  # what was there stays
     missing = tmp_path / "none" / "x.csv"
     said = visionloop(
         "labels", "export", "formula", "-o", missing, "--target", suite.labeling, code=64
@@ -121,6 +134,16 @@ def test_snapshots_create_list_show_diff(suite: Suite, tmp_path: Path) -> None:
     changes = result("snapshots", "diff", "snaps", before["id"], *store)
     assert len(changes["added"]) == 6
     assert changes["removed"] == []
+    before_counts, after_counts = zip(*changes["class_counts"].values(), strict=True)
+    assert (sum(before_counts), sum(after_counts)) == (30, 36)
+    told = visionloop("snapshots", "diff", "snaps", before["id"], *store)
+    assert "images added       6" in told
+    assert set(after["left_out"].values()) == {0}
+    assert shown["label_sources"]["test"] == {"import": shown["split_images"]["test"]}
+    table = visionloop(
+        "labels", "export", "snaps", "--snapshot", before["id"][:20], "--target", suite.labeling
+    )
+    assert table.count("\n") == 31
 
 
 def test_models_promote_predict_rollback(suite: Suite) -> None:

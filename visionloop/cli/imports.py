@@ -1,5 +1,8 @@
 """`visionloop import`: read labelled files here, send them, report every bad row.
 
+Folders and tables are read here and sent row by row; what the service reads by itself (archives,
+annotation files, URLs, buckets) is the business of `import_jobs`.
+
 Good rows are kept whatever happens to their neighbours. Repeating an import is safe: rows that the
 service has already answered are answered from its receipts.
 """
@@ -10,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from visionloop.cli.connection import open_labeling
+from visionloop.cli.import_jobs import import_job
+from visionloop.cli.import_sources import format_of, is_streamed
 from visionloop.cli.labelled_files import Columns, LabelledFile, batch_name, find
 from visionloop.cli.output import Output
 from visionloop.cli.store import user_name
@@ -35,6 +40,9 @@ class _Rejections:
 
 def import_images(options: argparse.Namespace, output: Output) -> int:
     """Exit code 0 when all rows got in, 65 when some were rejected (and the others kept)."""
+    format_name = format_of(options.source, options.format)
+    if options.images or not is_streamed(options.source, format_name, options.path_column):
+        return import_job(options, format_name, output)
     names = (name.strip() for name in options.attribute_columns.split(","))
     attributes = tuple(name for name in names if name)
     columns = Columns(options.path_column, options.label_column, options.group_column, attributes)

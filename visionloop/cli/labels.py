@@ -1,67 +1,83 @@
 """`visionloop labels`: take the labels out."""
 
 import argparse
-import csv
-import io
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from visionloop.cli.connection import open_labeling
 from visionloop.cli.output import Output
-from visionloop.errors import ConfigurationError
-from visionloop.labeling_client import ExportedLabel
+from visionloop.errors import ConfigurationError, InvalidInputError
+from visionloop.labeling_client import LabelingClient
 from visionloop.objectstore.local import written_whole
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+ARCHIVES = ("yolo", "folder")  # formats that are ZIP files
 
 
 def export(options: argparse.Namespace, output: Output) -> int:
-    """Writes sha256, class, split, group, author and attributes of every labelled image."""
+    """Writes the labels, current or of a snapshot, as a file of the format asked for."""
+    _check(options, output)
     with open_labeling(options) as client:
-        labels = list(client.export_labels(options.dataset))
-    if output.as_json:
-        output.result([asdict(label) for label in labels])
-    elif options.output == "-":
-        output.text(_as_csv(labels))
-    else:
-        try:
-            _write(Path(options.output), _as_csv(labels).encode())
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot write {options.output}: {error.strerror}", field="output"
-            ) from error
-        output.line(f"{len(labels)} labels written to {options.output}")
+        if output.as_json and options.output == "-":
+            output.result([asdict(label) for label in client.export_labels(options.dataset)])
+            return 0
+        return _export_file(client, options, output)
+
+
+def _export_file(client: LabelingClient, options: argparse.Namespace, output: Output) -> int:
+    pieces = client.export(options.dataset, options.format, snapshot=options.snapshot or "")
+    if options.output == "-":
+        for piece in pieces:
+            output.raw(piece)
+        return 0
+    target = Path(options.output)
+    with _written_to(target):
+        size = _write(target, pieces)
+    output.result(
+        {
+            "dataset": options.dataset,
+            "format": options.format,
+            "snapshot": options.snapshot,
+            "file": str(target),
+            "bytes": size,
+        }
+    )
+    output.line(f"{size:,} bytes written to {target}")
     return 0
 
 
-def _write(target: Path, data: bytes) -> None:
-    """A file is written whole or not at all; a pipe or a device gets the bytes."""
+def _check(options: argparse.Namespace, output: Output) -> None:
+    if options.output != "-":
+        return
+    if output.as_json and (options.format != "csv" or options.snapshot):
+        raise InvalidInputError(
+            "--json lists the current labels; to get a file, name it with --output",
+            field="output",
+        )
+    if options.format in ARCHIVES and sys.stdout.isatty():
+        raise InvalidInputError(
+            f"{options.format} is a ZIP file, nothing for a terminal; name a file with --output",
+            field="output",
+        )
+
+
+@contextmanager
+def _written_to(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot write {target}: {error.strerror}", field="output"
+        ) from error
+
+
+def _write(target: Path, pieces: Iterable[bytes]) -> int:
+    """The bytes written. A file is there whole or not at all; a pipe or a device gets them."""
     target.parent.stat()  # a folder that is not there is a mistyped path: none is made
     if target.exists() and not target.is_file():
-        target.write_bytes(data)
-        return
+        with target.open("wb") as file:
+            return sum(file.write(piece) for piece in pieces)
     with written_whole(target) as file:
-        file.write(data)
-
-
-def _as_csv(labels: Sequence[ExportedLabel]) -> str:
-    attributes = sorted({name for label in labels for name in label.attributes})
-    file = io.StringIO(newline="")
-    writer = csv.writer(file)
-    writer.writerow(
-        ["sha256", "label", "split", "group", "author_kind", "author", "labelled", "source"]
-        + attributes
-    )
-    for label in labels:
-        row = [label.sha256, label.class_name, label.split, label.group, label.author_kind]
-        row += [label.author, label.labelled.isoformat(), label.source]
-        row += [label.attributes.get(name, "") for name in attributes]
-        writer.writerow([_safe(cell) for cell in row])
-    return file.getvalue()
-
-
-def _safe(cell: object) -> str:
-    """A spreadsheet must not run what somebody typed as a label (CSV injection)."""
-    text = str(cell)
-    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+        return sum(file.write(piece) for piece in pieces)

@@ -142,8 +142,31 @@ def _add_import(verbs: Verbs, common: StrictParser) -> None:
     )
     imports.add_argument(
         "source",
-        help="a folder with a sub-folder per class, or a CSV file with a row per image",
+        help="a folder with a sub-folder per class, a CSV file with a row per image, an archive "
+        "(ZIP, TAR, TAR.GZ), COCO or Label Studio JSON, a text file of URLs, or s3://bucket/prefix",
     )
+    imports.add_argument(
+        "--format",
+        choices=("auto", "folder", "csv", "archive", "coco", "yolo", "label-studio", "urls", "s3"),
+        default="auto",
+        help="what the source is (%(default)s: by its name and content)",
+    )
+    imports.add_argument(
+        "--images", default=None, metavar="FOLDER", help="images that an annotation file names"
+    )
+    imports.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a parameter of the format, as unannotated=empty (docs/importing.md lists them)",
+    )
+    imports.add_argument(
+        "--url",
+        default=_environment("LABELING_URL", "http://127.0.0.1:8080"),
+        help="HTTP address of the labeling service, for all but folders and CSV (%(default)s)",
+    )
+    imports.add_argument("--no-wait", action="store_true", help="do not follow the import")
     imports.add_argument("--dataset", required=True, help="made if it is not there")
     imports.add_argument("--path-column", default="path", help="CSV (%(default)s)")
     imports.add_argument("--label-column", default="label", help="CSV (%(default)s)")
@@ -303,7 +326,19 @@ def _add_labels(verbs: Verbs, common: StrictParser) -> None:
         "export",
         "labels.export",
         [common, service],
-        "write the current labels as CSV",
+        "write the labels as a file that other tools read",
     )
     export.add_argument("dataset")
+    export.add_argument(
+        "--format",
+        choices=("csv", "coco", "yolo", "folder"),
+        default="csv",
+        help="a table, COCO JSON, or a ZIP with the images: YOLO, a folder per class (%(default)s)",
+    )
+    export.add_argument(
+        "--snapshot",
+        default=None,
+        metavar="ID",
+        help="those of a snapshot: an id, its beginning, or latest (default: the current labels)",
+    )
     export.add_argument("--output", "-o", default="-", help="a file (default: stdout)")

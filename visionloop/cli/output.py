@@ -34,6 +34,12 @@ class Output:
         with _writing():
             sys.stdout.write(text)
 
+    def raw(self, data: bytes) -> None:
+        """Bytes as they are, on stdout. Raises as `text` does."""
+        with _writing():
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+
     def flush(self) -> None:
         """Hands on what is still in the buffer; raises as `text` does."""
         with _writing():
