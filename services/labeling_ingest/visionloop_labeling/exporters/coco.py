@@ -20,7 +20,7 @@ from visionloop_labeling.annotation import Box, Shape
 from visionloop_labeling.exporters.names import image_name
 from visionloop_labeling.exports import ExportedLabel, Labels
 
-_IN_MEMORY: Final = 4 * 2**20  # bytes of annotations
+_IN_MEMORY: Final = 2**20  # bytes of annotations
 _CHUNK: Final = 2**16
 
 

@@ -19,7 +19,7 @@ COLUMNS: Final = (
     *("label_attributes", "note"),
 )
 SEPARATOR: Final = "|"
-_LINES: Final = 500
+_LINES: Final = 100
 
 
 def csv_stream(labels: Labels) -> Iterator[bytes]:

@@ -31,13 +31,15 @@ def folder_names(classes: Mapping[str, str]) -> dict[str, str]:
     """A folder's name for each class id."""
     spelled = Counter(name.casefold() for name in classes.values())
     keys = {key.casefold() for key in classes}
+
+    def is_its_own(key: str, name: str) -> bool:
+        spelling = name.casefold()
+        return spelled[spelling] == 1 and (spelling == key.casefold() or spelling not in keys)
+
     return {
-        key: name
-        if spelled[name.casefold()] == 1 and (name == key or name.casefold() not in keys)
-        and _usable(name)
-        else key
+        key: name if is_its_own(key, name) and _usable(name) else key
         for key, name in classes.items()
-    }  # fmt: skip
+    }
 
 
 def split_of(label: ExportedLabel) -> str:
