@@ -318,7 +318,9 @@ def test_memory_is_flat(format_name: str, tmp_path: Path, monkeypatch: pytest.Mo
         return most
 
     few = 300
-    assert peak(few * 5) < 1.3 * peak(few) + 2**18
+    least = peak(few)
+    # What else happens in this process (an import, a log record) shows in one run, not in all.
+    assert min(peak(few * 5) for _ in range(3)) < 1.3 * least + 2**18
 
 
 class TestOverTheService:
