@@ -168,7 +168,7 @@ def main() -> int:
     """0 when the goal is met at a person's pace, else 1."""
     count = int(os.environ.get("IMAGES", "120"))
     think_ms = int(os.environ.get("THINK_MS", "250"))
-    images = list(photographs(2 * count))
+    images = list(photographs(count))
     mean_kb = float(np.mean([len(one) for one in images])) / 1000
     load_before = os.getloadavg()[0]
     with (
@@ -179,8 +179,7 @@ def main() -> int:
         rows = []
         browser = playwright.chromium.launch(executable_path=program(), args=ARGUMENTS)
         for number, (pace, think) in enumerate((("a person's", think_ms), ("no pause", 0))):
-            part = images[number * count : (number + 1) * count]
-            site, preview_kb = fill(server, f"photos-{number}", part)
+            site, preview_kb = fill(server, f"photos-{number}", images)
             page = browser.new_page(viewport={"width": 1440, "height": 900})
             page.add_init_script(_CLOCKS)
             found = measure(page, site, count - 1, think)

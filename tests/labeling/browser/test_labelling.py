@@ -32,7 +32,7 @@ def test_a_round_of_fifty_photographs_by_keyboard_alone(
             said[sha256] = key
         assert labeller.text("#nothing-title") == "All done here"
         labeller.wait_saved()
-        assert labeller.text("[data-left]") == "0"
+        page.wait_for_function("document.querySelector('[data-left]').textContent === '0'")
     assert set(said) == set(truth)  # each image once
     for sha256, key in said.items():
         item, history = made.item(sha256), made.history(sha256)
@@ -215,3 +215,59 @@ def test_a_note_and_keys_typed_into_it_stay_with_it(
         labeller.decide("2")
         labeller.wait_saved()
     assert made.item(sha256)["annotation"] == {"classes": ["cracked"], "note": "12 s? z"}
+
+
+def test_a_class_has_the_key_its_dataset_gives_it(
+    chromium: Chromium, site: MakeSite, cells: list[bytes]
+) -> None:
+    made = site()
+    (sha256,) = made.add(cells[:1])
+    made.ask("PATCH", f"{made.root}/classes/cracked", {"hotkey": "x", "help": "A dark line."})
+    with chromium.page() as page:
+        labeller = Labeller(page, made).open()
+        assert labeller.text('[data-id="cracked"] kbd') == "X"
+        assert labeller.text('[data-id="sound"] kbd') == "1"
+        labeller.press("?")
+        assert "A dark line." in labeller.text("#help")
+        labeller.press("Escape")
+        labeller.decide("x")
+        labeller.wait_saved()
+    assert made.classes(sha256) == ["cracked"]
+
+
+def test_attributes_are_said_beside_the_class(
+    chromium: Chromium, site: MakeSite, cells: list[bytes]
+) -> None:
+    made = site()
+    first, second = made.add(cells[:2])
+    attributes = [
+        {"name": "module", "kind": "choice", "detail": {"choices": ["mono", "poly"]}},
+        {"name": "severity", "kind": "number", "detail": {"minimum": 0, "maximum": 10}},
+        {"name": "tint", "kind": "colour"},
+    ]
+    made.ask("PUT", f"{made.root}/attributes", attributes)
+    with chromium.page() as page:
+        labeller = Labeller(page, made).open()
+        labeller.press("2")  # chooses only: there is more to say
+        assert labeller.shown == first
+        page.get_by_label("module", exact=True).select_option("poly")
+        page.get_by_label("severity", exact=True).fill("11")
+        page.get_by_label("severity", exact=True).press("Enter")
+        labeller.press("Enter")
+        assert "severity" in labeller.text("#hint")
+        assert labeller.shown == first
+        page.get_by_label("severity", exact=True).fill("7.5")
+        page.get_by_label("tint", exact=True).fill("#aa3300")
+        labeller.open(image=first)  # what is begun is not lost
+        assert page.get_by_label("severity", exact=True).input_value() == "7.5"
+        page.focus("#stage")
+        labeller.decide("Enter")
+        labeller.wait_shown(second)
+        page.get_by_label("saves at once").check()
+        labeller.decide("1")
+        labeller.wait_saved()
+    assert made.item(first)["annotation"] == {
+        "classes": ["cracked"],
+        "attributes": {"module": "poly", "severity": 7.5, "tint": "#aa3300"},
+    }
+    assert made.item(second)["annotation"] == {"classes": ["sound"]}

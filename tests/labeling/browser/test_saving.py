@@ -117,7 +117,7 @@ def test_two_tabs_in_conflict_show_both_versions(
         mine.decide("2")  # goes on at once; the conflict waits
         page.wait_for_selector("#undecided:not([hidden])")
         mine.press("c")
-        assert mine.text("#conflict-title") == "Two people labelled this image"
+        assert mine.text("#conflict-title") == "This image was labelled twice"
         versions = [one.strip() for one in page.locator(".version .strong").all_inner_texts()]
         assert versions == ["cracked", "sound"]
         mine.press(key)

@@ -20,7 +20,6 @@ export class AttributeForm {
     /** @type {Map<string, HTMLInputElement | HTMLSelectElement>} */
     this.fields = new Map();
     place.replaceChildren(...attributes.map((one) => this.#row(one)));
-    place.hidden = attributes.length === 0;
   }
 
   /** @param {Record<string, string | number>} values changed in place */

@@ -103,7 +103,7 @@ export class ClassPanel extends EventTarget {
     const found = this.#found;
     this.list.replaceChildren(...found.slice(0, SHOWN).map((one) => this.#button(one)));
     const hidden = found.length - SHOWN;
-    this.more.hidden = found.length > 0 && hidden <= 0;
+    this.more.hidden = this.classes.length === 0 || (found.length > 0 && hidden <= 0);
     this.more.textContent =
       found.length === 0 ? "No class of that name." : `${hidden} more: press / and type.`;
   }

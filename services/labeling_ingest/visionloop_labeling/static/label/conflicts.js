@@ -49,14 +49,14 @@ export class Conflicts {
   #both(entry) {
     const current = /** @type {Item} */ (entry.refusal?.current);
     const mine = saidInWords(entry.body.kind, entry.body.annotation ?? null, this.look);
-    const who = current.author || current.author_kind || "somebody else";
-    byId("conflict-title").textContent = "Two people labelled this image";
+    const own = current.author === this.journal.author;
+    const who = own ? "another window" : current.author || current.author_kind || "somebody else";
+    byId("conflict-title").textContent = "This image was labelled twice";
     return [
       html(
         "p",
         { class: "soft" },
-        `Since you opened it, ${who} has said something else. Nothing is lost: both stay in the ` +
-          "history. Which one counts?",
+        `Since you opened it, ${who} has said something else. Which one counts?`,
       ),
       html(
         "div",

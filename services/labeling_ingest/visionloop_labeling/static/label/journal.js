@@ -29,7 +29,7 @@ import { MemoryShelf, openShelf } from "./shelf.js";
  */
 
 const BATCH = 50; // events; a request that is answered well within its time
-const LONGEST_PAUSE = 10_000; // milliseconds between tries while the service does not answer
+const LONGEST_PAUSE = 5_000; // milliseconds between tries while the service does not answer
 
 export class Journal extends EventTarget {
   /**

@@ -8,9 +8,9 @@
 /** @import { LabelClass } from "./wire.js" */
 
 // What classes cannot have: the page's own letters.
-export const RESERVED = new Set(["s", "f", "z", "b", "d", "h", "n", "c", "g"]);
+export const RESERVED = new Set(["s", "f", "z", "b", "d", "h", "n", "c"]);
 
-const AUTOMATIC = [..."123456789", ..."qwertyuiopajklxvm"];
+const AUTOMATIC = [..."123456789", ..."qwertyuiopagjklxvm"];
 
 /**
  * The key of each class: what its dataset says first, then digits and letters in order.

@@ -13,6 +13,7 @@ import { Conflicts } from "./conflicts.js";
 import { inWords, saidInWords } from "./describe.js";
 import { byId, html } from "./dom.js";
 import { Draft, outcome, suggestedClasses } from "./draft.js";
+import { Drafts } from "./drafts.js";
 import { Journal } from "./journal.js";
 import { Keys } from "./keys.js";
 import { Progress } from "./progress.js";
@@ -49,6 +50,7 @@ const strip = new Strip(byId("strip"), api, session, look);
 const progress = new Progress(byId("progress"));
 const note = /** @type {HTMLTextAreaElement} */ (byId("note"));
 const keys = new Keys();
+const drafts = new Drafts(dataset);
 const detection = task === "detection";
 
 let draft = new Draft(task, null);
@@ -67,13 +69,15 @@ function show() {
     return;
   }
   const { item, preview } = visit;
-  draft = new Draft(task, currentAnnotation(visit));
+  const begun = drafts.get(item.sha256);
+  draft = new Draft(task, begun ?? currentAnnotation(visit));
+  draft.changed = begun !== undefined;
   showPreview(visit);
   stage.open(item.width, item.height);
   boxes.open(draft.boxes, detection);
   const shapesGroup = /** @type {SVGElement} */ (/** @type {unknown} */ (byId("shapes")));
   drawShapes(shapesGroup, /** @type {HTMLCanvasElement} */ (byId("masks")), draft.shapes, look);
-  attributes.open(draft.attributes);
+  showAttributes();
   note.value = draft.note;
   byId("why").textContent = why(item, look);
   byId("source").textContent = item.source;
@@ -106,7 +110,10 @@ function showNothing() {
       "What you have labelled is kept on this device. New images come as soon as it is back.",
     ],
     refused: ["This queue is not for you", queue.refusal],
-    empty: ["All done here", "No image waits in this queue right now. New ones appear by themselves."],
+    empty: [
+      session.trail.length > 0 ? "All done here" : "No image waits here",
+      "New ones appear by themselves.",
+    ],
   }[queue.status];
   byId("nothing-title").textContent = words[0];
   byId("nothing-text").textContent = words[1];
@@ -128,9 +135,18 @@ function showStored(item) {
   const place = byId("stored");
   place.hidden = !item.annotation;
   if (place.hidden) return;
-  const who = item.author || item.author_kind || "";
+  const who = item.author === "local" ? "" : item.author || item.author_kind || "";
   const words = inWords(item.annotation, look);
   place.textContent = `${item.disputed ? "Disputed label" : "Label"}: ${words}${who && ` · ${who}`}`;
+}
+
+/** Those of the chosen box, or else of the image. */
+function showAttributes() {
+  const box = boxes.boxes[boxes.chosen];
+  if (box) box.attributes ??= {};
+  const values = box?.attributes ?? draft.attributes;
+  if (attributes.values !== values) attributes.open(values);
+  byId("attributes-title").textContent = box ? "Attributes of the box" : "Attributes";
 }
 
 /** @param {Item} item */
@@ -229,7 +245,7 @@ function chooseClass(id) {
   }
   draft.toggle(id);
   if (saysAtOnce) save();
-  else showDraft();
+  else changed();
 }
 
 /** Stores what is chosen; where nothing is, what the model suggests. */
@@ -242,6 +258,14 @@ function accept() {
   else save();
 }
 
+/** The draft is no longer what is stored. */
+function changed() {
+  draft.changed = true;
+  const item = session.visit?.item;
+  if (item) drafts.keep(item.sha256, draft.annotation);
+  showDraft();
+}
+
 function save() {
   const item = session.visit?.item;
   if (!item) return;
@@ -250,7 +274,6 @@ function save() {
     announce(problem, true);
     return;
   }
-  draft.note = note.value;
   const annotation = draft.annotation;
   /** @type {Partial<LabelEvent>} */
   const event = { annotation };
@@ -259,6 +282,7 @@ function save() {
     event.suggested_by = `${item.suggestion.model}:${item.suggestion.version}`;
     event.suggestion = outcome(suggested, annotation.classes ?? []);
   }
+  drafts.drop(item.sha256);
   session.say("label", event);
   next(`Saved: ${inWords(annotation, look)}.`);
 }
@@ -266,6 +290,7 @@ function save() {
 /** @param {"skip" | "flag"} kind */
 function pass(kind) {
   if (!session.visit) return;
+  drafts.drop(session.visit.item.sha256);
   session.say(kind, note.value.trim() ? { note: note.value.trim() } : {});
   next(kind === "skip" ? "Skipped." : "Flagged for review.");
 }
@@ -279,6 +304,7 @@ function next(done) {
 
 async function undo() {
   if (detection && boxes.undo()) {
+    if (boxes.past.length === 0 && session.visit) drafts.drop(session.visit.item.sha256);
     announce("Box change undone.");
     return;
   }
@@ -389,10 +415,9 @@ async function start() {
   ]);
   classes.open(found);
   boxes.currentClass = found[0]?.id ?? "";
-  attributes = new AttributeForm(byId("attributes"), given, () => {
-    draft.changed = true;
-  });
-  saysAtOnce &&= given.length === 0;
+  attributes = new AttributeForm(byId("attributes"), given, changed);
+  byId("attributes-group").hidden = given.length === 0;
+  offerAtOnce(given.length > 0);
   byId("no-classes").hidden = found.length > 0;
   const instructions = preferences.instructions ?? "";
   byId("instructions").hidden = !instructions;
@@ -400,27 +425,42 @@ async function start() {
   showMeanings();
   listen();
   await journal.open();
-  await session.start(author, root.dataset.image ?? "");
-  await countToday();
-  showDraft();
+  const events = api.events(author, COUNTED);
+  void events.then(countToday, () => {});
+  await session.start(root.dataset.image ?? "", events);
 }
 
-async function countToday() {
+/**
+ * Where there is more to say than a class, its key only chooses, unless somebody wants it otherwise.
+ * @param {boolean} more
+ */
+function offerAtOnce(more) {
+  if (!saysAtOnce || !more) return;
+  const choice = /** @type {HTMLInputElement} */ (byId("at-once"));
+  const name = `visionloop-at-once:${dataset}`;
+  byId("at-once-choice").hidden = false;
+  choice.checked = localStorage.getItem(name) === "yes";
+  saysAtOnce = choice.checked;
+  choice.addEventListener("change", () => {
+    saysAtOnce = choice.checked;
+    localStorage.setItem(name, choice.checked ? "yes" : "no");
+    byId("stage").focus();
+  });
+}
+
+/** @param {any[]} events of this person, newest first */
+function countToday(events) {
   const midnight = new Date().setHours(0, 0, 0, 0);
-  try {
-    const events = await api.events(author, COUNTED);
-    const here = new Set(session.said.map((one) => one.event_id));
-    const today = events.filter(
-      (one) => one.kind === "label" && Date.parse(one.at) >= midnight && !here.has(one.event_id),
-    );
-    progress.begin(today.length, today.length >= COUNTED);
-  } catch {
-    progress.begin(0, false);
-  }
+  const here = new Set(session.said.map((one) => one.event_id));
+  const today = events.filter(
+    (one) => one.kind === "label" && Date.parse(one.at) >= midnight && !here.has(one.event_id),
+  );
+  progress.begin(today.length, today.length >= COUNTED);
   showProgress();
 }
 
 session.addEventListener("show", show);
+session.addEventListener("remembered", showDraft);
 session.addEventListener("unreachable", () =>
   announce("Undone; the image is shown when the service answers again.", true),
 );
@@ -430,11 +470,24 @@ queue.addEventListener("change", () => {
   else show();
 });
 journal.addEventListener("change", showJournal);
+journal.addEventListener("answer", () => {
+  // What is left was counted before this was stored.
+  const last = journal.unsent.length === 0 && queue.status === "empty";
+  if (last && queue.remaining > 0) void queue.refill();
+});
 classes.addEventListener("choose", (event) => {
   chooseClass(/** @type {CustomEvent<{id: string}>} */ (event).detail.id);
   byId("stage").focus();
 });
-boxes.addEventListener("change", showDraft);
+boxes.addEventListener("change", () => {
+  showAttributes();
+  if (boxes.past.length > 0) changed();
+  else showDraft();
+});
+note.addEventListener("input", () => {
+  draft.note = note.value;
+  changed();
+});
 boxes.addEventListener("refused", (event) =>
   announce(/** @type {CustomEvent<string>} */ (event).detail, true),
 );

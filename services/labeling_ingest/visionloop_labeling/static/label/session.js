@@ -13,7 +13,6 @@
 import { uuid } from "./uuid.js";
 
 const KEPT = 100; // images to go back to
-const REMEMBERED = 50; // events of earlier visits that undo reaches
 const UNDO_PATIENCE = 5_000; // milliseconds; later its image would come as a surprise
 
 /**
@@ -62,16 +61,15 @@ export class Session extends EventTarget {
 
   /**
    * Starts with the image asked for, or with the first of the queue.
-   * @param {string} author
    * @param {string} sha256 "" for the queue's first
+   * @param {Promise<any[]>} events what this person said before, newest first: undo reaches it too
    */
-  async start(author, sha256) {
-    const asked = sha256 ? this.api.item(sha256).catch(() => undefined) : undefined;
-    const item = await asked;
+  async start(sha256, events) {
+    this.remembered = events.then((found) => this.#remember(found)).catch(() => {});
+    const item = sha256 ? await this.api.item(sha256).catch(() => undefined) : undefined;
     if (item) this.#enter(item);
     await this.queue.refill();
     if (!this.visit) this.advance();
-    await this.#remember(author);
   }
 
   /**
@@ -137,6 +135,7 @@ export class Session extends EventTarget {
    * @returns {Promise<Kind | undefined>} what was taken back
    */
   async undo() {
+    if (this.said.length === 0) await this.remembered;
     const last = this.said.pop();
     if (!last) return undefined;
     const event_id = uuid();
@@ -219,21 +218,26 @@ export class Session extends EventTarget {
     this.#show();
   }
 
-  /** @param {string} author */
-  async #remember(author) {
-    try {
-      const undone = new Set();
-      /** @type {Said[]} */
-      const earlier = [];
-      for (const event of await this.api.events(author, REMEMBERED)) {
-        if (event.kind === "undo") undone.add(event.undoes);
-        else if (!undone.has(event.sequence)) earlier.unshift(event);
-      }
-      const here = new Set(this.said.map((one) => one.event_id));
-      this.said.unshift(...earlier.filter((one) => !here.has(one.event_id)));
-    } catch {
-      // Then undo reaches only what is said from now on.
+  /** @param {any[]} events newest first */
+  #remember(events) {
+    const undone = new Set();
+    /** @type {Said[]} */
+    const earlier = [];
+    for (const { kind, undoes, sequence, event_id, sha256 } of events) {
+      if (kind === "undo") undone.add(undoes);
+      else if (!undone.has(sequence)) earlier.unshift({ event_id, sha256, kind, sequence });
     }
+    // What is still on its way was said later than anything that has arrived.
+    const waiting = this.journal.unsent.map((entry) => entry.body);
+    const taken = new Set(this.journal.unsent.map((entry) => entry.undoes?.event));
+    for (const { event_id, sha256, kind } of waiting) {
+      if (kind !== "undo" && !taken.has(event_id)) earlier.push({ event_id, sha256, kind });
+    }
+    const here = new Set(this.said.map((one) => one.event_id));
+    this.said.unshift(
+      ...earlier.filter((one) => !here.has(one.event_id) && !taken.has(one.event_id)),
+    );
+    this.dispatchEvent(new Event("remembered"));
   }
 
   #show() {

@@ -63,6 +63,17 @@ export class Strip {
     return node;
   }
 
+  /**
+   * The small picture does not come (offline): the large one is in the browser's cache.
+   * @param {HTMLImageElement} image
+   * @param {Visit} visit
+   */
+  #instead(image, visit) {
+    const large = this.api.previewUrl(visit.item.sha256, 1600);
+    if (image.src.endsWith(large)) image.classList.add("failed");
+    else image.src = large;
+  }
+
   /** @param {Visit} visit */
   #made(visit) {
     const image = html("img", {
@@ -72,7 +83,7 @@ export class Strip {
       decoding: "async",
       fetchpriority: "low",
     });
-    image.addEventListener("error", () => image.classList.add("failed"));
+    image.addEventListener("error", () => this.#instead(/** @type {HTMLImageElement} */ (image), visit));
     const button = html(
       "button",
       { type: "button", onclick: () => this.session.goTo(this.session.trail.indexOf(visit)) },

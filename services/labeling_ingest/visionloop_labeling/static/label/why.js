@@ -7,19 +7,13 @@ import { percent } from "./classes.js";
 /** @type {Record<string, string>} */
 const SENTENCES = {
   uncertain: "The model is unsure about this one",
-  margin: "The model hesitates between two classes",
-  disagree: "Two model versions disagree here",
-  models_disagree: "Two model versions disagree here",
-  random: "Picked at random, so that the figures stay honest",
+  rare: "Images like this one are rare here",
+  random: "Picked at random, to keep the figures honest",
   disputed: "What was said about this image does not agree",
-  flagged: "Somebody flagged this image",
-  split: "Its class was split; which part is it?",
-  class_split: "Its class was split; which part is it?",
+  flagged: "Flagged for a second look",
+  class_split: "Its class was split: which part is it?",
+  label_taken_back: "Its label was taken back",
   skipped: "It was skipped before",
-  feedback: "An app sent feedback about it",
-  app_only: "Only an app or a model has labelled it so far",
-  rare: "Images of this class are rare",
-  deficit: "Images of this class are rare",
 };
 
 /**
@@ -28,10 +22,11 @@ const SENTENCES = {
  * @returns {string}
  */
 export function why(item, look) {
-  const { reason, between, note } = item.why ?? {};
+  const { reason, between, note, by } = item.why ?? {};
   const words = reason ? SENTENCES[reason] ?? sentence(reason) : order(item);
   const pair = Array.isArray(between) ? between.map((one) => said(one, look)).join(" / ") : "";
-  const details = [pair, typeof note === "string" ? note : ""].filter(Boolean).join("; ");
+  const who = typeof by === "string" && by !== "local" ? `by ${by}` : "";
+  const details = [pair, who, typeof note === "string" ? note : ""].filter(Boolean).join(", ");
   return details ? `${words}: ${details}` : words;
 }
 
