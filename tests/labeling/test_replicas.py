@@ -10,7 +10,6 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,41 +36,55 @@ CLASSES = ("cat", "coffee", "rocket")
 pytestmark = pytest.mark.postgres
 
 
-@dataclass
 class Site:
-    """Two replicas, the store they share, and a look into their database."""
+    """Two replicas, started at once on a database without tables, and the store they share."""
 
-    replicas: list[LabelingServer]
-    store_url: str
-    server: PostgresServer
-    database: str
+    def __init__(self, folder: Path, server: PostgresServer) -> None:
+        self.server = server
+        self.database = server.create()
+        self.store_url = f"file://{folder / 'store'}"
+        self._folder = folder
+        publish_bundle(ModelRepository(open_store(self.store_url)), "cells", golden=4)
+        self.replicas = [self._start("a"), self._start("b")]
+        for one in self.replicas:
+            one.listening()
 
-    def ask(self, query: str) -> list[tuple[Any, ...]]:
+    def both(self) -> list[LabelingServer]:
+        """The two, another one in the place of one that is gone."""
+        for number, one in enumerate(self.replicas):
+            if one.process.poll() is not None:
+                one.close()
+                self.replicas[number] = self._start("c").listening()
+        return self.replicas
+
+    def ask(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """What the database says, from outside the programs."""
         with self.server.connect(self.database) as connection:
-            return connection.execute(query.encode()).fetchall()
+            return connection.execute(query.encode(), values or None).fetchall()
+
+    def inbox(self) -> list[str]:
+        return [stat.key for stat in open_store(self.store_url).list(FOLDER)]
+
+    def _start(self, name: str) -> LabelingServer:
+        database = self.server.url(self.database)
+        flags = (f"--store={self.store_url}", f"--database={database}", "--inspectors=1")
+        return LabelingServer(self._folder / name, *flags)
 
 
-@pytest.fixture
-def site(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Site]:
-    """Both replicas are started at once, on a database without tables."""
-    store_url = f"file://{tmp_path / 'store'}"
-    publish_bundle(ModelRepository(open_store(store_url)), "cells", golden=4)
-    database = postgres_server.create()
-    flags = (f"--store={store_url}", f"--database={postgres_server.url(database)}")
-    replicas = [LabelingServer(tmp_path / name, *flags, "--inspectors=1") for name in "ab"]
-    try:
-        yield Site([one.listening() for one in replicas], store_url, postgres_server, database)
-    finally:
-        for one in replicas:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """On a Postgres of its own, which one of the tests stops."""
+    with running_postgres() as server:
+        made = Site(tmp_path_factory.mktemp("site"), server)
+        yield made
+        for one in made.replicas:
             one.close()
-        postgres_server.drop(database)
 
 
-def rows(batch: str) -> list[pb.SubmitImageRequest]:
+def rows(batch: str, dataset: str = DATASET) -> list[pb.SubmitImageRequest]:
     return [
         pb.SubmitImageRequest(
-            dataset=DATASET,
+            dataset=dataset,
             batch=batch,
             ordinal=number,
             image=noise(number),
@@ -163,40 +176,44 @@ def leave_feedback(site: Site, *numbers: int) -> list[str]:
 
 def check_whole(site: Site, events: list[str]) -> None:
     """Nothing lost, nothing doubled, every counter what it counts."""
-    positions = [row[0] for row in site.ask("SELECT position FROM item ORDER BY position")]
-    assert positions == list(range(1, len(positions) + 1))
-    sequences = [row[0] for row in site.ask("SELECT sequence FROM label_event ORDER BY sequence")]
-    assert sequences == list(range(1, len(sequences) + 1))
-    assert site.ask("SELECT last_position, last_sequence FROM dataset") == [
-        (len(positions), len(sequences))
-    ]
-    recorded = Counter(row[0] for row in site.ask("SELECT event_id FROM label_event"))
+    dataset, *counters = site.ask(
+        "SELECT id, last_position, last_sequence, labelled, items_labelled, items_in_review, "
+        "items_skipped FROM dataset WHERE name = %s",
+        DATASET,
+    )[0]
+    placed = site.ask("SELECT position, state FROM item WHERE dataset_id = %s", dataset)
+    assert sorted(position for position, _ in placed) == list(range(1, len(placed) + 1))
+    said = site.ask("SELECT sequence, event_id FROM label_event WHERE dataset_id = %s", dataset)
+    assert sorted(sequence for sequence, _ in said) == list(range(1, len(said) + 1))
+    recorded = Counter(event_id for _, event_id in said)
     assert all(recorded[event_id] == 1 for event_id in events)
-    heads = site.ask("SELECT count(*) FROM label_head")
-    assert heads == site.ask("SELECT labelled FROM dataset")
-    assert site.ask(
-        "SELECT count(*) FROM label_head h JOIN label_event e ON e.id = h.event_row_id "
-        "WHERE h.sequence <> e.sequence OR h.item_id <> e.item_id"
-    ) == [(0,)]
-    blobs = {blob_key(row[0]) for row in site.ask("SELECT sha256 FROM blob")}
+    heads = site.ask(
+        "SELECT h.author_kind FROM label_head h JOIN label_event e ON e.id = h.event_row_id "
+        "AND e.sequence = h.sequence AND e.item_id = h.item_id WHERE e.dataset_id = %s",
+        dataset,
+    )
+    states = Counter(state for _, state in placed)
+    counted = [states[name] for name in ("labelled", "review", "skipped")]
+    assert counters == [len(placed), len(said), len(heads), *counted]
+    in_splits = site.ask(
+        "SELECT coalesce(sum(images), 0) FROM split_count JOIN label_class c ON c.id = class_id "
+        "WHERE c.dataset_id = %s",
+        dataset,
+    )
+    assert in_splits == [(sum(kind in ("human", "import") for (kind,) in heads),)]
+    blobs = {blob_key(sha256) for (sha256,) in site.ask("SELECT sha256 FROM blob")}
     assert blobs == {stat.key for stat in open_store(site.store_url).list("blobs/")}
-    states = dict(site.ask("SELECT state, count(*) FROM item GROUP BY state"))
-    counted = site.ask("SELECT items_labelled, items_in_review, items_skipped FROM dataset")
-    assert counted == [tuple(states.get(name, 0) for name in ("labelled", "review", "skipped"))]
-    split = site.ask("SELECT coalesce(sum(images), 0) FROM split_count")
-    accepted = "SELECT count(*) FROM label_head WHERE author_kind IN ('human', 'import')"
-    assert split == site.ask(accepted)
 
 
 @pytest.mark.kill
 def test_one_of_two_replicas_is_killed_under_load(site: Site) -> None:
-    site.replicas[0].create_dataset(DATASET)
-    site.replicas[1].create_dataset(DATASET)
+    first, second = site.both()
+    first.create_dataset(DATASET)
+    second.create_dataset(DATASET)
     for name in CLASSES:  # so that the feedback's class is known from the first moment
         post(site, 0, f"/v1/datasets/{DATASET}/classes", {"name": name})
     said: list[str] = []
     feedback = leave_feedback(site, *range(30, 44))
-    first, second = site.replicas
     with ThreadPoolExecutor(8) as pool:
         sent = [
             pool.submit(send, site, which, batch)
@@ -213,12 +230,11 @@ def test_one_of_two_replicas_is_killed_under_load(site: Site) -> None:
     assert retries >= 1, "the one that was killed had nothing to do"
     # The dead one may have had the right to drain; what it had left of its minute is over.
     site.server.execute("UPDATE work_lease SET until = now() - interval '1 s'", site.database)
-    wait_for(lambda: not list(open_store(site.store_url).list(FOLDER)), hint="an empty inbox")
+    wait_for(lambda: not site.inbox(), hint="an empty inbox")
     check_whole(site, said + feedback)
     last = cut(second)
     snapshots = SnapshotRepository(open_store(site.store_url))
     assert {manifest.id for manifest in snapshots.list(DATASET)} >= ids | {last}
-    assert second.terminate() == 0
 
 
 def cut(server: LabelingServer) -> str:
@@ -230,47 +246,47 @@ def cut(server: LabelingServer) -> str:
         return ""
 
 
-def test_replicas_share_the_work_and_hand_it_over(site: Site) -> None:
-    first, second = site.replicas
-    first.create_dataset(DATASET)
-    send(site, 0, "one")
+def test_two_people_at_two_replicas_never_get_the_same_image(site: Site) -> None:
+    first, second = site.both()
+    first.create_dataset("shared")
+    assert len(second.submit(rows("one", "shared"))) == IMAGES
     with ThreadPoolExecutor(8) as pool:
         asked = [
-            pool.submit(site.replicas[n % 2].get, f"/v1/datasets/{DATASET}/queue?n=2")
-            for n in range(8)
+            pool.submit(site.replicas[number % 2].get, "/v1/datasets/shared/queue?n=2")
+            for number in range(8)
         ]
-        leased = [
-            item["sha256"] for one in asked for item in json.loads(one.result(60)[1])["items"]
-        ]
-    assert leased, "somebody got work"
-    assert len(leased) == len(set(leased)), "two people got the same image"
+        answers = [json.loads(one.result(60)[1])["items"] for one in asked]
+    leased = [item["sha256"] for items in answers for item in items]
+    assert leased, "nobody got work"
+    assert len(leased) == len(set(leased))
+
+
+def test_a_restart_of_postgres_is_survived(site: Site) -> None:
+    one = site.both()[1]
+    one.create_dataset("restarted")
+    site.server.stop()
+    assert one.get("/readyz")[0] == 503
+    with pytest.raises(grpc.RpcError) as failure:
+        one.submit(rows("one", "restarted"))
+    assert failure.value.code() == grpc.StatusCode.UNAVAILABLE
+    site.server.start()
+    wait_for(lambda: one.get("/readyz")[0] == 200, hint="readiness")
+    assert len(one.submit(rows("one", "restarted"))) == IMAGES
+
+
+def test_who_ends_in_peace_hands_over_at_once(site: Site) -> None:
+    def holder() -> str:
+        return site.ask("SELECT holder FROM work_lease WHERE name = 'feedback'")[0][0]
+
+    def drained() -> bool:
+        return not site.inbox()
+
+    site.both()[0].create_dataset(DATASET)
     leave_feedback(site, 1)
-    store = open_store(site.store_url)
-    wait_for(lambda: not list(store.list(FOLDER)), hint="an empty inbox")
-    holder = site.ask("SELECT holder FROM work_lease WHERE name = 'feedback'")[0][0]
-    at_work = next(one for one in site.replicas if f":{one.process.pid}:" in holder)
-    other = second if at_work is first else first
-    assert at_work.terminate() == 0  # and it gives its lease back: nobody waits for its end
+    wait_for(drained, hint="an empty inbox")
+    before = holder()
+    which = next(n for n, one in enumerate(site.replicas) if f":{one.process.pid}:" in before)
+    assert site.replicas[which].terminate() == 0
     leave_feedback(site, 3)
-    wait_for(lambda: not list(store.list(FOLDER)), hint="an empty inbox")
-    (holder,) = site.ask("SELECT holder FROM work_lease WHERE name = 'feedback'")[0]
-    assert f":{other.process.pid}:" in holder
-
-
-def test_a_restart_of_postgres_is_survived_by_the_program(tmp_path: Path) -> None:
-    with running_postgres() as server:
-        url = server.url(server.create())
-        one = LabelingServer(tmp_path, f"--database={url}", "--inspectors=1")
-        try:
-            one.listening().create_dataset(DATASET)
-            server.stop()
-            assert one.get("/readyz")[0] == 503
-            with pytest.raises(grpc.RpcError) as failure:
-                one.submit(rows("one"))
-            assert failure.value.code() == grpc.StatusCode.UNAVAILABLE
-            server.start()
-            wait_for(lambda: one.get("/readyz")[0] == 200, hint="readiness")
-            assert len(one.submit(rows("one"))) == IMAGES
-            assert one.terminate() == 0
-        finally:
-            one.close()
+    wait_for(drained, hint="an empty inbox")
+    assert f":{site.replicas[1 - which].process.pid}:" in holder()
