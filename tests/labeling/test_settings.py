@@ -1,5 +1,7 @@
 """Flags, their environment variables, and what is refused before anything is opened."""
 
+from pathlib import Path
+
 import pytest
 
 from visionloop.errors import ConfigurationError, InvalidInputError
@@ -40,6 +42,16 @@ def test_the_environment_stands_in_for_flags_and_flags_win() -> None:
         (["--max-image-bytes=99999999"], "half of the largest"),
         (["--drain-seconds=-1"], "above 0"),
         (["--colour"], "--help"),
+        (["--host=0.0.0.0", "--accounts"], "TLS"),
+        (["--host=0.0.0.0", "--tls-certificate=c", "--tls-key=k"], "--accounts"),
+        (["--tls-certificate=c"], "--tls-key"),
+        (["--tls-key=k"], "--tls-certificate"),
+        (["--requests-per-second=-1"], "0 to"),
+        (["--requests-per-second=nan"], "0 to"),
+        (["--daily-images=-1"], "0 to"),
+        (["--access-log=2"], "0 to 1"),
+        (["--max-import-bytes=0"], "above 0"),
+        (["--drain-seconds=1", "--drain-quiet-seconds=0.6"], "half of"),
     ],
 )
 def test_impossible_flags_are_refused(flags: list[str], words: str) -> None:
@@ -89,3 +101,53 @@ def test_long_or_unprintable_values_are_shown_short_and_escaped() -> None:
     with pytest.raises(InvalidInputError) as caught:
         validation.text("a\x1b[31mb", "label")
     assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--host=0.0.0.0", "--accounts", "--tls-certificate=c", "--tls-key=k"],
+        ["--host=0.0.0.0", "--insecure"],
+        ["--host=localhost"],
+        ["--accounts"],
+    ],
+)
+def test_where_it_may_listen(flags: list[str]) -> None:
+    assert parse([*NEEDED, *flags], {}).accounts == ("--accounts" in flags)
+
+
+def test_a_file_of_settings_stands_below_the_environment_and_the_flags(tmp_path: Path) -> None:
+    file = tmp_path / "labeling.yaml"
+    file.write_text(
+        "store: file:///f\ndatabase: sqlite:///f.db\ngrpc-port: 1\nhttp_port: 2\n"
+        "accounts: true\ntrusted-proxies: [10.0.0.1, 10.1.0.0/16]\ndrain-seconds: 9\n"
+    )
+    settings = parse([f"--config={file}", "--grpc-port=3"], {"VISIONLOOP_HTTP_PORT": "4"})
+    assert (settings.store, settings.grpc_port, settings.http_port) == ("file:///f", 3, 4)
+    assert settings.trusted_proxies == ("10.0.0.1", "10.1.0.0/16")
+    assert (settings.accounts, settings.drain_seconds) == (True, 9.0)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("colour: red", "line 1: colour is no setting"),
+        ('grpc-port: "8081"', "must be a whole number"),
+        ("accounts: 1", "true or false"),
+        ("store: [a]", "a text"),
+    ],
+)
+def test_mistakes_in_the_file_are_told_with_their_line(
+    tmp_path: Path, line: str, words: str
+) -> None:
+    file = tmp_path / "labeling.yaml"
+    file.write_text(line)
+    with pytest.raises(ConfigurationError, match=words):
+        parse([*NEEDED, f"--config={file}"], {})
+
+
+def test_what_is_printed_has_no_secrets() -> None:
+    flags = ["--store=s3://key:hush@bucket/p", "--database=postgresql://u:hush@h/l"]
+    shown = parse(flags, {}).in_force()
+    assert "hush" not in str(shown)
+    assert (shown["grpc_port"], shown["accounts"]) == (8081, False)

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from visionloop.images import Limits
 from visionloop.objectstore import open_store
 from visionloop.proto.v1 import labeling_pb2_grpc
+from visionloop.telemetry.request_lines import RequestLines
 from visionloop_labeling import accounts, passwords, tokens
 from visionloop_labeling.accounts import Role
 from visionloop_labeling.api import make_api
@@ -85,9 +86,11 @@ class Site:
         return client
 
     @contextlib.asynccontextmanager
-    async def grpc(self) -> AsyncIterator[labeling_pb2_grpc.LabelingIngestStub]:
+    async def grpc(
+        self, lines: RequestLines | None = None
+    ) -> AsyncIterator[labeling_pb2_grpc.LabelingIngestStub]:
         """The gRPC face on a free port."""
-        server = GrpcServer(self.service, "127.0.0.1", 0, gate=self.gate)
+        server = GrpcServer(self.service, "127.0.0.1", 0, gate=self.gate, lines=lines)
         await server.start()
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
@@ -144,7 +147,7 @@ def served_site(folder: Path, **options: Any) -> Iterator[tuple[Site, str]]:
                 bound.bind(("127.0.0.1", 0))
                 server = HttpServer(site.api, bound, drain_seconds=1.0)
                 await server.start()
-                ready.set_result((site, "127.0.0.1:{}".format(bound.getsockname()[1])))
+                ready.set_result((site, f"127.0.0.1:{bound.getsockname()[1]}"))
                 await asyncio.to_thread(stopping.wait)
                 await server.stop()
 

@@ -18,6 +18,7 @@ from visionloop.errors import (
     UnavailableError,
     VisionloopError,
 )
+from visionloop_labeling.api.headers import SAFE_HEADERS
 from visionloop_labeling.api.resources import ErrorOut
 from visionloop_labeling.receipts import Receipt
 
@@ -67,7 +68,9 @@ def answer_to(error: VisionloopError) -> JSONResponse:
 
 async def _on_our_fault(_request: Request, _error: Exception) -> JSONResponse:
     # Starlette logs the traceback; callers need not see what it names.
-    return error_body(500, "internal", "the service failed; its log says why", "")
+    # The guards are inside of what calls this: the headers that they put on answers are missing.
+    text = "the service failed; its log says why"
+    return error_body(500, "internal", text, "", dict(SAFE_HEADERS))
 
 
 async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:

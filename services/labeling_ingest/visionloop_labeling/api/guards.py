@@ -27,19 +27,11 @@ from visionloop.errors import PermissionDeniedError, UnauthenticatedError, Visio
 from visionloop.flags import is_loopback
 from visionloop_labeling import permissions
 from visionloop_labeling.api.errors import answer_to, error_body
+from visionloop_labeling.api.headers import SAFE_HEADERS, STRICT_TRANSPORT
 from visionloop_labeling.auth import Gate, SignedIn
 from visionloop_labeling.permissions import ADMIN, SERVICE, Body, Rule
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-SAFE_HEADERS: Final[Mapping[str, str]] = {
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'",
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "private, no-store",
-}
-STRICT_TRANSPORT: Final = "max-age=31536000"
 # The longer name is refused by browsers unless the cookie is for this host alone and over TLS.
 LOGIN_COOKIE: Final = "visionloop-login"
 SECURE_LOGIN_COOKIE: Final = "__Host-visionloop-login"

@@ -1,0 +1,146 @@
+"""TLS on both ports of the real program, with accounts: what a network meets."""
+
+import json
+import shutil
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+from support.certificates import authority, signed
+from support.labeling_server import running_labeling
+
+from visionloop.errors import PermissionDeniedError, UnauthenticatedError, UnavailableError
+from visionloop.labeling_client import LabelingClient
+from visionloop_labeling import account_commands, passwords
+from visionloop_labeling.passwords import Cost
+
+PASSWORD = "long enough for a test"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Authorities a and b, each with a server's certificate."""
+    folder = tmp_path_factory.mktemp("certificates")
+    for name in "ab":
+        signed(folder, f"server-{name}", authority(folder, name))
+    return folder
+
+
+def install(made: Path, name: str, live: Path) -> None:
+    """Puts a pair where the server reads it, each file in one step."""
+    for kind in ("crt", "key"):
+        fresh = live / f".fresh.{kind}"
+        shutil.copy(made / f"{name}.{kind}", fresh)
+        fresh.rename(live / f"live.{kind}")
+
+
+@pytest.fixture(scope="module")
+def secured(made: Path, tmp_path_factory: pytest.TempPathFactory):
+    """The program with TLS and accounts, and the token of an administrator and of a program."""
+    folder = tmp_path_factory.mktemp("secured")
+    install(made, "server-a", folder)
+    database = f"--database=sqlite:///{folder / 'labeling.db'}"
+    file = folder / "password"
+    file.write_text(PASSWORD)
+    before, passwords.COST = passwords.COST, Cost(n=2**4, r=8, p=1)
+    tokens = {}
+    try:
+        for name, role in (("root", "admin"), ("line-3", "service")):
+            account_commands.run(["add", name, "--role", role, f"--password-file={file}", database])
+    finally:
+        passwords.COST = before
+    flags = (
+        f"--tls-certificate={folder / 'live.crt'}", f"--tls-key={folder / 'live.key'}",
+        "--accounts", "--access-log=1",
+    )  # fmt: skip
+    with running_labeling(folder, *flags) as server:
+        ready = json.loads((folder / "ready.json").read_text())
+        port = ready["http"].rpartition(":")[2]
+        with browser(made, port) as root:
+            for name in ("root", "line-3"):
+                answer = root.post("/v1/tokens", json={"name": "t", "account": name})
+                tokens[name] = answer.json()["token"]
+        yield server, folder, port, ready["grpc"].rpartition(":")[2], tokens
+
+
+def client(made: Path, port: str, authority: str = "a") -> httpx.Client:
+    context = ssl.create_default_context(cafile=str(made / f"{authority}.crt"))
+    return httpx.Client(base_url=f"https://localhost:{port}", verify=context)
+
+
+@contextmanager
+def browser(made: Path, port: str) -> Iterator[httpx.Client]:
+    """The administrator's, signed in."""
+    with client(made, port) as one:
+        answer = one.post("/v1/session", json={"name": "root", "password": PASSWORD})
+        assert answer.headers["set-cookie"].startswith("__Host-visionloop-login=")
+        assert "Secure" in answer.headers["set-cookie"]
+        one.headers["X-CSRF-Token"] = answer.json()["csrf"]
+        yield one
+
+
+def labeling(made: Path, port: str, token: str | None, authority: str = "a") -> LabelingClient:
+    credentials = grpc.ssl_channel_credentials((made / f"{authority}.crt").read_bytes())
+    return LabelingClient(f"localhost:{port}", credentials=credentials, token=token, timeout=20)
+
+
+def test_both_ports_speak_tls_and_know_callers(made: Path, secured) -> None:
+    server, _, http, grpc_port, tokens = secured
+    with pytest.raises(httpx.HTTPError):
+        httpx.get(f"http://localhost:{http}/healthz")
+    with client(made, http) as unknown:
+        answer = unknown.get("/healthz")
+        assert answer.status_code == 200
+        assert answer.headers["strict-transport-security"]
+        assert unknown.get("/v1/datasets").status_code == 401
+        assert unknown.get("/metrics").status_code == 401
+        bearer = {"Authorization": f"Bearer {tokens['line-3']}"}
+        assert "visionloop_" in unknown.get("/metrics", headers=bearer).text
+    with labeling(made, grpc_port, tokens["root"]) as admin:
+        assert admin.create_dataset("d").name == "d"
+    with labeling(made, grpc_port, tokens["line-3"]) as program:
+        assert [one.name for one in program.list_datasets()] == ["d"]
+        with pytest.raises(PermissionDeniedError, match="needs the role admin"):
+            program.create_dataset("e")
+    with labeling(made, grpc_port, None) as unknown, pytest.raises(UnauthenticatedError):
+        unknown.list_datasets()
+    with labeling(made, grpc_port, "vl_wrong") as unknown, pytest.raises(UnauthenticatedError):
+        unknown.list_datasets()
+    log = server.log.read_text()
+    assert '"caller": "line-3"' in log
+    assert not any(secret in log for secret in (PASSWORD, *tokens.values()))
+
+
+def test_a_renewed_certificate_serves_the_next_connection_of_both(made: Path, secured) -> None:
+    _, folder, http, grpc_port, tokens = secured
+    install(made, "server-b", folder)
+    try:
+        with client(made, http, "b") as trusting:
+            assert trusting.get("/healthz").status_code == 200
+        with client(made, http, "a") as distrusting, pytest.raises(httpx.ConnectError):
+            distrusting.get("/healthz")
+        with labeling(made, grpc_port, tokens["line-3"], "b") as trusting:
+            assert trusting.list_datasets() is not None
+        with (
+            labeling(made, grpc_port, tokens["line-3"], "a") as distrusting,
+            pytest.raises(UnavailableError),
+        ):
+            distrusting.list_datasets()
+        (folder / "live.key").write_text("nonsense")
+        with client(made, http, "b") as trusting:
+            assert trusting.get("/healthz").status_code == 200
+    finally:
+        install(made, "server-a", folder)
+    with client(made, http, "a") as trusting:
+        assert trusting.get("/healthz").status_code == 200
+
+
+def test_the_settings_in_force_are_logged_without_secrets(secured) -> None:
+    server, *_ = secured
+    first = json.loads(server.log.read_text().splitlines()[0])
+    assert first["message"] == "settings in force"
+    assert (first["accounts"], first["access_log"]) == (True, 1.0)
