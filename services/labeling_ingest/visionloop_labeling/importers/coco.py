@@ -2,7 +2,8 @@
 
 One file or several (`instances_train.json`, `instances_val.json`: the split is not taken over). An
 annotation with neither box nor segmentation names a class of the whole image. Class names count,
-ids of categories do not. Key points and captions are passed over.
+ids of categories do not. Key points and captions are passed over. What our own export writes beside
+an image (group, attributes, note) comes back.
 """
 
 from collections import Counter, defaultdict
@@ -109,17 +110,25 @@ class CocoImporter:
         reference = url if isinstance(url, str) and url and not self._pictures.members else name
         picture = self._pictures.find(reference, beside=image.folder)
         canvas = Canvas(picture.frame, _size(image))
+        group = image.values.get("group")
         return Entry(
             source=name,
             image=picture.image,
             sha256=picture.sha256,
             annotation=self._draft(image, canvas),
+            group=group if isinstance(group, str) else "",
             remark=canvas.remark if image.annotations else "",
         )
 
     def _draft(self, image: _Image, canvas: Canvas) -> Draft | None:
+        field = f"{image.place}.attributes"
+        attributes = documents.attributes(image.values.get("attributes") or {}, field)
+        note = image.values.get("note")
+        note = note if isinstance(note, str) else ""
         if not image.annotations:
-            return Draft(boxes=()) if self._said.unannotated == "empty" else None
+            empty = () if self._said.unannotated == "empty" else None
+            said = Draft(boxes=empty, attributes=attributes, note=note)
+            return said if said.stored() else None
         classes: list[str] = []
         boxes: list[DraftBox] = []
         shapes: list[DraftShape] = []
@@ -137,6 +146,8 @@ class CocoImporter:
             classes=tuple(dict.fromkeys(classes)) or None,
             boxes=tuple(boxes) or None,
             shapes=tuple(shapes),
+            attributes=attributes,
+            note=note,
         )
 
 

@@ -79,15 +79,15 @@ def items(value: Any, field: str) -> Sequence[Any]:
 
 
 def attributes(value: Any, field: str) -> dict[str, str | float]:
-    """An object of plain values as attributes; what is empty or nested is left out."""
+    """An object of plain values as attributes; what is nested is left out."""
     kept: dict[str, str | float] = {}
     for name, one in members(value, field).items():
         if isinstance(one, bool):
             kept[name] = str(one).lower()
         elif isinstance(one, int | float):
             kept[name] = number(one, f"{field}.{name}")
-        elif isinstance(one, str) and one.strip():
-            kept[name] = one.strip()
+        elif isinstance(one, str):
+            kept[name] = one
     return kept
 
 

@@ -1,0 +1,207 @@
+"""Imports through the real program: over HTTP, by the CLI, and killed at the worst moments."""
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support.command_line import result, visionloop
+from support.imports import picture, tarred, zipped
+from support.labeling_server import LabelingServer, running_labeling
+
+FILES = {f"set/{'cats' if n % 2 else 'dogs'}/{n}.png": picture(n) for n in range(80)}
+ARCHIVE = zipped(FILES)
+COCO = {
+    "images": [{"id": n, "file_name": f"{n}.png", "width": 32, "height": 24} for n in range(4)],
+    "categories": [{"id": 1, "name": "dog"}],
+    "annotations": [{"image_id": n, "category_id": 1, "bbox": [n, 1, 5, 6]} for n in range(3)],
+}
+
+
+def client(server: LabelingServer) -> httpx.Client:
+    return httpx.Client(base_url=f"http://{server.http_address}", timeout=60)
+
+
+def begin(http: httpx.Client, kind: str, data: bytes | None, **more: Any) -> httpx.Response:
+    files = {} if data is None else {"file": ("x", data)}
+    said = {"kind": kind, "parameters": json.dumps(more.pop("said", {}))}
+    sent = {name: (None, value) for name, value in said.items()}
+    return http.post("/v1/datasets/d/imports", files={**sent, **files}, **more)
+
+
+def finished(http: httpx.Client, key: str) -> dict[str, Any]:
+    while True:
+        job = http.get(f"/v1/datasets/d/imports/{key}").json()
+        if job["state"] not in ("queued", "running"):
+            return job
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelingServer]:
+    with running_labeling(tmp_path_factory.mktemp("imports"), "--max-import-bytes=3000000") as one:
+        with client(one) as http:
+            http.post("/v1/datasets", json={"name": "d", "settings": {"task": "detection"}})
+        yield one
+
+
+@pytest.fixture
+def http(server: LabelingServer) -> Iterator[httpx.Client]:
+    with client(server) as opened:
+        yield opened
+
+
+def test_an_archive_is_taken_and_its_receipts_are_told(http: httpx.Client) -> None:
+    data = zipped({**FILES, "set/dogs/=bad.png": b"no image"})
+    answer = begin(http, "archive", data, headers={"Idempotency-Key": "k"})
+    assert answer.status_code == 202, answer.text
+    job = finished(http, answer.json()["id"])
+    assert (job["state"], job["rows"], job["answered"]) == ("done", 81, 81)
+    assert job["counts"] == {"accepted": 80, "duplicate": 0, "rejected": 1, "quarantined": 0}
+    again = begin(http, "archive", data, headers={"Idempotency-Key": "k"})
+    assert again.json()["id"] == job["id"]
+    other = begin(http, "archive", ARCHIVE, headers={"Idempotency-Key": "k"})
+    assert (other.status_code, other.json()["reason"]) == (409, "conflict")
+    url = f"/v1/datasets/d/imports/{job['id']}"
+    page = http.get(f"{url}/receipts", params={"limit": 50}).json()
+    rest = http.get(f"{url}/receipts", params={"after": page["next"], "limit": 50}).json()
+    assert [one["ordinal"] for one in page["receipts"] + rest["receipts"]] == list(range(81))
+    assert rest["next"] is None
+    table = http.get(f"{url}/receipts", params={"format": "csv", "outcome": "rejected"}).text
+    assert table.splitlines()[0].startswith("ordinal,outcome,sha256,reason")
+    assert len(table.splitlines()) == 2
+    assert job["id"] in [one["id"] for one in http.get("/v1/datasets/d/imports").json()]
+    done = http.post(f"{url}/cancel")
+    assert (done.status_code, done.json()["reason"]) == (412, "refused")
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "field"),
+    [
+        ({"files": {"kind": (None, "zip"), "file": ("x", b"x")}}, 400, "kind"),
+        ({"files": {"kind": (None, "archive")}}, 400, "file"),
+        ({"files": {"kind": (None, "archive"), "file": ("x", b"")}}, 400, "file"),
+        ({"files": {"kind": (None, "s3"), "file": ("x", b"x")}}, 400, "file"),
+        ({"files": {"kind": (None, "s3")}}, 400, "parameters.url"),
+        ({"files": {"kind": (None, "urls"), "parameters": (None, "[]"), "file": ("x", b"x")}},
+         400, "parameters"),
+        ({"files": {"kind": (None, "urls"), "parameters": (None, '{"a":1}'), "file": ("x", b"x")}},
+         400, "parameters.a"),
+        ({"files": [("file", ("x", b"x")), ("file", ("y", b"y"))]}, 400, "file"),
+        ({"files": {"kind": (None, "x" * 70_000)}}, 400, "kind"),
+        ({"files": {f"f{n}": (None, "x") for n in range(30)}}, 400, "file"),
+        ({"files": {"kind": (None, b"\xff")}}, 400, "kind"),
+        ({"content": b"--x", "headers": {"content-type": "multipart/form-data; boundary=x"}},
+         400, "body"),
+        ({"content": b"{}"}, 400, "Content-Type"),
+        ({"content": b"", "headers": {"content-type": "multipart/form-data"}}, 400, "Content-Type"),
+        ({"files": {"kind": (None, "archive"), "file": ("x", bytes(4_000_000))}}, 413, ""),
+        ({"files": {"kind": (None, "archive")}, "headers": {"Idempotency-Key": "x" * 300}},
+         400, "Idempotency-Key"),
+    ],
+)  # fmt: skip
+def test_forms_that_are_none(
+    http: httpx.Client, request_: dict[str, Any], status: int, field: str
+) -> None:
+    answer = http.post("/v1/datasets/d/imports", **request_)
+    assert (answer.status_code, answer.json()["field"]) == (status, field), answer.text
+    assert http.post("/v1/datasets/none/imports", **request_).status_code in (400, 404, 413)
+
+
+def test_the_cli_sends_folders_of_annotations_and_follows(
+    server: LabelingServer, http: httpx.Client, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for n in range(4):
+        (images / f"{n}.png").write_bytes(picture(100 + n))
+    table = tmp_path / "instances.json"
+    table.write_text(json.dumps(COCO))
+    flags = ("--dataset", "cli", "--url", f"http://{server.http_address}")
+    first = result("import", table, "--images", images, "--option", "unannotated=empty", *flags)
+    assert (first["rows"], first["accepted"], first["rejected"]) == (4, 4, [])
+    again = result("import", table, "--images", images, "--option", "unannotated=empty", *flags)
+    assert again["import"] == first["import"]
+    archive = tmp_path / "more.tar"
+    archive.write_bytes(tarred({"cats/a.png": picture(200), "cats/b.png": b"x"}))
+    said = visionloop("import", archive, *flags, code=65)
+    assert "1 images accepted, 0 were there already, 1 rejected" in said
+    [row] = result("import", archive, *flags, code=65)["rejected"]
+    assert (row["row"], row["source"], row["reason"]) == (1, "cats/b.png", "not_an_image")
+    by_digest = tmp_path / "labels.csv"
+    receipts = http.get(f"/v1/datasets/cli/imports/{first['import']}/receipts").json()["receipts"]
+    by_digest.write_text("sha256,label\n" + f"{receipts[3]['sha256']},cat\n" + f"{'0' * 64},dog\n")
+    labelled = result("import", by_digest, *flags, code=65)
+    assert (labelled["duplicates"], len(labelled["rejected"])) == (1, 1)
+    assert "has no image" in labelled["rejected"][0]["message"]
+    broken = visionloop("import", archive, "--format", "yolo", *flags, code=65)
+    assert "does not name its classes" in broken
+    wrong = visionloop("import", archive, *flags[:2], "--url", "http://127.0.0.1:9", code=69)
+    assert "cannot be reached over HTTP" in wrong
+
+
+# One in every run of the suite; KILL_ROUNDS asks for all, and for as many random moments.
+ROUNDS = int(os.environ.get("KILL_ROUNDS", "0"))
+FAILPOINTS = [
+    "import.checkpoint:1",
+    "import.staged",
+    "import.queued",
+    "import.claimed",
+    "ingest.committed:2",
+    "import.finished",
+    "import.discarded",
+]
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("failpoint", FAILPOINTS if ROUNDS else FAILPOINTS[:1])
+def test_an_import_survives_a_kill_at_each_step(tmp_path: Path, failpoint: str) -> None:
+    """Whatever step the program dies at: sent again, the import has each row once."""
+    with running_labeling(tmp_path, VISIONLOOP_FAILPOINT=failpoint) as server:
+        with client(server) as http:
+            http.post("/v1/datasets", json={"name": "d"})
+            try:
+                begin(http, "archive", ARCHIVE, headers={"Idempotency-Key": "k"})
+            except httpx.TransportError:
+                pass  # it died before it could answer
+        server.wait_killed()
+    check_once(tmp_path)
+
+
+@pytest.mark.kill
+def test_an_import_survives_kills_at_any_moment(tmp_path: Path) -> None:
+    """KILL_ROUNDS processes in a row, each killed at a random moment of the same import."""
+    chance = random.Random(ROUNDS)
+    for _ in range(ROUNDS or 1):
+        with running_labeling(tmp_path) as server, client(server) as http:
+            http.post("/v1/datasets", json={"name": "d"})
+            begin(http, "archive", ARCHIVE, headers={"Idempotency-Key": "k"})
+            time.sleep(chance.uniform(0.0, 0.6))
+            server.process.send_signal(signal.SIGKILL)
+            server.wait_killed()
+    check_once(tmp_path)
+
+
+def check_once(folder: Path) -> None:
+    """The program comes back; the import, sent again under its key, ends with each row once."""
+    with running_labeling(folder) as server, client(server) as http:
+        answer = begin(http, "archive", ARCHIVE, headers={"Idempotency-Key": "k"})
+        job = finished(http, answer.json()["id"])
+        assert (job["state"], job["rows"], job["answered"]) == ("done", 80, 80), job
+        assert job["counts"]["accepted"] == 80
+        url = f"/v1/datasets/d/imports/{job['id']}/receipts"
+        receipts = http.get(url, params={"limit": 1000}).json()["receipts"]
+        assert [one["ordinal"] for one in receipts] == list(range(80))
+        assert len({one["sha256"] for one in receipts}) == 80
+        [dataset] = http.get("/v1/datasets").json()
+        assert (dataset["images"], dataset["labelled"]) == (80, 80)
+        one = receipts[7]["sha256"]
+        history = http.get(f"/v1/datasets/d/images/{one}/history").json()
+        assert len(history) == 1
+        assert len(http.get("/v1/datasets/d/imports").json()) == 1

@@ -1,0 +1,182 @@
+"""Import jobs over HTTP, with nothing but the standard library: send a file, follow the job.
+
+The file is sent as it is read, whatever its size.
+"""
+
+import http.client
+import json
+import ssl
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, urlencode, urlsplit
+
+from visionloop.errors import (
+    ConfigurationError,
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    OverloadedError,
+    PermissionDeniedError,
+    RefusedError,
+    UnauthenticatedError,
+    UnavailableError,
+    VisionloopError,
+)
+
+_TIMEOUT: Final = 60.0  # seconds without a byte
+_CHUNK: Final = 2**20
+_BOUNDARY: Final = "visionloop-import-9b1f1c5e2d"
+_ERRORS: Final[Mapping[int, type[VisionloopError]]] = {
+    kind.http_status: kind
+    for kind in (
+        InvalidInputError,
+        UnauthenticatedError,
+        PermissionDeniedError,
+        NotFoundError,
+        ConflictError,
+        RefusedError,
+        OverloadedError,
+        UnavailableError,
+    )
+}
+
+
+class ImportClient:
+    """The imports of one dataset, behind the service's HTTP address."""
+
+    def __init__(
+        self, url: str, dataset: str, *, token: str | None, tls: ssl.SSLContext | None = None
+    ) -> None:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigurationError(
+                f"--url {url!r} is not the service's HTTP address, as http://labeling:8080",
+                field="url",
+            )
+        self._parts = parts
+        self._path = f"{parts.path.rstrip('/')}/v1/datasets"
+        self._dataset = dataset
+        self._token = token
+        self._tls = tls
+
+    def create_dataset(self) -> None:
+        """Makes the dataset unless it is there."""
+        if self._dataset not in {one["name"] for one in self._call("GET", "")}:
+            body = json.dumps({"name": self._dataset}).encode()
+            self._call("POST", "", body=[body], headers={"Content-Type": "application/json"})
+
+    def begin(
+        self,
+        kind: str,
+        parameters: Mapping[str, Any],
+        file: Path | None,
+        key: str,
+        sent: "Sent | None" = None,
+    ) -> dict[str, Any]:
+        """Queues an import; the same `key` again gives the same one. `sent` is told of bytes."""
+        head, tail = _form({"kind": kind, "parameters": json.dumps(dict(parameters))}, file)
+        size = 0 if file is None else file.stat().st_size
+        headers = {
+            "Content-Type": f"multipart/form-data; boundary={_BOUNDARY}",
+            "Content-Length": str(len(head) + size + len(tail)),
+            "Idempotency-Key": key,
+        }
+        body = _body(head, file, tail, sent or Sent())
+        found: dict[str, Any] = self._call("POST", self._imports(), body=body, headers=headers)
+        return found
+
+    def show(self, key: str) -> dict[str, Any]:
+        """How far an import is."""
+        found: dict[str, Any] = self._call("GET", self._imports(key))
+        return found
+
+    def receipts(self, key: str, outcome: str) -> Iterator[dict[str, Any]]:
+        """The receipts of this outcome, in the order of rows."""
+        after: int | None = -1
+        while after is not None:
+            query = urlencode({"outcome": outcome, "after": after, "limit": 1000})
+            page = self._call("GET", f"{self._imports(key)}/receipts?{query}")
+            yield from page["receipts"]
+            after = page["next"]
+
+    def _imports(self, key: str = "") -> str:
+        path = f"/{quote(self._dataset, safe='')}/imports"
+        return f"{path}/{quote(key, safe='')}" if key else path
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: "Iterator[bytes] | list[bytes] | None" = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        told = dict(headers or {})
+        if isinstance(body, list):
+            told["Content-Length"] = str(sum(map(len, body)))
+        if self._token:
+            told["Authorization"] = f"Bearer {self._token}"
+        connection = self._connection()
+        try:
+            try:
+                connection.request(method, self._path + path, body=body, headers=told)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # it refused early and may have said why
+            answer = connection.getresponse()
+            return _checked(answer.status, answer.read())
+        except (OSError, http.client.HTTPException) as error:
+            raise UnavailableError(
+                f"the labeling-ingest service at {self._parts.netloc} cannot be reached over HTTP "
+                f"({error or type(error).__name__}); name its address with --url"
+            ) from error
+        finally:
+            connection.close()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        host, port = self._parts.hostname or "", self._parts.port
+        if self._parts.scheme == "https":
+            return http.client.HTTPSConnection(host, port, timeout=_TIMEOUT, context=self._tls)
+        return http.client.HTTPConnection(host, port, timeout=_TIMEOUT)
+
+
+class Sent:
+    """Told of bytes as they go out."""
+
+    def advance(self, count: int) -> None:
+        """`count` more bytes."""
+
+
+def _form(fields: Mapping[str, str], file: Path | None) -> tuple[bytes, bytes]:
+    """What stands before and after the file's bytes."""
+    lines = []
+    for name, value in fields.items():
+        lines += [f"--{_BOUNDARY}", f'Content-Disposition: form-data; name="{name}"', "", value]
+    if file is not None:
+        name = "".join(c if c.isprintable() and c not in '"\\' else "_" for c in file.name)
+        place = f'Content-Disposition: form-data; name="file"; filename="{name}"'
+        lines += [f"--{_BOUNDARY}", place, "Content-Type: application/octet-stream", "", ""]
+    head = "\r\n".join(lines) if file is not None else "\r\n".join((*lines, ""))
+    tail = f"\r\n--{_BOUNDARY}--\r\n" if file is not None else f"--{_BOUNDARY}--\r\n"
+    return head.encode(), tail.encode()
+
+
+def _body(head: bytes, file: Path | None, tail: bytes, sent: Sent) -> Iterator[bytes]:
+    yield head
+    if file is not None:
+        with file.open("rb") as opened:
+            while chunk := opened.read(_CHUNK):
+                yield chunk
+                sent.advance(len(chunk))
+    yield tail
+
+
+def _checked(status: int, body: bytes) -> Any:
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        answer = {}
+    if status < 300:
+        return answer
+    message = answer.get("message") if isinstance(answer, dict) else None
+    kind = _ERRORS.get(status, InvalidInputError if status < 500 else UnavailableError)
+    raise kind(message or f"the service answers {status}")

@@ -1,0 +1,136 @@
+"""What a local source of an import is: its format, and the one file that is sent for it.
+
+The service reads no paths of ours, so a folder is packed into an archive first.
+"""
+
+import csv
+import json
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from visionloop.errors import ConfigurationError, NotFoundError
+
+_ARCHIVES: Final = (".zip", ".tar", ".tgz", ".tar.gz")
+_CLASS_LISTS: Final = ("classes.txt", "obj.names", "data.yaml", "data.yml")
+_SNIFFED: Final = 64 * 2**20  # bytes of a JSON file
+
+
+def format_of(source: str, wanted: str) -> str:
+    """The format of a source, looked at when `wanted` is "auto".
+
+    Raises NotFoundError, and ConfigurationError where it cannot be told.
+    """
+    if source.startswith("s3://"):
+        return "s3" if wanted == "auto" else wanted
+    path = Path(source)
+    if not path.exists():
+        raise NotFoundError(f"{source} is neither a folder nor a file; check the path")
+    if wanted != "auto":
+        return wanted
+    if path.is_dir():
+        return _format_of_names([one.name for one in path.iterdir()], "folder")
+    name = path.name.lower()
+    if name.endswith(_ARCHIVES):
+        return _format_of_names(_names_in(path), "archive")
+    if name.endswith(".json"):
+        return _format_of_json(path)
+    if name.endswith(".txt"):
+        return "urls"
+    return "csv"
+
+
+def is_streamed(source: str, format_name: str, path_column: str) -> bool:
+    """Whether a source is read here and sent row by row: folders, and tables of local paths."""
+    if format_name == "folder":
+        return True
+    if format_name != "csv" or source.lower().endswith(_ARCHIVES):
+        return False
+    columns = _columns(Path(source))
+    return path_column in columns or not columns & {"url", "sha256"}
+
+
+@contextmanager
+def packed(source: Path, images: Path | None) -> Iterator[Path]:
+    """The one file to send: `source` itself, or an archive of it (and of the folder `images`)."""
+    if source.is_file() and images is None:
+        yield source
+        return
+    with TemporaryDirectory(prefix="visionloop-import-") as folder:
+        archive = Path(folder) / f"{source.stem}.tar"
+        with tarfile.open(archive, "w") as writing:
+            _add(writing, source, source.name)
+            if images is not None:
+                _add(writing, images, images.name)
+        yield archive
+
+
+def _add(archive: tarfile.TarFile, path: Path, name: str) -> None:
+    """Files alone, by names, with nothing of this machine: the same files give the same archive."""
+    if path.is_dir():
+        for inner in sorted(path.iterdir()):
+            if not inner.name.startswith("."):
+                _add(archive, inner, f"{name}/{inner.name}")
+    elif path.is_file():
+        try:
+            info = tarfile.TarInfo(name)
+            info.size = path.stat().st_size
+            with path.open("rb") as file:
+                archive.addfile(info, file)
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot read {path}: {error.strerror or error}", field="source"
+            ) from error
+
+
+def _names_in(path: Path) -> list[str]:
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return [name.rpartition("/")[2] for name in archive.namelist()]
+        with tarfile.open(path) as archive_:
+            return [name.rpartition("/")[2] for name in archive_.getnames()]
+    except (OSError, tarfile.TarError, zipfile.BadZipFile, ValueError) as error:
+        raise ConfigurationError(
+            f"{path} is not an archive that can be read: {error}", field="source"
+        ) from error
+
+
+def _format_of_names(names: list[str], otherwise: str) -> str:
+    plain = [name.lower() for name in names if not name.startswith(".")]
+    if any(name in _CLASS_LISTS for name in plain):
+        return "yolo"
+    if any(name.endswith(".json") for name in plain) and "classes.json" not in plain:
+        raise ConfigurationError(
+            "there are JSON files in it: say what they are, --format coco, label-studio or "
+            f"{otherwise}",
+            field="format",
+        )
+    tables = [name for name in plain if name.endswith(".csv") and name != "not-exported.csv"]
+    return "csv" if otherwise == "archive" and len(tables) == 1 else otherwise
+
+
+def _columns(table: Path) -> set[str]:
+    """The columns of a table; what is wrong with it is told when it is read."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            return {name.strip() for name in next(csv.reader(file), [])}
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return set()
+
+
+def _format_of_json(path: Path) -> str:
+    try:
+        if path.stat().st_size > _SNIFFED:
+            raise ValueError("it is too large to be looked at")
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigurationError(
+            f"{path} cannot be told apart ({error}); say --format coco or label-studio",
+            field="format",
+        ) from error
+    return "coco" if isinstance(document, dict) and "images" in document else "label-studio"
