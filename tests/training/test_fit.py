@@ -107,11 +107,11 @@ def test_frozen_stages_stay_and_the_others_learn(digits: Site):
 
 
 def test_training_learns(digits: Site):
-    run = fitted(digits, "fit.epochs=6", "fit.learning_rate=3e-3")
+    run = fitted(digits, "fit.epochs=12", "fit.learning_rate=3e-4", "fit.dropout=0")
     losses = [epoch.train_loss for epoch in run.history[1:]]
-    assert losses[-1] < losses[0]
+    assert losses[-1] < 0.75 * losses[0]
     assert run.history[-1].val_accuracy >= 0.7  # guessing gives 0.5
-    assert [epoch.epoch for epoch in run.history] == list(range(7))
+    assert [epoch.epoch for epoch in run.history] == list(range(13))
 
 
 def test_the_best_epoch_is_kept_and_patience_ends_the_run(digits: Site):

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,7 @@ def _run(flags: argparse.Namespace) -> int:
 
     from visionloop.objectstore import open_existing_store
     from visionloop_training.cache import default_folder
+    from visionloop_training.distributed import Workers
     from visionloop_training.pipeline import Request, run
     from visionloop_training.stop import Stop
 
@@ -69,7 +71,7 @@ def _run(flags: argparse.Namespace) -> int:
             f"--cache {cache}: {error.strerror}; name a folder that can be written", field="cache"
         ) from error
     stop = Stop()
-    with stop.on_signal():
+    with stop.on_signal(), closing(Workers.joined()) as workers:
         result = run(
             Request(
                 store=open_existing_store(flags.store),
@@ -84,8 +86,11 @@ def _run(flags: argparse.Namespace) -> int:
                 who=flags.who or "",
                 checkpoint_seconds=flags.checkpoint_seconds,
                 stop=stop,
+                workers=workers,
             )
         )
+    if result is None:
+        return 0  # the leading process tells
     if flags.json:
         _say(json.dumps(result.as_json(), indent=2) + "\n")
     else:

@@ -100,6 +100,13 @@ class FitConfig(Section):
     )
     epochs: int = Field(10, ge=0, le=1000, description="Passes over train; 0: linear probe only.")
     batch_size: int = Field(32, ge=1, le=4096, description="Images per optimiser step.")
+    slices: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Equal parts of a batch, a power of two: as many processes (torchrun) can "
+        "share the work, and any number of them makes the same weights.",
+    )
     learning_rate: Positive = Field(1e-3, description="Peak rate of the head (AdamW, one-cycle).")
     body_ratio: float = Field(
         0.5, ge=0.0, le=1.0, description="Peak rate of the topmost stage as a share of the head's."
@@ -194,6 +201,8 @@ class TrainingConfig(Section):
     def _enough_to_train(self) -> "TrainingConfig":
         if self.fit.patience and self.fit.keep == "last":
             raise ValueError("fit.patience needs fit.keep=best")
+        if self.fit.slices & (self.fit.slices - 1):
+            raise ValueError(f"fit.slices is {self.fit.slices}; it must be a power of two")
         return self
 
 

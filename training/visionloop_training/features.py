@@ -27,6 +27,7 @@ from visionloop_training import augment
 from visionloop_training.cache import ArrayCache, key_of
 from visionloop_training.config import AugmentConfig
 from visionloop_training.data import Blobs, Item
+from visionloop_training.distributed import Workers
 from visionloop_training.export import Session, export_module
 from visionloop_training.network import Network
 from visionloop_training.stop import Stop
@@ -47,6 +48,7 @@ class Features:
         augmentation: AugmentConfig,
         folder: Path,
         stop: Stop | None = None,
+        workers: Workers | None = None,
     ) -> None:
         self._network = network
         self._blobs = blobs
@@ -56,6 +58,7 @@ class Features:
         self._cache = ArrayCache(folder, "pixels", key_of(pixels))
         self._folder = folder
         self._stop = stop or Stop()
+        self._workers = workers or Workers()
         self.computed = 0  # arrays that were not in the cache yet
         if network.frozen:
             self._key = key_of(
@@ -85,23 +88,29 @@ class Features:
             if not self._cache.has(item.sha256, number)
         ]
         self.computed += len(wanted)
-        if not wanted:
-            return
+        if wanted:
+            self._compute(wanted)
+        self._workers.wait()
+
+    def _compute(self, wanted: Sequence[tuple[str, int]]) -> None:
         bottom: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None
-        for batch in _batches(progress(wanted, description="features", unit="images"), _BATCH):
+        batches = _batches(progress(wanted, description="features", unit="images"), _BATCH)
+        for number, batch in enumerate(batches):
+            if not self._workers.on_this_node(number):
+                continue
             self._stop.check("while it computed features")
             shas = list(dict.fromkeys(sha for sha, _ in batch))
             pixels = dict(zip(shas, self._blobs.prepared(shas, self._preprocessing), strict=True))
             if not self._network.frozen:
-                for sha, number in batch:
-                    self._cache.put(sha, pixels[sha], number)
+                for sha, variant in batch:
+                    self._cache.put(sha, pixels[sha], variant)
                 continue
             bottom = bottom or self._bottom()  # exported after the first images proved readable
             varied = np.stack(
                 [augment.variant(pixels[sha], self._augmentation, sha, n) for sha, n in batch]
             )
-            for (sha, number), array in zip(batch, bottom(varied), strict=True):
-                self._cache.put(sha, _compact(array), number)
+            for (sha, variant), array in zip(batch, bottom(varied), strict=True):
+                self._cache.put(sha, _compact(array), variant)
 
     def batch(self, wanted: Sequence[tuple[str, int]]) -> Tensor:
         """The network's inputs for (digest, variant) pairs, float32, channels last where 4-D."""

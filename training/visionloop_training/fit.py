@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.nn import functional as F
 
 from visionloop.errors import RefusedError
@@ -25,6 +26,7 @@ from visionloop_training import recipe
 from visionloop_training.checkpoint import Checkpoint, Checkpoints
 from visionloop_training.config import FitConfig, TrainingConfig
 from visionloop_training.data import Dataset, Item
+from visionloop_training.distributed import Workers, tree_sum
 from visionloop_training.features import Features
 from visionloop_training.heads import fit_probe
 from visionloop_training.network import Network
@@ -65,6 +67,15 @@ class Fitted:
         return [asdict(epoch) for epoch in self.history]
 
 
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """A part of a batch: `inputs` (n, …) and their places in train; None where it is empty."""
+
+    number: int
+    inputs: Tensor | None
+    places: list[int]
+
+
 @dataclass(slots=True)
 class _Progress:
     """How far fine-tuning is: plain JSON, the checkpoint's facts."""
@@ -97,6 +108,7 @@ def fit(
     config: TrainingConfig,
     checkpoints: Checkpoints | None = None,
     stop: Stop | None = None,
+    workers: Workers | None = None,
 ) -> Fitted:
     """Trains `network` in place, from the last checkpoint where there is one.
 
@@ -108,7 +120,7 @@ def fit(
     tuned = config.fit.epochs > 0 and network.frozen < len(network.backbone.stages)
     features.prepare(data.val, 1)
     features.prepare(data.train, variants if tuned else 1)
-    run = _Run(network, features, data, config, checkpoints, stop or Stop())
+    run = _Run(network, features, data, config, checkpoints, stop or Stop(), workers or Workers())
     state = run.fine_tune() if tuned else run.probe()
     network.eval()
     logits, _ = run.outputs(data.val)
@@ -127,7 +139,10 @@ class _Run:
         config: TrainingConfig,
         checkpoints: Checkpoints | None,
         stop: Stop,
+        workers: Workers,
     ) -> None:
+        workers.check_slices(config.fit.slices)
+        self.workers = workers
         self.network = network
         self.features = features
         self.data = data
@@ -147,11 +162,12 @@ class _Run:
     def outputs(self, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
         """Logits (n, classes) and embeddings (n, width) of the images as they are (variant 0)."""
         self.network.eval()
-        embeddings = [
-            self.network.embed(self.features.batch([(item.sha256, 0) for item in part]))
-            for part in _parts(items, _EVALUATION_BATCH)
-        ]
-        embedding = torch.cat(embeddings)
+        parts = list(_parts(items, _EVALUATION_BATCH))
+
+        def embed(part: int) -> Tensor:
+            return self.network.embed(self.features.batch([(i.sha256, 0) for i in parts[part]]))
+
+        embedding = torch.cat(self.workers.gather(len(parts), embed))
         return self.network.head(embedding), embedding
 
     def probe(self) -> _Progress:
@@ -169,6 +185,7 @@ class _Run:
         with torch.no_grad():
             self.network.head.weight.copy_(probe.weight)
             self.network.head.bias.copy_(probe.bias)
+            self.workers.agree(self.network.head)
             loss = F.cross_entropy(self.network.head(train), self.labels).item()
         seconds = time.perf_counter() - started
         first = Epoch(0, loss, probe.val_loss, probe.val_accuracy, 0.0, seconds)
@@ -187,13 +204,15 @@ class _Run:
             average.steps = state.average_steps
         while not state.over:
             started = time.perf_counter()
-            for inputs, places in self._batches(state):
-                self._learn(state, optimiser, inputs, places)
+            for size, slices in self._batches(state):
+                self._learn(state, optimiser, slices, size)
                 average.update(self.network)
                 state.average_steps = average.steps
                 self._keep(state, optimiser, average, best)
+            self.workers.agree(self.network)  # on the statistics of batch norms
             raw = _copy(self.network)
             self.network.load_state_dict(average.state())
+            self.workers.agree(self.network)
             self._close_epoch(state, started)
             if state.best == state.epoch:
                 best = _copy(self.network)
@@ -206,13 +225,26 @@ class _Run:
         self,
         state: _Progress,
         optimiser: torch.optim.Optimizer,
-        inputs: Tensor,
-        places: list[int],
+        slices: list[_Slice],
+        size: int,
     ) -> None:
+        """One step on a batch of `size` images, of which these slices are ours."""
         recipe.set_rates(optimiser, self._share(state.step))
-        seed_step(self.seed, state.step)
-        state.total += self._step(optimiser, inputs, places, state.epoch) * len(places)
-        state.taken += len(places)
+        trained = [p for group in optimiser.param_groups for p in group["params"]]
+        terms = [self._gradients(trained, one, size, state.step) for one in slices]
+        *gradients, loss = tree_sum(terms)
+        self.workers.add_up([*gradients, loss])
+        if not torch.isfinite(loss):
+            raise RefusedError(
+                f"training diverged: the loss is {loss.item()} in epoch {state.epoch}; lower "
+                "fit.learning_rate or fit.body_ratio"
+            )
+        for parameter, gradient in zip(trained, gradients, strict=True):
+            parameter.grad = gradient
+        torch.nn.utils.clip_grad_norm_(trained, self.config.clip_norm)
+        optimiser.step()
+        state.total += loss.item() * size
+        state.taken += size
         state.step += 1
         failpoint("fit.step")
 
@@ -229,11 +261,14 @@ class _Run:
         best: dict[str, Tensor],
     ) -> None:
         """Saves a checkpoint when it is time, and stops when told to."""
-        if self.checkpoints and (self.stop.told or self.checkpoints.due):
+        if self.workers.any(self.stop.told):
+            self.stop.tell()
+        saves = self.checkpoints if self.workers.leads else None
+        if saves and (self.stop.told or saves.due):
             tensors = recipe.copied(self.network, optimiser, average, best)
-            self.checkpoints.save(Checkpoint(state.step, tensors, state.facts()))
+            saves.save(Checkpoint(state.step, tensors, state.facts()))
             if self.stop.told:
-                self.checkpoints.flush()
+                saves.flush()
         self.stop.check(f"after step {state.step} of epoch {state.epoch}")
 
     def _close_epoch(self, state: _Progress, started: float) -> None:
@@ -258,53 +293,58 @@ class _Run:
         state.over = tired or state.epoch == self.config.epochs
         state.epoch, state.taken, state.total = state.epoch + 1, 0, 0.0
 
-    def _batches(self, state: _Progress) -> Iterator[tuple[Tensor, list[int]]]:
-        """What is left of the epoch: inputs with their places in train, the next read ahead."""
+    def _batches(self, state: _Progress) -> Iterator[tuple[int, list[_Slice]]]:
+        """What is left of the epoch: each batch's size and our slices of it, read one ahead."""
         train = self.data.train
         order = epoch_order(self.seed, state.epoch, len(train), self.features.variants)
         batches = list(_parts(order[state.taken :], self.config.batch_size))
         if not batches:
             return  # the checkpoint is of the epoch's last step
 
-        def read(pairs: list[tuple[int, int]]) -> Tensor:
-            return self.features.batch([(train[place].sha256, number) for place, number in pairs])
+        def read(pairs: list[tuple[int, int]]) -> list[_Slice]:
+            return [self._read(number, _cut(pairs, number, self.config.slices)) for number in own]
 
+        own = self.workers.own(self.config.slices)
         with ThreadPoolExecutor(1) as reader:
             ahead = reader.submit(read, batches[0])
             for index, pairs in enumerate(
                 progress(batches, description=f"epoch {state.epoch}", unit="batches")
             ):
-                inputs = ahead.result()
+                slices = ahead.result()
                 if index + 1 < len(batches):
                     ahead = reader.submit(read, batches[index + 1])
-                yield inputs, [place for place, _ in pairs]
+                yield len(pairs), slices
 
-    def _step(
-        self, optimiser: torch.optim.Optimizer, inputs: Tensor, places: list[int], epoch: int
-    ) -> float:
+    def _read(self, number: int, pairs: list[tuple[int, int]]) -> _Slice:
+        wanted = [(self.data.train[place].sha256, variant) for place, variant in pairs]
+        inputs = self.features.batch(wanted) if wanted else None
+        return _Slice(number, inputs, [place for place, _ in pairs])
+
+    def _gradients(
+        self, trained: list[Parameter], one: _Slice, size: int, step: int
+    ) -> list[Tensor]:
+        """The gradients of a slice's share of the batch's mean loss; that share comes last."""
+        if one.inputs is None:
+            return [*(torch.zeros_like(p) for p in trained), torch.zeros((), device=self.device)]
         self.network.train()
         self.network.backbone.stages[: self.network.frozen].eval()
         # Statistics over a single image are no statistics (and torch refuses them).
-        if not self.trains_statistics or len(places) == 1:
+        if not self.trains_statistics or len(one.places) == 1:
             recipe.freeze_statistics(self.network)
-        embedding = F.dropout(self.network.embed(inputs), self.config.dropout)
-        each = F.cross_entropy(
-            self.network.head(embedding),
-            self.labels[places],
-            reduction="none",
-            label_smoothing=self.config.label_smoothing,
-        )
-        loss = (each * self.weights[places]).mean()
-        if not torch.isfinite(loss):
-            raise RefusedError(
-                f"training diverged: the loss is {loss.item()} in epoch {epoch}; lower "
-                "fit.learning_rate or fit.body_ratio"
+        seed_step(self.seed, step, one.number)
+        with recipe.statistics_kept(self.network, keep=one.number > 0):
+            embedding = F.dropout(self.network.embed(one.inputs), self.config.dropout)
+            each = F.cross_entropy(
+                self.network.head(embedding),
+                self.labels[one.places],
+                reduction="none",
+                label_smoothing=self.config.label_smoothing,
             )
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
-        optimiser.step()
-        return loss.item()
+            loss = (each * self.weights[one.places]).sum() / size
+            gradients = torch.autograd.grad(
+                loss, trained, allow_unused=True, materialize_grads=True
+            )
+        return [*gradients, loss.detach()]
 
     def _validate(self) -> tuple[float, float]:
         logits, _ = self.outputs(self.data.val)
@@ -337,6 +377,12 @@ def _check_alive(logits: Tensor, val: Sequence[Item]) -> None:
             "them are of others. Lower fit.learning_rate, use pretrained backbone.weights, or set "
             "fit.class_weights=balanced"
         )
+
+
+def _cut(pairs: list[tuple[int, int]], number: int, slices: int) -> list[tuple[int, int]]:
+    """The slice `number` of so many, as equal as they can be; the first ones are the larger."""
+    each = -(-len(pairs) // slices)
+    return pairs[number * each : (number + 1) * each]
 
 
 def _copy(network: Network) -> dict[str, Any]:

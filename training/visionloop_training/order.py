@@ -24,7 +24,7 @@ def epoch_order(seed: int, epoch: int, images: int, variants: int | None) -> lis
     return [(place, numbers[place]) for place in places]
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Seeds what torch draws in this step."""
-    drawn = np.random.SeedSequence([seed, step, _STEPS]).generate_state(1, np.uint64)
+def seed_step(seed: int, step: int, part: int) -> None:
+    """Seeds what torch draws in this step for one slice of the batch."""
+    drawn = np.random.SeedSequence([seed, step, part, _STEPS]).generate_state(1, np.uint64)
     torch.manual_seed(int(drawn[0]) >> 1)

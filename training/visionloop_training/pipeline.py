@@ -29,6 +29,7 @@ from visionloop_training.checkpoint import Checkpoints, run_key
 from visionloop_training.config import TrainingConfig
 from visionloop_training.cores import usable_cores
 from visionloop_training.data import Blobs, Dataset, dataset
+from visionloop_training.distributed import Workers
 from visionloop_training.evaluate import evaluate, score
 from visionloop_training.export import Graph, Session, export
 from visionloop_training.features import Features
@@ -55,6 +56,7 @@ class Request:
     who: str = ""
     checkpoint_seconds: float = 300.0
     stop: Stop = field(default_factory=Stop)
+    workers: Workers = field(default_factory=Workers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +89,11 @@ class Result:
         }
 
 
-def run(request: Request) -> Result:
+def run(request: Request) -> Result | None:
     """Trains, proves, judges, publishes and (if it may) promotes one version.
 
-    Raises VisionloopError for anything that the user or the operator must act on.
+    None in the processes that help the leading one to train (torchrun). Raises VisionloopError for
+    anything that the user or the operator must act on.
     """
     config, repository = request.config, ModelRepository(request.store)
     clock = Clock(request.stop)
@@ -101,7 +104,8 @@ def run(request: Request) -> Result:
         snapshots = SnapshotRepository(request.store)
         data = dataset(snapshots.read(request.dataset, request.snapshot))
         before = repository.aliases(request.model)  # what a promotion will be conditional on
-        request.store.probe("models")  # now, not after an hour of training
+        if request.workers.leads:
+            request.store.probe("models")  # now, not after an hour of training
         stable = _stable(repository, request.model, before)
         if stable and not request.again and _nothing_new(stable, data, config):
             return Result(None, False, data.snapshot, stable.version)
@@ -125,8 +129,9 @@ def run(request: Request) -> Result:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         network = network.to(memory_format=torch.channels_last).to(device)
         features = Features(
-            network, blobs, preprocessing, config.augment, request.cache, request.stop
-        )
+            network, blobs, preprocessing, config.augment, request.cache, request.stop,
+            request.workers,
+        )  # fmt: skip
         checkpoints = Checkpoints(
             request.store,
             request.model,
@@ -134,9 +139,13 @@ def run(request: Request) -> Result:
             request.checkpoint_seconds,
         )
         try:
-            fitted = fit(network, features, data, config, checkpoints, request.stop)
+            fitted = fit(
+                network, features, data, config, checkpoints, request.stop, request.workers
+            )
         finally:
             checkpoints.close()
+    if not request.workers.leads:
+        return None
 
     with clock("calibrate"):
         val_labels = torch.tensor([item.label for item in data.val]).numpy()

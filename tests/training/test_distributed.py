@@ -1,0 +1,94 @@
+"""Several processes make the model that one makes, also when one goes on where two were killed."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from support.training_site import PROBE, Site
+
+from visionloop.errors import ConfigurationError
+from visionloop.failpoints import ENVIRONMENT_VARIABLE
+from visionloop_training.app import main
+from visionloop_training.config import load
+from visionloop_training.distributed import Workers, tree_sum
+
+ROUNDS = int(os.environ.get("KILL_ROUNDS", "1"))
+SETTINGS = (
+    *PROBE,
+    "fit.epochs=3",
+    "fit.freeze=0.5",
+    "fit.batch_size=8",
+    "fit.keep=last",
+    "fit.slices=2",
+)
+
+
+def flags(site: Site, *more: str) -> list[str]:
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    where = ["--store", site.url, "--dataset", "digits", "--model", "reader", "--no-promote"]
+    return [*where, "--cache", str(site.folder / "cache"), *settings, *more]
+
+
+def torchrun(site: Site, processes: int, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`processes` of the job on this machine, a checkpoint after each step."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python"]
+    job = [sys.executable, "-m", "visionloop_training", *flags(site, "--checkpoint-seconds=1e-6")]
+    return subprocess.run(
+        [*launcher, f"--nproc-per-node={processes}", *job],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+
+
+def graph(site: Site, version: int) -> str:
+    return site.repository.read("reader", version).files["model.onnx"].sha256
+
+
+@pytest.mark.kill
+def test_two_processes_then_one_make_what_one_makes(site: Site, tmp_path: Path):
+    site.write({"0": 40, "1": 40})
+    assert main(flags(site)) == 0
+    for number in range(ROUNDS):
+        step = random.Random(number).randint(3, 20)
+        killed = torchrun(site, 2, **{ENVIRONMENT_VARIABLE: f"fit.step:{step}"})
+        assert killed.returncode != 0
+        assert signal.SIGKILL.name in killed.stderr
+        if number % 2:  # two, one, two
+            one = torchrun(site, 1, **{ENVIRONMENT_VARIABLE: "fit.step:1"})
+            assert signal.SIGKILL.name in one.stderr
+            two = torchrun(site, 2)
+            assert two.returncode == 0, two.stderr
+        else:
+            assert main(flags(site)) == 0
+        assert graph(site, 2 + number) == graph(site, 1)
+
+
+def test_a_sum_has_the_same_terms_whoever_adds_up():
+    torch.manual_seed(0)
+    terms = [[torch.randn(1000) * 10**n] for n in range(4)]
+    whole = tree_sum(terms)[0]
+    for processes in (2, 4):
+        each = [Workers(rank, processes).own(4) for rank in range(processes)]
+        parts = [tree_sum([terms[n] for n in own]) for own in each]
+        assert torch.equal(tree_sum(parts)[0], whole)
+
+
+def test_what_cannot_be_shared_out_is_said():
+    with pytest.raises(ConfigurationError, match=r"fit\.slices is 2, and 4 processes"):
+        Workers(0, 4).check_slices(2)
+    with pytest.raises(ConfigurationError, match="power of two"):
+        load(overrides=("fit.slices=3",))
+
+
+def test_a_number_of_processes_that_makes_no_pairs_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ConfigurationError, match="torchrun started 3 processes"):
+        Workers.joined()
