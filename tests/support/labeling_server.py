@@ -22,14 +22,16 @@ PATIENCE = 60.0  # seconds; only a broken program makes a test wait so long
 
 
 class LabelingServer:
-    """A running `visionloop-labeling` on the store and database in `folder`."""
+    """A running `visionloop-labeling`, on the store and database in `folder` if not told others."""
 
-    def __init__(self, folder: Path, *flags: str, **environment: str) -> None:
+    def __init__(
+        self, folder: Path, *flags: str, store: str = "", database: str = "", **environment: str
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._ready_file = folder / "ready.json"
         self._ready_file.unlink(missing_ok=True)
-        self.store = f"file://{folder / 'store'}"
-        self.database = f"sqlite:///{folder / 'labeling.db'}"
+        self.store = store or f"file://{folder / 'store'}"
+        self.database = database or f"sqlite:///{folder / 'labeling.db'}"
         self.log = folder / "labeling.log"
         arguments = [
             f"--store={self.store}", f"--database={self.database}", "--http-port=0",
@@ -106,9 +108,11 @@ class LabelingServer:
 
 
 @contextlib.contextmanager
-def running_labeling(folder: Path, *flags: str, **environment: str) -> Iterator[LabelingServer]:
+def running_labeling(
+    folder: Path, *flags: str, store: str = "", database: str = "", **environment: str
+) -> Iterator[LabelingServer]:
     """A program that listens; killed at the end if it still runs."""
-    server = LabelingServer(folder, *flags, **environment)
+    server = LabelingServer(folder, *flags, store=store, database=database, **environment)
     try:
         yield server.listening()
     finally:

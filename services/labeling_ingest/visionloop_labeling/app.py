@@ -36,6 +36,7 @@ from visionloop_labeling.inference_access import open_inference
 from visionloop_labeling.inspectors import WorkerPool
 from visionloop_labeling.quotas import Quotas
 from visionloop_labeling.readiness import Readiness
+from visionloop_labeling.reconcile import EVERY_SECONDS, Reconciler
 from visionloop_labeling.service import LabelingService
 from visionloop_labeling.settings import Settings, parse
 from visionloop_labeling.suggestions import Suggester
@@ -153,7 +154,12 @@ def _loops(settings: Settings, service: LabelingService, suggester: Suggester | 
         prefixes=settings.import_from,
     )
     inbox = FeedbackInbox(service.database, service.store, service.ingest)
-    loops = [*import_loops(service, tools), Loop("feedback", _FEEDBACK_SECONDS, inbox.drain)]
+    reconciler = Reconciler(service.database, service.store)
+    loops = [
+        *import_loops(service, tools),
+        Loop("feedback", _FEEDBACK_SECONDS, inbox.drain),
+        Loop("reconcile", EVERY_SECONDS, reconciler.work),
+    ]
     if suggester is not None:
         loops.append(Loop("suggestions", _SUGGESTIONS_SECONDS, suggester.work))
     return loops

@@ -15,6 +15,7 @@ reads the rows, both a page at a time and in the same order. A whole sweep of a 
 """
 
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,7 @@ from visionloop_labeling.database import Database
 from visionloop_labeling.schema import BLOB_MISSING, BLOB_STORED, Blob
 
 FOLDERS: Final = 256
+EVERY_SECONDS: Final = 86_400 / FOLDERS  # a day for a whole sweep
 # An object that is younger may be of a row on its way.
 GRACE: Final = timedelta(minutes=15)
 _PAGE: Final = 1000
@@ -67,6 +69,11 @@ class Reconciler:
         self._store = store
         self._grace = grace
         self._unclaimed: dict[int, int] = {}  # objects by folder, as of its last visit
+
+    def work(self) -> bool:
+        """The folder whose turn it is; for a loop of EVERY_SECONDS. Nothing more waits."""
+        self.step(folder_of_the_hour(time.time(), EVERY_SECONDS))
+        return False
 
     def sweep(self) -> Findings:
         """All folders, one after the other."""
