@@ -67,10 +67,10 @@ def test_every_rpc_stands_in_the_table_and_no_other() -> None:
 def test_where_two_templates_fit_the_higher_role_counts(monkeypatch) -> None:
     low, high = permissions.LABELLER, permissions.ADMIN
     for order in ([("/x/{a}", low), ("/x/y", high)], [("/x/y", high), ("/x/{a}", low)]):
-        patterns = [("GET", permissions._pattern(path), rule) for path, rule in order]
+        patterns = [("GET", path, permissions._pattern(path), rule) for path, rule in order]
         monkeypatch.setattr(permissions, "_PATTERNS", patterns)
-        assert permissions.of_route("GET", "/x/y") == high
-        assert permissions.of_route("HEAD", "/x/z") == low
+        assert permissions.of_route("GET", "/x/y") == ("/x/y", high)
+        assert permissions.of_route("HEAD", "/x/z") == ("/x/{a}", low)
         assert permissions.of_route("GET", "/x/y/z") is None
         assert permissions.of_route("POST", "/x/y") is None
 
@@ -125,7 +125,7 @@ async def test_what_is_no_route_is_not_there_for_those_who_are_known(site: Site)
 
 
 async def test_a_route_that_was_forgotten_is_for_administrators(site: Site, monkeypatch) -> None:
-    kept = [one for one in permissions._PATTERNS if one[1].fullmatch("/v1/datasets") is None]
+    kept = [one for one in permissions._PATTERNS if one[1] != "/v1/datasets"]
     monkeypatch.setattr(permissions, "_PATTERNS", kept)
     for name, expected in (("line-3", 403), ("rita", 403), ("root", 200)):
         async with site.client(site.token(name)) as client:

@@ -105,3 +105,63 @@ SUGGESTION_SECONDS = _histogram(
     "visionloop_suggestion_seconds",
     "Time for the inference service to answer for a group of images.",
 )
+INGEST_BYTES = _counter(
+    "visionloop_ingest_bytes_total",
+    "Bytes of the rows that were submitted, images and texts.",
+)
+LABEL_SECONDS = _histogram(
+    "visionloop_label_seconds",
+    "Time that people looked at an image before they said something about it, as their page told.",
+    buckets=(0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0),
+)
+SUGGESTION_OUTCOMES = _counter(
+    "visionloop_suggestion_outcomes_total",
+    "Suggestions that people saw, by model version and by what they did: accepted, edited or "
+    "rejected.",
+    ("model", "outcome"),
+)
+QUEUE_IMAGES = _gauge(
+    "visionloop_queue_images",
+    "Images by their place in the work: open, review, skipped or labelled.",
+    ("dataset", "state"),
+)
+QUEUE_OLDEST_SECONDS = _gauge(
+    "visionloop_queue_oldest_seconds",
+    "Age of the image that has waited longest for its label; 0 when none waits.",
+    ("dataset",),
+)
+LABELS_SINCE_SNAPSHOT = _gauge(
+    "visionloop_labels_since_snapshot",
+    "Label events that came after the latest snapshot; all of them where there is none.",
+    ("dataset",),
+)
+SNAPSHOT_AGE_SECONDS = _gauge(
+    "visionloop_snapshot_age_seconds",
+    "Time since the latest snapshot became that; no series where there is none.",
+    ("dataset",),
+)
+CLASS_IMBALANCE = _gauge(
+    "visionloop_class_imbalance_ratio",
+    "Images of the largest class for each one of the smallest class that has any.",
+    ("dataset",),
+)
+QUALITY_FLAGS = _gauge(
+    "visionloop_quality_flags",
+    "Images that are remarked on: dark, bright, blurred, low_contrast, tiny or odd_aspect.",
+    ("dataset", "flag"),
+)
+HTTP_REQUESTS = _counter(
+    "visionloop_http_requests_total",
+    "HTTP requests by route (other: none of ours, or refused before it was known) and status.",
+    ("method", "route", "status"),
+)
+HTTP_SECONDS = _histogram(
+    "visionloop_http_request_seconds",
+    "Time from a request's head to the end of its answer.",
+    ("route",),
+)
+SIGN_INS = _counter(
+    "visionloop_sign_ins_total",
+    "Tries to sign in with a password: succeeded, failed, or throttled (too many wrong ones).",
+    ("outcome",),
+)

@@ -1,5 +1,5 @@
 """One line per request for operators, of both faces: who asked what, how it ended, how long it
-took.
+took. HTTP requests are counted here too; those of gRPC by `visionloop.telemetry.rpc`.
 
 `--access-log 0.01` keeps one of a hundred; what failed is kept always, at most 10 lines a second.
 Bodies, query strings, cookies and tokens are never written: a line has the path alone.
@@ -15,6 +15,7 @@ import grpc
 import grpc.aio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from visionloop.telemetry import labeling as metrics
 from visionloop.telemetry.request_lines import RequestLines, short
 from visionloop_labeling.auth import CALLER
 
@@ -31,7 +32,7 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class LoggedRequests:
-    """The HTTP face's lines, as a guard around all others."""
+    """The HTTP face's lines and counts, as a guard around all others."""
 
     def __init__(self, app: ASGIApp, lines: RequestLines) -> None:
         self._app = app
@@ -65,6 +66,7 @@ class LoggedRequests:
             raise
         finally:
             failed = status >= _FAILED_STATUS
+            _count(scope, status, time.perf_counter() - began)
             if (failed or scope["path"] not in _PROBES) and self._lines.wants(failed=failed):
                 caller = scope.get("state", {}).get("caller")
                 facts: dict[str, object] = {
@@ -79,6 +81,14 @@ class LoggedRequests:
                 if caller is not None and caller.account is not None:
                     facts["caller"] = caller.name
                 log.info("request", extra=facts | self._lines.left_out())
+
+
+def _count(scope: Scope, status: int, seconds: float) -> None:
+    # By the table's template, and "other" for what is not in it: a scanner makes no new series.
+    route = scope.get("template", "other")
+    method = scope["method"] if route != "other" else "any"
+    metrics.HTTP_REQUESTS.labels(method, route, str(status)).inc()
+    metrics.HTTP_SECONDS.labels(route).observe(seconds)
 
 
 class LoggedCalls(grpc.aio.ServerInterceptor):

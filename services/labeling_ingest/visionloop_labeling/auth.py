@@ -22,6 +22,7 @@ from visionloop.errors import (
     UnauthenticatedError,
     VisionloopError,
 )
+from visionloop.telemetry import labeling as metrics
 from visionloop_labeling import logins, passwords, tokens
 from visionloop_labeling.accounts import LOCAL, Caller, Role, is_name
 from visionloop_labeling.database import Database
@@ -117,11 +118,15 @@ class Gate:
 
     async def sign_in(self, name: str, password: str, address: str) -> SignedIn:
         """Signs a browser in. Raises UnauthenticatedError, or OverloadedError after wrong ones."""
-        self._throttle.begin(name, address)
-
+        try:
+            self._throttle.begin(name, address)
+        except OverloadedError:
+            metrics.SIGN_INS.labels("throttled").inc()
+            raise
         before = await asyncio.to_thread(self._stored, name)
         async with self._checks:
             right = await asyncio.to_thread(passwords.matches, password, before)
+        metrics.SIGN_INS.labels("succeeded" if right else "failed").inc()
         if not right:
             _log.warning("a sign-in failed", extra={"account": name[:100], "peer": address})
             # One sentence for a wrong name and a wrong password: which names exist is no news.

@@ -6,15 +6,15 @@ from datetime import UTC, datetime
 from typing import Annotated, Final
 
 from pydantic import Field
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from visionloop.errors import ConflictError, NotFoundError
 from visionloop.record import Record
 from visionloop_labeling.annotation import Task
 from visionloop_labeling.database import insert_missing
-from visionloop_labeling.schema import Dataset, ImageGroup, Item, LabelClass
-from visionloop_labeling.splits import SPLITS, SplitRatios
+from visionloop_labeling.schema import Dataset, LabelClass
+from visionloop_labeling.splits import SplitRatios
 
 MAX_INSTRUCTIONS: Final = 20_000  # characters
 
@@ -125,21 +125,3 @@ def summaries(session: Session) -> list[DatasetSummary]:
     """All datasets by name."""
     found = session.scalars(select(Dataset).order_by(Dataset.name)).all()
     return [summary(session, dataset) for dataset in found]
-
-
-def images_by_split(session: Session) -> dict[str, dict[str | None, int]]:
-    """Dataset → split → images, for all datasets; the split is None for what has none yet."""
-    counts = {
-        name: dict.fromkeys((*SPLITS, None), 0)
-        for name in session.scalars(select(Dataset.name).order_by(Dataset.name))
-    }
-    query = (
-        select(Dataset.name, ImageGroup.split, func.count())
-        .select_from(Item)
-        .join(Dataset, Dataset.id == Item.dataset_id)
-        .join(ImageGroup, ImageGroup.id == Item.group_id)
-        .group_by(Dataset.name, ImageGroup.split)
-    )
-    for name, split, images in session.execute(query).tuples():
-        counts[name][split] = images
-    return counts

@@ -149,6 +149,10 @@ class LabelLog:
         """Counts the events in the metrics, once the transaction is committed."""
         for event in self._recorded:
             metrics.LABEL_EVENTS.labels(event.author_kind).inc()
+            if event.seconds is not None:
+                metrics.LABEL_SECONDS.observe(event.seconds)
+            if event.suggestion:
+                metrics.SUGGESTION_OUTCOMES.labels(event.suggested_by, event.suggestion).inc()
 
     def expect(self, items: Iterable[Item]) -> None:
         """These images are new: nobody has said anything about them."""

@@ -106,7 +106,6 @@ ROUTES: Final[dict[tuple[str, str], Rule]] = {
     # Pages
     ("GET", "/"): SERVICE,
     ("POST", "/datasets"): ADMIN,
-    ("POST", "/datasets"): ADMIN,
     ("GET", _PAGE): LABELLER,
     ("GET", f"{_PAGE}/label"): LABELLER,
     ("GET", f"{_PAGE}/grid"): LABELLER,
@@ -151,18 +150,18 @@ def _part(part: str) -> str:
     return ".+" if part.endswith(":path}") else "[^/]+"
 
 
-_PATTERNS: Final = [(method, _pattern(path), rule) for (method, path), rule in ROUTES.items()]
+_PATTERNS: Final = [(method, path, _pattern(path), rule) for (method, path), rule in ROUTES.items()]
 
 
-def of_route(method: str, path: str) -> Rule | None:
-    """What a request needs; None for one that is not in the table."""
+def of_route(method: str, path: str) -> tuple[str, Rule] | None:
+    """The template that fits and what it needs; None for what is not in the table."""
     method = "GET" if method == "HEAD" else method
     fitting = [
-        rule
-        for of_method, pattern, rule in _PATTERNS
+        (template, rule)
+        for of_method, template, pattern, rule in _PATTERNS
         if of_method == method and pattern.fullmatch(path)
     ]
-    return max(fitting, key=_height, default=None)
+    return max(fitting, key=lambda found: _height(found[1]), default=None)
 
 
 def of_method(method: str) -> Rule:

@@ -13,12 +13,12 @@ from sqlalchemy import select
 from visionloop.errors import UnavailableError
 from visionloop.images import Limits
 from visionloop.objectstore import ObjectStore
-from visionloop.telemetry import labeling as metrics
 from visionloop_labeling import datasets, exports, history, labels, snapshots, validation
 from visionloop_labeling.database import Database
 from visionloop_labeling.datasets import DatasetSettings, DatasetSummary
 from visionloop_labeling.exporters import Export, open_export
 from visionloop_labeling.exports import ExportedLabel
+from visionloop_labeling.gauges import StoredGauges
 from visionloop_labeling.history import HistoryEntry
 from visionloop_labeling.ingest import Ingest
 from visionloop_labeling.inspectors import Inspector, OwnProcess
@@ -53,6 +53,7 @@ class LabelingService:
         self.overviews = Overviews(database)
         self.ingest = Ingest(database, store, limits, self.inspector)
         self._stream = IngestStream(self.ingest)
+        self._gauges = StoredGauges(database, store)
         self._draining = asyncio.Event()
         self._snapshot_lock = asyncio.Lock()
 
@@ -92,15 +93,7 @@ class LabelingService:
 
     async def measure(self) -> None:
         """Brings the gauges up to date that describe stored data."""
-
-        def work() -> None:
-            with self.database.read() as session:
-                counts = datasets.images_by_split(session)
-            for name, splits in counts.items():
-                for split, images in splits.items():
-                    metrics.DATASET_IMAGES.labels(name, split or "unassigned").set(images)
-
-        await asyncio.to_thread(work)
+        await asyncio.to_thread(self._gauges.measure)
 
     async def create_dataset(
         self, name: str, settings: DatasetSettings | None = None

@@ -148,6 +148,7 @@ class IngestStream:
         durable = time.monotonic()
         for pending in group:
             metrics.INGEST_SECONDS.observe(durable - pending.arrived)
+            metrics.INGEST_BYTES.inc(pending.size)
         return receipts
 
 

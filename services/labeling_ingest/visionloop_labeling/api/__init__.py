@@ -80,8 +80,7 @@ def make_api(
     if own_host_only:
         api.add_middleware(OwnHostOnly)
     api.add_middleware(SafeAnswers)
-    if lines is not None:
-        api.add_middleware(LoggedRequests, lines=lines)
+    api.add_middleware(LoggedRequests, lines=lines or RequestLines(0.0))
     errors.add_handlers(api)
     labelling = (classes, labels, events, queue, browse)
     for part in (

@@ -133,8 +133,9 @@ class KnownCallers:
             await self._app(scope, receive, send)
 
     def _rule(self, scope: Scope) -> Rule:
-        rule = permissions.of_route(scope["method"], scope["path"])
-        if rule is not None:
+        found = permissions.of_route(scope["method"], scope["path"])
+        if found is not None:
+            scope["template"], rule = found
             return rule
         # A route that was forgotten in the table is for administrators; what is no route at all is
         # answered 404 to everybody who is known.
