@@ -1,7 +1,10 @@
 """What a snapshot takes, what it leaves out, and that it leaks nothing."""
 
+import hashlib
+import json
 import uuid
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 
@@ -16,13 +19,17 @@ from support.pictures import encoded, noise, opened, png
 from visionloop.errors import InvalidInputError, NotFoundError, RefusedError
 from visionloop.images import Limits
 from visionloop.snapshot import SnapshotRepository
-from visionloop_labeling import leaks, snapshots
+from visionloop_labeling import datasets, labels, leaks, snapshots
+from visionloop_labeling.annotation import Draft
+from visionloop_labeling.cut_rows import CutRows
 from visionloop_labeling.database import open_database
 from visionloop_labeling.datasets import DatasetSettings
-from visionloop_labeling.fold import AuthorKind
+from visionloop_labeling.fold import AuthorKind, EventKind
 from visionloop_labeling.ingest import Ingest
+from visionloop_labeling.labels import Statement
 from visionloop_labeling.schema import Dataset, ImageGroup, Item, NearDuplicate
 from visionloop_labeling.splits import SplitRatios
+from visionloop_labeling.taxonomy import Taxonomy
 
 
 def test_a_snapshot_holds_the_accepted_labels(core) -> None:
@@ -275,3 +282,190 @@ def test_only_pairs_across_splits_are_read_for_a_cut(core) -> None:
     }
     assert 0 < len(across) < len(everything)
     assert read == across
+
+
+def say(core, sha256: str, draft: Draft, dataset: str = "cells", **changes: object) -> None:
+    """A person's label of any kind."""
+    said = Statement(AuthorKind.HUMAN, "ann", annotation=draft, **changes)
+    labels.submit(core.database, dataset, sha256, said)
+
+
+def change_classes(core, work) -> None:
+    with core.database.write() as session:
+        dataset = datasets.find(session, "cells", lock=True)
+        work(Taxonomy(session, dataset, "ann"))
+
+
+BOX = {"class_name": "cat", "x": 1, "y": 2, "width": 3, "height": 4.5}
+POLYGON = {"kind": "polygon", "class_name": "dog", "points": [(0, 0), (9, 0), (9, 9.25)]}
+
+
+def test_a_class_only_snapshot_has_the_id_it_always_had(core) -> None:
+    """The format written down once more, as the first version of it was."""
+    core.submit_all((noise(n), "ab"[n % 2]) for n in range(10))
+    cut = core.cut()
+    head = {
+        "format": "visionloop.snapshot/1",
+        "classes": [{"id": "a", "name": "a"}, {"id": "b", "name": "b"}],
+        "policy": {
+            "split_rule": "group-sticky/1",
+            "split_ratios": {"train": 0.7, "val": 0.1, "test": 0.2},
+            "label_sources": ["human", "import", "app"],
+            "train_only_sources": ["app", "model"],
+        },
+    }
+    found = core.labels()
+    rows = [
+        {
+            "sha256": digest, "width": 40, "height": 40, "split": one.split,
+            "group_id": one.group, "class_id": one.class_key, "attributes": {}, "weight": 1.0,
+            "label_source": "import", "source": "",
+        }
+        for digest, one in sorted(found.items())
+    ]  # fmt: skip
+    text = "".join(
+        json.dumps(one, sort_keys=True, separators=(",", ":")) + "\n" for one in (head, *rows)
+    )
+    assert cut.manifest.id == f"sha256-{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def test_boxes_shapes_and_attributes_are_in_the_rows(core) -> None:
+    core.create("boxes", DatasetSettings(task="detection"))
+    drafts = [
+        Draft(boxes=[BOX], shapes=[POLYGON], attributes={"tone": "red", "age": 3.0}, note="hm"),
+        Draft(boxes=[]),
+        Draft(classes=("cat",)),  # says nothing of boxes
+    ]
+    digests = [core.add(noise(n), dataset="boxes").sha256 for n in range(3)]
+    for digest, draft in zip(digests, drafts, strict=True):
+        say(core, digest, draft, "boxes")
+    cut = snapshots.cut(core.database, core.store, "boxes")
+    snapshot = SnapshotRepository(core.store).read("boxes", cut.manifest.id)
+    rows = {row.sha256: row for row in snapshot.rows}
+    assert rows.keys() == set(digests[:2])
+    drawn = rows[digests[0]]
+    [box], [shape] = drawn.boxes, drawn.shapes
+    assert (box.class_id, box.x, box.y, box.width, box.height) == ("cat", 1, 2, 3, 4.5)
+    assert (shape.class_id, shape.points) == ("dog", ((0, 0), (9, 0), (9, 9.25)))
+    assert drawn.label_attributes == {"tone": "red", "age": 3.0}
+    assert (drawn.class_id, rows[digests[1]].boxes) == (None, ())
+    manifest = cut.manifest
+    assert (manifest.task, manifest.boxes, manifest.shapes) == ("detection", 1, 1)
+    assert manifest.policy["task"] == "detection"
+    assert cut.left_out["no_boxes"] == 1
+    # A note is for people; it is no new training set.
+    say(core, digests[1], Draft(boxes=[], note="looked twice"), "boxes")
+    assert snapshots.cut(core.database, core.store, "boxes").created is False
+
+
+def test_several_classes_of_an_image(core) -> None:
+    core.create("many", DatasetSettings(task="multi_label"))
+    digests = [core.add(noise(n), dataset="many").sha256 for n in range(3)]
+    for digest, classes in zip(digests, (("b", "a"), (), ("a",)), strict=True):
+        say(core, digest, Draft(classes=classes), "many")
+    cut = snapshots.cut(core.database, core.store, "many")
+    rows = {row.sha256: row for row in SnapshotRepository(core.store).read("many", "latest").rows}
+    assert [rows[digest].labels for digest in digests] == [("a", "b"), (), ("a",)]
+    shown = Counter[str]()
+    for images in cut.manifest.class_images.values():
+        shown.update(images)
+    assert shown == {"a": 2, "b": 1}
+    assert sum(cut.manifest.split_images.values()) == 3
+
+
+def test_labels_mean_what_became_of_their_classes(core) -> None:
+    receipts = core.submit_all((noise(n), "abcd"[n % 4]) for n in range(16))
+    change_classes(core, lambda t: t.merge(t.existing("b"), t.existing("a")))
+    change_classes(core, lambda t: t.split(t.existing("c"), ["c1", "c2"]))
+    change_classes(core, lambda t: t.retire(t.existing("d")))
+    labels.submit(
+        core.database, "cells", receipts[0].sha256,
+        Statement(AuthorKind.HUMAN, "ann", EventKind.RETRACT),
+    )  # fmt: skip
+    cut = core.cut()
+    classes = Counter(row.class_id for row in core.rows(cut))
+    assert classes == {"a": 7, "d": 4}  # four of a, one taken back; four of b
+    assert cut.left_out == {
+        "protected_split": 0, "shows_the_same": 0, "class_was_split": 4, "retracted": 1
+    }  # fmt: skip
+    assert [one.id for one in cut.manifest.classes] == ["a", "d"]
+    assert cut.manifest.class_version > 0
+    assert cut.manifest.leaks.left_out == cut.left_out
+
+
+def test_the_manifest_tells_where_labels_come_from(core) -> None:
+    receipts = core.submit_all((noise(n), "aab"[n % 3]) for n in range(30))
+    for n in (40, 41):
+        core.add(noise(n), "b", author_kind="app")
+    for receipt, what in zip(receipts, ("accepted", "edited"), strict=False):
+        draft = Draft(classes=("b",))
+        say(core, receipt.sha256, draft, suggested_by="cells:7", suggestion=what)
+    manifest = core.cut().manifest
+    assert manifest.suggested_by == {"cells:7": 2}
+    sources = manifest.label_sources
+    assert sources["train"]["app"] == 2
+    assert "app" not in {**sources["val"], **sources["test"]}
+    assert sum(one.get("human", 0) for one in sources.values()) == 2
+    train = manifest.class_images["train"]
+    mean = sum(train.values()) / 2
+    assert manifest.class_weights == {
+        name: pytest.approx(mean / count, abs=1e-6) for name, count in train.items()
+    }
+
+
+def test_the_leak_report_names_pairs_and_large_groups(core) -> None:
+    receipts = core.submit_all((noise(n), "a") for n in range(10))
+    core.submit_all((encoded(opened(noise(0)), "JPEG", quality=q), "a") for q in (70, 80, 90))
+    found = core.labels()
+    by_split = {found[r.sha256].split: n for n, r in enumerate(receipts)}
+    for split in ("train", "test"):
+        core.add(noise(by_split[split]), None, group="one panel")
+    manifest = core.cut().manifest
+    assert manifest.leaks.pairs["declared_group"] == 1
+    assert manifest.leaks.left_out["shows_the_same"] == 1
+    largest = manifest.leaks.largest_groups[0]
+    assert (largest.images, largest.split) == (4, found[receipts[0].sha256].split)
+    assert manifest.leak_pairs == 0
+
+
+def test_nobody_waits_for_a_cut_and_what_comes_meanwhile_is_in_the_next(core, monkeypatch) -> None:
+    """Somebody labels, and sends images, while the rows are being read."""
+    receipts = core.submit_all((noise(n), "ab"[n % 2]) for n in range(12))
+    app = core.add(noise(50), "a", author_kind="app").sha256
+    original = CutRows._row
+    meanwhile: list[str] = []
+
+    def row(self, *fields):
+        if not meanwhile:
+            meanwhile.append(core.add(noise(60), "a").sha256)
+            core.say(receipts[0].sha256, "changed")
+            core.say(app, "b")  # its group has no split in the view
+        return original(self, *fields)
+
+    monkeypatch.setattr(CutRows, "_row", row)
+    cut = core.cut()
+    monkeypatch.undo()
+    rows = {row.sha256: row for row in core.rows(cut)}
+    assert cut.manifest.label_sequence == 13
+    assert meanwhile[0] not in rows
+    assert rows[receipts[0].sha256].class_id == "a"
+    assert (rows[app].class_id, rows[app].label_source) == ("a", "app")
+    again = core.cut()
+    rows = {row.sha256: row for row in core.rows(again)}
+    assert again.manifest.label_sequence == 16
+    assert meanwhile[0] in rows
+    assert rows[receipts[0].sha256].class_id == "changed"
+    assert rows[app].split == "train"
+
+
+def test_several_may_cut_at_once(core) -> None:
+    core.submit_all((noise(n), "ab"[n % 2]) for n in range(12))
+    for n in range(20, 32):
+        core.add(noise(n), "a", author_kind="app")
+    with ThreadPoolExecutor(4) as threads:
+        cuts = list(threads.map(lambda _: core.cut(), range(4)))
+    assert len({cut.manifest.id for cut in cuts}) == 1
+    assert sorted(cut.created for cut in cuts) == [False, False, False, True]
+    latest = SnapshotRepository(core.store).latest("cells")
+    assert latest.id == cuts[0].manifest.id
+    assert latest.label_sources["train"]["app"] == 12
