@@ -52,7 +52,9 @@ def import_images(options: argparse.Namespace, output: Output) -> int:
     rejections = _Rejections()
     outcomes: Counter[str] = Counter()
     with open_labeling(options) as client:
-        client.create_dataset(options.dataset)
+        # Making one needs an administrator, sending images to one that is there does not.
+        if options.dataset not in {one.name for one in client.list_datasets()}:
+            client.create_dataset(options.dataset)
         rows = _readable_rows(files, options.dataset, batch, author, rejections)
         receipts = client.submit_images(rows)
         for receipt in progress(receipts, total=len(files), description="import", unit="image"):
