@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import grpc
 
+from visionloop.annotation import Annotation, Box, Mask, Polygon, annotation_message
 from visionloop.channels import authorization, channel_options, check_target, error_from
 from visionloop.errors import (
     DeadlineExceededError,
@@ -29,6 +30,7 @@ from visionloop.labeling_messages import (
     AuthorKind,
     Dataset,
     DatasetSettings,
+    EventKind,
     ExportedLabel,
     ExportFormat,
     LabelClass,
@@ -41,6 +43,7 @@ from visionloop.labeling_messages import (
     SubmitImage,
     dataset_from,
     event_from,
+    event_kind,
     format_number,
     label_from,
     settings_message,
@@ -52,16 +55,21 @@ from visionloop.proto.v1 import labeling_pb2_grpc
 from visionloop.resumable import Window
 
 __all__ = [
+    "Annotation",
     "AuthorKind",
+    "Box",
     "Dataset",
     "DatasetSettings",
+    "EventKind",
     "ExportFormat",
     "ExportedLabel",
     "LabelClass",
     "LabelEvent",
     "LabelReceipt",
     "LabelingClient",
+    "Mask",
     "Outcome",
+    "Polygon",
     "Receipt",
     "SnapshotReceipt",
     "SubmitImage",
@@ -150,7 +158,7 @@ class LabelingClient:
         self,
         dataset: str,
         sha256: str,
-        label: str,
+        label: str | Annotation,
         *,
         event_id: str = "",
         author_kind: AuthorKind = "app",
@@ -159,22 +167,52 @@ class LabelingClient:
     ) -> LabelReceipt:
         """A first label or a correction for an image that is already there.
 
-        The same `event_id` (a UUID; a fresh one when empty) is recorded once. With `base_sequence`,
-        the sequence of the label that the author saw (0 for none), ConflictError is raised when
-        another label has come since.
+        `label` is a class's name, or all that the image shows. The same `event_id` (a UUID; a fresh
+        one when empty) is recorded once. With `base_sequence`, the sequence of the label that the
+        author saw (0 for none), ConflictError is raised when another label has come since.
         """
         request = pb.SubmitLabelRequest(
             dataset=dataset,
             sha256=sha256,
-            label=pb.Label(class_name=label),
+            label=pb.Label(class_name=label) if isinstance(label, str) else None,
             event_id=event_id or str(uuid.uuid4()),
             author_kind=kind_of(author_kind),
             author=author,
             base_sequence=base_sequence,
+            annotation=None if isinstance(label, str) else annotation_message(label),
         )
-        with self._errors():
-            answer = self._call(self._stub.SubmitLabel, request)
-        return LabelReceipt(answer.sequence, answer.class_id, answer.current)
+        return self._say(request)
+
+    def submit_event(
+        self,
+        dataset: str,
+        sha256: str,
+        kind: EventKind,
+        *,
+        event_id: str = "",
+        author_kind: AuthorKind = "app",
+        author: str = "",
+        base_sequence: int | None = None,
+        undoes: int | None = None,
+        note: str = "",
+    ) -> LabelReceipt:
+        """Takes a label away, skips, flags, unflags, or undoes the author's last word on an image.
+
+        `event_id` and `base_sequence` as in `submit_label`; `undoes` names the event that the
+        author wants to take back, and is refused when he said something since.
+        """
+        request = pb.SubmitLabelRequest(
+            dataset=dataset,
+            sha256=sha256,
+            event_id=event_id or str(uuid.uuid4()),
+            author_kind=kind_of(author_kind),
+            author=author,
+            base_sequence=base_sequence,
+            kind=event_kind(kind),
+            undoes=undoes,
+            note=note,
+        )
+        return self._say(request)
 
     def create_snapshot(self, dataset: str, *, timeout: float | None = None) -> SnapshotReceipt:
         """Cuts a snapshot of what is labelled now."""
@@ -232,6 +270,13 @@ class LabelingClient:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _say(self, request: pb.SubmitLabelRequest) -> LabelReceipt:
+        with self._errors():
+            answer = self._call(self._stub.SubmitLabel, request)
+        return LabelReceipt(
+            answer.sequence, answer.class_id, answer.current, answer.state, answer.label_sequence
+        )
 
     def _call(self, method: Any, request: Any, timeout: float | None = None) -> Any:
         return method(request, timeout=timeout or self.timeout, metadata=self._metadata)

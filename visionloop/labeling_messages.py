@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Literal, Self
 
+from visionloop.annotation import Annotation, annotation_from, annotation_message
 from visionloop.errors import InvalidInputError, VisionloopError
 from visionloop.proto.v1 import labeling_pb2 as pb
 
 AuthorKind = Literal["human", "import", "app", "model"]
 Outcome = Literal["accepted", "duplicate", "rejected", "quarantined"]
 
+EventKind = Literal["label", "retract", "skip", "flag", "unflag", "undo"]
 Task = Literal["classification", "multi_label", "detection"]
 ExportFormat = Literal["csv", "coco", "yolo", "folder"]
 
@@ -36,6 +38,15 @@ _TASK_NAMES: dict[int, Task] = {
     pb.TASK_MULTI_LABEL: "multi_label",
     pb.TASK_DETECTION: "detection",
 }
+_EVENTS: dict[EventKind, pb.EventKind] = {
+    "label": pb.EVENT_KIND_LABEL,
+    "retract": pb.EVENT_KIND_RETRACT,
+    "skip": pb.EVENT_KIND_SKIP,
+    "flag": pb.EVENT_KIND_FLAG,
+    "unflag": pb.EVENT_KIND_UNFLAG,
+    "undo": pb.EVENT_KIND_UNDO,
+}
+_EVENT_NAMES: dict[int, EventKind] = {number: name for name, number in _EVENTS.items()}
 _FORMATS: dict[str, pb.ExportRequest.Format] = {
     "csv": pb.ExportRequest.CSV,
     "coco": pb.ExportRequest.COCO,
@@ -102,6 +113,7 @@ class SubmitImage:
     author_kind: AuthorKind = "app"
     author: str = ""
     source: str = ""
+    annotation: Annotation | None = None  # instead of `label`: whatever the image shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +122,8 @@ class Receipt:
 
     A rejected row has a `reason` (one stable word), a `message` for people and perhaps a `field`;
     every other one has the image's `sha256`. A quarantined one has both: it could not be decoded
-    and is not in the dataset, but its bytes are kept for people to look at. `replayed` tells the stored answer to an earlier try.
+    and is not in the dataset, but its bytes are kept for people to look at. `replayed` tells the
+    stored answer to an earlier try.
     """
 
     batch: str
@@ -125,11 +138,17 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class LabelReceipt:
-    """What became of one label event; `current` is False when it changed nothing that counts."""
+    """What became of one event; `current` is False when it changed nothing that counts.
+
+    `state` is the image's place in the work after it (open, labelled, review, skipped),
+    `label_sequence` that of its label, 0 for none.
+    """
 
     sequence: int
     class_id: str
     current: bool
+    state: str = ""
+    label_sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +187,11 @@ class ExportedLabel:
 
 @dataclass(frozen=True, slots=True)
 class LabelEvent:
-    """One entry of an image's history."""
+    """One entry of an image's history.
+
+    `undone`: its author took it back. `applied`: it changed something that counts when it came.
+    `undoes` is the event that an undo takes back, else 0.
+    """
 
     sequence: int
     event_id: str
@@ -178,6 +201,14 @@ class LabelEvent:
     author: str
     at: datetime
     current: bool
+    kind: EventKind = "label"
+    annotation: Annotation | None = None
+    note: str = ""
+    undoes: int = 0
+    undone: bool = False
+    applied: bool = True
+    suggested_by: str = ""
+    suggestion: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +243,7 @@ class Row:
                 author_kind=author_kind(row.author_kind),
                 author=row.author,
                 source=row.source,
+                annotation=None if row.annotation is None else annotation_message(row.annotation),
             )
         except (TypeError, ValueError) as error:
             raise InvalidInputError(
@@ -243,6 +275,13 @@ class Row:
             field=answer.field,
             replayed=answer.replayed,
         )
+
+
+def event_kind(name: EventKind) -> pb.EventKind:
+    """The message's value of an EventKind. Raises InvalidInputError for another word."""
+    if name not in _EVENTS:
+        raise InvalidInputError(f"kind is {name!r}; it must be {', '.join(_EVENTS)}", field="kind")
+    return _EVENTS[name]
 
 
 def author_kind(name: str) -> pb.AuthorKind:
@@ -343,4 +382,12 @@ def event_from(event: pb.LabelEvent) -> LabelEvent:
         author=event.author,
         at=event.at.ToDatetime(UTC),
         current=event.current,
+        kind=_EVENT_NAMES.get(event.kind, "label"),
+        annotation=annotation_from(event.annotation) if event.HasField("annotation") else None,
+        note=event.note,
+        undoes=event.undoes,
+        undone=event.undone,
+        applied=event.applied,
+        suggested_by=event.suggested_by,
+        suggestion=event.suggestion,
     )

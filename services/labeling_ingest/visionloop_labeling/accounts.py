@@ -56,6 +56,14 @@ class Caller:
 LOCAL: Final = Caller("local", Role.ADMIN)
 
 
+def may_review(caller: Caller) -> bool:
+    """Whether the caller may decide what waits for a reviewer; a program speaks for whom it likes.
+
+    What it says as an app decides nothing: that is the label log's rule.
+    """
+    return caller.role is Role.SERVICE or caller.may(Role.REVIEWER)
+
+
 def spoken_by(caller: Caller, author: str, author_kind: str) -> str:
     """The author of a label that the caller sends, who may have named one.
 

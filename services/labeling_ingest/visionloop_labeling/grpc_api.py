@@ -24,17 +24,18 @@ from visionloop_labeling.auth import CALLER, Gate
 from visionloop_labeling.datasets import DatasetSummary
 from visionloop_labeling.grpc_callers import KnownCallers, abort
 from visionloop_labeling.grpc_messages import (
-    author_of,
     dataset_message,
     event_message,
     format_named,
-    kind_name,
     label_message,
     receipt_message,
+    recorded_message,
     row_of,
     settings_of,
     snapshot_message,
+    statement_of,
 )
+from visionloop_labeling.labels import Recorded
 from visionloop_labeling.quotas import Quotas
 from visionloop_labeling.receipts import ImageRow
 from visionloop_labeling.service import LabelingService
@@ -149,23 +150,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingIngestServicer):
         self, request: pb.SubmitLabelRequest, context: _Context
     ) -> pb.SubmitLabelReceipt:
         """See labeling.proto."""
-        recorded = await _answer(
-            context,
-            self._service.submit_label(
-                dataset=request.dataset,
-                sha256=request.sha256,
-                class_name=request.label.class_name,
-                event_id=request.event_id,
-                author_kind=kind_name(request.author_kind),
-                author=author_of(request),
-                base_sequence=(
-                    request.base_sequence if request.HasField("base_sequence") else None
-                ),
-            ),
-        )
-        return pb.SubmitLabelReceipt(
-            sequence=recorded.sequence, class_id=recorded.class_key, current=recorded.applied
-        )
+        return recorded_message(await _answer(context, self._say(request)))
 
     async def CreateSnapshot(  # noqa: N802 - the name on the wire
         self, request: pb.CreateSnapshotRequest, context: _Context
@@ -198,6 +183,10 @@ class LabelingServicer(labeling_pb2_grpc.LabelingIngestServicer):
         """See labeling.proto."""
         entries = await _answer(context, self._service.history(request.dataset, request.sha256))
         return pb.GetHistoryResponse(events=[event_message(entry) for entry in entries])
+
+    async def _say(self, request: pb.SubmitLabelRequest) -> Recorded:
+        statement = statement_of(request)
+        return await self._service.submit_event(request.dataset, request.sha256, statement)
 
     async def _create(self, request: pb.CreateDatasetRequest) -> DatasetSummary:
         asked = request.HasField("settings")

@@ -12,14 +12,17 @@ from pydantic import ValidationError
 
 from visionloop.errors import InvalidInputError
 from visionloop.proto.v1 import labeling_pb2 as pb
-from visionloop_labeling.accounts import spoken_by
-from visionloop_labeling.annotation import Task
+from visionloop_labeling import labels, validation
+from visionloop_labeling.accounts import may_review, spoken_by
+from visionloop_labeling.annotation import MAX_NOTE, Draft, Task
 from visionloop_labeling.auth import CALLER
 from visionloop_labeling.datasets import DatasetSettings, DatasetSummary
 from visionloop_labeling.exporters import Format
 from visionloop_labeling.exports import ExportedLabel
-from visionloop_labeling.fold import AuthorKind
+from visionloop_labeling.fold import AuthorKind, EventKind
+from visionloop_labeling.grpc_annotations import annotation_message, draft_of
 from visionloop_labeling.history import HistoryEntry
+from visionloop_labeling.labels import Recorded, Statement
 from visionloop_labeling.receipts import ImageRow, Outcome, Receipt
 from visionloop_labeling.snapshots import Cut
 
@@ -30,6 +33,15 @@ _KINDS: Final[dict[pb.AuthorKind, AuthorKind]] = {
     pb.AUTHOR_KIND_MODEL: AuthorKind.MODEL,
 }
 _KIND_NUMBERS: Final = {kind: number for number, kind in _KINDS.items()}
+_EVENTS: Final[dict[pb.EventKind, EventKind]] = {
+    pb.EVENT_KIND_LABEL: EventKind.LABEL,
+    pb.EVENT_KIND_RETRACT: EventKind.RETRACT,
+    pb.EVENT_KIND_SKIP: EventKind.SKIP,
+    pb.EVENT_KIND_FLAG: EventKind.FLAG,
+    pb.EVENT_KIND_UNFLAG: EventKind.UNFLAG,
+    pb.EVENT_KIND_UNDO: EventKind.UNDO,
+}
+_EVENT_NUMBERS: Final = {kind: number for number, kind in _EVENTS.items()}
 _OUTCOMES: Final = {
     Outcome.ACCEPTED: pb.SubmitImageReceipt.ACCEPTED,
     Outcome.DUPLICATE: pb.SubmitImageReceipt.DUPLICATE,
@@ -74,7 +86,61 @@ def row_of(request: pb.SubmitImageRequest) -> ImageRow:
         author_kind=kind_name(request.author_kind),
         author=author_of(request),
         source=request.source,
+        **_annotation_of(request),
     )
+
+
+def _annotation_of(request: pb.SubmitImageRequest) -> dict[str, Any]:
+    """The row's annotation, or its refusal: a bad row is answered as a row."""
+    if not request.HasField("annotation"):
+        return {}
+    try:
+        return {"annotation": draft_of(request.annotation)}
+    except InvalidInputError as refusal:
+        return {"refusal": refusal}
+
+
+def statement_of(request: pb.SubmitLabelRequest) -> Statement:
+    """What somebody says about an image. Raises InvalidInputError."""
+    kind = _event_kind(request.kind)
+    draft = draft_of(request.annotation) if request.HasField("annotation") else None
+    if kind is EventKind.LABEL and draft is None:
+        draft = Draft(classes=(validation.text(request.label.class_name, "label"),))
+    return Statement(
+        author_kind=labels.author_kind_named(kind_name(request.author_kind)),
+        author=validation.text(author_of(request), "author", required=False),
+        kind=kind,
+        annotation=draft,
+        event_id=validation.event_id(request.event_id) if request.event_id else None,
+        base_sequence=request.base_sequence if request.HasField("base_sequence") else None,
+        undoes=request.undoes if request.HasField("undoes") else None,
+        note=validation.lines(request.note, "note", limit=MAX_NOTE),
+        suggested_by=validation.text(request.suggested_by, "suggested_by", required=False),
+        suggestion=labels.suggestion_named(request.suggestion),
+        seconds=labels.checked_seconds(request.seconds) if request.HasField("seconds") else None,
+        may_review=may_review(CALLER.get()),
+    )
+
+
+def recorded_message(recorded: Recorded) -> pb.SubmitLabelReceipt:
+    """What became of a statement on the wire."""
+    return pb.SubmitLabelReceipt(
+        sequence=recorded.sequence,
+        class_id=recorded.class_key,
+        current=recorded.applied,
+        state=recorded.state,
+        label_sequence=recorded.label_sequence,
+    )
+
+
+def _event_kind(number: pb.EventKind) -> EventKind:
+    if number == pb.EVENT_KIND_UNSPECIFIED:
+        return EventKind.LABEL
+    if number not in _EVENTS:
+        raise InvalidInputError(
+            f"kind {number} is not known; use one of {', '.join(EventKind)}", field="kind"
+        )
+    return _EVENTS[number]
 
 
 def receipt_message(receipt: Receipt) -> pb.SubmitImageReceipt:
@@ -132,6 +198,16 @@ def event_message(entry: HistoryEntry) -> pb.LabelEvent:
         author=entry.author,
         at=_time(entry.at),
         current=entry.current,
+        kind=_EVENT_NUMBERS[entry.kind],
+        annotation=(
+            None if entry.annotation is None else annotation_message(entry.annotation, entry.names)
+        ),
+        note=entry.note,
+        undoes=entry.undoes or 0,
+        undone=entry.undone,
+        applied=entry.applied,
+        suggested_by=entry.suggested_by,
+        suggestion=entry.suggestion,
     )
 
 

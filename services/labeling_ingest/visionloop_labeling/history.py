@@ -1,6 +1,6 @@
 """What was said: of one image, oldest first; in a dataset, newest first."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -19,7 +19,7 @@ MAX_EVENTS: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """One event. Its annotation is as it was said, with the names that classes have now.
+    """One event. Its annotation is as it was said; `names` are those its classes have now.
 
     `current`: it is the image's label. `undone`: its author took it back.
     """
@@ -43,6 +43,7 @@ class HistoryEntry:
     suggested_by: str
     suggestion: str
     seconds: float | None
+    names: Mapping[str, str]
 
 
 def of_image(session: Session, dataset_name: str, sha256: str) -> list[HistoryEntry]:
@@ -80,8 +81,9 @@ def _entries(
         )
     )
     book = ClassBook(session, dataset)
-    keys = {event.id: _first_class(event) for event in events}
-    book.learn(key for key in keys.values() if key)
+    named = {event.id: _class_ids(event) for event in events}
+    book.learn(key for keys in named.values() for key in keys)
+    keys = {event_id: (found or ("",))[0] for event_id, found in named.items()}
     return [
         HistoryEntry(
             sequence=event.sequence,
@@ -103,6 +105,7 @@ def _entries(
             suggested_by=event.suggested_by,
             suggestion=event.suggestion,
             seconds=event.seconds,
+            names={key: book.name_of(key) for key in named[event.id]},
         )
         for event in events
     ]
@@ -113,6 +116,5 @@ def _digests(session: Session, item_ids: Iterable[int]) -> dict[int, str]:
     return dict(session.execute(query).tuples().all())
 
 
-def _first_class(event: LabelEvent) -> str:
-    named = Annotation.model_validate(event.annotation or {}).class_ids()
-    return named[0] if named else ""
+def _class_ids(event: LabelEvent) -> tuple[str, ...]:
+    return Annotation.model_validate(event.annotation or {}).class_ids()

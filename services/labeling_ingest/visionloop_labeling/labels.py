@@ -62,6 +62,7 @@ __all__ = [
     "submit",
 ]
 
+SUGGESTION_OUTCOMES: Final = ("accepted", "edited", "rejected")
 MAX_SECONDS: Final = 86_400.0
 _REFUSALS: Final = (InvalidInputError, NotFoundError, ConflictError, PermissionDeniedError)
 
@@ -130,6 +131,25 @@ def author_kind_named(value: str) -> AuthorKind:
             f"author_kind {value!r} is not known; use one of {', '.join(AuthorKind)}",
             field="author_kind",
         ) from error
+
+
+def suggestion_named(value: str) -> str:
+    """What an author did with a suggestion. Raises InvalidInputError."""
+    if value not in ("", *SUGGESTION_OUTCOMES):
+        raise InvalidInputError(
+            f"suggestion is {value[:20]!a}; use one of {', '.join(SUGGESTION_OUTCOMES)}",
+            field="suggestion",
+        )
+    return value
+
+
+def checked_seconds(value: float) -> float:
+    """How long an author looked. Raises InvalidInputError."""
+    if not 0.0 <= value <= MAX_SECONDS:
+        raise InvalidInputError(
+            f"seconds is {value:g}; it must be from 0 to {MAX_SECONDS:g}", field="seconds"
+        )
+    return value
 
 
 class LabelLog:
@@ -415,6 +435,7 @@ def statement(
     class_name: str = "",
     draft: Draft | None = None,
     base_sequence: int | None = None,
+    may_review: bool = True,
 ) -> Statement:
     """A label from outside, validated. Without an event_id, repeating it records it again."""
     if draft is None:
@@ -425,6 +446,7 @@ def statement(
         author_kind=author_kind_named(author_kind),
         author=validation.text(author, "author", required=False),
         base_sequence=base_sequence,
+        may_review=may_review,
     )
 
 

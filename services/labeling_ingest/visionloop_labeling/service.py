@@ -22,7 +22,7 @@ from visionloop_labeling.gauges import StoredGauges
 from visionloop_labeling.history import HistoryEntry
 from visionloop_labeling.ingest import Ingest
 from visionloop_labeling.inspectors import Inspector, OwnProcess
-from visionloop_labeling.labels import Recorded
+from visionloop_labeling.labels import Recorded, Statement
 from visionloop_labeling.overview import Overviews
 from visionloop_labeling.previews import Previews
 from visionloop_labeling.receipts import ImageRow, Receipt
@@ -128,30 +128,9 @@ class LabelingService:
         self._refuse_when_draining()
         return await self._stream.submit_one(row)
 
-    async def submit_label(
-        self,
-        *,
-        dataset: str,
-        sha256: str,
-        class_name: str,
-        event_id: str,
-        author_kind: str,
-        author: str,
-        base_sequence: int | None,
-    ) -> Recorded:
-        """A first label or a correction for an image that is there."""
-
-        def work() -> Recorded:
-            statement = labels.statement(
-                event_id=event_id,
-                class_name=class_name,
-                author_kind=author_kind,
-                author=author,
-                base_sequence=base_sequence,
-            )
-            return labels.submit(self.database, dataset, sha256, statement)
-
-        return await self.run(work)
+    async def submit_event(self, dataset: str, sha256: str, statement: Statement) -> Recorded:
+        """Somebody's word about an image that is there."""
+        return await self.run(labels.submit, self.database, dataset, sha256, statement)
 
     async def history(self, dataset: str, sha256: str) -> list[HistoryEntry]:
         """Every label event of an image, oldest first."""

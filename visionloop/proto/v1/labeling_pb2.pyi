@@ -24,6 +24,16 @@ class Task(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TASK_CLASSIFICATION: _ClassVar[Task]
     TASK_MULTI_LABEL: _ClassVar[Task]
     TASK_DETECTION: _ClassVar[Task]
+
+class EventKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EVENT_KIND_UNSPECIFIED: _ClassVar[EventKind]
+    EVENT_KIND_LABEL: _ClassVar[EventKind]
+    EVENT_KIND_RETRACT: _ClassVar[EventKind]
+    EVENT_KIND_SKIP: _ClassVar[EventKind]
+    EVENT_KIND_FLAG: _ClassVar[EventKind]
+    EVENT_KIND_UNFLAG: _ClassVar[EventKind]
+    EVENT_KIND_UNDO: _ClassVar[EventKind]
 AUTHOR_KIND_UNSPECIFIED: AuthorKind
 AUTHOR_KIND_HUMAN: AuthorKind
 AUTHOR_KIND_IMPORT: AuthorKind
@@ -33,6 +43,13 @@ TASK_UNSPECIFIED: Task
 TASK_CLASSIFICATION: Task
 TASK_MULTI_LABEL: Task
 TASK_DETECTION: Task
+EVENT_KIND_UNSPECIFIED: EventKind
+EVENT_KIND_LABEL: EventKind
+EVENT_KIND_RETRACT: EventKind
+EVENT_KIND_SKIP: EventKind
+EVENT_KIND_FLAG: EventKind
+EVENT_KIND_UNFLAG: EventKind
+EVENT_KIND_UNDO: EventKind
 
 class DatasetSettings(_message.Message):
     __slots__ = ("task", "ratios", "train_on_app_labels", "train_on_model_labels")
@@ -104,8 +121,86 @@ class Label(_message.Message):
     class_name: str
     def __init__(self, class_name: _Optional[str] = ...) -> None: ...
 
+class Annotation(_message.Message):
+    __slots__ = ("classes", "boxes", "shapes", "attributes", "note", "nothing_there")
+    class AttributesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: AttributeValue
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[AttributeValue, _Mapping]] = ...) -> None: ...
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    BOXES_FIELD_NUMBER: _ClassVar[int]
+    SHAPES_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    NOTHING_THERE_FIELD_NUMBER: _ClassVar[int]
+    classes: _containers.RepeatedCompositeFieldContainer[LabelClass]
+    boxes: _containers.RepeatedCompositeFieldContainer[Box]
+    shapes: _containers.RepeatedCompositeFieldContainer[Shape]
+    attributes: _containers.MessageMap[str, AttributeValue]
+    note: str
+    nothing_there: bool
+    def __init__(self, classes: _Optional[_Iterable[_Union[LabelClass, _Mapping]]] = ..., boxes: _Optional[_Iterable[_Union[Box, _Mapping]]] = ..., shapes: _Optional[_Iterable[_Union[Shape, _Mapping]]] = ..., attributes: _Optional[_Mapping[str, AttributeValue]] = ..., note: _Optional[str] = ..., nothing_there: bool = ...) -> None: ...
+
+class Box(_message.Message):
+    __slots__ = ("label", "x", "y", "width", "height", "attributes")
+    class AttributesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: AttributeValue
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[AttributeValue, _Mapping]] = ...) -> None: ...
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    X_FIELD_NUMBER: _ClassVar[int]
+    Y_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    label: LabelClass
+    x: float
+    y: float
+    width: float
+    height: float
+    attributes: _containers.MessageMap[str, AttributeValue]
+    def __init__(self, label: _Optional[_Union[LabelClass, _Mapping]] = ..., x: _Optional[float] = ..., y: _Optional[float] = ..., width: _Optional[float] = ..., height: _Optional[float] = ..., attributes: _Optional[_Mapping[str, AttributeValue]] = ...) -> None: ...
+
+class Shape(_message.Message):
+    __slots__ = ("label", "polygon", "mask")
+    class Polygon(_message.Message):
+        __slots__ = ("points",)
+        POINTS_FIELD_NUMBER: _ClassVar[int]
+        points: _containers.RepeatedScalarFieldContainer[float]
+        def __init__(self, points: _Optional[_Iterable[float]] = ...) -> None: ...
+    class Mask(_message.Message):
+        __slots__ = ("counts", "height", "width")
+        COUNTS_FIELD_NUMBER: _ClassVar[int]
+        HEIGHT_FIELD_NUMBER: _ClassVar[int]
+        WIDTH_FIELD_NUMBER: _ClassVar[int]
+        counts: _containers.RepeatedScalarFieldContainer[int]
+        height: int
+        width: int
+        def __init__(self, counts: _Optional[_Iterable[int]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ...) -> None: ...
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    POLYGON_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
+    label: LabelClass
+    polygon: Shape.Polygon
+    mask: Shape.Mask
+    def __init__(self, label: _Optional[_Union[LabelClass, _Mapping]] = ..., polygon: _Optional[_Union[Shape.Polygon, _Mapping]] = ..., mask: _Optional[_Union[Shape.Mask, _Mapping]] = ...) -> None: ...
+
+class AttributeValue(_message.Message):
+    __slots__ = ("text", "number")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    number: float
+    def __init__(self, text: _Optional[str] = ..., number: _Optional[float] = ...) -> None: ...
+
 class SubmitImageRequest(_message.Message):
-    __slots__ = ("dataset", "batch", "ordinal", "image", "label", "group", "attributes", "author_kind", "author", "source")
+    __slots__ = ("dataset", "batch", "ordinal", "image", "label", "group", "attributes", "author_kind", "author", "source", "annotation")
     class AttributesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -123,6 +218,7 @@ class SubmitImageRequest(_message.Message):
     AUTHOR_KIND_FIELD_NUMBER: _ClassVar[int]
     AUTHOR_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
+    ANNOTATION_FIELD_NUMBER: _ClassVar[int]
     dataset: str
     batch: str
     ordinal: int
@@ -133,7 +229,8 @@ class SubmitImageRequest(_message.Message):
     author_kind: AuthorKind
     author: str
     source: str
-    def __init__(self, dataset: _Optional[str] = ..., batch: _Optional[str] = ..., ordinal: _Optional[int] = ..., image: _Optional[bytes] = ..., label: _Optional[_Union[Label, _Mapping]] = ..., group: _Optional[str] = ..., attributes: _Optional[_Mapping[str, str]] = ..., author_kind: _Optional[_Union[AuthorKind, str]] = ..., author: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
+    annotation: Annotation
+    def __init__(self, dataset: _Optional[str] = ..., batch: _Optional[str] = ..., ordinal: _Optional[int] = ..., image: _Optional[bytes] = ..., label: _Optional[_Union[Label, _Mapping]] = ..., group: _Optional[str] = ..., attributes: _Optional[_Mapping[str, str]] = ..., author_kind: _Optional[_Union[AuthorKind, str]] = ..., author: _Optional[str] = ..., source: _Optional[str] = ..., annotation: _Optional[_Union[Annotation, _Mapping]] = ...) -> None: ...
 
 class SubmitImageReceipt(_message.Message):
     __slots__ = ("batch", "ordinal", "outcome", "sha256", "reason", "message", "field", "replayed")
@@ -168,7 +265,7 @@ class SubmitImageReceipt(_message.Message):
     def __init__(self, batch: _Optional[str] = ..., ordinal: _Optional[int] = ..., outcome: _Optional[_Union[SubmitImageReceipt.Outcome, str]] = ..., sha256: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., field: _Optional[str] = ..., replayed: bool = ...) -> None: ...
 
 class SubmitLabelRequest(_message.Message):
-    __slots__ = ("dataset", "sha256", "label", "event_id", "author_kind", "author", "base_sequence")
+    __slots__ = ("dataset", "sha256", "label", "event_id", "author_kind", "author", "base_sequence", "kind", "annotation", "undoes", "note", "suggested_by", "suggestion", "seconds")
     DATASET_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
@@ -176,6 +273,13 @@ class SubmitLabelRequest(_message.Message):
     AUTHOR_KIND_FIELD_NUMBER: _ClassVar[int]
     AUTHOR_FIELD_NUMBER: _ClassVar[int]
     BASE_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ANNOTATION_FIELD_NUMBER: _ClassVar[int]
+    UNDOES_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    SUGGESTED_BY_FIELD_NUMBER: _ClassVar[int]
+    SUGGESTION_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
     dataset: str
     sha256: str
     label: Label
@@ -183,17 +287,28 @@ class SubmitLabelRequest(_message.Message):
     author_kind: AuthorKind
     author: str
     base_sequence: int
-    def __init__(self, dataset: _Optional[str] = ..., sha256: _Optional[str] = ..., label: _Optional[_Union[Label, _Mapping]] = ..., event_id: _Optional[str] = ..., author_kind: _Optional[_Union[AuthorKind, str]] = ..., author: _Optional[str] = ..., base_sequence: _Optional[int] = ...) -> None: ...
+    kind: EventKind
+    annotation: Annotation
+    undoes: int
+    note: str
+    suggested_by: str
+    suggestion: str
+    seconds: float
+    def __init__(self, dataset: _Optional[str] = ..., sha256: _Optional[str] = ..., label: _Optional[_Union[Label, _Mapping]] = ..., event_id: _Optional[str] = ..., author_kind: _Optional[_Union[AuthorKind, str]] = ..., author: _Optional[str] = ..., base_sequence: _Optional[int] = ..., kind: _Optional[_Union[EventKind, str]] = ..., annotation: _Optional[_Union[Annotation, _Mapping]] = ..., undoes: _Optional[int] = ..., note: _Optional[str] = ..., suggested_by: _Optional[str] = ..., suggestion: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class SubmitLabelReceipt(_message.Message):
-    __slots__ = ("sequence", "class_id", "current")
+    __slots__ = ("sequence", "class_id", "current", "state", "label_sequence")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     CLASS_ID_FIELD_NUMBER: _ClassVar[int]
     CURRENT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    LABEL_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     class_id: str
     current: bool
-    def __init__(self, sequence: _Optional[int] = ..., class_id: _Optional[str] = ..., current: bool = ...) -> None: ...
+    state: str
+    label_sequence: int
+    def __init__(self, sequence: _Optional[int] = ..., class_id: _Optional[str] = ..., current: bool = ..., state: _Optional[str] = ..., label_sequence: _Optional[int] = ...) -> None: ...
 
 class CreateSnapshotRequest(_message.Message):
     __slots__ = ("dataset",)
@@ -315,7 +430,7 @@ class GetHistoryResponse(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[LabelEvent, _Mapping]]] = ...) -> None: ...
 
 class LabelEvent(_message.Message):
-    __slots__ = ("sequence", "event_id", "class_id", "class_name", "author_kind", "author", "at", "current")
+    __slots__ = ("sequence", "event_id", "class_id", "class_name", "author_kind", "author", "at", "current", "kind", "annotation", "note", "undoes", "undone", "applied", "suggested_by", "suggestion")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     CLASS_ID_FIELD_NUMBER: _ClassVar[int]
@@ -324,6 +439,14 @@ class LabelEvent(_message.Message):
     AUTHOR_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
     CURRENT_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ANNOTATION_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    UNDOES_FIELD_NUMBER: _ClassVar[int]
+    UNDONE_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    SUGGESTED_BY_FIELD_NUMBER: _ClassVar[int]
+    SUGGESTION_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     event_id: str
     class_id: str
@@ -332,4 +455,12 @@ class LabelEvent(_message.Message):
     author: str
     at: _timestamp_pb2.Timestamp
     current: bool
-    def __init__(self, sequence: _Optional[int] = ..., event_id: _Optional[str] = ..., class_id: _Optional[str] = ..., class_name: _Optional[str] = ..., author_kind: _Optional[_Union[AuthorKind, str]] = ..., author: _Optional[str] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., current: bool = ...) -> None: ...
+    kind: EventKind
+    annotation: Annotation
+    note: str
+    undoes: int
+    undone: bool
+    applied: bool
+    suggested_by: str
+    suggestion: str
+    def __init__(self, sequence: _Optional[int] = ..., event_id: _Optional[str] = ..., class_id: _Optional[str] = ..., class_name: _Optional[str] = ..., author_kind: _Optional[_Union[AuthorKind, str]] = ..., author: _Optional[str] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., current: bool = ..., kind: _Optional[_Union[EventKind, str]] = ..., annotation: _Optional[_Union[Annotation, _Mapping]] = ..., note: _Optional[str] = ..., undoes: _Optional[int] = ..., undone: bool = ..., applied: bool = ..., suggested_by: _Optional[str] = ..., suggestion: _Optional[str] = ...) -> None: ...

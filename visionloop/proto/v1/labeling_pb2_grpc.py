@@ -102,7 +102,8 @@ class LabelingIngestServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SubmitLabel(self, request, context):
-        """A label for an image that is already there (by digest): a first label or a correction.
+        """Somebody's word about an image that is already there (by digest): a first label or a
+        correction, or a retraction, a skip, a flag, an undo.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

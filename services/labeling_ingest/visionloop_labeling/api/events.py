@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from visionloop.errors import InvalidInputError, VisionloopError
 from visionloop_labeling import datasets, history, labels, validation
-from visionloop_labeling.accounts import Caller, Role
+from visionloop_labeling.accounts import Caller, may_review
 from visionloop_labeling.annotation import MAX_NOTE, Annotation
 from visionloop_labeling.api.callers import current
 from visionloop_labeling.api.errors import ERRORS
@@ -54,7 +54,7 @@ class EventIn(RequestBody):
         return Statement(
             author_kind=AuthorKind.HUMAN,
             author=caller.name,
-            may_review=caller.may(Role.REVIEWER),
+            may_review=may_review(caller),
             kind=self.kind,
             annotation=self.annotation,
             event_id=str(self.event_id),

@@ -5,7 +5,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
-from visionloop_labeling.accounts import Caller, spoken_by
+from visionloop_labeling import labels
+from visionloop_labeling.accounts import Caller, may_review, spoken_by
 from visionloop_labeling.api.callers import current
 from visionloop_labeling.api.errors import ERRORS
 from visionloop_labeling.api.resources import EventOut, LabelIn, LabelOut
@@ -21,15 +22,15 @@ def routes(service: LabelingService) -> APIRouter:
         dataset: str, new: LabelIn, caller: Annotated[Caller, Depends(current)]
     ) -> LabelOut:
         """A first label or a correction for an image that is there."""
-        recorded = await service.submit_label(
-            dataset=dataset,
-            sha256=new.sha256,
-            class_name=new.label,
+        statement = labels.statement(
             event_id=str(new.event_id or uuid.uuid4()),
+            class_name=new.label,
             author_kind=new.author_kind,
             author=spoken_by(caller, new.author, new.author_kind),
             base_sequence=new.base_sequence,
+            may_review=may_review(caller),
         )
+        recorded = await service.submit_event(dataset, new.sha256, statement)
         return LabelOut(
             sequence=recorded.sequence, class_id=recorded.class_key, current=recorded.applied
         )
