@@ -1,6 +1,7 @@
 """What files of each format become: classes, boxes, shapes in oriented pixels, or words why not."""
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -350,12 +351,59 @@ def test_label_studio_takes_the_latest_annotation_that_was_not_skipped() -> None
     assert "latest of 2" in found[0].remark
 
 
+def brush(mask: np.ndarray, *, literal: bool = False, **change: Any) -> dict[str, Any]:
+    """As Label Studio packs a drawing: painted pixels are 255 in all four samples."""
+    samples = np.repeat(mask.reshape(-1) * 255, 4)
+    bits = f"{len(samples):032b}" + f"{7:05b}" + "".join(f"{n:04b}" for n in (2, 3, 7, 15))
+    if literal:
+        for start in range(0, len(samples), 256):
+            some = samples[start : start + 256]
+            bits += "0" + "10" + f"{len(some) - 1:08b}" + "".join(f"{n:08b}" for n in some)
+    else:
+        edges = [0, *(np.flatnonzero(np.diff(samples.astype(int))) + 1), len(samples)]
+        for start, end in pairwise(edges):
+            bits += "1" + "11" + f"{end - start - 1:016b}" + f"{samples[start]:08b}"
+    bits += "0" * (-len(bits) % 8)
+    packed = [int(bits[n : n + 8], 2) for n in range(0, len(bits), 8)]
+    height, width = mask.shape
+    value = {"format": "rle", "brushlabels": ["dog"], "rle": packed}
+    result = {"type": "brushlabels", "original_width": width, "original_height": height}
+    return {**result, "value": {**value, **change}}
+
+
+@pytest.mark.parametrize("literal", [False, True])
+def test_a_brush_becomes_a_mask(literal: bool) -> None:
+    mask = np.zeros((100, 200), np.uint8)
+    mask[10:40, 50:70] = 1
+    mask[99, 199] = 1
+    found = taken("label-studio", label_studio(task(brush(mask, literal=literal))))
+    [draft] = drafts(found)
+    [shape] = draft["shapes"]
+    assert shape["size"] == [100, 200]
+    assert (decoded(shape["counts"], (100, 200)) == mask).all()
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (brush(np.ones((50, 50), np.uint8)), "a brush of 50 x 50"),
+        (brush(np.ones((100, 200), np.uint8), format="png"), "in the format"),
+        (brush(np.ones((100, 200), np.uint8), rle=[0, 1, 56, 128, 59]), "ends too early"),
+        (brush(np.ones((100, 200), np.uint8), rle=[0, 0, 0, 9, 59]), "has 9 samples"),
+        (brush(np.ones((100, 200), np.uint8), rle=[300]), "must be bytes"),
+        (brush(np.ones((100, 200), np.uint8), rle="x"), "must be packed bytes"),
+    ],
+)
+def test_a_brush_that_cannot_be_is_refused(said: dict[str, Any], words: str) -> None:
+    assert words in str(refusal(taken("label-studio", label_studio(task(said)))))
+
+
 def test_label_studio_says_what_it_does_not_take() -> None:
-    brush = {"type": "BrushLabels", "value": {"format": "rle", "rle": [0]}}
-    found = refusal(taken("label-studio", label_studio(task(RECTANGLE, brush))))
-    assert '"BrushLabels", which is not taken' in str(found)
-    data = label_studio(task(RECTANGLE, brush))
-    [entry] = taken("label-studio", data, pass_over=["brushlabels"])
+    points = {"type": "KeyPointLabels", "value": {"x": 1, "y": 1}}
+    found = refusal(taken("label-studio", label_studio(task(RECTANGLE, points))))
+    assert '"KeyPointLabels", which is not taken' in str(found)
+    data = label_studio(task(RECTANGLE, points))
+    [entry] = taken("label-studio", data, pass_over=["keypointlabels"])
     assert isinstance(entry, Entry)
     assert "passed over" in entry.remark
     with pytest.raises(SourceError, match="not as JSON-MIN"):

@@ -7,6 +7,7 @@ text.
 
 import asyncio
 import hashlib
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
@@ -15,9 +16,10 @@ from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from visionloop.errors import InvalidInputError
+from visionloop.errors import InvalidInputError, UnavailableError
 from visionloop_labeling.import_jobs import Upload
 
+_log = logging.getLogger(__name__)
 _MAX_TEXT: Final = 64 * 2**10  # bytes, of all fields but the file together
 _MAX_HEADERS: Final = 8 * 2**10  # bytes, of one part
 _MAX_PARTS: Final = 20
@@ -47,6 +49,11 @@ async def read_form(request: Request, folder: Path, *, file_field: str = "file")
             if chunk:
                 await asyncio.to_thread(reader.feed, chunk)
         return await asyncio.to_thread(reader.finish)
+    except OSError as error:
+        _log.error("cannot keep an upload", extra={"error": str(error)})
+        raise UnavailableError(
+            "the service has no room for the file right now (its log says why); try again later"
+        ) from error
     finally:
         reader.close()
 

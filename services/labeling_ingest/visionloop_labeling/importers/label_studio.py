@@ -2,9 +2,9 @@
 
 Of several annotations of a task the latest that was not skipped counts, and the receipt says that
 there were others; predictions are passed over. Taken are Choices (classes), RectangleLabels,
-PolygonLabels, TextArea (the note), Number and Rating (attributes). A rotated rectangle becomes the
-polygon of its corners. What else is in a result refuses its row by name, unless the sender asks to
-pass over it: half an annotation would look like a whole one.
+PolygonLabels, BrushLabels (masks), TextArea (the note), Number and Rating (attributes). A rotated
+rectangle becomes the polygon of its corners. What else is in a result refuses its row by name,
+unless the sender asks to pass over it: half an annotation would look like a whole one.
 
 Coordinates are percent of the image as Label Studio showed it, which is the oriented image.
 """
@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 from sqlalchemy.orm import Session
 
 from visionloop_labeling.annotation import MAX_NOTE, Draft, DraftBox, DraftShape
-from visionloop_labeling.importers import documents, names
+from visionloop_labeling.importers import documents, masks, names
 from visionloop_labeling.importers.entries import Entry, SourceError, Step
 from visionloop_labeling.importers.frames import Canvas, Frame, Point
 from visionloop_labeling.importers.parameters import LabelStudioParameters
@@ -173,6 +173,24 @@ def _polygon(_: Mapping[str, Any], value: Mapping[str, Any], said: _Said, place:
     said.shapes.append(said.canvas.polygon(name, points, f"{place}.value.points"))
 
 
+def _brush(result: Mapping[str, Any], value: Mapping[str, Any], said: _Said, place: str) -> None:
+    name = _label(value, "brushlabels", place)
+    width, height = said.frame.width, said.frame.height
+    told = tuple(
+        documents.whole(result.get(member), f"{place}.{member}")
+        for member in ("original_height", "original_width")
+    )
+    if value.get("format") != "rle" or told != (height, width):
+        raise SourceError(
+            f"{place} is a brush of {told[0]} x {told[1]} (height, width) in the format "
+            f"{names.shown(str(value.get('format')))}; it must be rle, of {height} x {width}",
+            reason="size_mismatch",
+            field="rle",
+        )
+    counts = masks.of_brush(value.get("rle"), (height, width), f"{place}.value.rle")
+    said.shapes.append(said.canvas.mask(name, counts, (height, width), f"{place}.value.rle"))
+
+
 def _text(_: Mapping[str, Any], value: Mapping[str, Any], said: _Said, place: str) -> None:
     told = value.get("text")
     parts = told if isinstance(told, list) else [told]
@@ -189,6 +207,7 @@ _TAKERS: Final[Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any], _Sai
     "choices": _choices,
     "rectanglelabels": _rectangle,
     "polygonlabels": _polygon,
+    "brushlabels": _brush,
     "textarea": _text,
     "number": _number,
     "rating": _number,
