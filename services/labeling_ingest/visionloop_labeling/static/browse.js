@@ -4,6 +4,8 @@ import { say } from "./http.js";
 
 const form = document.querySelector("[data-submit-on-change]");
 form?.addEventListener("change", () => form.requestSubmit());
+const show = form?.querySelector(".field button")?.parentElement;
+if (show) show.hidden = true; // needless: every change is applied
 form?.addEventListener("submit", () => {
   // Conditions that ask nothing do not stand in the address.
   for (const field of form.elements) if (field.name && !field.value) field.disabled = true;

@@ -37,3 +37,8 @@ document.addEventListener("keydown", (event) => {
     menu.querySelector("summary").focus();
   }
 });
+
+// On a small screen the tabs are a strip: the page that is open stands in it.
+document
+  .querySelector(".tabs [aria-current]")
+  ?.scrollIntoView({ inline: "center", block: "nearest", behavior: "instant" });

@@ -84,10 +84,8 @@ async function show(item) {
   current = { item, sides, history };
   byId("review-empty").hidden = true;
   view.hidden = false;
-  picture.replaceChildren(
-    html("img", { src: preview(item.sha256), width: item.width, height: item.height, alt: `The image ${item.source || item.sha256.slice(0, 8)}` }),
-    overlay(item, sides[0]?.annotation),
-  );
+  picture.replaceChildren(large(item));
+  draw(sides[0]?.annotation);
   byId("review-why").textContent = reason(item);
   byId("review-source").textContent = item.source;
   byId("review-page").href = `${root}/images/${item.sha256}`;
@@ -104,20 +102,24 @@ function reason(item) {
   return `Flagged by ${item.why.by || "somebody"}${note}`;
 }
 
-function overlay(item, annotation) {
-  const drawing = svg("svg", { class: "shapes", viewBox: `0 0 ${item.width} ${item.height}`, "aria-hidden": "true" });
-  draw(drawing, annotation);
-  return drawing;
+// The picture with what was drawn, in the image's own coordinates.
+function large({ sha256, source, width, height }) {
+  return svg(
+    "svg",
+    { class: "large", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `The image ${source || sha256.slice(0, 8)}` },
+    svg("image", { href: preview(sha256), width, height, preserveAspectRatio: "none" }),
+    svg("g", { class: "shapes" }),
+  );
 }
 
-function draw(drawing, annotation) {
+function draw(annotation) {
   const boxes = (annotation?.boxes ?? []).map(({ x, y, width, height, class_id }) =>
     svg("rect", { x, y, width, height, stroke: look(class_id).colour }),
   );
   const polygons = (annotation?.shapes ?? [])
     .filter(({ kind }) => kind === "polygon")
     .map(({ points, class_id }) => svg("polygon", { points: points.join(" "), stroke: look(class_id).colour }));
-  drawing.replaceChildren(...boxes, ...polygons);
+  picture.querySelector(".shapes").replaceChildren(...boxes, ...polygons);
 }
 
 function sideRow(side, index) {
@@ -139,9 +141,8 @@ function sideRow(side, index) {
       ...words.map((text) => html("span", { class: "soft small" }, text)),
     ),
   );
-  const preview = () => draw(picture.querySelector(".shapes"), side.annotation);
-  button.addEventListener("focus", preview);
-  button.addEventListener("pointerenter", preview);
+  button.addEventListener("focus", () => draw(side.annotation));
+  button.addEventListener("pointerenter", () => draw(side.annotation));
   return html("li", {}, button);
 }
 
