@@ -176,12 +176,16 @@ def _data_folder(data: Path) -> Path:
 
 def _programs(options: argparse.Namespace, data: Path) -> list[Program]:
     store = options.store or (data / "store").as_uri()
+    # On a port of the system's choice its address is not known yet: then there are no suggestions.
+    port = options.inference_port
+    inference = ["--inference", f"127.0.0.1:{port}"] if port else []
     return [
         Program(
             "visionloop-labeling",
             ["--store", store, "--database", f"sqlite:///{data / 'labeling.db'}"]
             + ["--http-port", str(options.labeling_http_port)]
-            + ["--grpc-port", str(options.labeling_port)],
+            + ["--grpc-port", str(options.labeling_port)]
+            + inference,
             data / "run" / "labeling.json",
         ),
         Program(
