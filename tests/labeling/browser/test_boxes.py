@@ -1,6 +1,7 @@
 """Boxes as they are drawn, against the pixels that are stored."""
 
 import io
+import uuid
 from collections.abc import Callable
 
 import numpy as np
@@ -176,3 +177,38 @@ def touch(page: Page, steps: list[list[tuple[float, float]]], middle: tuple[floa
         session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
     session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
     session.detach()
+
+
+def test_masks_and_polygons_are_shown_where_they_are_and_passed_on(
+    chromium: Chromium, site: MakeSite
+) -> None:
+    made = site(("roof", "sky"), "detection")
+    (sha256,) = made.add([photograph("china")])
+    mask = np.zeros((427, 640), np.bool_)
+    mask[100:180, 50:90] = mask[300:301, 639:] = True
+    shapes = [
+        {"kind": "mask", "class_id": "sky", "counts": run_lengths(mask), "size": [427, 640]},
+        {"kind": "polygon", "class_id": "roof", "points": [[10, 10], [60.5, 12], [40, 80]]},
+    ]
+    event = {"event_id": str(uuid.uuid4()), "sha256": sha256, "annotation": {"shapes": shapes}}
+    made.ask("POST", f"{made.root}/events", event)
+    with chromium.page() as page:
+        labeller = Labeller(page, made).open(image=sha256)
+        shown = page.evaluate(
+            "() => { const canvas = document.querySelector('#masks'); const { width, height } ="
+            " canvas; return [...canvas.getContext('2d').getImageData(0, 0, width, height).data]"
+            ".filter((_, place) => place % 4 === 3).map(Boolean) }"
+        )
+        assert np.array_equal(np.reshape(shown, mask.shape), mask)
+        assert page.get_attribute("#shapes polygon", "points") == "10,10 60.5,12 40,80"
+        labeller.decide("Enter")
+        labeller.wait_saved()
+    assert made.item(sha256)["annotation"] == {"boxes": [], "shapes": shapes}
+
+
+def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
+    """As COCO counts: down the columns, zeros first."""
+    flat = mask.T.reshape(-1)
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+    return [0, *counts] if flat[0] else counts

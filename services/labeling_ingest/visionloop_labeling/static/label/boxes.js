@@ -4,15 +4,15 @@
  *
  * Drag draws; a box is chosen by a click, moved by dragging it and sized by its handles. From the
  * keyboard: Tab from box to box, arrows move by a pixel (Shift: ten), D copies, Delete removes.
- * Edges lie on whole pixels, inside the image, and at least `SMALLEST` apart.
+ * Where edges may lie is in `geometry`.
  */
 
 /** @import { Box } from "./wire.js" */
 /** @import { Drag, Point, Stage } from "./stage.js" */
 
-import { html, setVariable, svg } from "./dom.js";
+import { setVariable, svg } from "./dom.js";
+import { SMALLEST, contains, moved, sized, spanned } from "./geometry.js";
 
-const SMALLEST = 3; // pixels of the image; less is a slip of the hand
 const CLICK = 4; // screen pixels; a shorter drag is a click
 const HANDLE = 10; // screen pixels
 const HANDLES = ["nw", "n", "ne", "e", "se", "s", "sw", "w"];
@@ -315,98 +315,9 @@ export class BoxEditor extends EventTarget {
   }
 }
 
-/**
- * The list of boxes beside the image: the same choice by other means, and what screen readers read.
- * @param {BoxEditor} editor
- * @returns {HTMLElement[]}
- */
-export function boxList(editor) {
-  return editor.boxes.map((box, index) => {
-    const { name, colour } = editor.look(box.class_id);
-    const size = `${Math.round(box.width)} × ${Math.round(box.height)} px`;
-    const row = html(
-      "button",
-      {
-        type: "button",
-        class: "box-row",
-        "aria-pressed": String(index === editor.chosen),
-        onclick: () => editor.choose(index),
-      },
-      html("span", { class: "chip", "aria-hidden": "true" }),
-      html("span", { class: "clip grow" }, name),
-      html("span", { class: "soft small" }, `${size} at ${Math.round(box.x)}, ${Math.round(box.y)}`),
-    );
-    setVariable(row, "--colour", colour);
-    return html("li", {}, row);
-  });
-}
-
 /** @param {PointerEvent} down @param {PointerEvent} event */
 function isDrag(down, event) {
   return Math.hypot(event.clientX - down.clientX, event.clientY - down.clientY) >= CLICK;
-}
-
-/** @param {Box} box @param {Point} at */
-function contains(box, { x, y }) {
-  return x >= box.x && y >= box.y && x <= box.x + box.width && y <= box.y + box.height;
-}
-
-/** @param {number} value @param {number} most */
-function clamped(value, most) {
-  return Math.min(Math.max(Math.round(value), 0), most);
-}
-
-/**
- * The box between two points.
- * @param {Point} a
- * @param {Point} b
- * @param {string} class_id
- * @param {{width: number, height: number}} image
- * @returns {Box}
- */
-export function spanned(a, b, class_id, image) {
-  const [left, right] = [clamped(a.x, image.width), clamped(b.x, image.width)];
-  const [top, bottom] = [clamped(a.y, image.height), clamped(b.y, image.height)];
-  return {
-    class_id,
-    x: Math.min(left, right),
-    y: Math.min(top, bottom),
-    width: Math.abs(right - left),
-    height: Math.abs(bottom - top),
-  };
-}
-
-/**
- * The box moved by whole pixels, inside the image.
- * @param {Box} box
- * @param {number} right
- * @param {number} down
- * @param {{width: number, height: number}} image
- * @returns {Box}
- */
-export function moved(box, right, down, image) {
-  box.x = Math.min(Math.max(box.x + Math.round(right), 0), image.width - box.width);
-  box.y = Math.min(Math.max(box.y + Math.round(down), 0), image.height - box.height);
-  return box;
-}
-
-/**
- * The box with the edges of a handle moved; an edge stops before the one opposite.
- * @param {Box} box
- * @param {string} handle of HANDLES
- * @param {number} right
- * @param {number} down
- * @param {{width: number, height: number}} image
- * @returns {Box}
- */
-export function sized(box, handle, right, down, image) {
-  let [left, top] = [box.x, box.y];
-  let [end, bottom] = [box.x + box.width, box.y + box.height];
-  if (handle.includes("w")) left = Math.min(clamped(left + right, image.width), end - SMALLEST);
-  if (handle.includes("e")) end = Math.max(clamped(end + right, image.width), left + SMALLEST);
-  if (handle.includes("n")) top = Math.min(clamped(top + down, image.height), bottom - SMALLEST);
-  if (handle.includes("s")) bottom = Math.max(clamped(bottom + down, image.height), top + SMALLEST);
-  return { ...box, x: left, y: top, width: end - left, height: bottom - top };
 }
 
 /** @param {Box} box @param {number} unit */
