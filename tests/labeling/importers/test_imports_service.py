@@ -175,14 +175,18 @@ def test_an_import_survives_a_kill_at_each_step(tmp_path: Path, failpoint: str) 
 
 
 @pytest.mark.kill
-def test_an_import_survives_kills_at_any_moment(tmp_path: Path) -> None:
-    """KILL_ROUNDS processes in a row, each killed at a random moment of the same import."""
+def test_an_import_survives_kills_and_stops_at_any_moment(tmp_path: Path) -> None:
+    """KILL_ROUNDS processes in a row, each killed at a random moment of the same import, and one
+    that is stopped: it gives the job back and ends in time."""
     chance = random.Random(ROUNDS)
-    for _ in range(ROUNDS or 1):
+    for number in range(1 + ROUNDS):
         with running_labeling(tmp_path) as server, client(server) as http:
             http.post("/v1/datasets", json={"name": "d"})
             begin(http, "archive", ARCHIVE, headers={"Idempotency-Key": "k"})
             time.sleep(chance.uniform(0.0, 0.6))
+            if number == 0:
+                assert server.terminate() == 0
+                continue
             server.process.send_signal(signal.SIGKILL)
             server.wait_killed()
     check_once(tmp_path)
