@@ -122,6 +122,14 @@ async def test_what_is_no_route_is_not_there_for_those_who_are_known(site: Site)
         assert (await client.request("PATCH", "/v1/datasets")).status_code in (403, 405)
     async with site.client() as client:
         assert (await client.get("/nothing")).status_code == 401
+    async with site.client(site.token("lars"), accept="text/html") as reader:
+        for path, status, words in (
+            ("/nothing", 404, "there is no page"),
+            ("/accounts", 403, "needs the role admin"),
+        ):
+            answer = await reader.get(path)
+            assert (answer.status_code, words in answer.text) == (status, True)
+            assert answer.headers["content-type"].startswith("text/html")
 
 
 async def test_a_route_that_was_forgotten_is_for_administrators(site: Site, monkeypatch) -> None:

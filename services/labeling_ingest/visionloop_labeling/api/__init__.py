@@ -32,6 +32,7 @@ from visionloop_labeling.api import (
     snapshots,
     tokens,
 )
+from visionloop_labeling.api.description import add_description
 from visionloop_labeling.api.guards import (
     BodyLimit,
     KnownCallers,
@@ -97,4 +98,5 @@ def make_api(
         api.include_router(part.routes(service))
     for part in (health, images, sessions, accounts, login):
         api.include_router(part.routes(service, gate))
+    add_description(api)
     return api

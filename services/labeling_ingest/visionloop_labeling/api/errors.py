@@ -9,7 +9,10 @@ from typing import Any, Final
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import Scope
 
 from visionloop.errors import (
     InvalidInputError,
@@ -20,6 +23,7 @@ from visionloop.errors import (
 )
 from visionloop_labeling.api.headers import SAFE_HEADERS
 from visionloop_labeling.api.resources import ErrorOut
+from visionloop_labeling.pages.errors import error_page
 from visionloop_labeling.receipts import Receipt
 
 # What a route may answer beside its result, for OpenAPI.
@@ -56,7 +60,7 @@ async def _on_our_error(_request: Request, error: Exception) -> JSONResponse:
 
 
 def answer_to(error: VisionloopError) -> JSONResponse:
-    """An error of ours as an answer, for routes and for what stands before them."""
+    """An error of ours as JSON."""
     field = error.field if isinstance(error, InvalidInputError) else ""
     headers: dict[str, str] = {}
     if isinstance(error, OverloadedError | UnavailableError):
@@ -73,9 +77,11 @@ async def _on_our_fault(_request: Request, _error: Exception) -> JSONResponse:
     return error_body(500, "internal", text, "", dict(SAFE_HEADERS))
 
 
-async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:
+async def _on_http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
+    if error.status_code == 404 and wants_page(request.scope):
+        return error_page(request, 404, f"there is no page {request.url.path[:100]!a}")
     words = {
         404: "not_found",
         405: "method_not_allowed",
@@ -83,7 +89,8 @@ async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:
         413: "too_many_bytes",
     }
     reason = words.get(error.status_code, "invalid_input")
-    return error_body(error.status_code, reason, str(error.detail), "")
+    headers = dict(error.headers) if error.headers else None
+    return error_body(error.status_code, reason, str(error.detail), "", headers)
 
 
 async def _on_invalid_request(_request: Request, error: Exception) -> JSONResponse:
@@ -92,6 +99,22 @@ async def _on_invalid_request(_request: Request, error: Exception) -> JSONRespon
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"][1:])
     return error_body(422, "invalid_input", f"{field}: {first['msg']}", field)
+
+
+def wants_page(scope: Scope) -> bool:
+    """Whether a browser follows a link, and its reader should see a page."""
+    return (
+        scope["method"] == "GET"
+        and not scope["path"].startswith("/v1/")
+        and "text/html" in Headers(scope=scope).get("accept", "")
+    )
+
+
+def refusal(scope: Scope, error: VisionloopError) -> Response:
+    """An error as a page or as JSON, for what stands before the routes."""
+    if wants_page(scope):
+        return error_page(Request(scope), error.http_status, str(error))
+    return answer_to(error)
 
 
 def error_body(

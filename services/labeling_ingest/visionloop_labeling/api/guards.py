@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from visionloop.errors import PermissionDeniedError, UnauthenticatedError, VisionloopError
 from visionloop.flags import is_loopback
 from visionloop_labeling import permissions
-from visionloop_labeling.api.errors import answer_to, error_body
+from visionloop_labeling.api.errors import answer_to, error_body, refusal, wants_page
 from visionloop_labeling.api.headers import SAFE_HEADERS, STRICT_TRANSPORT
 from visionloop_labeling.auth import Gate, SignedIn
 from visionloop_labeling.permissions import ADMIN, SERVICE, Body, Rule
@@ -125,10 +125,10 @@ class KnownCallers:
         try:
             receive = await self._let_in(rule, scope, receive)
         except UnauthenticatedError as error:
-            answer = _to_login(scope) if _is_page(scope) else answer_to(error)
+            answer = _to_login(scope) if wants_page(scope) else answer_to(error)
             await answer(scope, receive, send)
         except VisionloopError as error:
-            await answer_to(error)(scope, receive, send)
+            await refusal(scope, error)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
@@ -202,14 +202,6 @@ def _again(body: bytes) -> Receive:
         return messages.pop() if messages else {"type": "http.disconnect"}
 
     return receive
-
-
-def _is_page(scope: Scope) -> bool:
-    return (
-        scope["method"] == "GET"
-        and not scope["path"].startswith("/v1/")
-        and "text/html" in Headers(scope=scope).get("accept", "")
-    )
 
 
 def _to_login(scope: Scope) -> RedirectResponse:
