@@ -62,16 +62,18 @@ def main() -> None:
     service = socket.socket(fileno=0)
     _warm_up(limits)
     children: set[int] = set()
-    while True:
-        message, handed, _, _ = socket.recv_fds(service, MESSAGE_BYTES, 1)
-        if not message:
-            return  # the workers die with us
-        command, _, number = message.partition(b" ")
-        if command == b"start":
-            service.send(_start(handed[0], limits, int(cpu_seconds), service, children))
-        else:
-            children.remove(int(number))
-            service.send(b"%d" % _end(int(number)))
+    # The service may go away at any moment; then so do we, and the workers with us.
+    with contextlib.suppress(ConnectionError):
+        while True:
+            message, handed, _, _ = socket.recv_fds(service, MESSAGE_BYTES, 1)
+            if not message:
+                return
+            command, _, number = message.partition(b" ")
+            if command == b"start":
+                service.send(_start(handed[0], limits, int(cpu_seconds), service, children))
+            else:
+                children.remove(int(number))
+                service.send(b"%d" % _end(int(number)))
 
 
 def _warm_up(limits: Limits) -> None:
