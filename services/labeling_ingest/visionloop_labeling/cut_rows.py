@@ -19,7 +19,15 @@ from visionloop_labeling.annotation import Task
 from visionloop_labeling.classes import ClassBook, ClassState
 from visionloop_labeling.database import Database
 from visionloop_labeling.fold import AuthorKind
-from visionloop_labeling.schema import Blob, Dataset, ImageGroup, Item, LabelClass, LabelHead
+from visionloop_labeling.schema import (
+    BLOB_STORED,
+    Blob,
+    Dataset,
+    ImageGroup,
+    Item,
+    LabelClass,
+    LabelHead,
+)
 
 _PAGE: Final = 1000  # rows
 
@@ -116,6 +124,8 @@ class CutRows:
     def _row(self, row: Any, group: str, split: str) -> SnapshotRow:
         if split != "train" and not AuthorKind(row.author_kind).accepted:
             raise LeftOutError("protected_split")
+        if row.state != BLOB_STORED:
+            raise LeftOutError("image_missing")
         if row.item_id in self.crossing.exposed:
             raise LeftOutError("shows_the_same")
         return SnapshotRow.model_validate(
@@ -141,6 +151,7 @@ def labelled(dataset_id: int, kinds: Sequence[AuthorKind]) -> Select[Any]:
             Item.sha256,
             Blob.width,
             Blob.height,
+            Blob.state,
             ImageGroup.split,
             ImageGroup.key,
             Item.attributes,
