@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import threading
 import uuid
 from datetime import UTC, datetime, timedelta
 
@@ -12,12 +13,18 @@ from sqlalchemy import select
 from support.labeling_site import CHEAP, Site, open_site, password_of
 from support.pictures import noise
 
-from visionloop.errors import ConflictError, InvalidInputError, RefusedError, VisionloopError
+from visionloop.errors import (
+    ConflictError,
+    InvalidInputError,
+    OverloadedError,
+    RefusedError,
+    VisionloopError,
+)
 from visionloop.proto.v1 import labeling_pb2 as pb
-from visionloop_labeling import account_commands, accounts, logins, passwords, tokens
+from visionloop_labeling import account_commands, accounts, logins, passwords, quotas, tokens
 from visionloop_labeling.accounts import Role
 from visionloop_labeling.database import open_database
-from visionloop_labeling.schema import ApiToken, Login
+from visionloop_labeling.schema import ApiToken, Login, Usage
 from visionloop_labeling.throttle import (
     ADDRESS_TRIES,
     FORGOTTEN_AFTER,
@@ -337,7 +344,7 @@ async def test_pages_lead_to_the_login_and_back_to_ourselves_alone(site: Site) -
         answer = await client.post("/login", data={**form, "name": '"><script>'})
         assert answer.status_code == 401
         assert "<script>" not in answer.text.replace('<script type="module"', "")
-        assert "the name or the password is wrong" in answer.text
+        assert "The name or the password is wrong" in answer.text
 
 
 def test_logins_end_idle_and_after_a_month(core) -> None:
@@ -407,6 +414,46 @@ def test_passwords_keep_their_parameters_and_grow_with_them(monkeypatch) -> None
     assert passwords.matches("caf\u00e9 au lait, grand", stored)
     for odd in ("", "plain", "scrypt:x:8:1:a:b", "scrypt:16:8:1:a", "md5:16:8:1:aaaa:bbbb"):
         assert not passwords.matches("", odd)
+
+
+def test_two_administrators_cannot_disable_one_another_at_once(core) -> None:
+    with core.database.write() as session:
+        for name in ("a", "b"):
+            accounts.add(session, name, Role.ADMIN)
+    outcomes = []
+
+    def disable(name: str) -> None:
+        try:
+            with core.database.write() as session:
+                accounts.change(session, accounts.find(session, name, lock=True), disabled=True)
+            outcomes.append("done")
+        except RefusedError:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=disable, args=(name,)) for name in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["done", "refused"]
+
+
+async def test_usage_is_counted_on_both_databases(core, anyio_backend) -> None:
+    with core.database.write() as session:
+        account = accounts.add(session, "a", Role.SERVICE)
+    caller = accounts.Caller("a", Role.SERVICE, account.id)
+    for _ in range(2):
+        counted = quotas.Quotas(core.database, images=3)
+        await counted.take(caller, 10)
+        await counted.close()
+    counted = quotas.Quotas(core.database, images=3)
+    await counted.take(caller, 10)
+    with pytest.raises(OverloadedError):
+        await counted.take(caller, 10)
+    await counted.close()
+    with core.database.read() as session:
+        [usage] = session.scalars(select(Usage)).all()
+    assert (usage.images, usage.bytes) == (3, 30)
 
 
 async def test_a_weakly_stored_password_is_stored_anew(site: Site, monkeypatch) -> None:

@@ -23,7 +23,7 @@ def value(metric, *labels: str) -> float:
 
 async def test_gauges_tell_what_is_stored(tmp_path, anyio_backend, monkeypatch) -> None:
     async with open_site(tmp_path) as site:
-        monkeypatch.setattr(gauges, "EVERY_SECONDS", -1.0)
+        monkeypatch.setattr(gauges, "REST", 0.0)
         async with site.client(site.token("root")) as client:
             await client.post("/v1/datasets", json={"name": "gauged"})
             for number, label in enumerate(["a", "a", "a", "b", None]):
@@ -50,13 +50,19 @@ async def test_gauges_tell_what_is_stored(tmp_path, anyio_backend, monkeypatch) 
             assert value(metrics.SNAPSHOT_AGE_SECONDS, "gauged") >= 0
 
 
-async def test_stored_data_is_counted_at_most_twice_a_minute(core, monkeypatch) -> None:
+def test_what_takes_long_to_count_is_left_alone_for_longer(core, monkeypatch) -> None:
     stored = gauges.StoredGauges(core.database, core.store)
     counted = []
     monkeypatch.setattr(gauges, "_queue", lambda *_: counted.append(1))
+    monkeypatch.setattr(gauges, "QUICK_SECONDS", 3600.0)
     for _ in range(3):
         stored.measure()
-    assert len(counted) == 1
+    assert len(counted) == 3
+    monkeypatch.setattr(gauges, "QUICK_SECONDS", 0.0)
+    monkeypatch.setattr(gauges, "REST", 1e9)
+    for _ in range(3):
+        stored.measure()
+    assert len(counted) == 4
 
 
 async def test_requests_are_counted_by_template(tmp_path, anyio_backend) -> None:

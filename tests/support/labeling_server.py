@@ -48,7 +48,7 @@ class LabelingServer:
 
     def listening(self) -> "LabelingServer":
         """Waits until both ports answer."""
-        self._wait(self._ready_file.exists)
+        self.wait(self._ready_file.exists)
         addresses = json.loads(self._ready_file.read_text())
         assert addresses["pid"] == self.process.pid
         self.http_address = addresses["http"]
@@ -97,7 +97,8 @@ class LabelingServer:
             self.process.kill()
         self.process.wait()
 
-    def _wait(self, what: Callable[[], bool]) -> None:
+    def wait(self, what: Callable[[], bool]) -> None:
+        """Until it is so; a program that has exited meanwhile is told with its log."""
         end = time.monotonic() + PATIENCE
         while not what():
             if self.process.poll() is not None:

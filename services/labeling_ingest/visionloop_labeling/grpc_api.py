@@ -41,6 +41,8 @@ from visionloop_labeling.receipts import ImageRow
 from visionloop_labeling.service import LabelingService
 
 MAX_MESSAGE_BYTES: Final = 96 * 2**20
+MAX_CALLS: Final = 1000  # under way; further ones get RESOURCE_EXHAUSTED
+KEEPALIVE_SECONDS: Final = 60  # an idle connection is asked for a sign of life so often
 _log = logging.getLogger(__name__)
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["LabelingIngest"].full_name
 _Result = TypeVar("_Result")
@@ -72,7 +74,11 @@ class GrpcServer:
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.so_reuseport", 0),  # two programs on one port would share its calls
+                # A caller whose machine vanished must not be kept for ever.
+                ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ],
+            maximum_concurrent_rpcs=MAX_CALLS,
         )
         servicer = LabelingServicer(service, gate.quotas)
         labeling_pb2_grpc.add_LabelingIngestServicer_to_server(servicer, self._server)
