@@ -71,7 +71,8 @@ _BARE: Final = """<!doctype html><style>body { margin: 0 } img { height: 90vh }<
 const urls = URLS, ready = [];
 const ahead = () => { while (ready.length < 4 && urls.length) {
   const image = new Image(); image.decoding = "sync";
-  image.setAttribute("elementtiming", "preview"); image.src = urls.shift(); image.decode(); ready.push(image); } };
+  image.setAttribute("elementtiming", "preview");
+  image.src = urls.shift(); image.decode(); ready.push(image); } };
 const swap = () => { document.body.replaceChildren(ready.shift()); setTimeout(ahead, 40); };
 addEventListener("keydown", swap); addEventListener("load", () => { ahead(); swap(); });
 </script><body></body>"""
@@ -250,7 +251,8 @@ def main() -> int:
 def _print(rows: list[Row], load: float) -> None:
     print(f"keypress → next photograph painted, in ms (load of the machine before: {load:.1f})")
     print(
-        f"{'pace':12} {'images':>6} {'p50':>7} {'p95':>7} {'p99':>7} {'max':>7} {'waited':>6} x limit"
+        f"{'pace':12} {'images':>6} {'p50':>7} {'p95':>7} {'p99':>7} {'max':>7} {'waited':>6}"
+        " x limit"
     )
     for one in rows:
         print(

@@ -73,6 +73,29 @@ def test_the_decision_is_within_reach_on_every_screen(
         assert made.classes(before) == ["cracked"]
 
 
+def test_keys_of_one_character_can_be_switched_off(
+    chromium: Chromium, site: MakeSite, cells: list[bytes]
+) -> None:
+    made = site()
+    made.add(cells[:2])
+    with chromium.page() as page:
+        labeller = Labeller(page, made).open()
+        labeller.press("?")
+        page.get_by_label("keys of one character").uncheck()
+        labeller.press("Escape")
+        before = labeller.shown
+        labeller.press("1", "s", "f")
+        assert labeller.shown == before
+        labeller.open()
+        labeller.press("1")
+        page.click('[data-command="help"]')
+        page.get_by_label("keys of one character").check()
+        labeller.press("Escape")
+        before = labeller.decide("1")
+        labeller.wait_saved()
+    assert made.kinds(before) == ["label"]
+
+
 def test_what_happens_is_said_aloud_and_focus_stays_with_the_image(
     chromium: Chromium, site: MakeSite, cells: list[bytes]
 ) -> None:

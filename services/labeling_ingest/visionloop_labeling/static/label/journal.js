@@ -273,7 +273,7 @@ export class Journal extends EventTarget {
    * @returns {Promise<boolean>}
    */
   async #failed(error, batch) {
-    if (error.status === 401) {
+    if (error.status === 401 || error.status === 403) {
       this.#be("signed_out");
       return this.#later();
     }

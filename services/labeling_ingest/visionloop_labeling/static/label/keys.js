@@ -40,6 +40,7 @@ export function assignKeys(classes) {
 
 export class Keys {
   constructor() {
+    this.enabled = true; // keys of one letter get in the way of speech input: they can be off
     /** @type {Map<string, Command>} */
     this.commands = new Map();
     /** @type {Set<string>} */
@@ -62,9 +63,9 @@ export class Keys {
   /** @param {KeyboardEvent} event */
   #pressed(event) {
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
-    const key = event.key === " " ? "space" : event.key.toLowerCase();
+    const key = named(event);
     const command = this.commands.get(key);
-    if (!command || isWriting(event.target) || document.querySelector("dialog[open]")) return;
+    if (!command || (!this.enabled && key.length === 1) || isWriting(event.target) || document.querySelector("dialog[open]")) return;
     // A control that was reached by keyboard keeps the keys that work it.
     if ((key === "enter" || key === "space") && isControl(event.target)) return;
     if (event.repeat && !this.repeating.has(key)) {
@@ -73,6 +74,17 @@ export class Keys {
     }
     if (command(event) !== false) event.preventDefault();
   }
+}
+
+/**
+ * The key's name. Where the layout has no Latin letters, its place on the keyboard counts.
+ * @param {KeyboardEvent} event
+ */
+function named(event) {
+  if (event.key === " ") return "space";
+  const letter = /^Key([A-Z])$/.exec(event.code);
+  const foreign = event.key.length === 1 && event.key > "\u024f";
+  return (foreign && letter ? letter[1] : event.key).toLowerCase();
 }
 
 /** @param {EventTarget | null} target */

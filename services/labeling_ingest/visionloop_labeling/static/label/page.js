@@ -166,6 +166,16 @@ function giveBackFocus(event) {
   if (event.detail > 0 && !document.querySelector("dialog[open]")) byId("stage").focus();
 }
 
+/** Keys of one character can be switched off, for whom they get in the way. */
+function offerKeys() {
+  const choice = /** @type {HTMLInputElement} */ (byId("single-keys"));
+  keys.enabled = choice.checked = localStorage.getItem("visionloop-keys") !== "off";
+  choice.addEventListener("change", () => {
+    keys.enabled = choice.checked;
+    localStorage.setItem("visionloop-keys", choice.checked ? "on" : "off");
+  });
+}
+
 /**
  * Where there is more to say than a class, its key only chooses, unless somebody wants it otherwise.
  * @param {boolean} more
@@ -243,6 +253,7 @@ async function start() {
   ]);
   desk.open(found, attributes);
   offerAtOnce(attributes.length > 0);
+  offerKeys();
   showMeanings(found);
   byId("instructions").hidden = !instructions;
   byId("instructions-text").textContent = instructions;

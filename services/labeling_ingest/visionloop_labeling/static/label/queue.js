@@ -14,6 +14,7 @@ const HELD = 8; // leases; enough for a pause of the network, few enough to shar
 const DECODED = 4; // previews ahead; 1600 px edges are 10 MB each once decoded
 const REFILL_BELOW = 6;
 const RETRY = 5_000; // milliseconds
+const LEASE = 270_000; // milliseconds; the service's five minutes, less what an answer may take
 const AFTER_PAINT = 40; // milliseconds; decoding the one after next must not delay the next
 
 /**
@@ -63,6 +64,8 @@ export class Queue extends EventTarget {
     this.outdated = outdated;
     /** @type {Item[]} */
     this.items = [];
+    /** @type {WeakMap<Item, number>} when it was leased, by this machine's clock */
+    this.leased = new WeakMap();
     /** @type {Map<string, Preview>} */
     this.previews = new Map();
     /** @type {Set<string>} taken, and nothing said about it yet */
@@ -145,7 +148,10 @@ export class Queue extends EventTarget {
   /** @param {Item[]} found */
   #add(found) {
     const known = new Set([...this.items.map((item) => item.sha256), ...this.taken]);
-    this.items.push(...found.filter((item) => !known.has(item.sha256)));
+    for (const item of found) {
+      this.leased.set(item, Date.now());
+      if (!known.has(item.sha256)) this.items.push(item);
+    }
   }
 
   #prefetch() {
@@ -153,9 +159,7 @@ export class Queue extends EventTarget {
   }
 
   #dropExpired() {
-    const now = Date.now();
-    this.items = this.items.filter(
-      (item) => !item.leased_until || Date.parse(item.leased_until) > now,
-    );
+    const least = Date.now() - LEASE;
+    this.items = this.items.filter((item) => (this.leased.get(item) ?? 0) > least);
   }
 }

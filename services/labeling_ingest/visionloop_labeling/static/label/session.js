@@ -117,6 +117,11 @@ export class Session extends EventTarget {
    * @returns {boolean} false at its ends
    */
   go(steps) {
+    const last = this.cursor === this.trail.length - 1;
+    if (steps > 0 && last && this.visit && isSettled(this.visit)) {
+      this.advance(); // the queue may have more by now
+      return true;
+    }
     return this.goTo(this.cursor + steps);
   }
 
