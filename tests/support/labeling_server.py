@@ -44,6 +44,7 @@ class LabelingServer:
                 env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
             )
         self.http_address = ""
+        self.grpc_address = ""
         self._channel: grpc.Channel | None = None
 
     def listening(self) -> "LabelingServer":
@@ -52,6 +53,7 @@ class LabelingServer:
         addresses = json.loads(self._ready_file.read_text())
         assert addresses["pid"] == self.process.pid
         self.http_address = addresses["http"]
+        self.grpc_address = addresses["grpc"]
         self._channel = grpc.insecure_channel(
             addresses["grpc"], options=[("grpc.max_send_message_length", -1)]
         )
