@@ -177,7 +177,7 @@ def _small(picture: bytes) -> bytes:
         palette = _palette(image, colours)
         reduced = image.quantize(palette=palette, dither=Image.Dither.NONE)
         reduced.save(small, "PNG", optimize=True)
-        if small.tell() <= MOST_BYTES or colours <= 48:
+        if small.tell() <= MOST_BYTES or colours <= 32:
             return small.getvalue()
         colours = colours * 3 // 4
 
