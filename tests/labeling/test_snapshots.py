@@ -83,6 +83,7 @@ ARRIVALS = st.lists(
 )
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -136,7 +136,10 @@ class Heads:
             return
         count_states(self._dataset, ItemState(item.state), state, 1)
         if state is ItemState.OPEN:
-            item.why = {"reason": "class_split" if outdated else "label_taken_back"}
+            reason = "class_split" if outdated else "label_taken_back"
+            # Whoever labels it next is not shown the suggestion either.
+            blind = {"blind": True} if item.why.get("blind") else {}
+            item.why = {"reason": reason, **blind}
         elif item.state == ItemState.REVIEW:
             item.why = {}
         item.state = state
