@@ -21,7 +21,13 @@ from visionloop.errors import (
     UnavailableError,
     VisionloopError,
 )
-from visionloop.labeling_client import LabelingClient, LabelReceipt, Receipt, SubmitImage
+from visionloop.labeling_client import (
+    DatasetSettings,
+    LabelingClient,
+    LabelReceipt,
+    Receipt,
+    SubmitImage,
+)
 from visionloop.proto.v1 import labeling_pb2 as pb
 from visionloop.proto.v1 import labeling_pb2_grpc
 from visionloop.resumable import Window
@@ -61,6 +67,7 @@ class Servicer(labeling_pb2_grpc.LabelingIngestServicer):
             )
 
     def CreateDataset(self, request: pb.CreateDatasetRequest, _: object) -> pb.Dataset:  # noqa: N802
+        self.requests.append(request)
         return self._dataset(request.name)
 
     def ListDatasets(self, request: object, _: object) -> pb.ListDatasetsResponse:  # noqa: N802
@@ -70,6 +77,8 @@ class Servicer(labeling_pb2_grpc.LabelingIngestServicer):
         dataset = pb.Dataset(name=name, images=5, labelled=3)
         dataset.classes.add(id="c1", name="crack")
         dataset.created.FromDatetime(MOMENT)
+        dataset.settings.task = pb.TASK_DETECTION
+        dataset.settings.ratios.train = 1.0
         return dataset
 
     def SubmitLabel(  # noqa: N802
@@ -85,7 +94,10 @@ class Servicer(labeling_pb2_grpc.LabelingIngestServicer):
     ) -> pb.SnapshotReceipt:
         if request.dataset == "none":
             context.abort(grpc.StatusCode.NOT_FOUND, "no dataset none")
-        return pb.SnapshotReceipt(id="sha256-ab", created=True, split_images={"train": 8})
+        return pb.SnapshotReceipt(
+            id="sha256-ab", created=True, split_images={"train": 8}, groups=7, largest_group=2,
+            left_out={"no_class": 1},
+        )  # fmt: skip
 
     def ExportLabels(  # noqa: N802
         self, request: pb.ExportLabelsRequest, context: grpc.ServicerContext
@@ -99,6 +111,15 @@ class Servicer(labeling_pb2_grpc.LabelingIngestServicer):
             yield label
         if request.dataset == "breaks":
             context.abort(grpc.StatusCode.UNAVAILABLE, "draining")
+
+    def Export(  # noqa: N802
+        self, request: pb.ExportRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.ExportPiece]:
+        self.requests.append(request)
+        yield pb.ExportPiece(data=b"ab")
+        if request.dataset == "breaks":
+            context.abort(grpc.StatusCode.UNAVAILABLE, "draining")
+        yield pb.ExportPiece(data=b"c")
 
     def GetHistory(self, request: object, _: object) -> pb.GetHistoryResponse:  # noqa: N802
         response = pb.GetHistoryResponse()
@@ -401,6 +422,19 @@ def test_datasets(client: LabelingClient) -> None:
     assert [dataset.name for dataset in client.list_datasets()] == ["a", "b"]
 
 
+def test_settings_of_a_dataset(service: Service, client: LabelingClient) -> None:
+    wanted = DatasetSettings("multi_label", (0.5, 0.25, 0.25), train_on_model_labels=True)
+    made = client.create_dataset("cells", wanted)
+    sent = service.servicer.requests[-1].settings
+    assert (sent.task, sent.ratios.val) == (pb.TASK_MULTI_LABEL, 0.25)
+    assert (sent.train_on_app_labels, sent.train_on_model_labels) == (True, True)
+    assert (made.settings.task, made.settings.splits) == ("detection", (1.0, 0.0, 0.0))
+    client.create_dataset("cells")
+    assert not service.servicer.requests[-1].HasField("settings")
+    with pytest.raises(InvalidInputError, match="task is 'guessing'; it must be classification"):
+        client.create_dataset("cells", DatasetSettings("guessing"))
+
+
 def test_labels_and_their_history(service: Service, client: LabelingClient) -> None:
     receipt = client.submit_label("d", "0" * 64, "crack", author_kind="human", base_sequence=4)
     assert receipt == LabelReceipt(sequence=5, class_id="c1", current=True)
@@ -422,6 +456,7 @@ def test_snapshots(client: LabelingClient) -> None:
     assert (snapshot.id, snapshot.created, snapshot.split_images) == (
         "sha256-ab", True, {"train": 8},
     )  # fmt: skip
+    assert (snapshot.groups, snapshot.largest_group, snapshot.left_out) == (7, 2, {"no_class": 1})
     with pytest.raises(NotFoundError, match="no dataset none"):
         client.create_snapshot("none")
 
@@ -433,6 +468,18 @@ def test_export(client: LabelingClient) -> None:
     assert labels[0].attributes == {"module": "mono"}
     with pytest.raises(UnavailableError, match="draining"):
         list(client.export_labels("breaks"))
+
+
+def test_export_as_a_file(service: Service, client: LabelingClient) -> None:
+    assert b"".join(client.export("d", "yolo", snapshot="latest")) == b"abc"
+    request = service.servicer.requests[-1]
+    assert (request.format, request.snapshot) == (pb.ExportRequest.YOLO, "latest")
+    pieces = client.export("breaks")
+    assert next(pieces) == b"ab"
+    with pytest.raises(UnavailableError, match="draining"):
+        next(pieces)
+    with pytest.raises(InvalidInputError, match="format is 'xml'; it must be csv"):
+        list(client.export("d", "xml"))
 
 
 # --- the window

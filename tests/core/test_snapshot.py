@@ -8,6 +8,8 @@ import multiprocessing
 from collections.abc import Callable
 from hashlib import sha256
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,7 +27,8 @@ from visionloop.snapshot import (
     diff,
     snapshot_id,
 )
-from visionloop.snapshot_content import check_content
+from visionloop.snapshot_content import check_content, spooled
+from visionloop.snapshot_diff import ClassChange, diff_rows
 from visionloop.snapshot_format import (
     labels_csv,
     part_rows,
@@ -423,3 +426,154 @@ def test_diff(file_store: ObjectStore) -> None:
     assert changes.class_counts == {"bad": (4, 5), "good": (4, 3)}
     same = repository.read("cells", after.id)
     assert not any((diff(same, same).added, diff(same, same).removed, diff(same, same).relabelled))
+
+
+def box(class_id: str, x: float, y: float = 0, side: float = 10) -> dict[str, object]:
+    return {"class_id": class_id, "x": x, "y": y, "width": side, "height": side}
+
+
+def drawn(number: int, *boxes: dict[str, object], **changes: object) -> SnapshotRow:
+    return make_row(number, **{"class_id": None, "boxes": boxes, **changes})
+
+
+def test_diff_follows_boxes_by_overlap() -> None:
+    before = [
+        drawn(0, box("good", 0), box("bad", 50)),
+        drawn(1, box("good", 0)),
+        drawn(2, box("good", 0), box("good", 4)),
+        drawn(3),
+    ]
+    after = [
+        drawn(0, box("bad", 50), box("good", 1)),  # moved by one, in another order
+        drawn(1, box("bad", 0)),  # another class in the same place
+        drawn(2, box("good", 4.5), box("good", 0)),  # each is the nearer one
+        drawn(3, box("good", 80), label_source="human"),
+    ]
+    by_digest = sorted(range(4), key=digest)
+    changes = diff_rows([before[n] for n in by_digest], [after[n] for n in by_digest])
+    assert {(one.sha256, one.iou) for one in changes.boxes_moved} == {
+        (digest(0), round(90 / 110, 4)),
+        (digest(2), round(95 / 105, 4)),
+    }
+    assert changes.class_changes == [ClassChange("good", "bad", 1)]
+    assert (changes.boxes_added, changes.boxes_removed) == (1, 0)
+    assert set(changes.redrawn) == {digest(n) for n in range(4)}
+    assert set(changes.relabelled) == {digest(1), digest(3)}
+    far = diff_rows([drawn(5, box("good", 0))], [drawn(5, box("good", 8))])
+    assert (far.boxes_moved, far.boxes_added, far.boxes_removed) == ([], 1, 1)
+
+
+values = st.dictionaries(name, text | st.floats(allow_nan=False, allow_infinity=False), max_size=2)
+lengths = st.floats(0, 1e6)
+some_annotated = st.lists(
+    st.builds(
+        make_row,
+        st.integers(0, 10**9),
+        class_id=st.none() | name,
+        labels=st.lists(name, max_size=3),
+        boxes=st.lists(
+            st.fixed_dictionaries(
+                {"class_id": name, "x": lengths, "y": lengths, "width": lengths, "height": lengths},
+                optional={"attributes": values},
+            ),
+            max_size=2,
+        ),
+        shapes=st.lists(
+            st.fixed_dictionaries(
+                {"kind": st.just("polygon"), "class_id": name},
+                optional={"points": st.lists(st.tuples(lengths, lengths), max_size=3)},
+            )
+            | st.fixed_dictionaries(
+                {
+                    "kind": st.just("mask"),
+                    "class_id": name,
+                    "counts": st.lists(st.integers(0, 2**40), max_size=4),
+                    "size": st.just((3, 4)),
+                }
+            ),
+            max_size=2,
+        ),
+        label_attributes=values,
+    ),
+    min_size=1,
+    max_size=6,
+    unique_by=lambda row: row.sha256,
+)
+
+
+class TestAnnotated:
+    @settings(max_examples=60, deadline=None)
+    @given(rows=some_annotated)
+    def test_any_annotation_survives_parquet_with_its_digest(self, rows: list[SnapshotRow]) -> None:
+        read = rows_from_parquet(rows_to_parquet(rows), "part")
+        assert read == rows
+        assert [row.canonical() for row in read] == [row.canonical() for row in rows]
+
+    def test_parts_without_annotations_keep_their_bytes(self) -> None:
+        """So that snapshots of both kinds share them."""
+        columns = pq.read_schema(pa.BufferReader(rows_to_parquet(ROWS))).names
+        assert columns == [
+            *("sha256", "width", "height", "split", "group_id", "class_id", "attributes"),
+            *("weight", "label_source", "source"),
+        ]
+
+    def test_the_id_of_annotated_rows_never_changes(self) -> None:
+        rows = [
+            drawn(0, {**box("good", 1.5), "attributes": {"a": "b", "n": 2.0}}),
+            make_row(1, labels=["bad", "good"], label_attributes={"tone": "#ff0000"}),
+        ]
+        assert snapshot_id(rows, CLASSES, POLICY) == (
+            "sha256-49522cfec3d1a57c837b2fb0a120ef48d30630d27a3245210c9732f8cac7aabd"
+        )
+
+    def test_counts_of_boxes_and_of_images_that_show_a_class(self, store: ObjectStore) -> None:
+        rows = [
+            drawn(0, box("good", 0), box("good", 5), box("bad", 9)),
+            drawn(1),
+            make_row(2, class_id=None, labels=["good"]),
+        ]
+        manifest, _ = write(store, rows)
+        assert manifest.split_images == {"train": 2, "val": 1, "test": 0}
+        assert manifest.class_images["train"] == {"bad": 1, "good": 1}
+        assert (manifest.boxes, manifest.shapes) == (3, 0)
+        assert SnapshotRepository(store).read("cells", manifest.id).rows == sorted(
+            rows, key=lambda row: row.sha256
+        )
+
+    def test_a_class_of_a_box_is_declared_as_well(self, file_store: ObjectStore) -> None:
+        with pytest.raises(InvalidInputError, match="'ugly', which classes does not list"):
+            write(file_store, [drawn(0, box("ugly", 0))])
+
+
+class TestStream:
+    def test_it_gives_what_read_gives(self, store: ObjectStore) -> None:
+        repository = SnapshotRepository(store)
+        manifest, _ = write(store)
+        assert list(repository.stream(manifest)) == repository.read("cells", "latest").rows
+
+    def test_damage_is_noticed(self, file_store: ObjectStore) -> None:
+        repository = SnapshotRepository(file_store)
+        manifest, _ = write(file_store)
+        altered = manifest.model_copy(update={"policy": {"another": 1}})
+        with pytest.raises(CorruptError, match="does not give this id"):
+            list(repository.stream(altered))
+        file_store.put(manifest.parts[0].key, b"")
+        with pytest.raises(CorruptError, match="altered"):
+            next(repository.stream(manifest))
+
+    def test_rows_out_of_order_are_refused(self) -> None:
+        with spooled(CLASSES) as content, pytest.raises(InvalidInputError, match="out of order"):
+            content.take(sorted(ROWS, key=lambda row: row.sha256, reverse=True))
+
+    def test_manifests_of_the_first_snapshots_are_read(self, file_store: ObjectStore) -> None:
+        manifest, _ = write(file_store)
+        document = json.loads(manifest.model_dump_json())
+        for later in (
+            *("task", "class_version", "suggested_by", "leaks", "class_weights", "label_sources"),
+            *("boxes", "shapes"),
+        ):
+            del document[later]
+        key = f"datasets/cells/snapshots/{manifest.id}/manifest.json"
+        file_store.put(key, json.dumps(document).encode())
+        read = SnapshotRepository(file_store).read("cells", manifest.id)
+        assert (read.manifest.task, read.manifest.class_weights) == ("classification", {})
