@@ -41,6 +41,7 @@ _SORTABLE: Final = 5_000
 
 # Where a candidate stands in the order: what the next chunk goes on behind.
 _Key: TypeAlias = tuple[float, ...]
+_Query: TypeAlias = "Select[*tuple[Any, ...]]"
 _CURSOR: Final = re.compile(r"(?P<leader>[a-z]{1,20}):(?P<key>-?[0-9.e+-]{1,30}(,[0-9]{1,19})?)")
 _Candidates: TypeAlias = Callable[[_Key | None, int], list[tuple[_Key, int]]]
 
@@ -255,7 +256,7 @@ class _Search:
         query = self._suggested().with_only_columns(*columns, Prediction.item_id)
         return self._walk(query, columns, behind, limit)
 
-    def _suggested(self) -> Select[tuple[int]]:
+    def _suggested(self) -> Select[int]:
         """Predictions of the class that are the newest of their image, as `queue` shows them."""
         preferred = datasets.preferences_of(self._dataset).suggestions_model
         newer = aliased(Prediction)
@@ -271,7 +272,7 @@ class _Search:
 
     def _walk(
         self,
-        query: Select[Any],
+        query: _Query,
         columns: Sequence[Any],
         behind: _Key | None,
         limit: int,
