@@ -77,6 +77,11 @@ async def test_over_tls_the_cookie_is_for_this_host_over_tls_alone(site: Site) -
         assert "Secure" in answer.headers["set-cookie"]
         assert "strict-transport-security" in answer.headers
         assert await status(client) == 200
+        secret = client.cookies["__Host-visionloop-login"]
+    async with site.client(base="https://labeling") as client:
+        # Another host of the domain, or a plain connection, could have set this one.
+        client.cookies.set("visionloop-login", secret)
+        assert await status(client) == 401
 
 
 async def test_a_wrong_name_and_a_wrong_password_sound_the_same(site: Site) -> None:

@@ -99,6 +99,22 @@ async def test_a_body_that_does_not_come_is_given_up(
     assert (answer.status_code, answer.json()["reason"]) == (408, "too_slow")
 
 
+async def test_a_form_that_does_not_come_is_given_up(site: Site, monkeypatch) -> None:
+    monkeypatch.setattr(guards, "WAIT_SECONDS", 0.1)
+
+    async def slow():
+        yield b"csrf="
+        await asyncio.sleep(3600)
+
+    browser = await site.browser("lars")
+    del browser.headers["X-CSRF-Token"]
+    kind = {"Content-Type": guards.FORM}
+    answer = await browser.post("/logout", content=slow(), headers=kind)
+    assert (answer.status_code, "too slowly" in answer.text) == (403, True)
+    large = await browser.post("/logout", data={"csrf": "x" * 2**17})
+    assert (large.status_code, "at most" in large.text) == (403, True)
+
+
 async def test_every_answer_has_the_safety_headers(site: Site, monkeypatch) -> None:
     async def broken() -> None:
         raise RuntimeError("secret of ours")

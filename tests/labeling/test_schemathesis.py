@@ -1,7 +1,7 @@
 """Requests made from the OpenAPI description: none may fail us, none may be answered off it.
 
 Half of them are as described, half are wrong in one place. SCHEMATHESIS_EXAMPLES=200 runs so many
-of each for every operation.
+of each for every operation, on both databases.
 """
 
 import os
@@ -25,11 +25,20 @@ CHECKS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def described(tmp_path_factory):
+ON_POSTGRES = pytest.param("postgres", marks=pytest.mark.postgres)
+
+
+@pytest.fixture(
+    scope="module",
+    params=["sqlite", ON_POSTGRES] if "SCHEMATHESIS_EXAMPLES" in os.environ else ["sqlite"],
+)
+def described(tmp_path_factory, request):
     """The service without accounts: everybody may call everything."""
-    folder = tmp_path_factory.mktemp("site")
-    with served_site(folder, with_accounts=False) as (_, address):
+    folder, url = tmp_path_factory.mktemp("site"), ""
+    if request.param == "postgres":
+        server = request.getfixturevalue("postgres_server")
+        url = server.url(server.create())
+    with served_site(folder, database_url=url, with_accounts=False) as (_, address):
         yield schemathesis.openapi.from_url(f"http://{address}/openapi.json")
 
 

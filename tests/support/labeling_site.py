@@ -103,6 +103,7 @@ class Site:
 async def open_site(
     folder: Path,
     *,
+    database_url: str = "",
     with_accounts: bool = True,
     own_host_only: bool = False,
     requests_per_second: float = 0.0,
@@ -110,7 +111,7 @@ async def open_site(
     daily_bytes: int = 0,
 ) -> AsyncIterator[Site]:
     """A site on a fresh database with the accounts root (admin), rita, lars and line-3."""
-    database = open_database(f"sqlite:///{folder / 'l.db'}")
+    database = open_database(database_url or f"sqlite:///{folder / 'l.db'}")
     store = open_store(f"file://{folder / 's'}")
     service = LabelingService(database, store, Limits(max_bytes=LIMIT))
     gate = Gate(

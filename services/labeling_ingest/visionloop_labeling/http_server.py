@@ -43,7 +43,7 @@ class HttpServer(uvicorn.Server):
             log_config=None,
             access_log=False,
             lifespan="off",
-            log_level="warning",
+            log_level="error",  # its warnings are of what strangers send
             server_header=False,
             proxy_headers=bool(trusted_proxies),
             forwarded_allow_ips=list(trusted_proxies),

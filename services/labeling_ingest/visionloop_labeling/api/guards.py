@@ -144,7 +144,7 @@ class KnownCallers:
 
     async def _let_in(self, rule: Rule, scope: Scope, receive: Receive) -> Receive:
         headers = Headers(scope=scope)
-        login = login_of(headers)
+        login = _login_of(headers, scope["scheme"])
         if rule.role is None and not login:
             return receive
         try:
@@ -163,10 +163,13 @@ class KnownCallers:
         return receive
 
 
-def login_of(headers: Headers) -> str:
-    """The secret of the login cookie, "" without one."""
-    cookies = cookie_parser(headers.get("cookie", ""))
-    return cookies.get(SECURE_LOGIN_COOKIE) or cookies.get(LOGIN_COOKIE) or ""
+def _login_of(headers: Headers, scheme: str) -> str:
+    """The secret of the login cookie, "" without one.
+
+    Over TLS only the one that no other host and no plain connection can have set.
+    """
+    name = SECURE_LOGIN_COOKIE if scheme == "https" else LOGIN_COOKIE
+    return cookie_parser(headers.get("cookie", "")).get(name, "")
 
 
 async def _own_page(signed_in: SignedIn, headers: Headers, receive: Receive) -> Receive:
@@ -185,6 +188,14 @@ async def _own_page(signed_in: SignedIn, headers: Headers, receive: Receive) -> 
 
 
 async def _small_body(receive: Receive) -> bytes:
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            return await _whole(receive)
+    except TimeoutError:
+        raise PermissionDeniedError("the form came too slowly; send it again") from None
+
+
+async def _whole(receive: Receive) -> bytes:
     body = b""
     while True:
         message = await receive()
@@ -205,7 +216,9 @@ def _again(body: bytes) -> Receive:
 
 
 def _to_login(scope: Scope) -> RedirectResponse:
-    wanted = scope["path"] + (f"?{query}" if (query := scope["query_string"].decode()) else "")
+    wanted = scope["path"] + (
+        f"?{query}" if (query := scope["query_string"].decode("latin-1")) else ""
+    )
     return RedirectResponse(f"/login?next={quote(wanted, safe='/')}", 303)
 
 
