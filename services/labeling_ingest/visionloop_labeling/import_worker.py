@@ -24,10 +24,11 @@ from typing import Final, TypeAlias
 from visionloop.errors import InvalidInputError, NotFoundError, UnavailableError, VisionloopError
 from visionloop.failpoints import failpoint
 from visionloop.objectstore import ObjectStore
-from visionloop_labeling import import_jobs
+from visionloop_labeling import import_claims, import_jobs
 from visionloop_labeling.annotation import Draft, Task
 from visionloop_labeling.database import Database
-from visionloop_labeling.import_jobs import Claim, JobState, LeaseLostError, StagedFile
+from visionloop_labeling.import_claims import Claim, LeaseLostError, StagedFile
+from visionloop_labeling.import_jobs import JobState
 from visionloop_labeling.importers.entries import Importer, Step, take
 from visionloop_labeling.importers.opening import Source, Tools, open_importer
 from visionloop_labeling.importers.parameters import stored_parameters
@@ -41,7 +42,7 @@ _READERS: Final = 8
 _READ_AHEAD: Final = 16  # entries, of at most an image each
 _GROUP: Final = 64  # receipts between checkpoints,
 _GROUP_SECONDS: Final = 2.0  # or this long
-_BEAT_SECONDS: Final = import_jobs.LEASE.total_seconds() / 4
+_BEAT_SECONDS: Final = import_claims.LEASE.total_seconds() / 4
 _LONGEST_PAUSE: Final = timedelta(minutes=2)
 _log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class ImportWorker:
 
     def work(self) -> bool:
         """Claims a job and works on it until it ends or has to wait; whether there was one."""
-        claim = import_jobs.claim(self._database, self._holder)
+        claim = import_claims.claim(self._database, self._holder)
         if claim is None:
             return import_jobs.discard_uploads(self._database, self._store)
         failpoint("import.claimed")

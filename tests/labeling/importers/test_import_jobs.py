@@ -9,8 +9,9 @@ from sqlalchemy import func, select, update
 from support.imports import picture, queue, receipts, run, tarred, worker, zipped
 
 from visionloop.errors import ConflictError, NotFoundError, RefusedError, UnavailableError
-from visionloop_labeling import import_jobs, import_receipts
-from visionloop_labeling.import_jobs import JobState, LeaseLostError
+from visionloop_labeling import import_claims, import_jobs, import_receipts
+from visionloop_labeling.import_claims import LeaseLostError
+from visionloop_labeling.import_jobs import JobState
 from visionloop_labeling.receipts import Outcome
 from visionloop_labeling.schema import ImportJob, Item, LabelEvent
 
@@ -136,7 +137,7 @@ def test_a_worker_that_dies_leaves_rows_that_are_not_taken_twice(core, rows_befo
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_on_sqlite_the_lease_of_a_killed_process_is_void_at_once(core) -> None:
     job = queue(core, "archive", ARCHIVE)
-    assert import_jobs.claim(core.database, "killed") is not None
+    assert import_claims.claim(core.database, "killed") is not None
     assert worker(core).work()
     assert_done_once(core, job)
 
@@ -145,7 +146,7 @@ def test_on_sqlite_the_lease_of_a_killed_process_is_void_at_once(core) -> None:
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 def test_replicas_share_jobs_and_respect_leases(core) -> None:
     jobs = [queue(core, "archive", zipped({f"a/{n}.png": picture(n)})) for n in range(6)]
-    held = import_jobs.claim(core.database, "other")
+    held = import_claims.claim(core.database, "other")
     assert held is not None
     threads = [threading.Thread(target=lambda: [0 for _ in iter(worker(core).work, False)])
                for _ in range(2)]  # fmt: skip
@@ -199,7 +200,7 @@ def test_a_job_waits_while_the_ingest_is_away_and_goes_on(core) -> None:
     assert (waiting.state, waiting.message) == (
         JobState.RUNNING, "waits: the service is shutting down",
     )  # fmt: skip
-    assert import_jobs.claim(core.database, "impatient") is None
+    assert import_claims.claim(core.database, "impatient") is None
     expire_leases(core)
     worker(core).work()
     assert_done_once(core, job)
@@ -207,10 +208,10 @@ def test_a_job_waits_while_the_ingest_is_away_and_goes_on(core) -> None:
 
 def test_a_job_that_kills_its_workers_ends(core) -> None:
     job = queue(core, "archive", ARCHIVE)
-    for number in range(import_jobs.FRUITLESS_CLAIMS):
-        assert import_jobs.claim(core.database, f"killed-{number}") is not None
+    for number in range(import_claims.FRUITLESS_CLAIMS):
+        assert import_claims.claim(core.database, f"killed-{number}") is not None
         expire_leases(core)
-    assert import_jobs.claim(core.database, "last") is None
+    assert import_claims.claim(core.database, "last") is None
     failed = import_jobs.find(core.database, job.dataset, job.key)
     assert failed.state == JobState.FAILED
     assert "begun 5 times" in failed.message
