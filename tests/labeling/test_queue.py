@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 from support.pictures import noise
 
 from visionloop_labeling import datasets, labels, queue
@@ -96,6 +96,31 @@ def test_skipping_in_review_keeps_the_lease_so_that_another_image_comes(core, wa
     say(core, waiting[0], "skip")
     assert lease(core, "ann", 1, state="review") == [waiting[1]]
     assert counts(core)["review"] == 2
+
+
+def test_the_queue_is_read_in_the_order_of_its_index(core, waiting) -> None:
+    """However many images there are, asking for the next ones reads no more than those."""
+    with core.database.read() as session:
+        dataset = datasets.find(session, "cells")
+        query = queue.waiting(dataset, ItemState.OPEN, NOW).limit(8)
+        sqlite = core.database.single_process
+        if not sqlite:
+            session.execute(text("SET LOCAL enable_seqscan = off"))  # six rows fit a page
+        asked = str(query.compile(session.get_bind(), compile_kwargs={"literal_binds": True}))
+        plan = session.execute(text(f"EXPLAIN {'QUERY PLAN ' if sqlite else ''}{asked}")).all()
+    told = "\n".join(str(row) for row in plan)
+    assert "ix_item_queue" in told
+    assert "Sort" not in told
+    assert "TEMP B-TREE" not in told
+
+
+def test_a_sample_without_suggestions_stays_one(core, waiting) -> None:
+    change(core, waiting[0], why={"reason": "uncertain", "blind": True})
+    say(core, waiting[0], "flag")
+    say(core, waiting[0], "undo")
+    with core.database.read() as session:
+        item = labels.find_item(session, datasets.find(session, "cells"), waiting[0])
+        assert item.why == {"reason": "label_taken_back", "blind": True}
 
 
 def test_many_at_once_never_get_the_same_image(core) -> None:

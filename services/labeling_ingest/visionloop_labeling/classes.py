@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from visionloop.errors import InvalidInputError
@@ -238,4 +238,4 @@ def naming(class_row_ids: Iterable[int]) -> ColumnElement[bool]:
     wanted = sorted(class_row_ids)
     first = select(LabelHead.item_id).where(LabelHead.class_id.in_(wanted))
     others = select(LabelHeadClass.item_id).where(LabelHeadClass.class_id.in_(wanted))
-    return or_(Item.id.in_(first), Item.id.in_(others))
+    return Item.id.in_(first.union_all(others))

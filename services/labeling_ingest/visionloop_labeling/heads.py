@@ -131,17 +131,15 @@ class Heads:
         outdated = annotation is not None and self._book.outdated(annotation)
         state = after.state(outdated=outdated)
         if state is ItemState.REVIEW:
-            item.why = _why_review(after)
+            item.why = _because(item, _why_review(after))
         if state == item.state:
             return
         count_states(self._dataset, ItemState(item.state), state, 1)
         if state is ItemState.OPEN:
             reason = "class_split" if outdated else "label_taken_back"
-            # Whoever labels it next is not shown the suggestion either.
-            blind = {"blind": True} if item.why.get("blind") else {}
-            item.why = {"reason": reason, **blind}
+            item.why = _because(item, {"reason": reason})
         elif item.state == ItemState.REVIEW:
-            item.why = {}
+            item.why = _because(item, {})
         item.state = state
         item.leased_by = item.leased_until = None
 
@@ -206,9 +204,12 @@ def rebuild(session: Session, dataset: Dataset) -> None:
     while items := _page(session, dataset, position):
         position = items[-1].position
         told = _events_of(session, items)
-        for item in items:
-            heads.move(item, Standing(), fold(told.get(item.id, [])))
+        held = _groups_of(session, items)  # or each image would ask for its own
+        with session.no_autoflush:
+            for item in items:
+                heads.move(item, Standing(), fold(told.get(item.id, [])))
         session.flush()
+        del held
     _count_anew(session, dataset)
 
 
@@ -223,6 +224,11 @@ def _events_of(session: Session, items: Sequence[Item]) -> dict[int, list[LabelE
     for event in session.scalars(query.order_by(LabelEvent.sequence)):
         told.setdefault(event.item_id, []).append(event)
     return told
+
+
+def _groups_of(session: Session, items: Sequence[Item]) -> Sequence[ImageGroup]:
+    wanted = {item.group_id for item in items}
+    return session.scalars(select(ImageGroup).where(ImageGroup.id.in_(wanted))).all()
 
 
 def _count_anew(session: Session, dataset: Dataset) -> None:
@@ -260,6 +266,11 @@ def _further(label: LabelEvent | None) -> tuple[str, ...]:
     if label is None or not label.annotation:
         return ()
     return Annotation.model_validate(label.annotation).class_ids()[1:]
+
+
+def _because(item: Item, why: dict[str, Any]) -> dict[str, Any]:
+    """What people are told; who labels it next is not shown the suggestion either."""
+    return {**why, "blind": True} if item.why.get("blind") else why
 
 
 def _why_review(standing: Standing) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from pydantic import BaseModel
-from sqlalchemy import or_, select
+from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 
 from visionloop_labeling import datasets
@@ -69,7 +69,17 @@ def lease(
 
     The session writes; the dataset is not locked.
     """
-    query = (
+    query = waiting(dataset, state, now).limit(min(n, MAX_LEASED))
+    items = list(session.scalars(query.with_for_update(skip_locked=True)))
+    for item in items:
+        item.leased_by = holder
+        item.leased_until = now + LEASE
+    return items
+
+
+def waiting(dataset: Dataset, state: ItemState, now: datetime) -> Select[Item]:
+    """The images in this place in the work that nobody holds, in the order of `ix_item_queue`."""
+    return (
         select(Item)
         .where(
             Item.dataset_id == dataset.id,
@@ -77,14 +87,7 @@ def lease(
             or_(Item.leased_until.is_(None), Item.leased_until <= now),
         )
         .order_by(Item.priority, Item.position)
-        .limit(min(n, MAX_LEASED))
-        .with_for_update(skip_locked=True)
     )
-    items = list(session.scalars(query))
-    for item in items:
-        item.leased_by = holder
-        item.leased_until = now + LEASE
-    return items
 
 
 def release(session: Session, dataset: Dataset, holder: str, digests: Iterable[str]) -> int:
