@@ -10,6 +10,8 @@ from support.browser import Chromium
 from support.labeling_server import running_labeling
 from support.labelling_page import Labeller, Site
 
+from visionloop_labeling import account_commands
+
 pytestmark = pytest.mark.browser
 MakeSite = Callable[..., Site]
 
@@ -126,3 +128,41 @@ def test_two_tabs_in_conflict_show_both_versions(
         assert page.is_hidden("#undecided")
     assert made.classes(sha256) == classes
     assert len(made.history(sha256)) == (2 if key == "k" else 1)
+
+
+def test_a_session_that_ends_meanwhile_loses_nothing(
+    chromium: Chromium, tmp_path: Path, cells: list[bytes]
+) -> None:
+    with running_labeling(tmp_path) as server:
+        made = Site(server, "cells", "classification", ["sound", "cracked"])
+        made.add(cells[:4])
+    password = tmp_path / "password"
+    password.write_text("a long enough password\n")
+    account_commands.run(
+        ["add", "ada", "--role", "labeller", f"--database={server.database}"]
+        + [f"--password-file={password}"]
+    )
+    with chromium.page() as page, running_labeling(tmp_path, "--accounts") as made.server:
+
+        def sign_in() -> None:
+            page.get_by_label("Name").fill("ada")
+            page.get_by_label("Password").fill("a long enough password")
+            page.get_by_role("button", name="Sign in").click()
+
+        page.goto(f"http://{made.server.http_address}/datasets/cells/label")
+        sign_in()
+        labeller = Labeller(page, made)
+        page.wait_for_selector("#layer:not([hidden]) #picture img")
+        said = [labeller.decide("1")]
+        labeller.wait_saved()
+        page.context.clear_cookies()
+        said.append(labeller.decide("2"))
+        labeller.wait_phase("signed_out")
+        assert labeller.text("#journal-text") == "Signed out: 1 kept here"
+        page.click("#sign-in")
+        sign_in()  # leads back to the page
+        labeller.wait_saved()
+        for sha256, class_id in zip(said, ("sound", "cracked"), strict=True):
+            url = f"http://{made.server.http_address}{made.root}/images/{sha256}"
+            item = page.request.get(url).json()
+            assert (item["author"], item["annotation"]) == ("ada", {"classes": [class_id]})

@@ -94,7 +94,9 @@ export class Desk {
     byId("box-list").replaceChildren(...boxList(boxes));
     byId("box-help").hidden = !this.detection || draft.boxes.length > 0;
     byId("boxes-hidden").hidden = !boxes.hidden;
-    byId("save").toggleAttribute("disabled", !this.session.visit);
+    for (const id of ["save", "skip", "flag"]) {
+      byId(id).toggleAttribute("disabled", !this.session.visit);
+    }
     byId("save-text").textContent = this.#saveWords(suggested);
     byId("undo").setAttribute("aria-disabled", String(this.session.said.length === 0));
   }

@@ -297,8 +297,7 @@ export class Journal extends EventTarget {
     await this.written;
     if (this.sending) return;
     await this.#read();
-    if (this.entries.length === 0) this.#be("saved");
-    this.#tell();
+    this.#be(this.unsent.length > 0 ? "saving" : "saved");
   }
 
   /** What is on the shelf counts: another tab may have sent a part. */
