@@ -344,6 +344,7 @@ async def test_pages_lead_to_the_login_and_back_to_ourselves_alone(site: Site) -
             form = {"name": "lars", "password": password_of("lars"), "next": wanted}
             answer = await client.post("/login", data=form)
             assert (answer.status_code, answer.headers["location"]) == (303, goes_to)
+        assert (await client.get("/login?next=/x")).headers["location"] == "/x"
         form["password"] = "<b>wrong</b>"
         client.cookies.clear()
         answer = await client.post("/login", data={**form, "name": '"><script>'})

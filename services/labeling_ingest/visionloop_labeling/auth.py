@@ -2,7 +2,7 @@
 
 A caller brings a bearer token (programs) or a login's cookie (browsers). Both are looked up in the
 database each time, so that a disabled account is cut off at once on every replica; the price is one
-indexed read, about half a millisecond. Without accounts everybody is `accounts.LOCAL`.
+indexed read, about 2 ms of a core. Without accounts everybody is `accounts.LOCAL`.
 """
 
 import asyncio

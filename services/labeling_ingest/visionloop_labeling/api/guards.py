@@ -36,6 +36,7 @@ SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 LOGIN_COOKIE: Final = "visionloop-login"
 SECURE_LOGIN_COOKIE: Final = "__Host-visionloop-login"
 
+LOGIN_PAGE: Final = "/login"  # open, and asks whether one is signed in already
 FORM: Final = "application/x-www-form-urlencoded"
 FORM_BYTES: Final = 64 * 2**10
 WAIT_SECONDS: Final = 30.0  # for the next bytes of a body
@@ -145,7 +146,7 @@ class KnownCallers:
     async def _let_in(self, rule: Rule, scope: Scope, receive: Receive) -> Receive:
         headers = Headers(scope=scope)
         login = _login_of(headers, scope["scheme"])
-        if rule.role is None and not login:
+        if rule.role is None and not (login and scope["template"] == LOGIN_PAGE):
             return receive
         try:
             signed_in = await self._gate.known(headers.get("authorization", ""), login)
