@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from visionloop.errors import InvalidInputError
 from visionloop.proto.v1 import labeling_pb2 as pb
-from visionloop_labeling import labels, validation
+from visionloop_labeling import statements, validation
 from visionloop_labeling.accounts import may_review, spoken_by
 from visionloop_labeling.annotation import MAX_NOTE, Draft, Task
 from visionloop_labeling.auth import CALLER
@@ -107,7 +107,7 @@ def statement_of(request: pb.SubmitLabelRequest) -> Statement:
     if kind is EventKind.LABEL and draft is None:
         draft = Draft(classes=(validation.text(request.label.class_name, "label"),))
     return Statement(
-        author_kind=labels.author_kind_named(kind_name(request.author_kind)),
+        author_kind=statements.author_kind_named(kind_name(request.author_kind)),
         author=validation.text(author_of(request), "author", required=False),
         kind=kind,
         annotation=draft,
@@ -116,8 +116,10 @@ def statement_of(request: pb.SubmitLabelRequest) -> Statement:
         undoes=request.undoes if request.HasField("undoes") else None,
         note=validation.lines(request.note, "note", limit=MAX_NOTE),
         suggested_by=validation.text(request.suggested_by, "suggested_by", required=False),
-        suggestion=labels.suggestion_named(request.suggestion),
-        seconds=labels.checked_seconds(request.seconds) if request.HasField("seconds") else None,
+        suggestion=statements.suggestion_named(request.suggestion),
+        seconds=statements.checked_seconds(request.seconds)
+        if request.HasField("seconds")
+        else None,
         may_review=may_review(CALLER.get()),
     )
 

@@ -17,9 +17,9 @@ from visionloop_labeling.api.errors import ERRORS
 from visionloop_labeling.api.queue import item_out
 from visionloop_labeling.api.resources import ErrorOut, EventOut, RequestBody
 from visionloop_labeling.fold import AuthorKind, EventKind, ItemState
-from visionloop_labeling.labels import MAX_SECONDS, Recorded, StaleLabelError, Statement
 from visionloop_labeling.queue import ItemOut
 from visionloop_labeling.service import LabelingService
+from visionloop_labeling.statements import MAX_SECONDS, Recorded, StaleLabelError, Statement
 
 MAX_BATCH = 200
 
