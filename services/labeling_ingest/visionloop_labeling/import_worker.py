@@ -21,7 +21,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from visionloop.errors import InvalidInputError, NotFoundError, UnavailableError, VisionloopError
+from visionloop.errors import InvalidInputError, UnavailableError, VisionloopError
 from visionloop.failpoints import failpoint
 from visionloop.objectstore import ObjectStore
 from visionloop_labeling import import_claims, import_jobs
@@ -83,7 +83,7 @@ class ImportWorker:
             claim.finish(JobState.DONE, remark)
         except UnavailableError as error:
             claim.release(f"waits: {error}", pause)
-        except (InvalidInputError, NotFoundError) as error:
+        except InvalidInputError as error:
             claim.finish(JobState.FAILED, str(error))
         except LeaseLostError:
             raise
@@ -126,7 +126,14 @@ class ImportWorker:
 
     def _fetch(self, staged: StagedFile, folder: Path) -> Path:
         path = folder / "upload"
-        self._store.download(staged.key, path, sha256=staged.sha256, size=staged.size)
+        try:
+            self._store.download(staged.key, path, sha256=staged.sha256, size=staged.size)
+        except VisionloopError as error:
+            # What the store says stays in the log: it names folders, buckets and users.
+            _log.error("cannot read an upload", extra={"key": staged.key, "error": str(error)})
+            raise UnavailableError(
+                "the object store does not give the upload (the service's log says why)"
+            ) from error
         return path
 
 

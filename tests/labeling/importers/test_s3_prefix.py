@@ -108,3 +108,17 @@ def test_prefixes_that_nobody_allowed_are_refused(core, s3_url: str) -> None:
         assert job.state == JobState.FAILED
         assert "may not be imported from" in job.message or "between slashes" in job.message
     assert outcomes(core) == {}
+
+
+def test_a_bucket_that_cannot_be_read_is_said_without_its_details(
+    core, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = "s3://no-such-bucket/photos"
+    wrong = run(core, "s3", None, {"prefixes": (nowhere,)}, url=nowhere)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    url = f"{s3_url}/photos"
+    secret = run(core, "s3", None, {"prefixes": (url,)}, url=url)
+    for job in (wrong, secret):
+        assert job.state == JobState.FAILED
+        assert "may not read it" in job.message
+        assert "127.0.0.1" not in job.message

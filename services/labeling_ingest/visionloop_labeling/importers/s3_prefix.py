@@ -10,6 +10,7 @@ Only prefixes that the operator named at start can be asked for; the service's o
 them.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -19,7 +20,13 @@ from typing import Final
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from visionloop.errors import NotFoundError, VisionloopError
+from visionloop.errors import (
+    ConfigurationError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+    VisionloopError,
+)
 from visionloop.images import Limits
 from visionloop.objectstore import ObjectStat, ObjectStore, open_store
 from visionloop_labeling.database import Database, insert_missing
@@ -31,6 +38,8 @@ from visionloop_labeling.receipts import Outcome, Receipt
 from visionloop_labeling.schema import ImportJob, SourceObject
 
 _PAGE: Final = 500
+_FORBIDDEN: Final = (ConfigurationError, PermissionDeniedError, UnauthenticatedError)
+_log = logging.getLogger(__name__)
 _MAX_KEY: Final = 1024  # characters that the ledger keeps
 
 
@@ -105,7 +114,7 @@ class S3Importer:
     def _note(self, keep_going: Callable[[], None]) -> int:
         """Lists the prefix into the ledger; how many objects are no images."""
         listing, passed_over = self._store.list(""), 0
-        while page := list(islice(listing, _PAGE)):
+        while page := _page(listing):
             keep_going()
             images = [one for one in page if _is_taken(one)]
             passed_over += len(page) - len(images)
@@ -172,6 +181,24 @@ class S3Importer:
             return list(session.scalars(query))
 
 
+def _page(listing: Iterator[ObjectStat]) -> list[ObjectStat]:
+    try:
+        return list(islice(listing, _PAGE))
+    except (NotFoundError, *_FORBIDDEN) as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: VisionloopError) -> SourceError:
+    # What the bucket says stays in the log: it names endpoints and keys.
+    _log.error("a bucket cannot be read", extra={"error": str(error)})
+    return SourceError(
+        "the bucket is not there, or this service's credentials may not read it (its log says "
+        "which); ask the operator",
+        reason="unreadable_bucket",
+        field="parameters.url",
+    )
+
+
 def _fetched(store: ObjectStore, key: str, limits: Limits) -> tuple[bytes, str]:
     """An object's bytes and etag. Raises SourceError; UnavailableError passes."""
     try:
@@ -186,6 +213,8 @@ def _fetched(store: ObjectStore, key: str, limits: Limits) -> tuple[bytes, str]:
         raise SourceError(
             f"{names.shown(key)} is not in the bucket any more", reason="no_such_image"
         ) from None
+    except _FORBIDDEN as error:
+        raise _unreadable(error) from error
     return found.data, found.etag
 
 
