@@ -170,27 +170,31 @@ class Rows:
 def fill(url: str, items: int) -> None:
     """Makes the tables and fills them."""
     database = open_database(url)
-    with database.write() as session:
-        for number, (name, images) in enumerate((("big", items), ("small", SMALL)), start=1):
-            labelled = sum(image % 10 < 7 for image in range(images))
-            _bulk(session, Dataset, iter([{
-                "id": number, "name": name, "created": _NOW, "last_position": images,
-                "settings": datasets.DatasetSettings().model_dump_json(),
-                "last_sequence": images, "labelled": labelled,
-            }]))  # fmt: skip
-            _bulk(session, LabelClass, ({
+    for number, (name, images) in enumerate((("big", items), ("small", SMALL)), start=1):
+        rows = Rows(number, images, 0 if number == 1 else items, seed=number)
+        labelled = sum(image % 10 < 7 for image in range(images))
+        dataset = {
+            "id": number, "name": name, "created": _NOW, "last_position": images,
+            "settings": datasets.DatasetSettings().model_dump_json(),
+            "last_sequence": images, "labelled": labelled,
+        }  # fmt: skip
+        classes = (
+            {
                 "id": (number - 1) * CLASSES + n + 1, "dataset_id": number, "key": f"class-{n}",
                 "name": f"class-{n}", "place": n,
-            } for n in range(CLASSES)))  # fmt: skip
-            rows = Rows(number, images, 0 if number == 1 else items, seed=number)
-            for table, values in (
-                (Blob, rows.blobs()), (ImageGroup, rows.groups()), (Item, rows.items()),
-                (LabelEvent, rows.events()), (LabelHead, rows.heads()),
-                (NearDuplicate, rows.pairs()),
-            ):  # fmt: skip
+            }
+            for n in range(CLASSES)
+        )  # fmt: skip
+        for table, values in (
+            (Dataset, iter([dataset])), (LabelClass, classes), (Blob, rows.blobs()),
+            (ImageGroup, rows.groups()), (Item, rows.items()), (LabelEvent, rows.events()),
+            (LabelHead, rows.heads()), (NearDuplicate, rows.pairs()),
+        ):  # fmt: skip
+            # A transaction for each: SQLite's log of all together would be read slower and slower.
+            with database.write() as session:
                 _bulk(session, table, values)
-        _end_of_fill(session)
     with database.write() as session:
+        _end_of_fill(session)
         session.execute(text("ANALYZE"))
     database.close()
 
@@ -204,6 +208,7 @@ def _bulk(session: Session, table: type[Table], rows: Iterator[Mapping[str, Any]
     values = ([{**defaults, **row}[name] for name in names] for row in rows)
     listed = ", ".join(f'"{name}"' for name in names)
     if session.get_bind().dialect.name == "sqlite":
+        cursor.execute("PRAGMA cache_size = -1000000")  # the keys of images come in no order
         marks = ", ".join("?" * len(names))
         cursor.executemany(
             f"INSERT INTO {table.__tablename__} ({listed}) VALUES ({marks})",  # noqa: S608
