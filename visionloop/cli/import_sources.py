@@ -27,7 +27,11 @@ def format_of(source: str, wanted: str) -> str:
     """
     if source.startswith("s3://"):
         return "s3" if wanted == "auto" else wanted
-    path = Path(source)
+    with _readable():
+        return _format_of_file(source, Path(source), wanted)
+
+
+def _format_of_file(source: str, path: Path, wanted: str) -> str:
     if not path.exists():
         raise NotFoundError(f"{source} is neither a folder nor a file; check the path")
     if wanted != "auto":
@@ -62,7 +66,7 @@ def packed(source: Path, images: Path | None) -> Iterator[Path]:
         return
     with TemporaryDirectory(prefix="visionloop-import-") as folder:
         archive = Path(folder) / f"{source.stem}.tar"
-        with tarfile.open(archive, "w") as writing:
+        with _readable(), tarfile.open(archive, "w") as writing:
             _add(writing, source, source.name)
             if images is not None:
                 _add(writing, images, images.name)
@@ -76,15 +80,20 @@ def _add(archive: tarfile.TarFile, path: Path, name: str) -> None:
             if not inner.name.startswith("."):
                 _add(archive, inner, f"{name}/{inner.name}")
     elif path.is_file():
-        try:
-            info = tarfile.TarInfo(name)
-            info.size = path.stat().st_size
-            with path.open("rb") as file:
-                archive.addfile(info, file)
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot read {path}: {error.strerror or error}", field="source"
-            ) from error
+        info = tarfile.TarInfo(name)
+        info.size = path.stat().st_size
+        with path.open("rb") as file:
+            archive.addfile(info, file)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot read {error.filename}: {error.strerror or error}", field="source"
+        ) from error
 
 
 def _names_in(path: Path) -> list[str]:
