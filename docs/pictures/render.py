@@ -98,18 +98,21 @@ def _await_image(page: Page) -> None:
 
 
 def _draw(page: Page) -> None:
-    """Two boxes with the mouse, on the motorcycle and on its lamp."""
+    """A box around the motorcycle, with the mouse."""
     _await_image(page)
     page.wait_for_timeout(300)  # the image is fitted to its stage
-    for key, (left, top, right, bottom) in (("4", (0.16, 0.14, 0.92, 0.91)),):
-        page.keyboard.press(key)
-        box = page.locator("#layer").bounding_box()
-        if box is None:
-            raise RuntimeError("the image is not shown")
-        page.mouse.move(box["x"] + left * box["width"], box["y"] + top * box["height"])
-        page.mouse.down()
-        page.mouse.move(box["x"] + right * box["width"], box["y"] + bottom * box["height"], steps=8)
-        page.mouse.up()
+    page.locator(".class-button", has_text="motorcycle").click()
+    box = page.locator("#layer").bounding_box()
+    if box is None:
+        raise RuntimeError("the image is not shown")
+    (left, top), (right, bottom) = (
+        (box["x"] + x * box["width"], box["y"] + y * box["height"])
+        for x, y in ((0.16, 0.14), (0.92, 0.91))
+    )
+    page.mouse.move(left, top)
+    page.mouse.down()
+    page.mouse.move(right, bottom, steps=8)
+    page.mouse.up()
 
 
 def _mark(page: Page) -> None:
