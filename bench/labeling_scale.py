@@ -64,6 +64,7 @@ from support.postgres import running_postgres
 
 CLASSES: Final = 20
 SMALL: Final = 1000  # images of the other dataset
+LEAST: Final = 20_000  # images; all measures together take some 10,000 of them from the queue
 # Near duplicates are of all datasets: where they are few they may be read as a whole.
 LARGE_TABLES: Final = frozenset({"item", "blob", "image_group", "label_head", "label_event"})
 _ENOUGH: Final = 500_000  # images; with fewer, a scan is a sound choice of the planner
@@ -409,6 +410,8 @@ def apart(work: Callable[..., Any], *arguments: Any) -> Any:
 def main() -> None:
     """Runs all and writes the report."""
     items = int(os.environ.get("ITEMS", "1000000"))
+    if items < LEAST:
+        raise SystemExit(f"ITEMS is {items}; at least {LEAST} are needed to measure with")
     output = Path(os.environ.get("OUTPUT", "build/bench")) / "labeling_scale.json"
     report: dict[str, Any] = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
