@@ -17,6 +17,7 @@ from visionloop.errors import (
     PermissionDeniedError,
     VisionloopError,
 )
+from visionloop.telemetry import metrics
 from visionloop_labeling import datasets, heads, labels
 from visionloop_labeling.annotation import Annotation, Draft, DraftBox
 from visionloop_labeling.datasets import DatasetSettings
@@ -486,3 +487,28 @@ def _splits(session, dataset):
         .join(ImageGroup, ImageGroup.id == Item.group_id)
         .where(Item.dataset_id == dataset.id, ImageGroup.split.is_not(None))
     ).tuples()
+
+
+def test_only_suggestions_of_ours_are_series_in_the_metrics(core) -> None:
+    sha256 = core.add(noise(1)).sha256
+    with core.database.write() as session:
+        dataset = datasets.find(session, "cells", lock=True)
+        log = LabelLog(session, dataset)
+        draft = Draft(classes=("a",))
+        said = Statement(
+            annotation=draft,
+            author_kind=AuthorKind.HUMAN,
+            author="ada",
+            suggested_by="whatever a caller writes:1",
+            suggestion="accepted",
+        )
+        log.record(labels.find_item(session, dataset, sha256), said)
+    before = counted("other")
+    log.measure()
+    assert counted("other") == before + 1
+    assert counted("whatever a caller writes:1") == 0
+
+
+def counted(model: str) -> float:
+    found = metrics.values()["visionloop_suggestion_outcomes_total"]
+    return found.get((model, "accepted"), [0.0])[0]

@@ -116,8 +116,8 @@ LABEL_SECONDS = _histogram(
 )
 SUGGESTION_OUTCOMES = _counter(
     "visionloop_suggestion_outcomes_total",
-    "Suggestions that people saw, by model version and by what they did: accepted, edited or "
-    "rejected.",
+    "Suggestions that people saw, by model version (other: no suggestion of ours) and by what they "
+    "did: accepted, edited or rejected.",
     ("model", "outcome"),
 )
 QUEUE_IMAGES = _gauge(

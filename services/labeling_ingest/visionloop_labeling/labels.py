@@ -44,7 +44,7 @@ from visionloop_labeling.fold import (
     fold,
 )
 from visionloop_labeling.heads import Heads
-from visionloop_labeling.schema import Blob, Dataset, Item, LabelEvent
+from visionloop_labeling.schema import Blob, Dataset, Item, LabelEvent, Prediction
 from visionloop_labeling.statements import (
     Recorded,
     StaleLabelError,
@@ -82,6 +82,7 @@ class LabelLog:
         self._attributes = AttributeBook(session, dataset)
         self._heads = Heads(session, dataset, self.classes)
         self._recorded: list[LabelEvent] = []
+        self._answered: list[tuple[str, str]] = []  # model version, what was done with its word
         self._told: dict[int, list[LabelEvent]] = {}  # the events of images, where they are known
 
     def measure(self) -> None:
@@ -90,8 +91,8 @@ class LabelLog:
             metrics.LABEL_EVENTS.labels(event.author_kind).inc()
             if event.seconds is not None:
                 metrics.LABEL_SECONDS.observe(event.seconds)
-            if event.suggestion:
-                metrics.SUGGESTION_OUTCOMES.labels(event.suggested_by, event.suggestion).inc()
+        for suggested_by, done in self._answered:
+            metrics.SUGGESTION_OUTCOMES.labels(suggested_by, done).inc()
 
     def expect(self, items: Iterable[Item]) -> None:
         """These images are new: nobody has said anything about them."""
@@ -135,6 +136,8 @@ class LabelLog:
         events.append(event)
         self._heads.move(item, before, after)
         self._recorded.append(event)
+        if event.suggestion:
+            self._answered.append((self._suggester(item, event.suggested_by), event.suggestion))
         contradicted = ""
         if event.kind == EventKind.LABEL and contradicts(before.label, event):
             contradicted = self._words(before)
@@ -212,6 +215,14 @@ class LabelLog:
             seconds=statement.seconds,
             at=datetime.now(UTC),
         )
+
+    def _suggester(self, item: Item, named: str) -> str:
+        """Who is counted in the metrics: a caller may write anything, and each word is a series."""
+        model, _, version = named.rpartition(":")
+        known = version.isascii() and version.isdecimal() and len(version) < 10
+        if known and self._session.get(Prediction, (item.id, model, int(version))) is not None:
+            return named
+        return "other"
 
     def _events_of(self, item: Item) -> list[LabelEvent]:
         if item.id not in self._told:
