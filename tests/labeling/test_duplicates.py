@@ -1,5 +1,6 @@
 """Fingerprints on real pictures: copies are found, others are not, groups stay small."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable
 
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image, ImageEnhance
 from sqlalchemy import select
 from support.photographs import photograph
-from support.pictures import encoded, opened, png, solar_cells
+from support.pictures import encoded, noise, opened, png, solar_cells
 
 from visionloop.images import decode
 from visionloop_labeling.duplicates import (
@@ -100,6 +101,7 @@ def test_hashes_are_stored_and_read_alike() -> None:
     assert (unpack_hashes([pack_hash(value) for value in hashes]) == hashes).all()
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_groups_of_solar_cells_stay_small_and_no_pair_crosses_a_snapshot(core) -> None:
     """The stretch of the real cells where likeness chains most; every pair is accounted for."""
     chosen = CELLS[1140:1370]
@@ -149,3 +151,21 @@ def _largest_chain(pairs) -> int:
     for first, second in pairs:
         root[find(first)] = find(second)
     return max(Counter(find(one) for one in list(root)).values())
+
+
+def test_no_likeness_is_missed_for_the_company_it_is_in(core, monkeypatch) -> None:
+    monkeypatch.setattr("visionloop_labeling.neighbours._PAGE", 2)
+    original = opened(noise(1, side=64))
+    copies = [png(original, compress_level=level) for level in range(5)]
+    spotted = original.copy()
+    spotted.putpixel((1, 1), (0, 0, 0))
+    for copy in copies:
+        core.add(copy)
+    newcomer = core.add(png(spotted))
+    with core.database.read() as session:
+        item = session.scalar(select(Item.id).where(Item.sha256 == newcomer.sha256))
+        edges = session.scalars(select(NearDuplicate).where(NearDuplicate.later_id == item)).all()
+    assert len(edges) == len({hashlib.sha256(copy).hexdigest() for copy in copies}) >= 3
+    index = HashIndex()
+    index.add(range(2000), np.zeros(2000, np.uint64))
+    assert len(index.candidates(np.zeros(8, np.uint64))) == 2000

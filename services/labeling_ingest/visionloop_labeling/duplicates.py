@@ -12,7 +12,8 @@ so a group takes no more than `MAX_GROUP` images that way; what is left outside 
 a snapshot never lets two images joined by an edge stand in different splits (see `snapshots`).
 
 The search is a linear scan over hashes in memory, 8 bytes an image: for all eight orientations
-0.5 ms among 100,000 images, 18 ms among a million. A fingerprint takes 0.3 ms and 4 KB in the
+0.5 ms among 100,000 images, 18 ms among a million. Every candidate is confirmed, so no likeness is
+missed for the company it is in: 10 ms for 512 of them. A fingerprint takes 0.3 ms and 4 KB in the
 database. Not found: crops of more than a few per cent, and anything semantic.
 """
 
@@ -27,7 +28,6 @@ from PIL import Image
 MAX_DISTANCE: Final = 8  # bits of 64
 MIN_CORRELATION: Final = 0.98
 MAX_GROUP: Final = 24  # images joined by likeness; under 1 % of the demo's 2,624
-MAX_CANDIDATES: Final = 512  # nearest hashes that are confirmed by pixels
 THUMBNAIL_SIDE: Final = 64
 MIN_SIDE: Final = 32  # below, there are fewer pixels than the DCT wants: only equal pixels count
 MIN_CONTRAST: Final = 2.0  # standard deviation in gray levels; below, the hash is noise
@@ -135,21 +135,6 @@ def unpack_hashes(stored: Sequence[bytes]) -> NDArray[np.uint64]:
     return np.frombuffer(b"".join(stored), dtype=">u8").astype(np.uint64)
 
 
-def unpack_thumbnail(stored: bytes) -> Thumbnail:
-    """A stored thumbnail as an array (64, 64)."""
-    return np.frombuffer(stored, dtype=np.uint8).reshape(THUMBNAIL_SIDE, THUMBNAIL_SIDE)
-
-
-def correlation(first: Thumbnail, second: Thumbnail) -> float:
-    """Pearson's correlation of two thumbnails' pixels, -1 to 1; 0 for a flat one."""
-    a = first.astype(np.float32).ravel()
-    b = second.astype(np.float32).ravel()
-    a -= a.mean()
-    b -= b.mean()
-    norm = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / norm if norm > 0 else 0.0
-
-
 class HashIndex:
     """The hashes of one dataset's images in memory, each under an integer key. Not thread-safe."""
 
@@ -175,7 +160,7 @@ class HashIndex:
     def candidates(self, hashes: NDArray[np.uint64]) -> list[tuple[int, int, int]]:
         """(key, distance, orientation) of the images within MAX_DISTANCE, nearest first.
 
-        `hashes` (8,) are the newcomer's; at most MAX_CANDIDATES are given.
+        `hashes` (8,) are the newcomer's. Of pictures of things built alike there may be thousands.
         """
         if not self._size:
             return []
@@ -183,7 +168,7 @@ class HashIndex:
         distances = np.bitwise_count(known ^ hashes[:, None])  # (8, n) uint8
         nearest = distances.min(axis=0)
         found = np.flatnonzero(nearest <= MAX_DISTANCE)
-        found = found[np.argsort(nearest[found], kind="stable")][:MAX_CANDIDATES]
+        found = found[np.argsort(nearest[found], kind="stable")]
         orientations = distances[:, found].argmin(axis=0)
         return [
             (int(self._keys[at]), int(nearest[at]), int(orientation))
@@ -197,10 +182,28 @@ def confirm(
     thumbnails: dict[int, bytes],
 ) -> list[Likeness]:
     """Of the candidates, those whose stored thumbnail correlates; most alike first."""
-    alike = []
-    for key, distance, orientation in candidates:
-        turned = ORIENTATIONS[orientation](newcomer.thumbnail)
-        likeness = correlation(turned, unpack_thumbnail(thumbnails[key]))
-        if likeness >= MIN_CORRELATION:
-            alike.append(Likeness(key, distance, likeness, orientation))
+    if not candidates:
+        return []
+    packed = b"".join(thumbnails[key] for key, _, _ in candidates)
+    known = _centred(np.frombuffer(packed, np.uint8).reshape(len(candidates), -1))  # (n, 4096)
+    lengths = np.sqrt(np.einsum("np,np->n", known, known))
+    orientations = np.array([orientation for _, _, orientation in candidates])
+    likenesses = np.zeros(len(candidates))
+    for orientation in np.unique(orientations):
+        ours = _centred(ORIENTATIONS[orientation](newcomer.thumbnail).reshape(1, -1))[0]
+        rows = np.flatnonzero(orientations == orientation)
+        norms = lengths[rows] * np.sqrt(ours @ ours)
+        likenesses[rows] = (known[rows] @ ours) / np.where(norms > 0, norms, np.inf)
+    alike = [
+        Likeness(key, distance, float(likeness), orientation)
+        for (key, distance, orientation), likeness in zip(candidates, likenesses, strict=True)
+        if likeness >= MIN_CORRELATION
+    ]
     return sorted(alike, key=lambda found: (-found.correlation, found.key))
+
+
+def _centred(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(n, 4096), each of mean 0."""
+    values = thumbnails.astype(np.float32)
+    values -= values.mean(axis=1, keepdims=True)
+    return values

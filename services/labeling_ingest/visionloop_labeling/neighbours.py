@@ -5,6 +5,9 @@ their position, so another replica's images are seen as soon as they are committ
 transaction has not committed yet lives in an overlay of its own and dies with it.
 """
 
+from collections.abc import Iterator, Sequence
+from typing import Final, TypeAlias
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -16,6 +19,9 @@ from visionloop_labeling.duplicates import (
     unpack_hashes,
 )
 from visionloop_labeling.schema import Blob, Dataset, Item
+
+Candidate: TypeAlias = tuple[int, int, int]  # key, distance, orientation
+_PAGE: Final = 512  # candidates whose thumbnails are in memory at once: 10 MB
 
 
 class Neighbourhood:
@@ -30,8 +36,10 @@ class Neighbourhood:
         """The near duplicates, most alike first; keys are item ids."""
         found = self._committed.candidates(newcomer.hashes)
         found += self._overlay.candidates(newcomer.hashes)
-        if not found:
-            return []
+        alike = [one for page in _pages(found) for one in self._confirmed(newcomer, page)]
+        return sorted(alike, key=lambda found: (-found.correlation, found.key))
+
+    def _confirmed(self, newcomer: Fingerprint, found: Sequence[Candidate]) -> list[Likeness]:
         query = (
             select(Item.id, Blob.thumbnail)
             .join(Blob, Blob.sha256 == Item.sha256)
@@ -64,3 +72,8 @@ class Neighbours:
             index.add([item for item, _ in rows], unpack_hashes([phash for _, phash in rows]))
         self._indexes[dataset.id] = (index, dataset.last_position)
         return Neighbourhood(session, index)
+
+
+def _pages(found: Sequence[Candidate]) -> Iterator[Sequence[Candidate]]:
+    for start in range(0, len(found), _PAGE):
+        yield found[start : start + _PAGE]

@@ -1,0 +1,1 @@
+"""Ingest measured against what the machine can do, and against Label Studio."""

@@ -1,0 +1,226 @@
+"""Ingest beside what the machine can do, at length, and beside Label Studio.
+
+    python -m bench.ingest [--rounds 5] [--rows 1500] [--bulk-rows 100000] [--skip-peer]
+
+Writes build/bench/ingest.json and prints the table. Three parts:
+
+- rate      images a second of one gRPC stream of labelled rows into the program as an operator
+            starts it (SQLite, file store), for JPEGs of 20 kB and 200 kB. In every round the limit
+            loop (see `limit`) runs just before; `ratio` is the median over the rounds of one by the
+            other. Service, workers, sender and limit loop share all cores of the machine.
+- bulk      one import of many small images; the memory of the whole service over its course.
+- peer      Label Studio taking in the same 20 kB images as in `rate`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import visionloop
+from bench.ingest import label_studio, limit
+from bench.ingest.pictures import SIZES, tiny, unlike, write_pictures
+from bench.ingest.service import Sent, Service, running
+from bench.serving.figures import median, spread
+from bench.serving.processes import usage
+from visionloop.errors import VisionloopError
+
+OUTPUT = Path("build/bench")
+WANTED_RATIO = 0.6
+FLAT = 1.25  # memory in the last quarter of an import over that in the second
+_SAMPLE_SECONDS = 1.0
+
+
+def main() -> int:
+    """Exit code 0 when every claim holds."""
+    options = _options()
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix="ingest-", dir=OUTPUT))
+    document: dict[str, Any] = {"machine": _machine(), "options": vars(options)}
+    try:
+        document["rate"] = [_rate(scratch, size, options) for size in SIZES]
+        document["bulk"] = _bulk(scratch, options.bulk_rows)
+        document["peer"] = _peer(scratch, options)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    document["verdicts"] = _verdicts(document)
+    (OUTPUT / "ingest.json").write_text(json.dumps(document, indent=2) + "\n")
+    for verdict in document["verdicts"]:
+        print(
+            f"{'holds ' if verdict['holds'] else 'FAILS '} {verdict['claim']}: {verdict['figures']}"
+        )
+    return 0 if all(verdict["holds"] for verdict in document["verdicts"]) else 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.ingest")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=1500, help="a round, 20 kB; a quarter at 200")
+    parser.add_argument("--bulk-rows", type=int, default=100_000)
+    parser.add_argument("--skip-peer", action="store_true")
+    return parser.parse_args()
+
+
+def _rate(scratch: Path, size: int, options: argparse.Namespace) -> dict[str, Any]:
+    rows = options.rows if size < 100_000 else options.rows // 4
+    files = write_pictures(OUTPUT / f"pictures-{size}", size, rows)
+    images = [file.read_bytes() for file in files]
+    rounds = []
+    with running(scratch / f"rate-{size}") as service:
+        for number in range(options.rounds):
+            folder = scratch / f"limit-{size}-{number}"
+            possible = limit.images_per_second(folder, files, rows, number)
+            shutil.rmtree(folder)
+            rounds.append(
+                _round(service, f"round-{number}", unlike(images, rows, number), possible)
+            )
+            print(_shown(size, rounds[-1]), flush=True)
+    rates = [one["images_per_second"] for one in rounds]
+    return {
+        "bytes": round(sum(map(len, images)) / len(images)),
+        "rows": rows,
+        "images_per_second": round(median(rates), 1),
+        "limit_images_per_second": round(median([one["limit"] for one in rounds]), 1),
+        "ratio": round(median([one["ratio"] for one in rounds]), 3),
+        "spread": round(spread(rates), 3),
+        "service_cpu_ms": round(median([one["service_cpu_ms"] for one in rounds]), 3),
+        "sender_cpu_ms": round(median([one["sender_cpu_ms"] for one in rounds]), 3),
+        "rss_mb": round(max(one["rss_mb"] for one in rounds)),
+        "rounds": rounds,
+    }
+
+
+def _round(service: Service, dataset: str, images: Any, possible: float) -> dict[str, Any]:
+    service.create_dataset(dataset)
+    sent = service.send(dataset, images)
+    _check(sent)
+    rate = sent.rows / sent.seconds
+    return {
+        "images_per_second": round(rate, 1),
+        "limit": round(possible, 1),
+        "ratio": round(rate / possible, 3),
+        "service_cpu_ms": round(1000 * sent.service_cpu / sent.rows, 3),
+        "sender_cpu_ms": round(1000 * sent.sender_cpu / sent.rows, 3),
+        "rss_mb": round(usage(service.pid).rss / 2**20),
+    }
+
+
+def _check(sent: Sent) -> None:
+    if sent.outcomes != {"accepted": sent.rows}:
+        raise RuntimeError(f"not all rows were accepted: {sent.outcomes}")
+
+
+def _shown(size: int, one: dict[str, Any]) -> str:
+    return (
+        f"{size // 1000:4} kB  {one['images_per_second']:7.1f}/s of {one['limit']:7.1f}/s, ratio "
+        f"{one['ratio']:.2f}, service {one['service_cpu_ms']:.2f} ms an image, {one['rss_mb']} MB"
+    )
+
+
+def _bulk(scratch: Path, rows: int) -> dict[str, Any]:
+    """The resident memory of service and workers each second (shared pages counted for each)."""
+    samples: list[int] = []
+    done = threading.Event()
+    with running(scratch / "bulk") as service:
+
+        def sample() -> None:
+            while not done.wait(_SAMPLE_SECONDS):
+                samples.append(usage(service.pid).rss)
+
+        sampler = threading.Thread(target=sample)
+        sampler.start()
+        try:
+            service.create_dataset("bulk")
+            sent = service.send("bulk", (tiny(number) for number in range(rows)))
+        finally:
+            done.set()
+            sampler.join()
+    _check(sent)
+    quarter = max(1, len(samples) // 4)
+    early, late = median(samples[quarter : 2 * quarter] or samples), median(samples[-quarter:])
+    return {
+        "rows": sent.rows,
+        "seconds": round(sent.seconds, 1),
+        "images_per_second": round(sent.rows / sent.seconds, 1),
+        "rss_mb_second_quarter": round(early / 2**20),
+        "rss_mb_last_quarter": round(late / 2**20),
+        "growth": round(late / early, 3),
+        "rss_mb": [round(value / 2**20) for value in samples[:: max(1, len(samples) // 100)]],
+    }
+
+
+def _peer(scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
+    if options.skip_peer:
+        return {"skipped": "--skip-peer"}
+    size = min(SIZES)
+    images = [
+        f.read_bytes() for f in write_pictures(OUTPUT / f"pictures-{size}", size, options.rows)
+    ]
+    try:
+        found = label_studio.measure(OUTPUT / "venvs", scratch / "label-studio", images)
+    except VisionloopError as error:
+        print(f"Label Studio is left out: {error}")
+        return {"skipped": str(error)}
+    with running(scratch / "beside-peer") as service:
+        service.create_dataset("peer")
+        ours = service.send("peer", images)
+    return {
+        "peer": f"label-studio {found.version}",
+        "images": found.images,
+        "images_per_second": round(found.images / found.seconds, 1),
+        "service_cpu_ms": round(1000 * found.service_cpu / found.images, 2),
+        "ours_images_per_second": round(ours.rows / ours.seconds, 1),
+        "ours_service_cpu_ms": round(1000 * ours.service_cpu / ours.rows, 2),
+    }
+
+
+def _verdicts(document: dict[str, Any]) -> list[dict[str, Any]]:
+    verdicts = [
+        {
+            "claim": f"{one['bytes'] // 1000} kB JPEGs at {WANTED_RATIO} of the limit or more",
+            "holds": one["ratio"] >= WANTED_RATIO,
+            "figures": f"{one['images_per_second']}/s of {one['limit_images_per_second']}/s, "
+            f"ratio {one['ratio']}",
+        }
+        for one in document["rate"]
+    ]
+    bulk, peer = document["bulk"], document["peer"]
+    verdicts.append(
+        {
+            "claim": f"an import of {bulk['rows']:,} rows in flat memory",
+            "holds": bulk["growth"] <= FLAT,
+            "figures": f"{bulk['rss_mb_second_quarter']} MB in the second quarter, "
+            f"{bulk['rss_mb_last_quarter']} MB in the last, {bulk['images_per_second']}/s",
+        }
+    )
+    if "skipped" not in peer:
+        verdicts.append(
+            {
+                "claim": f"faster than {peer['peer']}",
+                "holds": peer["ours_images_per_second"] > peer["images_per_second"],
+                "figures": f"{peer['ours_images_per_second']}/s, it {peer['images_per_second']}/s",
+            }
+        )
+    return verdicts
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_before": os.getloadavg()[0],
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "visionloop": visionloop.__version__,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""The least that taking in images can cost: decode each, hash it, write it durably. No service.
+
+    python -m bench.ingest.limit FOLDER COUNT SALT FILE…
+
+One process on each core does that in a loop over its share of the files. It decodes with
+`visionloop.images`; hashes the bytes (SHA-256), the pixels (SHA-256, for equal pictures in other
+files) and what they look like (the fingerprint, for near duplicates); and puts the bytes into a
+file store under their digest, synced to disk as every store must. It measures no quality, looks for
+no duplicates, keeps no book, answers nobody.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from bench.ingest.pictures import unlike
+from visionloop.images import decode
+from visionloop.objectstore import open_store
+from visionloop.snapshot import blob_key
+from visionloop_labeling.duplicates import fingerprint
+
+
+def images_per_second(folder: Path, files: list[Path], count: int, salt: int) -> float:
+    """Of all cores together, over `count` images."""
+    cores = len(os.sched_getaffinity(0))
+    share = count // cores
+    command = [sys.executable, "-m", "bench.ingest.limit", str(folder), str(share)]
+    running = [
+        subprocess.Popen(
+            [*command, str(salt * 1000 + number), *map(str, files)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(cores)
+    ]
+    for process in running:
+        _line(process)  # everything is imported and read
+    start = time.perf_counter()
+    for process in running:
+        _said(process, "go\n")
+    for process in running:
+        _line(process)
+    seconds = time.perf_counter() - start
+    for process in running:
+        process.communicate()
+    return share * cores / seconds
+
+
+def _line(process: "subprocess.Popen[str]") -> str:
+    if process.stdout is None or not (line := process.stdout.readline()):
+        raise RuntimeError("the limit loop ended early")
+    return line
+
+
+def _said(process: "subprocess.Popen[str]", words: str) -> None:
+    if process.stdin is not None:
+        process.stdin.write(words)
+        process.stdin.flush()
+
+
+def main() -> None:
+    """One core's loop."""
+    folder, count, salt, *names = sys.argv[1:]
+    files = [Path(name).read_bytes() for name in names]
+    store = open_store(f"file://{Path(folder).resolve()}")
+    fingerprint(decode(files[0]))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for image in unlike(files, int(count), int(salt)):
+        pixels = decode(image)
+        hashlib.sha256(pixels.data).hexdigest()
+        fingerprint(pixels)
+        store.put_if_absent(blob_key(hashlib.sha256(image).hexdigest()), image)
+    print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main()
