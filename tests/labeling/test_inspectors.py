@@ -21,6 +21,7 @@ from support.pictures import noise
 from visionloop.errors import ImageError
 from visionloop.images import Limits, Refusal
 from visionloop_labeling import inspectors
+from visionloop_labeling import nursery as nurseries
 from visionloop_labeling.inspection import Inspection, inspect
 from visionloop_labeling.inspectors import UndecodableError, WorkerPool
 from visionloop_labeling.renditions import RECIPES, render
@@ -84,7 +85,7 @@ def test_a_worker_has_no_more_than_it_needs(pool: WorkerPool, monkeypatch) -> No
     assert int(limits["Max address space"]) < most
     assert int(limits["Max cpu time"]) < 60
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret")
-    environment = inspectors._environment()
+    environment = nurseries.environment()
     assert not [name for name in environment if name.startswith(("AWS", "VISIONLOOP"))]
 
 
