@@ -117,7 +117,8 @@ class Sender(threading.Thread):
     def run(self) -> None:
         answered: set[Key] = set()
         try:
-            for receipt in self._stub.SubmitImages(self._requests(), timeout=60):
+            patience = 60 + len(self._waiting)  # seconds; only a broken program needs so long
+            for receipt in self._stub.SubmitImages(self._requests(), timeout=patience):
                 self._books.note(receipt)
                 answered.add((receipt.batch, receipt.ordinal))
                 self._room.release()
