@@ -10,7 +10,6 @@ an image).
 import gzip
 import hashlib
 import json
-import mmap
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,6 +35,7 @@ from visionloop.snapshot_format import (
 from visionloop.snapshot_rows import SnapshotRow, rows_to_parquet
 
 _GROUP_BYTES: Final = 16  # of the digest a group is known by here
+_CHUNK: Final = 2**20  # bytes
 _LINES: Final = 1000  # of the table, written at a time
 
 
@@ -200,11 +200,9 @@ class SpooledContent:
     def identity(self, classes: Sequence[SnapshotClass], policy: dict[str, object]) -> str:
         """The snapshot's id."""
         digest = hashlib.sha256(id_head(classes, policy))
-        with (
-            self._canonical.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as lines,
-        ):
-            digest.update(lines)
+        with self._canonical.open("rb") as lines:
+            while chunk := lines.read(_CHUNK):
+                digest.update(chunk)
         return f"sha256-{digest.hexdigest()}"
 
     def _checked(self, rows: Iterable[SnapshotRow]) -> Iterator[SnapshotRow]:
