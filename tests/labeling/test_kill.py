@@ -300,22 +300,23 @@ def test_killed_on_postgres_and_s3(request: pytest.FixtureRequest, tmp_path: Pat
     assert on.kills == 4
 
 
-@pytest.mark.kill
-@pytest.mark.timeout(7200)
-@pytest.mark.skipif(not ROUNDS, reason="long: set KILL_ROUNDS, or run make test-kill")
-@pytest.mark.parametrize("store", [FILE, S3])
-@pytest.mark.parametrize("database", [SQLITE, POSTGRES])
-def test_killed_over_and_over(
-    request: pytest.FixtureRequest, tmp_path: Path, database: str, store: str
-) -> None:
-    on = campaign(request, tmp_path, database, store)
-    moments, deaths = 3 * ROUNDS, -(-ROUNDS // 5)
-    planned = deaths * list(FAILPOINTS) + moments * [""]
-    random.Random(f"{database}-{store}").shuffle(planned)
-    for failpoint in planned:
-        if failpoint:
-            on.kill_at(failpoint)
-        else:
-            on.kill_at_any_moment()
-    on.close()
-    assert on.kills == moments + deaths * len(FAILPOINTS)
+if ROUNDS:  # half an hour and more: `make test-kill`
+
+    @pytest.mark.kill
+    @pytest.mark.timeout(7200)
+    @pytest.mark.parametrize("store", [FILE, S3])
+    @pytest.mark.parametrize("database", [SQLITE, POSTGRES])
+    def test_killed_over_and_over(
+        request: pytest.FixtureRequest, tmp_path: Path, database: str, store: str
+    ) -> None:
+        on = campaign(request, tmp_path, database, store)
+        moments, deaths = 3 * ROUNDS, -(-ROUNDS // 5)
+        planned = deaths * list(FAILPOINTS) + moments * [""]
+        random.Random(f"{database}-{store}").shuffle(planned)
+        for failpoint in planned:
+            if failpoint:
+                on.kill_at(failpoint)
+            else:
+                on.kill_at_any_moment()
+        on.close()
+        assert on.kills == moments + deaths * len(FAILPOINTS)
