@@ -1,7 +1,7 @@
 """Cutting a dataset snapshot: what is labelled now, as an immutable, leak-free training set.
 
 A cut reads one view of the database, so it holds all labels up to the dataset's last sequence then
-and none after, and nobody waits for it: at a million images it reads for a minute. Writers are
+and none after, and nobody waits for it: a million images take minutes. Writers are
 locked out only while groups without a split are given to train, a thousand images at a time.
 Several replicas may cut at once: the latest pointer follows the sequence. What goes in is decided
 here and said in the manifest's policy:
