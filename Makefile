@@ -25,7 +25,7 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## the whole loop on real photographs: import, train, serve, correct, retrain, swap
 	$(BIN)/python -m visionloop.demo --output build/demo
 
-test: $(READY) ## all tests that need no long run
+test: $(READY) ## all tests that need no long run (ALL_DATABASES=1: labeling's core on Postgres, too)
 	$(BIN)/python -m pytest tests
 
 test-kill: $(READY) ## the kill tests, each many times over
