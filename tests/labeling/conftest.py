@@ -1,7 +1,8 @@
 """The core of labeling-ingest on a fresh database of each kind and a fresh folder.
 
-A test that takes `core` (or `database_url`) runs on SQLite, and in CI on a real Postgres as well. What
-is about one of them says so: @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True).
+A test that takes `core` (or `database_url`) runs on SQLite, and in CI on a real Postgres as well.
+What is about one of them says so: @pytest.mark.parametrize("database_url", ["sqlite"],
+indirect=True).
 """
 
 import os
