@@ -69,7 +69,7 @@ async def served(
     catalogue = Catalogue(256, 2**26)
     with running(bundle, folder, **options) as runner:
         async with runner.connected(2**25) as link:
-            catalogue.version(name, 1, folder).links.append(link)
+            catalogue.version(bundle.model_dump_json().encode()).links.append(link)
             catalogue.models[name].stable = 1
             catalogue.ready = True
             yield OpenInference(catalogue, decoder, ask, offer, regions)
