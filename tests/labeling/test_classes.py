@@ -1,10 +1,14 @@
 """Classes that change: labels stay as they were said, what follows from them does not."""
 
+import re
+from pathlib import Path
+
 import pytest
 from sqlalchemy import select
 from support.label_tables import make_images, tables
 from support.pictures import noise
 
+import visionloop_labeling
 from visionloop.errors import ConflictError, InvalidInputError, NotFoundError
 from visionloop_labeling import classes as class_module
 from visionloop_labeling import datasets, heads, labels
@@ -13,7 +17,7 @@ from visionloop_labeling.datasets import DatasetSettings
 from visionloop_labeling.labels import AuthorKind, EventKind, LabelLog, Statement
 from visionloop_labeling.queue import item_outs
 from visionloop_labeling.schema import Item, LabelClass, LabelEvent, SplitCount
-from visionloop_labeling.taxonomy import Taxonomy, changes
+from visionloop_labeling.taxonomy import RESERVED_KEYS, Taxonomy, changes
 
 
 def change(core, what: str, key: str, *args: object, dataset: str = "cells", **fields: object):
@@ -194,12 +198,12 @@ def test_every_change_is_noted_with_its_number(core) -> None:
     with core.database.write() as session:
         classes = Taxonomy(session, datasets.find(session, "cells", lock=True), "rae")
         b = classes.add("b")
-        classes.describe(b, hotkey="B", colour="#FF0000", help_text="Look\n closely ", place=7)
-        classes.describe(b, hotkey="b")  # nothing new
+        classes.describe(b, hotkey="X", colour="#FF0000", help_text="Look\n closely ", place=7)
+        classes.describe(b, hotkey="x")  # nothing new
         classes.rename(b, "bee")
         classes.rename(b, "bee")
         classes.split(classes.existing("a"), ["a1", "a2"])
-        assert (b.hotkey, b.colour, b.help, b.place) == ("b", "#ff0000", "Look\nclosely", 7)
+        assert (b.hotkey, b.colour, b.help, b.place) == ("x", "#ff0000", "Look\nclosely", 7)
     with core.database.read() as session:
         dataset = datasets.find(session, "cells")
         found = changes(session, dataset)
@@ -223,7 +227,7 @@ def test_what_cannot_be_done_is_refused_in_words(core) -> None:
     change(core, "describe", "a", hotkey="1")
     for what, args, fields, error, words in (
         ("describe", (), {"hotkey": "1"}, ConflictError, 'of class "a"'),
-        ("describe", (), {"hotkey": "s"}, InvalidInputError, "except s, f, z"),
+        ("describe", (), {"hotkey": "s"}, InvalidInputError, "except b, c, d, f, h, n, s, z"),
         ("describe", (), {"hotkey": "12"}, InvalidInputError, "hotkey '12'"),
         ("describe", (), {"colour": "red"}, InvalidInputError, "#rrggbb"),
         ("describe", (), {"help_text": "x" * 2001}, InvalidInputError, "limit is 2000"),
@@ -257,3 +261,10 @@ def test_too_many_classes_add_none(core, monkeypatch) -> None:
     assert "limit is 3" in receipt.message
     with core.database.read() as session:
         assert session.scalars(select(LabelClass.name)).all() == ["a"]
+
+
+def test_the_page_and_the_service_reserve_the_same_letters() -> None:
+    package = Path(visionloop_labeling.__file__).parent
+    script = (package / "static/label/keys.js").read_text()
+    [letters] = re.findall(r"RESERVED = new Set\(\[(.*?)\]\)", script)
+    assert sorted(re.findall(r'"(.)"', letters)) == sorted(RESERVED_KEYS)

@@ -130,7 +130,7 @@ def test_a_job_that_was_killed_and_stopped_makes_the_same_model(site: Site):
     assert main(flags(site, *TUNED, "--no-promote")) == 0
 
     often = ("--no-promote", "--checkpoint-seconds=0.0001")
-    killed = program(site, *TUNED, *often, **{ENVIRONMENT_VARIABLE: "fit.step:6"})
+    killed = program(site, *TUNED, *often, **{ENVIRONMENT_VARIABLE: "checkpoint.saved:2"})
     assert killed.returncode == -signal.SIGKILL
     kept = [stat.key for stat in site.store.list("models/reader/checkpoints/")]
     assert any(key.endswith("latest.json") for key in kept)

@@ -8,6 +8,7 @@ promoted · 85 stopped by SIGTERM, its state saved: run it again.
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -89,7 +90,7 @@ def _run(flags: argparse.Namespace) -> int:
                 workers=workers,
             )
         )
-    if result is None:
+    if result is None or not workers.leads:
         return 0  # the leading process tells
     if flags.json:
         _say(json.dumps(result.as_json(), indent=2) + "\n")
@@ -165,8 +166,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--cache", type=Path, default=_path("cache"), metavar="DIR", help="features and images")
     add(
         "--checkpoint-seconds",
-        type=float,
-        default=_seconds("checkpoint_seconds", 300.0),
+        type=_seconds,
+        default=_environment("checkpoint_seconds") or "300",
         help="time between two checkpoints, which a killed run goes on from (default 300)",
     )
     add("--who", default=_environment("who"), help="for the alias history (default: user@host)")
@@ -182,17 +183,13 @@ def _environment(flag: str) -> str | None:
     return os.environ.get(f"VISIONLOOP_{flag.upper()}") or None
 
 
-def _seconds(flag: str, otherwise: float) -> float:
-    value = _environment(flag)
+def _seconds(text: str) -> float:
     try:
-        seconds = float(value) if value else otherwise
+        seconds = float(text)
     except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise ConfigurationError(
-            f"VISIONLOOP_{flag.upper()} is {value!r}; it must be a number of seconds above 0",
-            field=flag,
-        )
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return seconds
 
 

@@ -151,6 +151,7 @@ class Checkpoints:
         self._entries = [entry, *(one for one in old if one.step != entry.step)][:_KEPT]
         latest = record_bytes(_Latest(entries=self._entries))
         self._store.put(self._folder + "latest.json", latest)
+        failpoint("checkpoint.saved")
         for one in old:
             if one not in self._entries and one.step != entry.step:
                 self._store.delete(self._key(one))

@@ -30,7 +30,7 @@ from visionloop_training.distributed import Workers, tree_sum
 from visionloop_training.features import Features
 from visionloop_training.heads import fit_probe
 from visionloop_training.network import Network
-from visionloop_training.order import epoch_order, seed_step
+from visionloop_training.order import epoch_pairs, seed_step
 from visionloop_training.stop import Stop
 
 _log = logging.getLogger(__name__)
@@ -296,7 +296,8 @@ class _Run:
     def _batches(self, state: _Progress) -> Iterator[tuple[int, list[_Slice]]]:
         """What is left of the epoch: each batch's size and our slices of it, read one ahead."""
         train = self.data.train
-        order = epoch_order(self.seed, state.epoch, len(train), self.features.variants)
+        digests = [item.sha256 for item in train]
+        order = epoch_pairs(self.seed, state.epoch, digests, self.features.variants)
         batches = list(_parts(order[state.taken :], self.config.batch_size))
         if not batches:
             return  # the checkpoint is of the epoch's last step

@@ -23,7 +23,7 @@ from visionloop_labeling.schema import ClassEvent, Dataset, LabelClass
 
 MAX_HELP: Final = 2000  # characters
 MAX_PARTS: Final = 100  # classes that one is split into
-RESERVED_KEYS: Final = "sfz"  # skip, flag, undo
+RESERVED_KEYS: Final = "bcdfhnsz"  # the labelling page's own letters (static/label/keys.js)
 _HOTKEY = re.compile(r"[a-z0-9]?")
 _COLOUR = re.compile(r"(#[0-9a-f]{6})?")
 

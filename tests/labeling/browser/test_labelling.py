@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Callable
 
 import pytest
+from playwright.sync_api import expect
 from support.browser import Chromium
 from support.labelling_page import Labeller, Site
 from support.pictures import solar_cells
@@ -32,7 +33,7 @@ def test_a_round_of_fifty_photographs_by_keyboard_alone(
             said[sha256] = key
         assert labeller.text("#nothing-title") == "All done here"
         labeller.wait_saved()
-        page.wait_for_function("document.querySelector('[data-left]').textContent === '0'")
+        expect(page.locator("[data-left]")).to_have_text("0")
     assert set(said) == set(truth)  # each image once
     for sha256, key in said.items():
         item, history = made.item(sha256), made.history(sha256)

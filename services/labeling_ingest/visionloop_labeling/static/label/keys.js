@@ -7,7 +7,7 @@
 
 /** @import { LabelClass } from "./wire.js" */
 
-// What classes cannot have: the page's own letters.
+// What classes cannot have: the page's own letters. The service refuses the same (taxonomy.py).
 export const RESERVED = new Set(["s", "f", "z", "b", "d", "h", "n", "c"]);
 
 const AUTOMATIC = [..."123456789", ..."qwertyuiopagjklxvm"];
