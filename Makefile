@@ -8,7 +8,7 @@ DATA ?= visionloop-data
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-kill test-fuzz bench-serving bench-ingest \
-	bench-labeling-scale bench-labelling-page perf-analyzer soak lint format protos lock serve label up clean
+	bench-labeling-scale bench-labelling-page perf-analyzer charts-verify charts-snapshots soak lint format protos lock serve label up clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
@@ -52,6 +52,13 @@ perf-analyzer: $(READY) ## NVIDIA's load generator in an environment of its own,
 
 soak: $(READY) ## half an hour of load, swaps and kills (SOAK_SECONDS=…): do memory and latency stay flat? build/bench/soak.json
 	$(BIN)/python -m bench.soak
+
+charts-verify: $(READY) ## the charts: rendered by real helm on Kubernetes 1.30 to 1.37, judged, compared with their snapshots
+	$(BIN)/python -m pytest tests/charts
+
+charts-snapshots: $(READY) ## schemas, tables and snapshots of the charts made anew, for a look at `git diff`
+	$(BIN)/python -m charts.tooling
+	UPDATE_SNAPSHOTS=1 $(BIN)/python -m pytest tests/charts/test_snapshots.py
 
 lint: $(READY) ## ruff and mypy --strict
 	$(BIN)/ruff check .

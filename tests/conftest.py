@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-pytest_plugins = ["support.browser", "support.postgres", "support.stores"]
+pytest_plugins = ["support.browser", "support.helm", "support.postgres", "support.stores"]
 
 
 @pytest.hookimpl(wrapper=True)

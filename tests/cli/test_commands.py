@@ -265,3 +265,22 @@ def test_mistakes_against_a_running_suite(suite: Suite) -> None:
         code=66,
     )
     assert "nobody" in said
+
+
+def test_check_compares_the_service_with_what_was_published(suite: Suite, tmp_path: Path) -> None:
+    target = ("--target", suite.inference)
+    [checked] = result("models", "check", MODEL, "--store", suite.store, *target)
+    assert (checked["model"], checked["version"]) == (MODEL, 1)
+    assert checked["images"] >= 1
+    assert checked["difference"] <= checked["allowed"]
+
+    other = f"file://{tmp_path / 'other'}"
+    repository = ModelRepository(open_store(other))
+    said = visionloop("models", "check", "--store", other, *target, code=66)
+    assert "no model of this store is promoted" in said
+    publish_bundle(repository, MODEL, seed=7, promote=True)
+    said = visionloop("models", "check", "--store", other, *target, code=65)
+    assert "away from the published ones" in said
+    publish_bundle(repository, MODEL, seed=1, promote=True)
+    said = visionloop("models", "check", MODEL, "--store", other, *target, code=65)
+    assert "is version 2, but version 1 answered" in said

@@ -68,7 +68,13 @@ def _parser() -> StrictParser:
 
 
 # The verbs' modules whose libraries are not in the bare install.
-NEEDS = {"imports": "core", "models": "core", "onnx_files": "inference", "snapshots": "core"}
+NEEDS = {
+    "imports": "core",
+    "model_check": "core",
+    "models": "core",
+    "onnx_files": "inference",
+    "snapshots": "core",
+}
 
 
 def _verb(
@@ -278,7 +284,22 @@ def _add_models(verbs: Verbs, common: StrictParser) -> None:
     for verb in (promote, rollback, canary):
         verb.add_argument("--why", required=True, help="goes into the history")
         verb.add_argument("--who", default=None, help="default: the user name")
+    _add_model_check(models, [common, store])
     _add_onnx_file(models, [common, store])
+
+
+def _add_model_check(models: Verbs, parents: Sequence[StrictParser]) -> None:
+    service = _service_flags("inference", 8001)
+    _add_tls(service)
+    check = _verb(
+        models,
+        "check",
+        "model_check.check",
+        [*parents, service],
+        "ask the running service for golden images and compare its answers with the published ones",
+    )
+    check.add_argument("model", nargs="?", default=None, help="default: every promoted one")
+    check.add_argument("--timeout", type=float, default=30.0, help="seconds (%(default)s)")
 
 
 def _add_onnx_file(models: Verbs, parents: Sequence[StrictParser]) -> None:

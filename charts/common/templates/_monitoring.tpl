@@ -1,0 +1,85 @@
+{{/* Prometheus and Grafana. Everything here hangs on global.monitoring.enabled, a value and never
+`.Capabilities`: GitOps tools render without a cluster and would silently drop it. */}}
+{{- define "visionloop.monitoringLabels" -}}
+{{ include "visionloop.labels" . }}
+{{- with .Values.global.monitoring.labels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Selects the series of this chart's pods in PromQL; prometheus-operator names the job of a
+PodMonitor NAMESPACE/NAME. */}}
+{{- define "visionloop.job" -}}
+{{ .Release.Namespace }}/{{ include "visionloop.fullname" . }}
+{{- end -}}
+{{- define "visionloop.series" -}}
+job="{{ include "visionloop.job" . }}"
+{{- end -}}
+
+{{/* The groups of rules/*.yaml. Each file is a plain Prometheus rule file whose values Helm fills in
+first (Prometheus' own templates stand in backquotes there, as {{`{{ $value }}`}}). Rules can be switched off by name; each alert
+gets the address of its runbook. */}}
+{{- define "visionloop.ruleGroups" -}}
+{{- $rules := .Values.monitoring.rules -}}
+{{- $groups := list -}}
+{{- range $path, $_ := .Files.Glob "rules/*.yaml" -}}
+{{- $file := tpl ($.Files.Get $path) $ | fromYaml -}}
+{{- if $file.Error }}{{ fail (printf "%s is no YAML: %s" $path $file.Error) }}{{ end -}}
+{{- range $group := $file.groups -}}
+{{- $kept := list -}}
+{{- range $rule := $group.rules -}}
+{{- if not (has ($rule.alert | default $rule.record) $rules.disabled) -}}
+{{- if $rule.alert -}}
+{{- $page := printf "%s/%s.md" (trimSuffix "/" $rules.runbookBase) $rule.alert -}}
+{{- $annotations := merge ($rule.annotations | default dict) (dict "runbook_url" $page) -}}
+{{- $labels := merge (deepCopy $rules.labels) ($rule.labels | default dict) -}}
+{{- $rule = merge (dict "annotations" $annotations "labels" $labels) $rule -}}
+{{- end -}}
+{{- $kept = append $kept $rule -}}
+{{- end -}}
+{{- end -}}
+{{- if $kept -}}
+{{- $groups = append $groups (merge (dict "rules" $kept) $group) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if $groups }}{{ toYaml $groups }}{{ end -}}
+{{- end -}}
+
+{{- define "visionloop.prometheusRule" -}}
+{{- $groups := include "visionloop.ruleGroups" . -}}
+{{- if and .Values.global.monitoring.enabled .Values.monitoring.rules.enabled $groups }}
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: {{ include "visionloop.fullname" . }}
+  labels:
+    {{- include "visionloop.monitoringLabels" . | nindent 4 }}
+spec:
+  groups:
+    {{- $groups | nindent 4 }}
+{{- end }}
+{{- end -}}
+
+{{/* One ConfigMap for each dashboards/*.json, as Grafana's sidecar looks for them. */}}
+{{- define "visionloop.dashboards" -}}
+{{- if and .Values.global.monitoring.enabled .Values.monitoring.dashboards.enabled }}
+{{- range $path, $_ := .Files.Glob "dashboards/*.json" }}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: {{ include "visionloop.fullname" $ }}-dashboard-{{ trimSuffix ".json" (base $path) }}
+  labels:
+    {{- include "visionloop.labels" $ | nindent 4 }}
+    {{- toYaml $.Values.monitoring.dashboards.labels | nindent 4 }}
+  {{- with $.Values.monitoring.dashboards.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+data:
+  {{ base $path }}: |-
+    {{- $.Files.Get $path | trim | nindent 4 }}
+{{- end }}
+{{- end }}
+{{- end -}}

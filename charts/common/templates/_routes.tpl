@@ -1,0 +1,62 @@
+{{/* Ways in from outside of the cluster. Each takes root, kind/port and the values of that way. */}}
+{{- define "visionloop.gatewayRoute" -}}
+{{- $name := include "visionloop.fullname" .root }}
+apiVersion: gateway.networking.k8s.io/v1
+kind: {{ .kind }}
+metadata:
+  name: {{ $name }}{{ .suffix }}
+  labels:
+    {{- include "visionloop.labels" .root | nindent 4 }}
+  {{- with .route.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  parentRefs:
+    {{- toYaml .route.parentRefs | nindent 4 }}
+  {{- with .route.hostnames }}
+  hostnames:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  rules:
+    - backendRefs:
+        - name: {{ $name }}
+          port: {{ .port }}
+{{- end -}}
+
+{{- define "visionloop.ingress" -}}
+{{- $name := include "visionloop.fullname" .root }}
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata:
+  name: {{ $name }}
+  labels:
+    {{- include "visionloop.labels" .root | nindent 4 }}
+  {{- with .ingress.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  {{- with .ingress.className }}
+  ingressClassName: {{ . }}
+  {{- end }}
+  {{- with .ingress.tlsSecret }}
+  tls:
+    - secretName: {{ . }}
+      hosts:
+        {{- toYaml $.ingress.hosts | nindent 8 }}
+  {{- end }}
+  rules:
+    {{- range .ingress.hosts }}
+    - host: {{ . | quote }}
+      http:
+        paths:
+          - path: /
+            pathType: Prefix
+            backend:
+              service:
+                name: {{ $name }}
+                port:
+                  name: {{ $.port }}
+    {{- end }}
+{{- end -}}

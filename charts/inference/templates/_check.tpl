@@ -1,0 +1,36 @@
+{{/* Why these values cannot work together; each line says what to change. */}}
+{{- define "inference.problems" -}}
+{{- include "visionloop.commonProblems" (dict "root" . "longest" 52) }}
+{{- include "visionloop.gpuProblems" . }}
+{{- include "visionloop.tlsProblems" . }}
+{{- $known := or .Values.auth.existingSecret .Values.tls.clientCaSecret }}
+{{- if and (eq .Values.tls.mode "off") (not .Values.insecure) }}
+- tls.mode is off: requests would come in the clear. Set tls.mode, or insecure=true where a mesh or the NetworkPolicy protects the service.
+{{- end }}
+{{- if and (not $known) (not .Values.insecure) }}
+- whoever reaches the service may use it. Name auth.existingSecret (tokens) or tls.clientCaSecret (mTLS), or set insecure=true.
+{{- end }}
+{{- if and .Values.tls.clientCaSecret (eq .Values.tls.mode "off") }}
+- tls.clientCaSecret needs tls.mode secret or cert-manager: clients are asked for certificates over TLS only.
+{{- end }}
+{{- with .Values.autoscaling }}
+{{- if and (ne .mode "off") (gt (int .min) (int .max)) }}
+- autoscaling.min {{ .min }} is above autoscaling.max {{ .max }}.
+{{- end }}
+{{- if and (eq .mode "keda") (not .prometheus) }}
+- autoscaling.mode is keda, but autoscaling.prometheus gives no address, as http://prometheus.monitoring:9090.
+{{- end }}
+{{- if and (ne .mode "off") (not (and $.Values.global.monitoring.enabled $.Values.monitoring.podMonitor.enabled)) }}
+- autoscaling.mode is {{ .mode }}, which needs the pods' metrics: set global.monitoring.enabled=true and monitoring.podMonitor.enabled=true.
+{{- end }}
+{{- end }}
+{{- if and .Values.grpcRoute.enabled (not .Values.grpcRoute.parentRefs) }}
+- grpcRoute.enabled, but grpcRoute.parentRefs names no Gateway.
+{{- end }}
+{{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
+- ingress.enabled, but ingress.hosts names no host.
+{{- end }}
+{{- if and .Values.test.enabled .Values.test.tokenSecret (eq .Values.tls.mode "off") (not .Values.insecure) }}
+- test.tokenSecret would go over the network in the clear; set tls.mode.
+{{- end }}
+{{- end -}}

@@ -1,0 +1,1 @@
+"""Tools of the charts: values.schema.json and the tables of values, both made from values.yaml."""

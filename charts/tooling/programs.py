@@ -1,0 +1,65 @@
+"""The settings of the programs as JSON schemas, taken from the programs' own parsers.
+
+A chart's `settings` may name what the program knows and the chart does not decide itself; a setting
+that is new in the program is new in the chart with the next run of this tool.
+"""
+
+import argparse
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from visionloop.flags import comma_separated, seconds
+from visionloop_inference import settings as inference
+from visionloop_labeling import settings as labeling
+
+_NOT_SETTINGS = {"help", "version", "config", "ready_file"}
+# What the charts decide: other values of theirs, or what a pod must be.
+INFERENCE_OWN = frozenset(
+    {
+        "store", "models", "cache", "host", "port", "http_port", "https_port", "insecure",
+        "tls_certificate", "tls_key", "tls_client_ca", "tokens", "provider", "engine_cache",
+        "shared_memory",
+    }
+)  # fmt: skip
+LABELING_OWN = frozenset(
+    {
+        "store", "database", "inference", "inference_token_file", "inference_ca", "host",
+        "http_port", "grpc_port", "insecure", "accounts", "tls_certificate", "tls_key",
+        "trusted_proxies", "import_from", "import_networks", "import_ports",
+    }
+)  # fmt: skip
+
+
+def settings_schemas() -> dict[str, Any]:
+    """By the name that values.yaml refers to them by."""
+    return {
+        "inferenceSettings": _schema(inference._parser(), INFERENCE_OWN),
+        "labelingSettings": _schema(labeling._parser(), LABELING_OWN),
+    }
+
+
+def _schema(parser: argparse.ArgumentParser, own: Collection[str]) -> dict[str, Any]:
+    properties = {
+        action.dest.replace("_", "-"): _property(action)
+        for action in parser._actions
+        if action.option_strings and action.dest not in _NOT_SETTINGS | set(own)
+    }
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def _property(action: argparse.Action) -> dict[str, Any]:
+    schema: dict[str, Any] = {"description": (action.help or "").replace("%%", "%")}
+    if action.choices is not None:
+        return {**schema, "enum": list(action.choices)}
+    if isinstance(action, argparse._StoreTrueAction):
+        return {**schema, "type": "boolean"}
+    types: dict[Any, Any] = {
+        int: {"type": "integer"},
+        float: {"type": "number"},
+        seconds: {"type": "number"},
+        comma_separated: {"type": "array", "items": {"type": "string"}},
+        Path: {"type": "string"},
+        None: {"type": "string"},
+    }
+    return {**schema, **types[action.type]}

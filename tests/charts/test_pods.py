@@ -1,0 +1,116 @@
+"""What every pod of the suite is: restricted, mountable, and started as the program understands."""
+
+import pytest
+from support.charts import Object, ValueSet, containers, every_value_set, one_of, pods, rendered
+from support.pod_security import violations
+
+pytestmark = pytest.mark.usefixtures("helm_program")
+
+
+@every_value_set
+def test_pods_are_restricted(values: ValueSet) -> None:
+    found = {name: violations(spec) for name, spec in pods(rendered(values))}
+    assert {name: said for name, said in found.items() if said} == {}
+
+
+def test_the_audit_finds_what_it_looks_for() -> None:
+    [[_, spec]] = [pod for pod in pods(rendered_minimal()) if pod[0] == "Deployment/demo-inference"]
+    assert violations(spec) == []
+    container = spec["containers"][0]
+    assert violations({**spec, "hostNetwork": True}) == ["hostNetwork is on"]
+    assert violations({**spec, "volumes": [{"name": "x", "hostPath": {"path": "/"}}]})
+    rooted = {**container, "securityContext": {**container["securityContext"], "runAsUser": 0}}
+    assert violations({**spec, "containers": [rooted]}) == ["inference: runs as root"]
+    bare = {key: value for key, value in container.items() if key != "securityContext"}
+    assert len(violations({**spec, "containers": [bare]})) == 3
+    clear = {**container, "env": [{"name": "AWS_SECRET_ACCESS_KEY", "value": "x"}]}
+    assert violations({**spec, "containers": [clear]}) == [
+        "inference: AWS_SECRET_ACCESS_KEY stands in the clear"
+    ]
+
+
+def rendered_minimal() -> tuple[Object, ...]:
+    from support.charts import value_sets
+
+    return rendered(next(one for one in value_sets() if one.name == "inference-minimal"))
+
+
+@every_value_set
+def test_what_is_mounted_is_there(values: ValueSet) -> None:
+    for name, spec in pods(rendered(values)):
+        volumes = {volume["name"] for volume in spec.get("volumes", [])}
+        mounted = [m for one in containers(spec) for m in one.get("volumeMounts", [])]
+        assert {mount["name"] for mount in mounted} == volumes, name
+        for one in containers(spec):
+            paths = [mount["mountPath"] for mount in one.get("volumeMounts", [])]
+            assert len(paths) == len(set(paths)), name
+
+
+@every_value_set
+def test_images_go_through_the_one_registry(values: ValueSet) -> None:
+    import yaml
+
+    given = yaml.safe_load(values.path.read_text(encoding="utf-8"))
+    registry = given["global"].get("imageRegistry", "")
+    for name, spec in pods(rendered(values)):
+        for one in containers(spec):
+            assert one["image"].startswith(registry), name
+            assert not one["image"].endswith(":latest"), name
+
+
+@every_value_set
+def test_services_find_pods_and_ports(values: ValueSet) -> None:
+    objects = rendered(values)
+    for service in (one for one in objects if one["kind"] == "Service"):
+        selector = service["spec"]["selector"].items()
+        found = [
+            template
+            for one in objects
+            if (template := _template(one)) and selector <= template["metadata"]["labels"].items()
+        ]
+        assert len(found) == 1, service["metadata"]["name"]
+        ports = {port["name"] for one in found[0]["spec"]["containers"] for port in one["ports"]}
+        wanted = {port["targetPort"] for port in service["spec"].get("ports", [])}
+        assert wanted <= ports
+
+
+def _template(item: Object) -> Object | None:
+    """The pods that an object makes, with their labels."""
+    match item["kind"]:
+        case "Deployment" | "StatefulSet":
+            template: Object = item["spec"]["template"]
+        case "CronJob":
+            template = item["spec"]["jobTemplate"]["spec"]["template"]
+        case "Pod":
+            template = item
+        case _:
+            return None
+    return template
+
+
+@every_value_set
+def test_drains_and_rollouts_are_never_blocked(values: ValueSet) -> None:
+    objects = rendered(values)
+    for budget in (one for one in objects if one["kind"] == "PodDisruptionBudget"):
+        assert budget["spec"]["maxUnavailable"] >= 1
+        assert "minAvailable" not in budget["spec"]
+    scaled = {
+        one["spec"]["scaleTargetRef"]["name"]
+        for one in objects
+        if one["kind"] in ("HorizontalPodAutoscaler", "ScaledObject")
+    }
+    for deployment in (one for one in objects if one["kind"] == "Deployment"):
+        # Helm 4 applies on the server's side: `replicas` beside an autoscaler fails the upgrade.
+        assert ("replicas" in deployment["spec"]) != (deployment["metadata"]["name"] in scaled)
+        strategy = deployment["spec"]["strategy"]
+        if strategy["type"] == "RollingUpdate":
+            assert sum(strategy["rollingUpdate"].values()) >= 1
+
+
+def test_without_a_spare_gpu_a_rollout_waits_for_none() -> None:
+    from support.charts import value_sets
+
+    sets = {one.name: one for one in value_sets()}
+    for name, surge in (("inference-gpu-no-spare", 0), ("inference-production", 1)):
+        rolling = one_of(rendered(sets[name]), "Deployment")["spec"]["strategy"]["rollingUpdate"]
+        assert (rolling["maxSurge"], rolling["maxUnavailable"]) == (surge, 1 - surge)

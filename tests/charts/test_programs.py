@@ -1,0 +1,82 @@
+"""The rendered command lines, read by the programs' own parsers: charts set what there is."""
+
+from pathlib import Path
+
+import pytest
+from support.charts import Object, ValueSet, every_value_set, pods, rendered, value_sets
+
+import visionloop_inference.settings
+from visionloop.cli.main import _parser as cli_parser
+
+pytestmark = pytest.mark.usefixtures("helm_program")
+SETS = {one.name: one for one in value_sets()}
+
+
+def command(container: Object) -> list[str]:
+    return [*container["command"], *container.get("args", [])]
+
+
+def environment(container: Object) -> dict[str, str]:
+    """What the program sees; a secret's value is not known here, so it gets its key's name."""
+    return {one["name"]: one.get("value", one["name"]) for one in container.get("env", [])}
+
+
+def started(values: ValueSet, program: str) -> list[tuple[list[str], dict[str, str]]]:
+    """Arguments and environment of each container that starts the program."""
+    return [
+        (command(one)[1:], environment(one))
+        for _, spec in pods(rendered(values))
+        for one in [*spec.get("initContainers", []), *spec["containers"]]
+        if command(one)[0] == program
+    ]
+
+
+@every_value_set
+def test_inference_understands_its_settings(values: ValueSet) -> None:
+    for arguments, variables in started(values, "visionloop-inference"):
+        settings = visionloop_inference.settings.parse(arguments, variables)
+        assert settings.host == "0.0.0.0"  # noqa: S104 - what a pod must
+        assert (settings.port, settings.http_port) == (8001, 8002)
+        assert settings.store.startswith("s3://")
+        assert settings.cache == Path("/var/cache/visionloop/models")
+
+
+@every_value_set
+def test_a_pod_has_the_time_that_its_program_takes_to_drain(values: ValueSet) -> None:
+    for _, spec in pods(rendered(values)):
+        for container in spec["containers"]:
+            if command(container)[0] != "visionloop-inference":
+                continue
+            settings = visionloop_inference.settings.parse(command(container)[1:], {})
+            sleep = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {})
+            needed = settings.drain_seconds + sleep.get("seconds", 0)
+            assert spec["terminationGracePeriodSeconds"] > needed
+
+
+@every_value_set
+def test_the_command_line_knows_the_test_hooks(values: ValueSet) -> None:
+    for arguments, _ in started(values, "visionloop"):
+        options = cli_parser().parse_args(arguments)
+        assert options.module == "model_check"
+
+
+def test_settings_reach_the_program() -> None:
+    [(arguments, variables)] = started(SETS["inference-production"], "visionloop-inference")
+    settings = visionloop_inference.settings.parse(arguments, variables)
+    assert settings.models == ("cells", "panels")
+    assert (settings.max_batch, settings.access_log) == (64, 0.01)
+    assert (settings.drain_seconds, settings.queue_bytes) == (40.0, 2**30)
+    assert settings.max_connection_age_seconds == 300
+    assert settings.provider == "cuda"
+    assert settings.tls
+    assert settings.tokens == Path("/etc/visionloop/auth/tokens.yaml")
+    assert not settings.insecure
+    assert variables["AWS_ENDPOINT_URL_S3"] == "https://s3.example.com:9000"
+    assert variables["AWS_CA_BUNDLE"] == "/etc/visionloop/store-ca/ca.crt"
+
+
+def test_each_program_has_a_secret_of_its_own() -> None:
+    for _, spec in pods(rendered(SETS["inference-production"])):
+        for variable in spec["containers"][0]["env"]:
+            if variable["name"].startswith("AWS_") and "valueFrom" in variable:
+                assert variable["valueFrom"]["secretKeyRef"]["name"] == "inference-store"

@@ -1,0 +1,85 @@
+"""Values: what is made from them is current, and what cannot work is refused in words."""
+
+import pytest
+from support.charts import CHARTS as FOLDER
+from support.charts import RefusedError, template
+
+from charts.tooling.charts import CHARTS, generated
+from charts.tooling.values import read_values
+
+pytestmark = pytest.mark.usefixtures("helm_program")
+STORE = "--set=global.store.url=s3://models/p"
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_schemas_and_tables_are_current(chart: str) -> None:
+    for path, text in generated(chart).items():
+        assert path.read_text(encoding="utf-8") == text, f"run python -m charts.tooling ({path})"
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_every_value_that_is_no_everyday_word_is_described(chart: str) -> None:
+    plain = {
+        "registry", "repository", "pullPolicy", "tag", "enabled", "create", "name", "kind", "group",
+        "annotations", "labels", "hostnames", "hosts", "className", "nodeSelector", "tolerations",
+        "affinity", "priorityClassName", "podLabels", "podAnnotations", "extraVolumes",
+        "extraVolumeMounts", "count", "min", "max", "type", "interval", "image", "parentRefs",
+    }  # fmt: skip
+    for top in read_values(FOLDER / chart / "values.yaml"):
+        for value in top.walk():
+            if not value.children and value.name not in plain:
+                assert value.description, value.path
+
+
+REFUSED = [
+    ("inference", [], 'global.store.url is ""'),
+    ("inference", [STORE], "tls.mode is off: requests would come in the clear"),
+    ("inference", [STORE, "--set=tls.mode=secret,tls.existingSecret=t"], "may use it"),
+    ("inference", [STORE, "--set=tls.mode=secret,insecure=true"], "tls.existingSecret names none"),
+    ("inference", [STORE, "--set=tls.mode=cert-manager,insecure=true"], "names no issuer"),
+    ("inference", [STORE, "--set=tls.clientCaSecret=c,insecure=true"], "over TLS only"),
+    ("inference", [STORE, "--set=insecure=true,autoscaling.mode=keda"], "gives no address"),
+    ("inference", [STORE, "--set=insecure=true,autoscaling.mode=hpa"], "needs the pods' metrics"),
+    (
+        "inference",
+        [STORE, "--set=insecure=true,autoscaling.mode=hpa,autoscaling.min=9,autoscaling.max=3"],
+        "autoscaling.min 9 is above autoscaling.max 3",
+    ),
+    ("inference", [STORE, "--set=insecure=true,grpcRoute.enabled=true"], "names no Gateway"),
+    ("inference", [STORE, "--set=insecure=true,ingress.enabled=true"], "names no host"),
+    # The schema's part: a name or a value that is none.
+    ("inference", [STORE, "--set=replica=3"], "replica"),
+    ("inference", [STORE, "--set=gpu.mode=mig"], "gpu/mode"),
+    ("inference", [STORE, "--set=podDisruptionBudget.maxUnavailable=0"], "maxUnavailable"),
+    ("inference", [STORE, "--set=settings.max-bach=3"], "max-bach"),
+    ("inference", [STORE, "--set=settings.host=1.2.3.4"], "host"),
+    ("inference", [STORE, "--set=settings.max-batch=many"], "max-batch"),
+    ("inference", [STORE, "--set=image.digest=abc"], "digest"),
+    ("inference", [STORE, "--set=models={Dogs!}"], "models"),
+    ("inference", [STORE, "--set=global.store.bucket=x"], "bucket"),
+]
+
+
+@pytest.mark.parametrize(("chart", "flags", "words"), REFUSED)
+def test_what_cannot_work_is_refused(chart: str, flags: list[str], words: str) -> None:
+    with pytest.raises(RefusedError) as refused:
+        template(chart, *flags)
+    assert words in str(refused.value)
+
+
+def test_dra_needs_kubernetes_1_34() -> None:
+    flags = [STORE, "--set=insecure=true,gpu.mode=dra"]
+    template("inference", *flags, kubernetes="1.34")
+    with pytest.raises(RefusedError, match=r"needs Kubernetes 1\.34"):
+        template("inference", *flags, kubernetes="1.33")
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(RefusedError) as refused:
+        template("inference", "--set=ingress.enabled=true,tls.clientCaSecret=c")
+    assert str(refused.value).count("\n- ") == 4
+
+
+def test_a_long_release_name_is_refused_not_cut() -> None:
+    with pytest.raises(RefusedError, match="52 fit"):
+        template("inference", STORE, "--set=insecure=true", release="r" * 50)
