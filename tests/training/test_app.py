@@ -153,7 +153,7 @@ def test_a_job_that_was_killed_and_stopped_makes_the_same_model(site: Site):
 
 
 def test_help_does_not_wait_for_torch():
-    code = "import sys, visionloop_training.app as a; a._parser(); sys.exit('torch' in sys.modules)"
+    code = "import sys, visionloop_training.app as a; a.parser(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

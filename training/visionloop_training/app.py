@@ -8,31 +8,35 @@ promoted · 85 stopped by SIGTERM, its state saved: run it again.
 
 import argparse
 import json
-import math
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from visionloop.errors import ConfigurationError, ConflictError, RefusedError, VisionloopError
 from visionloop.extras import require
-from visionloop.flags import StrictParser
 from visionloop.telemetry import configure_logging
+from visionloop_training import launch
+from visionloop_training.flags import PROGRAM, parser, place
 
 if TYPE_CHECKING:
+    from visionloop_training.distributed import Workers
     from visionloop_training.pipeline import Result
-
-PROGRAM = "visionloop-train"
+    from visionloop_training.stop import Stop
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the job; returns its exit code. Only faults of ours leave a traceback."""
     try:
-        flags = _parser().parse_args(arguments)
+        given = sys.argv[1:] if arguments is None else arguments
+        flags = parser().parse_args(given)
         require("training")
         configure_logging(PROGRAM)
+        here = place(flags)
+        if not flags.show_config and launch.needed(here):
+            return launch.run(here, [sys.executable, "-m", "visionloop_training", *given])
         return _run(flags)
     except VisionloopError as error:
         sys.stderr.write(f"{PROGRAM}: {error}\n")
@@ -63,6 +67,7 @@ def _run(flags: argparse.Namespace) -> int:
     from visionloop_training.distributed import Workers
     from visionloop_training.pipeline import Request, run
     from visionloop_training.stop import Stop
+    from visionloop_training.watch import Curves, Watch, served
 
     cache = flags.cache or default_folder()
     try:
@@ -72,26 +77,56 @@ def _run(flags: argparse.Namespace) -> int:
             f"--cache {cache}: {error.strerror}; name a folder that can be written", field="cache"
         ) from error
     stop = Stop()
-    with stop.on_signal(), closing(Workers.joined()) as workers:
-        result = run(
-            Request(
-                store=open_existing_store(flags.store),
-                dataset=flags.dataset,
-                model=flags.model,
-                config=config,
-                cache=cache,
-                snapshot=flags.snapshot,
-                promote=not flags.no_promote,
-                force=flags.force,
-                again=flags.again,
-                who=flags.who or "",
-                checkpoint_seconds=flags.checkpoint_seconds,
-                stop=stop,
-                workers=workers,
-            )
+    leads = os.environ.get("RANK", "0") == "0"  # one of several processes tells
+    with (
+        stop.on_signal(),
+        served(flags.metrics_port if leads else None, flags.metrics_host, insecure=flags.insecure),
+        closing(Watch(Curves(flags.tensorboard) if flags.tensorboard and leads else None)) as watch,
+        closing(Workers.joined()) as workers,
+    ):
+        request = Request(
+            store=open_existing_store(flags.store),
+            dataset=flags.dataset,
+            model=flags.model,
+            config=config,
+            cache=cache,
+            snapshot=flags.snapshot,
+            promote=not flags.no_promote,
+            force=flags.force,
+            again=flags.again,
+            who=flags.who or "",
+            checkpoint_seconds=flags.checkpoint_seconds,
+            stop=stop,
+            workers=workers,
+            watch=watch,
         )
-    if result is None or not workers.leads:
-        return 0  # the leading process tells
+        return _together(workers, stop, lambda: _told_run(flags, run(request)))
+
+
+def _together(workers: "Workers", stop: "Stop", job: Callable[[], int]) -> int:
+    """Runs the job in one of several processes, so that all of them end with the leader's code."""
+    from visionloop_training.stop import PreemptedError
+
+    if not workers.leads:
+        logging.getLogger().setLevel(logging.WARNING)  # the leading process tells
+    try:
+        code = job()
+        if not workers.leads:
+            code = workers.await_leader(stop)
+    except PreemptedError as error:
+        workers.tell_stopping()
+        workers.finish(error.exit_code)
+        raise
+    except VisionloopError as error:
+        workers.finish(error.exit_code)
+        raise
+    workers.finish(code)
+    return code
+
+
+def _told_run(flags: argparse.Namespace, result: "Result | None") -> int:
+    if result is None:
+        return 0  # one that helped
     if flags.json:
         _say(json.dumps(result.as_json(), indent=2) + "\n")
     else:
@@ -142,57 +177,3 @@ def _told(model: str, result: "Result") -> str:
 def _say(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = StrictParser(
-        prog=PROGRAM,
-        description="Trains a classifier on a dataset snapshot, proves and judges it, publishes it "
-        "as the next version and promotes it if the gate lets it pass.",
-        epilog="Flags fall back to VISIONLOOP_<FLAG>, as VISIONLOOP_STORE.",
-    )
-    add = parser.add_argument
-    add("--store", default=_environment("store"), help="file:///folder or s3://bucket/prefix")
-    add("--dataset", default=_environment("dataset"), help="the dataset to learn from")
-    add("--model", default=_environment("model"), help="the model that gets the new version")
-    add(
-        "--snapshot",
-        default=_environment("snapshot") or "latest",
-        help="snapshot id, a unique prefix of one, or latest (default)",
-    )
-    add("--preset", default=_environment("preset"), help="demo or balanced")
-    add("--config", type=Path, default=_path("config"), metavar="FILE", help="YAML file")
-    add("--set", action="append", metavar="KEY=VALUE", help="one setting, as fit.epochs=5")
-    add("--cache", type=Path, default=_path("cache"), metavar="DIR", help="features and images")
-    add(
-        "--checkpoint-seconds",
-        type=_seconds,
-        default=_environment("checkpoint_seconds") or "300",
-        help="time between two checkpoints, which a killed run goes on from (default 300)",
-    )
-    add("--who", default=_environment("who"), help="for the alias history (default: user@host)")
-    add("--no-promote", action="store_true", help="publish, but leave the alias where it is")
-    add("--force", action="store_true", help="promote even if the gate says no; recorded")
-    add("--again", action="store_true", help="train even if nothing is new")
-    add("--json", action="store_true", help="one JSON document on stdout")
-    add("--show-config", action="store_true", help="print the effective configuration and stop")
-    return parser
-
-
-def _environment(flag: str) -> str | None:
-    return os.environ.get(f"VISIONLOOP_{flag.upper()}") or None
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return seconds
-
-
-def _path(flag: str) -> Path | None:
-    value = _environment(flag)
-    return Path(value) if value else None

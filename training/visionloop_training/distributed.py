@@ -1,6 +1,6 @@
-"""Several processes that train one network, started by torchrun; without it, one process.
+"""Several processes that train one network, started by `launch` or torchrun; else, one process.
 
-    torchrun --nproc-per-node=2 -m visionloop_training --set fit.slices=2 …
+    visionloop-train --processes-per-node 2 --set fit.slices=2 …
 
 A batch is cut into `fit.slices` equal parts, whatever the number of processes. Each process
 computes the gradients of its slices, and they are added up along one binary tree: within a process
@@ -11,19 +11,30 @@ checkpoint with another number of them. Batch norms learn their statistics from 
 The price: log2(processes) exchanges of all gradients a step, after the backward pass and not beside
 it, where DDP overlaps one. That is little for a head and a few stages, and much for a large network
 on slow links. Evaluation is exact: each image once, no padding.
+
+Beside the exchanges there is a small store of words that the leading process keeps (torch's TCP
+store): what all must decide alike (which snapshot, which lane), that somebody was told to stop, and
+at the end the exit code. The others stay until they have that: a Job whose helpers were done before
+the leader could not run it again when it is preempted while it publishes.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import pairwise
 
 import torch
 from torch import Tensor, distributed, nn
 
-from visionloop.errors import ConfigurationError
+from visionloop.errors import ConfigurationError, UnavailableError
+from visionloop_training.stop import PreemptedError, Stop
 
 _PATIENCE = timedelta(minutes=30)  # one process may compute features while the others wait
+_JOINING = timedelta(minutes=15)  # images are pulled meanwhile
+_FAREWELL = timedelta(seconds=10)
+_POLL_SECONDS = 0.5
+_STOP, _CODE, _SEEN, _SAID = (f"visionloop/{name}" for name in ("stop", "code", "seen", "said"))
 
 
 class Workers:
@@ -35,10 +46,15 @@ class Workers:
         self.local_rank = local_rank
         self.local = local
         self._pairs: list[distributed.ProcessGroup] = []
+        self._words: distributed.Store | None = None
+        self._said = 0
 
     @classmethod
     def joined(cls) -> "Workers":
-        """As torchrun's environment says; waits until all are there."""
+        """As the environment says that `launch` or torchrun made; waits until all are there.
+
+        Raises UnavailableError where some do not come.
+        """
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
             return cls()
@@ -47,20 +63,96 @@ class Workers:
                 f"torchrun started {count} processes; their number must be a power of two",
                 field="nproc-per-node",
             )
-        local_rank = int(os.environ["LOCAL_RANK"])
+        rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
         if torch.cuda.is_available():
             torch.cuda.set_device(local_rank)
         backend = "nccl" if torch.cuda.is_available() else "gloo"
-        distributed.init_process_group(backend, timeout=_PATIENCE)
-        rank = int(os.environ["RANK"])
         workers = cls(rank, count, local_rank, int(os.environ["LOCAL_WORLD_SIZE"]))
+        try:
+            words, _, _ = next(distributed.rendezvous("env://", timeout=_JOINING))
+            distributed.init_process_group(
+                backend, store=words, rank=rank, world_size=count, timeout=_PATIENCE
+            )
+        except RuntimeError as error:
+            raise UnavailableError(
+                f"process {rank} of {count} could not join the others at "
+                f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}: "
+                f"{_first_line(error)}; all must be started within {_JOINING.seconds // 60} minutes"
+            ) from error
+        workers._words = words
         workers._pairs = workers._make_pairs()
         return workers
 
     def close(self) -> None:
         """Lets go of the others."""
-        if self.count > 1:
-            distributed.destroy_process_group()
+        if self.count > 1 and distributed.is_initialized():
+            with suppress(RuntimeError):  # they may be gone
+                distributed.destroy_process_group()
+
+    def same(self, say: Callable[[], str]) -> str:
+        """What the leading process says, in all; only there it is asked."""
+        if self._words is None:
+            return say()
+        key, self._said = f"{_SAID}/{self._said}", self._said + 1
+        with self._partners():
+            if self.leads:
+                self._words.set(key, say())
+            self._words.wait([key], _PATIENCE)
+            return self._words.get(key).decode()
+
+    def tell_stopping(self) -> None:
+        """Lets the others know that this process was told to stop."""
+        if self._words is not None:
+            with suppress(RuntimeError):
+                self._words.set(_STOP, "1")
+
+    @property
+    def stopping(self) -> bool:
+        """Whether one of the others was told to stop."""
+        if self._words is None:
+            return False
+        try:
+            return self._words.check([_STOP])
+        except RuntimeError:  # the leading process is gone
+            return False
+
+    def finish(self, code: int) -> None:
+        """The leading process's last word; waits a moment until the others have read it."""
+        if self._words is not None and self.leads:
+            with suppress(RuntimeError):
+                self._words.set(_CODE, str(code))
+                self._words.wait([f"{_SEEN}/{rank}" for rank in range(1, self.count)], _FAREWELL)
+
+    def await_leader(self, stop: Stop) -> int:
+        """The exit code of the leading process, in one that has nothing left to do.
+
+        Raises PreemptedError when told to stop, and UnavailableError when the leader is gone.
+        """
+        if self._words is None:
+            return 0
+        with self._partners():
+            while not self._words.check([_CODE]):
+                stop.wait(_POLL_SECONDS)
+                stop.check("while the leading process went on")
+            code = int(self._words.get(_CODE))
+            self._words.set(f"{_SEEN}/{self.rank}", "1")
+        return code
+
+    @contextmanager
+    def _partners(self) -> Iterator[None]:
+        """Says what it means when an exchange fails: the libraries' errors have no type."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.stopping:
+                raise PreemptedError(
+                    "another process of this run was told to stop; run the same command again to "
+                    "go on from the last checkpoint"
+                ) from error
+            raise UnavailableError(
+                f"another process of this run is gone ({_first_line(error)}); run the same "
+                "command again to go on from the last checkpoint"
+            ) from error
 
     @property
     def leads(self) -> bool:
@@ -88,14 +180,16 @@ class Workers:
     def wait(self) -> None:
         """Until all are here."""
         if self.count > 1:
-            distributed.barrier()
+            with self._partners():
+                distributed.barrier()
 
     def any(self, told: bool) -> bool:
         """Whether it is so for any of them; all get the same answer."""
         if self.count == 1:
             return told
         flag = torch.tensor([float(told)], device=self._device)
-        distributed.all_reduce(flag, distributed.ReduceOp.MAX)
+        with self._partners():
+            distributed.all_reduce(flag, distributed.ReduceOp.MAX)
         return bool(flag.item())
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
@@ -103,8 +197,9 @@ class Workers:
         if self.count == 1 or not tensors:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        for pair in self._pairs:
-            distributed.all_reduce(flat, group=pair)
+        with self._partners():
+            for pair in self._pairs:
+                distributed.all_reduce(flat, group=pair)
         at = 0
         for tensor in tensors:
             tensor.copy_(flat[at : at + tensor.numel()].view_as(tensor))
@@ -116,7 +211,8 @@ class Workers:
         if self.count > 1:
             for tensor in network.state_dict().values():
                 shared = tensor.contiguous()
-                distributed.broadcast(shared, 0)
+                with self._partners():
+                    distributed.broadcast(shared, 0)
                 tensor.copy_(shared)
 
     def gather(self, parts: int, compute: Callable[[int], Tensor]) -> list[Tensor]:
@@ -131,14 +227,16 @@ class Workers:
             if source == self.rank:
                 size = mine[part].shape
                 header[: len(size) + 1] = torch.tensor([len(size), *size])
-            distributed.broadcast(header, source)
+            with self._partners():
+                distributed.broadcast(header, source)
             shape = header[1 : 1 + int(header[0])].tolist()
             found = (
                 mine[part].contiguous()
                 if source == self.rank
                 else torch.empty(shape, device=self._device)
             )
-            distributed.broadcast(found, source)
+            with self._partners():
+                distributed.broadcast(found, source)
             gathered.append(found)
         return gathered
 
@@ -162,6 +260,10 @@ class Workers:
                     own.append(group)
             distance *= 2
         return own
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0][:200]
 
 
 def tree_sum(terms: Sequence[list[Tensor]]) -> list[Tensor]:

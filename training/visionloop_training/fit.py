@@ -32,6 +32,7 @@ from visionloop_training.heads import fit_probe
 from visionloop_training.network import Network
 from visionloop_training.order import epoch_pairs, seed_step
 from visionloop_training.stop import Stop
+from visionloop_training.watch import Watch
 
 _log = logging.getLogger(__name__)
 _EVALUATION_BATCH = 64
@@ -109,6 +110,7 @@ def fit(
     checkpoints: Checkpoints | None = None,
     stop: Stop | None = None,
     workers: Workers | None = None,
+    watch: Watch | None = None,
 ) -> Fitted:
     """Trains `network` in place, from the last checkpoint where there is one.
 
@@ -120,7 +122,10 @@ def fit(
     tuned = config.fit.epochs > 0 and network.frozen < len(network.backbone.stages)
     features.prepare(data.val, 1)
     features.prepare(data.train, variants if tuned else 1)
-    run = _Run(network, features, data, config, checkpoints, stop or Stop(), workers or Workers())
+    run = _Run(
+        network, features, data, config, checkpoints, stop or Stop(), workers or Workers(),
+        watch or Watch(),
+    )  # fmt: skip
     state = run.fine_tune() if tuned else run.probe()
     network.eval()
     logits, _ = run.outputs(data.val)
@@ -140,9 +145,11 @@ class _Run:
         checkpoints: Checkpoints | None,
         stop: Stop,
         workers: Workers,
+        watch: Watch,
     ) -> None:
         workers.check_slices(config.fit.slices)
         self.workers = workers
+        self.watch = watch
         self.network = network
         self.features = features
         self.data = data
@@ -189,6 +196,7 @@ class _Run:
             loss = F.cross_entropy(self.network.head(train), self.labels).item()
         seconds = time.perf_counter() - started
         first = Epoch(0, loss, probe.val_loss, probe.val_accuracy, 0.0, seconds)
+        self.watch.epoch(first)
         return _Progress(probe.penalty, [first])
 
     def fine_tune(self) -> _Progress:
@@ -204,11 +212,13 @@ class _Run:
             average.steps = state.average_steps
         while not state.over:
             started = time.perf_counter()
+            self.watch.begin(state.epoch)
             for size, slices in self._batches(state):
                 self._learn(state, optimiser, slices, size)
                 average.update(self.network)
                 state.average_steps = average.steps
                 self._keep(state, optimiser, average, best)
+            self.watch.steps_done()
             self.workers.agree(self.network)  # on the statistics of batch norms
             raw = _copy(self.network)
             self.network.load_state_dict(average.state())
@@ -246,6 +256,7 @@ class _Run:
         state.total += loss.item() * size
         state.taken += size
         state.step += 1
+        self.watch.step(state.step, size)
         failpoint("fit.step")
 
     def _share(self, step: int) -> float:
@@ -284,6 +295,7 @@ class _Run:
                 seconds=time.perf_counter() - started,
             )
         )
+        self.watch.epoch(state.history[-1])
         if self.config.keep == "last" or loss < state.history[state.best].val_loss:
             state.best = state.epoch
 
@@ -311,7 +323,8 @@ class _Run:
             for index, pairs in enumerate(
                 progress(batches, description=f"epoch {state.epoch}", unit="batches")
             ):
-                slices = ahead.result()
+                with self.watch.waiting():
+                    slices = ahead.result()
                 if index + 1 < len(batches):
                     ahead = reader.submit(read, batches[index + 1])
                 yield len(pairs), slices

@@ -36,6 +36,7 @@ from visionloop_training.features import Features
 from visionloop_training.fit import Fitted, fit
 from visionloop_training.network import Network
 from visionloop_training.stop import Stop
+from visionloop_training.watch import Watch
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Request:
     checkpoint_seconds: float = 300.0
     stop: Stop = field(default_factory=Stop)
     workers: Workers = field(default_factory=Workers)
+    watch: Watch = field(default_factory=Watch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +98,26 @@ def run(request: Request) -> Result | None:
     anything that the user or the operator must act on.
     """
     config, repository = request.config, ModelRepository(request.store)
-    clock = Clock(request.stop)
-    torch.set_num_threads(config.threads or usable_cores())
+    clock = Clock(request)
+    torch.set_num_threads(config.threads or max(1, usable_cores() // request.workers.local))
     repository.versions(request.model)  # refuses a bad model name before any work
 
     with clock("snapshot"):
         snapshots = SnapshotRepository(request.store)
-        data = dataset(snapshots.read(request.dataset, request.snapshot))
+        # One process chooses: a snapshot that is cut meanwhile must not part them.
+        chosen = request.workers.same(
+            lambda: snapshots.manifest(request.dataset, request.snapshot).id
+        )
+        data = dataset(snapshots.read(request.dataset, chosen))
         before = repository.aliases(request.model)  # what a promotion will be conditional on
         if request.workers.leads:
             request.store.probe("models")  # now, not after an hour of training
         stable = _stable(repository, request.model, before)
-        if stable and not request.again and _nothing_new(stable, data, config):
-            return Result(None, False, data.snapshot, stable.version)
+        idle = request.workers.same(
+            lambda: "idle" if not request.again and _nothing_new(stable, data, config) else "work"
+        )
+        if idle == "idle":
+            return Result(None, False, data.snapshot, stable.version if stable else None)
         blobs = Blobs(request.store, request.cache / "blobs")
         _log.info("snapshot %s: %s", data.snapshot[:19], _sizes(data))
 
@@ -140,8 +149,9 @@ def run(request: Request) -> Result | None:
         )
         try:
             fitted = fit(
-                network, features, data, config, checkpoints, request.stop, request.workers
-            )
+                network, features, data, config, checkpoints, request.stop, request.workers,
+                request.watch,
+            )  # fmt: skip
         finally:
             checkpoints.close()
     if not request.workers.leads:
@@ -227,13 +237,17 @@ def run(request: Request) -> Result | None:
 class Clock:
     """Wall seconds by stage. Between stages a run can be stopped."""
 
-    def __init__(self, stop: Stop) -> None:
+    def __init__(self, request: Request) -> None:
         self.seconds: dict[str, float] = {}
-        self._stop = stop
+        self._request = request
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        self._stop.check(f"before the stage {stage}")
+        stop = self._request.stop
+        if self._request.workers.stopping:
+            stop.tell()
+        stop.check(f"before the stage {stage}")
+        self._request.watch.stage(stage)
         started = time.perf_counter()
         yield
         self.seconds[stage] = round(time.perf_counter() - started, 3)
@@ -254,7 +268,11 @@ def _stable(
     return bundle
 
 
-def _nothing_new(stable: ClassificationBundle, data: Dataset, config: TrainingConfig) -> bool:
+def _nothing_new(
+    stable: ClassificationBundle | None, data: Dataset, config: TrainingConfig
+) -> bool:
+    if stable is None:
+        return False
     made_of = stable.provenance
     same = (made_of.dataset, made_of.snapshot) == (data.name, data.snapshot)
     return same and made_of.config == config.model_dump(mode="json")

@@ -38,6 +38,10 @@ class Stop:
         """Whether to stop."""
         return self._told.is_set()
 
+    def wait(self, seconds: float) -> None:
+        """Sleeps, unless told."""
+        self._told.wait(seconds)
+
     def check(self, where: str) -> None:
         """Raises PreemptedError once told; `where` says to people how far the run was."""
         if self.told:

@@ -1,0 +1,163 @@
+"""The flags of `visionloop-train`, each with its environment variable; torch is not imported.
+
+A CronJob is configured by VISIONLOOP_<FLAG>; where the processes run comes from the names that
+torchrun and Kubernetes' Indexed Jobs use (NODE_RANK, JOB_COMPLETION_INDEX, MASTER_ADDR).
+"""
+
+import argparse
+import math
+import os
+from pathlib import Path
+
+from visionloop.errors import ConfigurationError
+from visionloop.flags import StrictParser
+from visionloop_training import launch
+
+PROGRAM = "visionloop-train"
+
+
+def parser() -> argparse.ArgumentParser:
+    """All flags. Mistakes raise ConfigurationError."""
+    flags = StrictParser(
+        prog=PROGRAM,
+        description="Trains a classifier on a dataset snapshot, proves and judges it, publishes it "
+        "as the next version and promotes it if the gate lets it pass.",
+        epilog="Flags fall back to VISIONLOOP_<FLAG>, as VISIONLOOP_STORE.",
+    )
+    add = flags.add_argument
+    add("--store", default=_environment("store"), help="file:///folder or s3://bucket/prefix")
+    add("--dataset", default=_environment("dataset"), help="the dataset to learn from")
+    add("--model", default=_environment("model"), help="the model that gets the new version")
+    add(
+        "--snapshot",
+        default=_environment("snapshot") or "latest",
+        help="snapshot id, a unique prefix of one, or latest (default)",
+    )
+    add("--preset", default=_environment("preset"), help="demo or balanced")
+    add("--config", type=Path, default=_path("config"), metavar="FILE", help="YAML file")
+    add("--set", action="append", metavar="KEY=VALUE", help="one setting, as fit.epochs=5")
+    add("--cache", type=Path, default=_path("cache"), metavar="DIR", help="features and images")
+    add(
+        "--checkpoint-seconds",
+        type=_seconds,
+        default=_environment("checkpoint_seconds") or "300",
+        help="time between two checkpoints, which a killed run goes on from (default 300)",
+    )
+    add("--who", default=_environment("who"), help="for the alias history (default: user@host)")
+    add("--no-promote", action="store_true", help="publish, but leave the alias where it is")
+    add("--force", action="store_true", help="promote even if the gate says no; recorded")
+    add("--again", action="store_true", help="train even if nothing is new")
+    add("--json", action="store_true", help="one JSON document on stdout")
+    add(
+        "--metrics-port",
+        type=_count,
+        default=_environment("metrics_port"),
+        metavar="PORT",
+        help="serve /metrics for Prometheus while the job runs (default: not)",
+    )
+    add(
+        "--metrics-host",
+        default=_environment("metrics_host") or "127.0.0.1",
+        metavar="HOST",
+        help="where /metrics listens; 0.0.0.0 in a pod (default 127.0.0.1)",
+    )
+    add(
+        "--insecure",
+        action="store_true",
+        default=_environment("insecure") in ("1", "true", "yes", "on"),
+        help="/metrics may listen beyond this machine, without TLS and authentication",
+    )
+    add(
+        "--tensorboard",
+        type=Path,
+        default=_path("tensorboard"),
+        metavar="DIR",
+        help="write learning curves there; needs the package tensorboard",
+    )
+    add("--show-config", action="store_true", help="print the effective configuration and stop")
+    _add_processes(flags)
+    return flags
+
+
+def _add_processes(flags: argparse.ArgumentParser) -> None:
+    group = flags.add_argument_group(
+        "several processes", "each is one of nodes × processes-per-node; see fit.slices"
+    )
+    add = group.add_argument
+    add(
+        "--nodes",
+        type=_count,
+        default=_environment("nodes") or "1",
+        help="machines that run this command (1)",
+    )
+    add(
+        "--processes-per-node",
+        default=_environment("processes_per_node") or "1",
+        metavar="N|gpu",
+        help="processes on each; gpu: one for each of its GPUs (1)",
+    )
+    add(
+        "--node-rank",
+        type=_count,
+        default=os.environ.get("NODE_RANK") or os.environ.get("JOB_COMPLETION_INDEX") or "0",
+        help="which of the nodes this is, from 0 ($NODE_RANK, $JOB_COMPLETION_INDEX)",
+    )
+    add(
+        "--master-addr",
+        default=os.environ.get("MASTER_ADDR") or "127.0.0.1",
+        metavar="HOST",
+        help="where all nodes reach node 0 ($MASTER_ADDR)",
+    )
+    add(
+        "--master-port",
+        type=_count,
+        default=os.environ.get("MASTER_PORT") or str(launch.DEFAULT_PORT),
+        metavar="PORT",
+        help=f"the port there ($MASTER_PORT, {launch.DEFAULT_PORT})",
+    )
+
+
+def place(flags: argparse.Namespace) -> launch.Place:
+    """This node's part of the run."""
+    processes = flags.processes_per_node
+    if processes == "gpu":
+        import torch  # only this answer needs it
+
+        number = max(1, torch.cuda.device_count())
+    else:
+        try:
+            number = _count(processes)
+        except argparse.ArgumentTypeError as error:
+            raise ConfigurationError(
+                f"--processes-per-node: {error}, and not gpu either", field="processes_per_node"
+            ) from error
+    return launch.Place(flags.nodes, flags.node_rank, number, flags.master_addr, flags.master_port)
+
+
+def _environment(flag: str) -> str | None:
+    return os.environ.get(f"VISIONLOOP_{flag.upper()}") or None
+
+
+def _count(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return number
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds
+
+
+def _path(flag: str) -> Path | None:
+    value = _environment(flag)
+    return Path(value) if value else None
