@@ -62,7 +62,7 @@ def test_a_whole_run_tells_its_steps_and_ends_in_publish(trained: tuple[Site, pi
     ("flags", "words"),
     [
         (["--metrics-port", "99999"], "--metrics-port is 99999"),
-        (["--metrics-port", "0", "--metrics-host", "0.0.0.0"], "add --insecure"),
+        (["--metrics-port", "0", "--metrics-host", "0.0.0.0"], "add --insecure"),  # noqa: S104
     ],
 )
 def test_a_port_that_must_not_be_served_is_told(site: Site, capsys, flags: list[str], words: str):
