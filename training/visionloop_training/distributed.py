@@ -26,6 +26,8 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
 
 from visionloop.errors import ConfigurationError, UnavailableError
 from visionloop_training.stop import PreemptedError, Stop
@@ -46,7 +48,7 @@ class Workers:
         self.local_rank = local_rank
         self.local = local
         self._pairs: list[distributed.ProcessGroup] = []
-        self._words: distributed.Store | None = None
+        self._words: Store | None = None
         self._said = 0
 
     @classmethod
@@ -69,7 +71,7 @@ class Workers:
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         workers = cls(rank, count, local_rank, int(os.environ["LOCAL_WORLD_SIZE"]))
         try:
-            words, _, _ = next(distributed.rendezvous("env://", timeout=_JOINING))
+            words, _, _ = next(rendezvous("env://", timeout=_JOINING))
             distributed.init_process_group(
                 backend, store=words, rank=rank, world_size=count, timeout=_PATIENCE
             )
@@ -98,7 +100,8 @@ class Workers:
             if self.leads:
                 self._words.set(key, say())
             self._words.wait([key], _PATIENCE)
-            return self._words.get(key).decode()
+            said: bytes = self._words.get(key)
+        return said.decode()
 
     def tell_stopping(self) -> None:
         """Lets the others know that this process was told to stop."""
@@ -112,9 +115,10 @@ class Workers:
         if self._words is None:
             return False
         try:
-            return self._words.check([_STOP])
+            told: bool = self._words.check([_STOP])
         except RuntimeError:  # the leading process is gone
             return False
+        return told
 
     def finish(self, code: int) -> None:
         """The leading process's last word; waits a moment until the others have read it."""

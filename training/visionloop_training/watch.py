@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from prometheus_client import start_http_server
 
@@ -16,8 +16,20 @@ from visionloop.errors import ConfigurationError
 from visionloop.flags import check_port, is_loopback
 from visionloop.telemetry import metrics, training
 
-if TYPE_CHECKING:
-    from visionloop_training.fit import Epoch
+
+class Point(Protocol):
+    """One point of the learning curves, as `fit` makes them; epoch 0 is the linear probe."""
+
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def train_loss(self) -> float: ...
+    @property
+    def val_loss(self) -> float: ...
+    @property
+    def val_accuracy(self) -> float: ...
+    @property
+    def learning_rate(self) -> float: ...
 
 
 class Watch:
@@ -65,7 +77,7 @@ class Watch:
         training.IMAGES_PER_SECOND.set(self.images_per_second)
         training.LOADER_WAIT_RATIO.set(self.wait_ratio)
 
-    def epoch(self, point: "Epoch") -> None:
+    def epoch(self, point: Point) -> None:
         """The epoch is judged."""
         training.LOSS.labels("train").set(point.train_loss)
         training.LOSS.labels("val").set(point.val_loss)
@@ -93,7 +105,7 @@ class Curves:
             ) from error
         self._writer: Any = SummaryWriter(str(folder))
 
-    def add(self, point: "Epoch", images_per_second: float, wait_ratio: float) -> None:
+    def add(self, point: Point, images_per_second: float, wait_ratio: float) -> None:
         """One epoch; 0 is the linear probe."""
         values = {
             "loss/train": point.train_loss,
