@@ -6,9 +6,15 @@ import pytest
 from support.charts import Object, ValueSet, every_value_set, pods, rendered, value_sets
 
 import visionloop_inference.settings
+import visionloop_labeling.settings
 from visionloop.cli.main import _parser as cli_parser
+from visionloop_labeling import migrate_command
 
 pytestmark = pytest.mark.usefixtures("helm_program")
+PARSERS = {
+    "visionloop-inference": visionloop_inference.settings.parse,
+    "visionloop-labeling": visionloop_labeling.settings.parse,
+}
 SETS = {one.name: one for one in value_sets()}
 
 
@@ -42,12 +48,27 @@ def test_inference_understands_its_settings(values: ValueSet) -> None:
 
 
 @every_value_set
+def test_labeling_understands_its_settings(values: ValueSet) -> None:
+    for arguments, variables in started(values, "visionloop-labeling"):
+        if arguments[0] == "migrate":
+            assert migrate_command._parser().parse_args(arguments[1:])
+            assert variables == {"VISIONLOOP_DATABASE": "VISIONLOOP_DATABASE"} | variables
+            continue
+        settings = visionloop_labeling.settings.parse(arguments, variables)
+        assert settings.host == "0.0.0.0"  # noqa: S104 - what a pod must
+        assert (settings.http_port, settings.grpc_port) == (8080, 8081)
+        assert settings.store.startswith("s3://")
+        assert settings.database == "VISIONLOOP_DATABASE", "the address holds a password"
+
+
+@every_value_set
 def test_a_pod_has_the_time_that_its_program_takes_to_drain(values: ValueSet) -> None:
     for _, spec in pods(rendered(values)):
         for container in spec["containers"]:
-            if command(container)[0] != "visionloop-inference":
+            parse = PARSERS.get(command(container)[0])
+            if parse is None:
                 continue
-            settings = visionloop_inference.settings.parse(command(container)[1:], {})
+            settings = parse(command(container)[1:], environment(container))
             sleep = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {})
             needed = settings.drain_seconds + sleep.get("seconds", 0)
             assert spec["terminationGracePeriodSeconds"] > needed
@@ -73,6 +94,20 @@ def test_settings_reach_the_program() -> None:
     assert not settings.insecure
     assert variables["AWS_ENDPOINT_URL_S3"] == "https://s3.example.com:9000"
     assert variables["AWS_CA_BUNDLE"] == "/etc/visionloop/store-ca/ca.crt"
+
+
+def test_labeling_settings_reach_the_program() -> None:
+    _, (arguments, variables) = started(SETS["labeling-ingest-production"], "visionloop-labeling")
+    settings = visionloop_labeling.settings.parse(arguments, variables)
+    assert settings.accounts
+    assert settings.tls
+    assert settings.inference == "demo-inference:8001"
+    assert settings.inference_token_file == Path("/etc/visionloop/inference-token/token")
+    assert settings.import_from == ("s3://photos/2026",)
+    assert settings.import_networks == ("10.1.0.0/16",)
+    assert settings.import_ports == ("443",)
+    assert (settings.inspectors, settings.daily_images) == (5, 100000)
+    assert variables["PGSSLMODE"] == "verify-full"
 
 
 def test_each_program_has_a_secret_of_its_own() -> None:

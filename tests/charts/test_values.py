@@ -8,6 +8,7 @@ from charts.tooling.charts import CHARTS, generated
 from charts.tooling.values import read_values
 
 pytestmark = pytest.mark.usefixtures("helm_program")
+DATABASE = "--set=database.existingSecret=d"
 STORE = "--set=global.store.url=s3://models/p"
 
 
@@ -47,6 +48,38 @@ REFUSED = [
     ),
     ("inference", [STORE, "--set=insecure=true,grpcRoute.enabled=true"], "names no Gateway"),
     ("inference", [STORE, "--set=insecure=true,ingress.enabled=true"], "names no host"),
+    ("labeling-ingest", [STORE, "--set=insecure=true"], "database.existingSecret names no"),
+    ("labeling-ingest", [STORE, DATABASE], "passwords would come in the clear"),
+    (
+        "labeling-ingest",
+        [STORE, DATABASE, "--set=accounts=false,tls.mode=secret,tls.existingSecret=t"],
+        "is its administrator",
+    ),
+    (
+        "labeling-ingest",
+        [STORE, DATABASE, "--set=insecure=true,inference.tokenSecret=t"],
+        "in the clear",
+    ),
+    (
+        "labeling-ingest",
+        [STORE, DATABASE, "--set=insecure=true,global.monitoring.enabled=true"],
+        "Prometheus needs a token",
+    ),
+    (
+        "labeling-ingest",
+        [STORE, DATABASE, "--set=insecure=true,replicas=4"],
+        "take 120 connections (24 each), and database.maxConnections is 100",
+    ),
+    (
+        "labeling-ingest",
+        [STORE, DATABASE, "--set=insecure=true,imports.networks={10.0.0.0/8}"],
+        "without imports.urls=true",
+    ),
+    (
+        "labeling-ingest",
+        [STORE, DATABASE, "--set=insecure=true,autoscaling.enabled=true,autoscaling.min=5"],
+        "autoscaling.min 5 is above",
+    ),
     # The schema's part: a name or a value that is none.
     ("inference", [STORE, "--set=replica=3"], "replica"),
     ("inference", [STORE, "--set=gpu.mode=mig"], "gpu/mode"),

@@ -22,7 +22,7 @@ from visionloop.flags import write_ready_file
 from visionloop.objectstore import open_store
 from visionloop.telemetry import configure_logging
 from visionloop.telemetry.request_lines import RequestLines
-from visionloop_labeling import account_commands
+from visionloop_labeling import account_commands, migrate_command
 from visionloop_labeling.api import make_api
 from visionloop_labeling.auth import Gate
 from visionloop_labeling.background import Background, Loop
@@ -53,6 +53,8 @@ def main() -> int:
     """Exit code 0 after a clean drain. Raises VisionloopError when it cannot start."""
     if sys.argv[1:2] == ["account"]:
         return account_commands.run(sys.argv[2:])
+    if sys.argv[1:2] == ["migrate"]:
+        return migrate_command.run(sys.argv[2:])
     settings = parse(sys.argv[1:])
     configure_logging(PROGRAM)
     _log.info("settings in force", extra=settings.in_force())

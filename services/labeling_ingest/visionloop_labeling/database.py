@@ -148,6 +148,12 @@ def migrate(engine: Engine, revision: str = "head") -> None:
         command.upgrade(config, revision)
 
 
+def revision(database: Database) -> str:
+    """The name of the newest migration that the tables have seen."""
+    with database.read() as session:
+        return str(session.scalar(text("SELECT version_num FROM alembic_version")))
+
+
 def _unusable(url: str, error: DatabaseError | CommandError) -> VisionloopError:
     shown = make_url(url).render_as_string(hide_password=True)
     if isinstance(error, CommandError):

@@ -171,7 +171,7 @@ def _parser() -> FlagParser:
     parser = FlagParser(
         "visionloop-labeling",
         "Takes images and labels over HTTP and gRPC, and cuts dataset snapshots. "
-        "`visionloop-labeling account --help` tells of accounts.",
+        "`visionloop-labeling account --help` tells of accounts, `migrate --help` of the tables.",
     )
     parser.add_argument(
         "--config",

@@ -1,0 +1,45 @@
+{{/* Why these values cannot work together; each line says what to change. */}}
+{{- define "labeling.problems" -}}
+{{- include "visionloop.commonProblems" (dict "root" . "longest" 52) }}
+{{- include "visionloop.tlsProblems" . }}
+{{- if not .Values.database.existingSecret }}
+- database.existingSecret names no Secret; it holds postgresql://user:password@host/name under the key uri.
+{{- end }}
+{{- if and (eq .Values.tls.mode "off") (not .Values.insecure) }}
+- tls.mode is off: passwords would come in the clear. Set tls.mode, or insecure=true behind a gateway that ends TLS.
+{{- end }}
+{{- if and (not .Values.accounts) (not .Values.insecure) }}
+- accounts is off: whoever reaches the service is its administrator. Set accounts=true, or insecure=true.
+{{- end }}
+{{- if and .Values.inference.tokenSecret (not .Values.inference.caSecret) }}
+- inference.tokenSecret needs inference.caSecret: the token would go over the network in the clear.
+{{- end }}
+{{- if and .Values.global.monitoring.enabled .Values.monitoring.podMonitor.enabled .Values.accounts (not .Values.monitoring.podMonitor.tokenSecret) }}
+- with accounts, Prometheus needs a token: name monitoring.podMonitor.tokenSecret (docs/install.md makes it), or set monitoring.podMonitor.enabled=false.
+{{- end }}
+{{- with .Values.autoscaling }}
+{{- if and .enabled (gt (int .min) (int .max)) }}
+- autoscaling.min {{ .min }} is above autoscaling.max {{ .max }}.
+{{- end }}
+{{- if and .enabled (not (dig "requests" "cpu" "" $.Values.resources)) }}
+- autoscaling.enabled needs resources.requests.cpu, which it measures against.
+{{- end }}
+{{- end }}
+{{- $pods := ternary .Values.autoscaling.max .Values.replicas .Values.autoscaling.enabled | int }}
+{{- $each := index .Values.settings "database-connections" | default 24 | int }}
+{{- if gt (mul $each (add $pods 1)) (int .Values.database.maxConnections) }}
+- {{ $pods }} pods and one more during a rollout take {{ mul $each (add $pods 1) }} connections ({{ $each }} each), and database.maxConnections is {{ .Values.database.maxConnections }}. Raise it in Postgres and here, or lower settings.database-connections.
+{{- end }}
+{{- range $way := list "httpRoute" "grpcRoute" }}
+{{- $route := get $.Values $way }}
+{{- if and $route.enabled (not $route.parentRefs) }}
+- {{ $way }}.enabled, but {{ $way }}.parentRefs names no Gateway.
+{{- end }}
+{{- end }}
+{{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
+- ingress.enabled, but ingress.hosts names no host.
+{{- end }}
+{{- if and .Values.imports.networks (not .Values.imports.urls) }}
+- imports.networks without imports.urls=true: the NetworkPolicy would keep imports from them.
+{{- end }}
+{{- end -}}

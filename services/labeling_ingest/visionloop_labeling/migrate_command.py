@@ -1,0 +1,49 @@
+"""`visionloop-labeling migrate`: the tables brought up to date, apart from serving.
+
+What an init container runs before the service starts. Several may run at once: one migrates under
+Postgres' advisory lock, the others wait and find nothing to do. Serving migrates as well, so a
+deployment without this step is not wrong; with it, a migration that fails ends before any pod of
+the new version takes a request, and says why in a log of its own.
+"""
+
+import os
+from collections.abc import Sequence
+
+from visionloop.cli.output import Output
+from visionloop.errors import ConfigurationError
+from visionloop.flags import StrictParser
+from visionloop_labeling.database import open_database, revision
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Migrates; gives the exit code. Raises VisionloopError."""
+    options = _parser().parse_args(arguments)
+    if not options.database:
+        raise ConfigurationError(
+            "--database is missing; name the service's (or set VISIONLOOP_DATABASE)",
+            field="database",
+        )
+    database = open_database(options.database, connections=1)
+    try:
+        found = revision(database)
+    finally:
+        database.close()
+    output = Output(as_json=options.json)
+    output.result({"revision": found})
+    output.line(f"the database is at revision {found}")
+    output.flush()
+    return 0
+
+
+def _parser() -> StrictParser:
+    parser = StrictParser(
+        "visionloop-labeling migrate",
+        description="Brings the database's tables up to date; several may run it at once.",
+    )
+    parser.add_argument(
+        "--database",
+        default=os.environ.get("VISIONLOOP_DATABASE", ""),
+        help="the service's database; VISIONLOOP_DATABASE does as well",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    return parser
