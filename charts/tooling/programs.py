@@ -12,6 +12,7 @@ from typing import Any
 from visionloop.flags import comma_separated, seconds
 from visionloop_inference import settings as inference
 from visionloop_labeling import settings as labeling
+from visionloop_training.config import TrainingConfig
 
 _NOT_SETTINGS = {"help", "version", "config", "ready_file"}
 # What the charts decide: other values of theirs, or what a pod must be.
@@ -36,6 +37,7 @@ def settings_schemas() -> dict[str, Any]:
     return {
         "inferenceSettings": _schema(inference._parser(), INFERENCE_OWN),
         "labelingSettings": _schema(labeling._parser(), LABELING_OWN),
+        "trainingConfig": _inlined(TrainingConfig.model_json_schema()),
     }
 
 
@@ -63,3 +65,25 @@ def _property(action: argparse.Action) -> dict[str, Any]:
         None: {"type": "string"},
     }
     return {**schema, **types[action.type]}
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """A pydantic schema without references, since it becomes a part of another."""
+    named: dict[str, Any] = schema.pop("$defs", {})
+
+    def replaced(node: Any) -> Any:
+        if isinstance(node, list):
+            return [replaced(one) for one in node]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node:
+            return replaced(named[node["$ref"].rpartition("/")[2]])
+        noise = ("title", "default")
+        return {
+            name: replaced(value)
+            for name, value in node.items()
+            if not (name in noise and not isinstance(value, dict)) and name != "default"
+        }
+
+    found: dict[str, Any] = replaced(schema)
+    return found

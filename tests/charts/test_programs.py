@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import pytest
-from support.charts import Object, ValueSet, every_value_set, pods, rendered, value_sets
+from support.charts import Object, ValueSet, every_value_set, one_of, pods, rendered, value_sets
 
 import visionloop_inference.settings
 import visionloop_labeling.settings
 from visionloop.cli.main import _parser as cli_parser
 from visionloop_labeling import migrate_command
+from visionloop_training import flags as training_flags
+from visionloop_training.config import load
+from visionloop_training.stop import PreemptedError
 
 pytestmark = pytest.mark.usefixtures("helm_program")
 PARSERS = {
@@ -19,7 +22,7 @@ SETS = {one.name: one for one in value_sets()}
 
 
 def command(container: Object) -> list[str]:
-    return [*container["command"], *container.get("args", [])]
+    return [*container.get("command", ["what the image starts"]), *container.get("args", [])]
 
 
 def environment(container: Object) -> dict[str, str]:
@@ -59,6 +62,50 @@ def test_labeling_understands_its_settings(values: ValueSet) -> None:
         assert (settings.http_port, settings.grpc_port) == (8080, 8081)
         assert settings.store.startswith("s3://")
         assert settings.database == "VISIONLOOP_DATABASE", "the address holds a password"
+
+
+@every_value_set
+def test_training_understands_its_flags(
+    values: ValueSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As on the last of the nodes; its configuration is read from the rendered ConfigMap."""
+    objects = rendered(values)
+    for arguments, variables in started(values, "visionloop-train"):
+        job = one_of(objects, "CronJob")["spec"]["jobTemplate"]["spec"]
+        nodes = job["completions"]
+        assert job["parallelism"] == nodes
+        for name, value in {**variables, "JOB_COMPLETION_INDEX": str(nodes - 1)}.items():
+            monkeypatch.setenv(name, value)
+        flags = training_flags.parser().parse_args(arguments)
+        place = training_flags.place(flags)
+        place.check()
+        assert (place.nodes, place.node_rank) == (nodes, nodes - 1)
+        service = job["template"]["spec"]["subdomain"]
+        assert place.master_addr == f"$(JOB_NAME)-0.{service}"
+        assert one_of(objects, "Service", service)["spec"]["publishNotReadyAddresses"]
+        config = None
+        if flags.config:
+            [text] = one_of(objects, "ConfigMap")["data"].values()
+            config = tmp_path / "config.yaml"
+            config.write_text(text, encoding="utf-8")
+        settings = load(flags.preset, config)
+        assert settings.fit.slices % (place.nodes * place.processes) == 0
+
+
+@every_value_set
+def test_what_would_end_the_same_way_is_not_tried_again(values: ValueSet) -> None:
+    codes = {"Ignore": {PreemptedError.exit_code}, "FailJob": {64, 65, 66, 77}}
+    for one in rendered(values):
+        if one["kind"] != "CronJob":
+            continue
+        job = one["spec"]["jobTemplate"]["spec"]
+        assert job["template"]["spec"]["restartPolicy"] == "Never"
+        names = {container["name"] for container in job["template"]["spec"]["containers"]}
+        for rule in job["podFailurePolicy"]["rules"]:
+            if "onExitCodes" in rule:
+                assert rule["onExitCodes"]["containerName"] in names
+                assert set(rule["onExitCodes"]["values"]) == codes.pop(rule["action"])
+        assert codes == {}
 
 
 @every_value_set

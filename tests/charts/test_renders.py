@@ -78,7 +78,7 @@ def test_unknown_kinds_and_misplaced_fields_are_found() -> None:
 @pytest.mark.parametrize("chart", sorted({values.chart for values in value_sets()}))
 def test_lint(chart: str) -> None:
     values = next(values for values in value_sets() if values.chart == chart)
-    said = run("lint", "--strict", str(CHARTS / chart), f"--values={values.path}")
+    said = run("lint", "--strict", str(CHARTS / chart), *values.flags)
     assert "[WARNING]" not in said
     assert "[ERROR]" not in said
 
@@ -88,7 +88,7 @@ def test_the_package_renders_the_same(chart: str, tmp_path: Path) -> None:
     run("package", str(CHARTS / chart), f"--destination={tmp_path}")
     [package] = tmp_path.glob("*.tgz")
     for values in (values for values in value_sets() if values.chart == chart):
-        packaged = template(package, f"--values={values.path}")
+        packaged = template(package, *values.flags)
         assert objects_of(packaged) == list(rendered(values))
 
 
@@ -96,7 +96,7 @@ def test_the_package_renders_the_same(chart: str, tmp_path: Path) -> None:
 def test_older_kubernetes_is_refused(chart: str) -> None:
     values = next(values for values in value_sets() if values.chart == chart)
     with pytest.raises(RefusedError, match="incompatible with Kubernetes"):
-        template(chart, f"--values={values.path}", kubernetes="1.29")
+        template(chart, *values.flags, kubernetes="1.29")
 
 
 @every_value_set

@@ -9,6 +9,10 @@ from charts.tooling.values import read_values
 
 pytestmark = pytest.mark.usefixtures("helm_program")
 DATABASE = "--set=database.existingSecret=d"
+OPEN = [
+    "--set=inference.insecure=true,labeling-ingest.insecure=true",
+    "--set=labeling-ingest.database.existingSecret=d",
+]
 STORE = "--set=global.store.url=s3://models/p"
 
 
@@ -80,6 +84,25 @@ REFUSED = [
         [STORE, DATABASE, "--set=insecure=true,autoscaling.enabled=true,autoscaling.min=5"],
         "autoscaling.min 5 is above",
     ),
+    ("training", [STORE], "dataset names none"),
+    ("training", [STORE, "--set=dataset=d,nodes=3"], "must be a power of two"),
+    ("training", [STORE, "--set=dataset=d,nodes=2"], "make it 2 or a multiple"),
+    (
+        "training",
+        [STORE, "--set=dataset=d,gpu.mode=device-plugin,gpu.count=4,config.fit.slices=6"],
+        "make it 4 or a multiple",
+    ),
+    ("training", [STORE, "--set=dataset=d,fullnameOverride=" + "t" * 41], "fullnameOverride"),
+    ("training", [STORE, "--set=dataset=d,config.fit.epoch=3"], "epoch"),
+    ("training", [STORE, "--set=dataset=d,config.gate.policy=better"], "policy"),
+    ("visionloop", [STORE, *OPEN, "--set=trial.enabled=true"], "fewer than 12 characters"),
+    (
+        "visionloop",
+        [STORE, *OPEN, "--set=trial.enabled=true,trial.password=a/b/c/d/e/f/g"],
+        "address",
+    ),
+    ("visionloop", [STORE, *OPEN, "--set=inference.replica=3"], "replica"),
+    ("visionloop", [STORE, *OPEN, "--set=labelling-ingest.replicas=3"], "labelling-ingest"),
     # The schema's part: a name or a value that is none.
     ("inference", [STORE, "--set=replica=3"], "replica"),
     ("inference", [STORE, "--set=gpu.mode=mig"], "gpu/mode"),

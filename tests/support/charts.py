@@ -22,6 +22,7 @@ CHARTS = ROOT / "charts"
 VALUES = ROOT / "tests" / "charts" / "values"
 RELEASE, NAMESPACE = "demo", "vision"
 KUBERNETES = tuple(f"1.{minor}" for minor in range(30, 38))
+TRIAL_PASSWORD = "password-of-the-tests"
 Object = dict[str, Any]
 
 
@@ -40,6 +41,12 @@ class ValueSet:
     @property
     def name(self) -> str:
         return f"{self.chart}-{self.path.stem}"
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What helm is to be given. The umbrella's password has no default, nor has its example."""
+        password = f"--set=trial.password={TRIAL_PASSWORD}"
+        return (f"--values={self.path}", *([password] if self.chart == "visionloop" else []))
 
 
 def value_sets() -> list[ValueSet]:
@@ -81,7 +88,7 @@ def run(*arguments: str) -> str:
 @cache
 def rendered_text(values: ValueSet, kubernetes: str = KUBERNETES[-1]) -> str:
     """A value set's render."""
-    return template(values.chart, f"--values={values.path}", kubernetes=kubernetes)
+    return template(values.chart, *values.flags, kubernetes=kubernetes)
 
 
 @cache
@@ -111,8 +118,13 @@ def pod_of(item: Object) -> Object | None:
     match item["kind"]:
         case "Pod":
             spec: Object = item["spec"]
-        case "Deployment" | "StatefulSet" | "Job":
+        case "Deployment" | "Job":
             spec = item["spec"]["template"]["spec"]
+        case "StatefulSet":
+            spec = item["spec"]["template"]["spec"]
+            claims = [one["metadata"]["name"] for one in item["spec"]["volumeClaimTemplates"]]
+            claimed = [{"name": name, "persistentVolumeClaim": {}} for name in claims]
+            spec = {**spec, "volumes": [*spec["volumes"], *claimed]}
         case "CronJob":
             spec = item["spec"]["jobTemplate"]["spec"]["template"]["spec"]
         case _:
