@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DATA ?= visionloop-data
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-kill test-fuzz bench-serving bench-ingest \
+.PHONY: help venv demo test test-kill test-fuzz bench-serving bench-ingest bench-accuracy bench-accuracy-peers \
 	bench-labeling-scale bench-labelling-page perf-analyzer charts-verify charts-snapshots soak lint format protos lock serve label up clean
 
 help: ## what can be made
@@ -40,6 +40,12 @@ bench-serving: $(READY) ## the inference service beside its limits and its peers
 
 bench-ingest: $(READY) ## labeling-ingest's intake beside its limit and Label Studio; build/bench/ingest.json
 	$(BIN)/python -m bench.ingest
+
+bench-accuracy: $(READY) ## test accuracy on ELPV by the published protocol, five seeds, each ≤ 15 minutes; build/bench/accuracy.json
+	$(BIN)/python -m bench.accuracy --splits plain grouped
+
+bench-accuracy-peers: $(READY) ## torchvision, timm and fastai on the same data for five minutes a seed; build/bench/accuracy/runs
+	$(BIN)/python -m bench.accuracy.peers
 
 bench-labeling-scale: $(READY) ## a million images: the queue's and the snapshot's queries, their plans and times; build/bench/labeling_scale.json
 	$(BIN)/python -m bench.labeling_scale

@@ -1,0 +1,1 @@
+"""How accurate the trainer's models are: real data, published protocol, the file that serves."""

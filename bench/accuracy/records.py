@@ -1,0 +1,146 @@
+"""Runs that are done, one JSON file each, and the table made of them.
+
+A record is named by all that decides a run (images, parts, configuration, version of the program),
+so a bench that was stopped goes on with the next seed, and a changed recipe begins anew.
+"""
+
+import hashlib
+import json
+import os
+import platform
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import visionloop
+from bench.accuracy import intervals
+from bench.accuracy.runs import Outcome, Recipe, Task
+
+Record = dict[str, Any]
+
+_SAME = ("subject", "split", "inner", "cold_cache")
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The records in a folder."""
+
+    folder: Path
+
+    def find(self, key: str) -> Record | None:
+        """The record with this key."""
+        path = self.folder / f"{key}.json"
+        if not path.exists():
+            return None
+        found: Record = json.loads(path.read_text())
+        return found
+
+    def keep(self, key: str, record: Record) -> None:
+        """Writes it, whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / f"{key}.partial"
+        partial.write_text(json.dumps(record, indent=1) + "\n")
+        partial.replace(self.folder / f"{key}.json")
+
+    def all(self) -> list[Record]:
+        """In the order of their names."""
+        return [json.loads(path.read_text()) for path in sorted(self.folder.glob("*.json"))]
+
+
+def key_of(task: Task, subject_digest: str, by: dict[str, Any]) -> str:
+    """A name for a run: what people look for first, then a digest of all that decides it."""
+    parts = {"task": asdict(task), "pictures": subject_digest, "by": by}
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+    inner = "-inner" if task.inner else ""
+    return f"{task.subject}-{task.split}-{task.seed}{inner}-{digest}"
+
+
+def record(task: Task, recipe: Recipe, outcome: Outcome, machine: Record, *, cold: bool) -> Record:
+    """A run's record: what was asked for, what came of it, where; `cold`: without old features."""
+    return {
+        **asdict(task),
+        "recipe": recipe.as_json(),
+        **outcome.as_json(),
+        "cold_cache": cold,
+        "machine": machine,
+    }
+
+
+def machine(threads: int) -> Record:
+    """Where and how a run ran."""
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "threads": threads,
+        "load_before": round(os.getloadavg()[0], 2),
+        "cpu": _cpu(),
+        "python": platform.python_version(),
+        "visionloop": visionloop.__version__,
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def table(records: Iterable[Record]) -> list[Record]:
+    """A row for each (subject, split, recipe): the mean over its seeds with its intervals."""
+    rows: dict[str, list[Record]] = defaultdict(list)
+    for one in records:
+        same = [*(one[name] for name in _SAME), one["recipe"]]
+        rows[json.dumps(same, sort_keys=True)].append(one)
+    made = [_row(sorted(runs, key=lambda run: int(run["seed"]))) for runs in rows.values()]
+    return sorted(made, key=lambda row: tuple(row[name] for name in (*_SAME, "seconds")))
+
+
+def _row(runs: Sequence[Record]) -> Record:
+    values = [run["accuracy"] for run in runs]
+    train = mean(run["images"]["train"] + run["images"]["val"] for run in runs)
+    test = mean(run["images"]["test"] for run in runs)
+    usual, honest = intervals.student(values), intervals.resampled(values, train, test)
+    return {
+        **{name: runs[0][name] for name in (*_SAME, "recipe")},
+        "seeds": [run["seed"] for run in runs],
+        "mean_test_accuracy": round(mean(values), 5),
+        "ci95": usual.as_json() if usual else None,
+        "ci95_resampled": honest.as_json() if honest else None,
+        "per_seed": [
+            {
+                "seed": run["seed"],
+                "accuracy": round(run["accuracy"], 5),
+                "test_images": run["images"]["test"],
+                "seconds": round(run["seconds"], 1),
+                "threads": run["machine"]["threads"],
+            }
+            for run in runs
+        ],
+        "seconds": round(mean(run["seconds"] for run in runs), 1),  # a seed
+    }
+
+
+def lines(rows: Iterable[Record]) -> list[str]:
+    """The table for a terminal."""
+    return [_line(row) for row in rows]
+
+
+def _line(row: Record) -> str:
+    interval = row["ci95"]
+    around = f" ({interval[0]:.2%} … {interval[1]:.2%})" if interval else ""
+    recipe = row["recipe"]
+    settings = " ".join(recipe.get("settings", ()))
+    weight = recipe.get("doubtful_weight", 1.0)
+    doubtful = f" doubtful labels {weight:g}" if weight != 1.0 else ""
+    inner = ", inside train" if row["inner"] else ""
+    return (
+        f"{row['subject']}, {row['split']}{inner}  {recipe['preset']:10} "
+        f"{row['mean_test_accuracy']:.2%}{around}  {len(row['seeds'])} seeds, "
+        f"{row['seconds']:.0f} s each  {settings}{doubtful}"
+    )
