@@ -1,8 +1,8 @@
 """Fine-tuning in plain PyTorch with torchvision's transforms, as its own references train.
 
 SGD with momentum, cosine after a short warm-up, label smoothing 0.1, no weight decay on norms, an
-exponential average of the weights, batch norms in train mode. The learning rate, 0.01 for 32 images,
-lies between that of the references (0.1 for 256) and of the transfer tutorial (0.001 for 4).
+exponential average of the weights, batch norms in train mode. The rate, 0.01 for 32, lies
+between those of the references (0.1 for 256 images) and of the transfer tutorial (0.001 for 4).
 """
 
 import time
