@@ -3,7 +3,7 @@
     python -m bench.accuracy                                      # the headline: about an hour
     python -m bench.accuracy --presets fast balanced best         # the accuracy-time curve
     python -m bench.accuracy --data digits --seeds 0              # a minute
-    python -m bench.accuracy --inner --presets best --set fit.epochs=20 --seeds 0 1   # choosing
+    python -m bench.accuracy --inner --presets balanced --set fit.epochs=20 --seeds 0 1   # choosing
 
 Each (split, preset, seed) is a run of `visionloop-train` on a snapshot, recorded when it is done:
 what was done is not done again, so the seeds may be run one at a time. The test part of a seed is
@@ -28,7 +28,7 @@ from bench.accuracy.splits import KINDS, Kind, split
 from bench.accuracy.subjects import SUBJECTS, Subject
 from visionloop_training.cores import usable_cores
 
-HEADLINE = Recipe("best")
+HEADLINE = Recipe("balanced")
 SEEDS = (0, 1, 2, 3, 4)
 
 

@@ -24,7 +24,7 @@ import torch
 
 from bench.accuracy import likeness, records
 from bench.accuracy.records import Record, Records, key_of
-from bench.accuracy.runs import Outcome, Recipe, Task
+from bench.accuracy.runs import Outcome, Recipe, Task, cpu_of_children
 from bench.accuracy.splits import KINDS, Part, split
 from bench.accuracy.subjects import SUBJECTS, Subject
 from visionloop.errors import UnavailableError, VisionloopError
@@ -91,7 +91,7 @@ def _run(
     parts = split(task.split, labels, groups or range(len(labels)), task.seed)
     job = _job(options, _files(folder / "pictures", subject), subject, parts, task.seed)
     python = _fastai_python(folder) if peer == "fastai" else Path(sys.executable)
-    where = records.machine(options.threads)
+    where, used = records.machine(options.threads), cpu_of_children()
     answer, seconds = _answer(python, RECIPES / f"{peer}_training.py", job)
     truth = [p.label for p, part in zip(subject.pictures, parts, strict=True) if part == "test"]
     right = [subject.classes[n] == t for n, t in zip(answer["predicted"], truth, strict=True)]
@@ -99,6 +99,7 @@ def _run(
         images={part: parts.count(part) for part in ("train", "val", "test")},
         accuracy=sum(right) / len(right),
         seconds=seconds,
+        cpu_seconds=cpu_of_children() - used,
         details={"epochs": answer["epochs"], "python": str(python)},
     )
     made = records.record(task, recipe, outcome, where, cold=True)

@@ -118,11 +118,13 @@ def _row(runs: Sequence[Record]) -> Record:
                 "accuracy": round(run["accuracy"], 5),
                 "test_images": run["images"]["test"],
                 "seconds": round(run["seconds"], 1),
+                "cpu_seconds": round(run["cpu_seconds"], 1),
                 "threads": run["machine"]["threads"],
             }
             for run in runs
         ],
         "seconds": round(mean(run["seconds"] for run in runs), 1),  # a seed
+        "cpu_seconds": round(mean(run["cpu_seconds"] for run in runs), 1),
     }
 
 
@@ -142,5 +144,5 @@ def _line(row: Record) -> str:
     return (
         f"{row['subject']}, {row['split']}{inner}  {recipe['preset']:10} "
         f"{row['mean_test_accuracy']:.2%}{around}  {len(row['seeds'])} seeds, "
-        f"{row['seconds']:.0f} s each  {settings}{doubtful}"
+        f"{row['seconds']:.0f} s each ({row['cpu_seconds']:.0f} s of CPU)  {settings}{doubtful}"
     )

@@ -6,6 +6,7 @@ scored on the exported file in onnxruntime.
 """
 
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -62,6 +63,7 @@ class Outcome:
     images: dict[str, int]  # part -> images
     accuracy: float
     seconds: float  # from starting the program to its end
+    cpu_seconds: float  # of all its threads
     details: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
@@ -128,12 +130,12 @@ def train(
             *("--dataset", dataset, "--model", MODEL, "--cache", str(cache or empty)),
             *("--who", "bench", "--no-promote", *arguments, "--set", f"threads={threads}"),
         ]
-        started = time.perf_counter()
+        started, used = time.perf_counter(), cpu_of_children()
         with log.open("w") as errors:
             done = subprocess.run(
                 command, stdout=subprocess.PIPE, stderr=errors, text=True, check=False
             )
-        seconds = time.perf_counter() - started
+        seconds, cpu = time.perf_counter() - started, cpu_of_children() - used
     if done.returncode:
         words = log.read_text()[-2000:]
         raise VisionloopError(f"training ended with {done.returncode}: {words}")
@@ -142,6 +144,7 @@ def train(
         images={part: found[f"{part}_images"] for part in ("train", "val", "test")},
         accuracy=found["metrics"]["accuracy"],
         seconds=seconds,
+        cpu_seconds=cpu,
         details={
             "version": found["version"],
             "metrics": found["metrics"],
@@ -151,6 +154,12 @@ def train(
             "curves": _curves(store_url, found["version"]),
         },
     )
+
+
+def cpu_of_children() -> float:
+    """CPU seconds of all processes that this one started and waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def effective(arguments: Sequence[str]) -> dict[str, Any]:

@@ -70,7 +70,7 @@ MISTAKES = [
     (["--set", "backbone.name=resnet5O"], 64, "resnet50"),
     (["--set", "backbone.weights=file:///w.pth"], 64, "no digest"),
     (["--set", "fit.freeze=nowhere"], 64, "features.0"),
-    (["--preset", "quick"], 66, "balanced, demo"),
+    (["--preset", "quick"], 66, "balanced, best, demo, fast"),
     (["--config", "/nowhere.yaml"], 66, "/nowhere.yaml"),
     (["--dataset", "cells"], 66, "cells"),
     (["--model", "Not A Name"], 64, "Not A Name"),

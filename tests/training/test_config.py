@@ -55,7 +55,7 @@ def test_files_that_are_no_settings_are_refused(tmp_path: Path, text: str):
 
 
 def test_missing_sources_say_what_there_is(tmp_path: Path):
-    with pytest.raises(NotFoundError, match="balanced, demo"):
+    with pytest.raises(NotFoundError, match="balanced, best, demo, fast"):
         config.load("dmeo")
     with pytest.raises(NotFoundError, match=r"nothing\.yaml"):
         config.load(file=tmp_path / "nothing.yaml")

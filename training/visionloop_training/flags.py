@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         default=_environment("snapshot") or "latest",
         help="snapshot id, a unique prefix of one, or latest (default)",
     )
-    add("--preset", default=_environment("preset"), help="demo or balanced")
+    add("--preset", default=_environment("preset"), help="fast, balanced, best or demo")
     add("--config", type=Path, default=_path("config"), metavar="FILE", help="YAML file")
     add("--set", action="append", metavar="KEY=VALUE", help="one setting, as fit.epochs=5")
     add("--cache", type=Path, default=_path("cache"), metavar="DIR", help="features and images")
