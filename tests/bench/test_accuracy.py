@@ -81,7 +81,6 @@ def test_the_headline_is_judged_when_all_its_seeds_are_there() -> None:
     distracting = [
         run_of(4, 0.5, split="grouped"),
         run_of(4, 0.5, inner=True),
-        run_of(4, 0.5, cold_cache=False),
         run_of(4, 0.5, Recipe("fast")),
     ]
     assert summary(some + distracting)["verdict"]["holds"] is None
@@ -109,7 +108,9 @@ def test_a_record_is_found_again_by_what_decides_it_only(tmp_path: Path) -> None
 def test_rows_are_told_in_a_line() -> None:
     (line,) = records.lines(records.table([run_of(0, 0.90), run_of(1, 0.92)]))
     assert "91.00%" in line
-    assert "2 seeds" in line
+    assert "2 seeds, 60 s, 110 s of CPU" in line
+    (line,) = records.lines(records.table([run_of(0, 0.90, cold_cache=False)]))
+    assert "features shared, 110 s of CPU" in line
 
 
 def test_experts_were_sure_of_most_cells() -> None:
