@@ -87,7 +87,7 @@ class Runner:
         self.control, theirs = Control.pair()
         fd = theirs.fileno()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "visionloop_inference.runner", str(fd)],
+            [sys.executable, "-m", "visionloop_inference.runner_process", str(fd)],
             pass_fds=[fd],
             stderr=subprocess.DEVNULL,
         )

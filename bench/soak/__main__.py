@@ -33,7 +33,7 @@ from visionloop.repository import ModelRepository
 LOAD_SHARE = 1 / 3
 SWAP_EVERY, KILL_EVERY, SAMPLES = 10.0, 23.0, 60
 READY_SECONDS = 120.0
-MODULES = ("visionloop_inference.runner", "visionloop_inference.front_end")
+MODULES = ("visionloop_inference.runner_process", "visionloop_inference.front_end")
 
 
 class Heard:

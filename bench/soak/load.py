@@ -4,11 +4,13 @@ Sends ModelInfer with one row each, and writes a line for each answer as it come
 and how long it took (seconds), the version that answered, which row, the best class and its
 probability. A call that fails has its status instead. With a rate it is open loop: a slow answer
 holds back no other call. With rate 0 it is closed loop, `in_flight` calls at once. It ends when its
-standard input does, after its last answer.
+standard input does, after its last answer. A call that was turned away waits as long as the server
+asks for (grpc-retry-pushback-ms), or longer each time where it says nothing.
 """
 
 import asyncio
 import json
+import random
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -23,6 +25,7 @@ from visionloop.proto.inference import open_inference_pb2 as pb
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 PATIENCE = 30.0  # seconds; only a lost answer takes so long
+FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0  # seconds between two tries
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,7 @@ class Caller:
     async def _one(self, call: Any) -> None:
         row = self._sent % len(self._requests)
         self._sent += 1
+        pause = FIRST_PAUSE
         while True:
             sent = time.monotonic()
             try:
@@ -128,7 +132,8 @@ class Caller:
                 _say(
                     Call(sent, time.monotonic() - sent, status, row, details=error.details() or "")
                 )
-                await asyncio.sleep(0.02)  # a caller that was turned away does not hammer
+                await asyncio.sleep(_pushback(error) or pause * random.uniform(0.5, 1.5))  # noqa: S311
+                pause = min(2 * pause, LONGEST_PAUSE)
                 if self._plan.retry and not self._stop.is_set():
                     continue
                 return
@@ -151,6 +156,14 @@ def _request(plan: Plan, row: NDArray[np.uint8]) -> pb.ModelInferRequest:
     made.outputs.add(name=plan.output)
     made.raw_input_contents.append(row.tobytes())
     return made
+
+
+def _pushback(error: grpc.aio.AioRpcError) -> float | None:
+    """Seconds that the server asks for."""
+    for name, value in error.trailing_metadata() or ():
+        if name == "grpc-retry-pushback-ms":
+            return int(value) / 1000
+    return None
 
 
 def _say(call: Call) -> None:

@@ -38,7 +38,7 @@ from visionloop_inference.settings import parse
 from visionloop_inference.supervisor import Supervisor
 
 IMAGE = encoded(7)
-RUNNER, FRONT_END = "visionloop_inference.runner", "visionloop_inference.front_end"
+RUNNER, FRONT_END = "visionloop_inference.runner_process", "visionloop_inference.front_end"
 
 
 class Plane:

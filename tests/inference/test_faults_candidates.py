@@ -38,7 +38,7 @@ from visionloop.repository import ModelRepository, file_entry
 from visionloop.signature import TensorSpec
 
 IMAGE = encoded(5)
-RUNNER = "visionloop_inference.runner"
+RUNNER = "visionloop_inference.runner_process"
 
 
 class Asking:

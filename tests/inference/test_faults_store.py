@@ -22,7 +22,7 @@ from visionloop.objectstore import open_store
 from visionloop.repository import ModelRepository
 
 IMAGE = encoded(7)
-RUNNER = "visionloop_inference.runner"
+RUNNER = "visionloop_inference.runner_process"
 
 
 def errors(server: Server) -> float:

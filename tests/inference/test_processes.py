@@ -23,7 +23,7 @@ from support.process_tree import (
 from visionloop.repository import ModelRepository
 
 IMAGE = encoded(3)
-RUNNER, FRONT_END = "visionloop_inference.runner", "visionloop_inference.front_end"
+RUNNER, FRONT_END = "visionloop_inference.runner_process", "visionloop_inference.front_end"
 DEATHS = int(os.environ.get("KILL_ROUNDS", "4")) * 2
 LOST = {grpc.StatusCode.UNAVAILABLE}
 

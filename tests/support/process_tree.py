@@ -21,7 +21,7 @@ def is_alive(pid: int) -> bool:
 
 
 def running(pid: int, module: str) -> list[int]:
-    """The children of `pid` that run this module, as "visionloop_inference.runner"."""
+    """The children of `pid` that run this module, as "visionloop_inference.runner_process"."""
     return [child for child in children(pid) if module in command(child)]
 
 

@@ -177,7 +177,7 @@ def start(
     if kind == "process":
         fd = theirs.fileno()
         process = subprocess.Popen(
-            [sys.executable, "-m", "visionloop_inference.runner", str(fd)],
+            [sys.executable, "-m", "visionloop_inference.runner_process", str(fd)],
             pass_fds=[fd],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )

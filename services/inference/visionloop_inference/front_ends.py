@@ -18,6 +18,7 @@ from visionloop.telemetry import inference as metrics
 from visionloop_inference.children import Child
 from visionloop_inference.control import Control, Message
 from visionloop_inference.hosted_runner import HostedRunner
+from visionloop_inference.restarts import next_pause
 from visionloop_inference.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -25,8 +26,6 @@ log = logging.getLogger(__name__)
 MODULE = "visionloop_inference.front_end"
 START_PATIENCE = 60.0  # seconds
 LINK_PAUSE = 1.0  # seconds before a link that the machine had no room for is tried again
-STEADY_SECONDS = 60.0  # a front end that lived so long begins anew with the first pause
-FIRST_PAUSE = 0.1  # seconds before a dead front end is started again, doubled each time
 
 # glibc gives every buffer above 128 KiB back to the kernel and faults it in again for the next
 # message: with these, 150 kB requests cost a tenth less. Larger ones keep more than they save.
@@ -88,21 +87,20 @@ class FrontEnds:
         )
 
     async def _keep(self, index: int, address: str) -> None:
-        pause = FIRST_PAUSE
+        pause = 0.0
         loop = asyncio.get_running_loop()
         born = loop.time()
         while True:
             how = await asyncio.shield(self._hosted[index].child.ended)
             if self._closing:
                 return
-            if loop.time() - born > STEADY_SECONDS:
-                pause = FIRST_PAUSE
+            longest = self.settings.restart_pause_seconds
+            pause = next_pause(pause, loop.time() - born, longest)
             metrics.RESTARTS.labels(process="front_end").inc()
             log.error("front end %d %s; starting it again", index, how)
             await asyncio.sleep(pause)
             if self._closing:  # one that starts now would not be told to drain
                 return
-            pause = min(2 * pause, self.settings.restart_pause_seconds)
             born = loop.time()
             try:
                 await self._start_again(index, address)

@@ -15,7 +15,7 @@ from visionloop_inference.rows import Arena, aligned
 
 log = logging.getLogger(__name__)
 
-MODULE = "visionloop_inference.runner"
+MODULE = "visionloop_inference.runner_process"
 MANY = 10  # times the predicted cost; more than that and a runner hangs
 
 
@@ -36,7 +36,7 @@ class HostedRunner:
         self.instance = instance
         self.batch = 0
         self.row_seconds = 0.0
-        self.pause = 0.05  # seconds before it is started again, doubled each time it dies young
+        self.pause = 0.0  # seconds that its place was empty before it was started
         self._said: asyncio.Queue[Message | None] = asyncio.Queue()
         name = f"runner {instance} of {bundle.model} version {bundle.version}"
         self.child = Child(name, self._said.put_nowait)

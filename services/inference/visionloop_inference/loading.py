@@ -20,6 +20,7 @@ from visionloop.telemetry import inference as metrics
 from visionloop_inference.front_ends import FrontEnds
 from visionloop_inference.hosted_runner import HostedRunner, RunnerDiedError
 from visionloop_inference.lifecycle import ModelVersion
+from visionloop_inference.restarts import next_pause
 from visionloop_inference.settings import Settings
 
 P = ParamSpec("P")
@@ -28,8 +29,6 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 CRASHES_AT_LOAD = 2  # a graph that kills its runner so often is refused
-FIRST_PAUSE = 0.1  # seconds before a dead runner is started again, doubled each time
-STEADY_SECONDS = 60.0  # a runner that lived so long begins anew with the first pause
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +113,8 @@ class Loader:
                 return
             metrics.RESTARTS.labels(process="runner").inc()
             log.error("%s %s; starting it again", runner.child.name, runner.child.ended.result())
-            steady = loop.time() - born > STEADY_SECONDS
             longest = self.settings.restart_pause_seconds
-            pause = FIRST_PAUSE if steady else min(2 * runner.pause, longest)
+            pause = next_pause(runner.pause, loop.time() - born, longest)
             task = asyncio.create_task(self._revive(version, runner, pause))
             self.revivals.add(task)
             task.add_done_callback(self.revivals.discard)
@@ -134,7 +132,7 @@ class Loader:
                 await runner.load(self._options(), self.settings.load_seconds)
             except Exception as error:  # noqa: BLE001 — it served before: it is worth trying again
                 log.error("%s does not come back: %s", dead.child.name, error)
-                pause = min(2 * pause, self.settings.restart_pause_seconds)
+                pause = next_pause(pause, 0.0, self.settings.restart_pause_seconds)
                 await asyncio.sleep(pause)
                 # A cache may have been swept by whoever keeps the machine's disk tidy.
                 with contextlib.suppress(Exception):

@@ -19,14 +19,10 @@ control channel: the runner leaves at once. Price: a run of the graph is not int
 anything, so everything here waits for as long as one batch takes.
 """
 
-import contextlib
-import faulthandler
 import logging
 import os
 import select
-import signal
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
@@ -39,12 +35,8 @@ from visionloop.errors import (
     VisionloopError,
 )
 from visionloop.failpoints import failpoint
-from visionloop.telemetry import metrics
-from visionloop.telemetry.logs import configure_logging
-from visionloop.telemetry.pages import Page
 from visionloop_inference.control import Control, Message
 from visionloop_inference.front_end_link import FrontEndLink
-from visionloop_inference.garbage import settle_garbage_collector
 from visionloop_inference.loaded_model import LoadedModel, LoadOptions
 from visionloop_inference.rows import Arena
 
@@ -210,31 +202,3 @@ class _Runner:
 
     def _close(self, message: Message, _fds: list[int]) -> None:
         self._ending = monotonic() + float(message.get("seconds", 30.0))
-
-
-def main() -> int:
-    """A process: `python -m visionloop_inference.runner CONTROL [PAGE]`, both descriptors.
-
-    CONTROL is its end of the control channel, PAGE the memory that its metrics go to.
-    """
-    # An interrupt at the terminal reaches every process of the group; the supervisor decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    faulthandler.enable()
-    configure_logging("visionloop-inference-runner")
-    if len(sys.argv) > 2:
-        metrics.write_to(Page.shared(int(sys.argv[2])))
-    _die_first()
-    settle_garbage_collector()
-    serve(Control.of_fd(int(sys.argv[1])))
-    return 0
-
-
-def _die_first() -> None:
-    """Where memory runs out, the kernel takes a runner, which comes back, not the supervisor."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("500")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
