@@ -8,7 +8,7 @@ DATA ?= visionloop-data
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-kill test-fuzz bench-serving bench-ingest bench-accuracy bench-accuracy-peers \
-	bench-labeling-scale bench-labelling-page perf-analyzer charts-verify charts-snapshots soak lint format protos lock serve label up clean
+	bench-labeling-scale bench-labelling-page perf-analyzer charts-verify charts-snapshots charts-checkov soak lint format protos lock serve label up clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
@@ -65,6 +65,10 @@ charts-verify: $(READY) ## the charts: rendered by real helm on Kubernetes 1.30 
 charts-snapshots: $(READY) ## schemas, tables and snapshots of the charts made anew, for a look at `git diff`
 	$(BIN)/python -m charts.tooling
 	UPDATE_SNAPSHOTS=1 $(BIN)/python -m pytest tests/charts/test_snapshots.py
+
+charts-checkov: $(READY) ## checkov's findings in the charts, each with the reason why it stays
+	test -x build/checkov/bin/checkov || { $(PYTHON) -m venv build/checkov && build/checkov/bin/pip install --quiet checkov==3.3.30; }
+	$(BIN)/python -m tests.support.checkov build/checkov/bin/checkov
 
 lint: $(READY) ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ from typing import Any
 from visionloop.flags import comma_separated, seconds
 from visionloop_inference import settings as inference
 from visionloop_labeling import settings as labeling
-from visionloop_training.config import TrainingConfig
+from visionloop_training.config import TrainingConfig, presets
 
 _NOT_SETTINGS = {"help", "version", "config", "ready_file"}
 # What the charts decide: other values of theirs, or what a pod must be.
@@ -37,6 +37,7 @@ def settings_schemas() -> dict[str, Any]:
     return {
         "inferenceSettings": _schema(inference._parser(), INFERENCE_OWN),
         "labelingSettings": _schema(labeling._parser(), LABELING_OWN),
+        "trainingPreset": {"enum": ["", *presets()]},
         "trainingConfig": _inlined(TrainingConfig.model_json_schema()),
     }
 

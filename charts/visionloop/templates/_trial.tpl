@@ -4,7 +4,8 @@ app.kubernetes.io/name: {{ . }}
 app.kubernetes.io/component: trial
 {{- end -}}
 
-{{/* A server of one pod: StatefulSet and Service. Takes root, name, image, port, container (YAML), mounts. */}}
+{{/* A server of one pod: StatefulSet, Service and NetworkPolicy. Takes root, name, image, port,
+container (YAML), data and scratch (where they are mounted). */}}
 {{- define "trial.server" -}}
 {{- $root := .root -}}
 apiVersion: apps/v1
@@ -44,6 +45,10 @@ spec:
           readinessProbe:
             tcpSocket: {port: server}
             periodSeconds: 2
+          livenessProbe:
+            tcpSocket: {port: server}
+            initialDelaySeconds: 30
+            periodSeconds: 20
           resources:
             requests: {cpu: 100m, memory: 512Mi}
             limits: {memory: 2Gi}
@@ -79,6 +84,23 @@ spec:
     {{- include "trial.labels" .name | nindent 4 }}
   ports:
     - {name: server, port: {{ .port }}, targetPort: server}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: {{ .name }}
+  labels:
+    {{- include "visionloop.labels" $root | nindent 4 }}
+spec:
+  podSelector:
+    matchLabels:
+      {{- include "trial.labels" .name | nindent 6 }}
+  policyTypes: [Ingress, Egress]
+  ingress:
+    - ports:
+        - {port: {{ .port }}, protocol: TCP}
+      from:
+        - podSelector: {} # this namespace
 {{- end -}}
 
 {{- define "trial.storeContainer" -}}
