@@ -1,5 +1,7 @@
 """The rendered command lines, read by the programs' own parsers: charts set what there is."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,8 @@ from support.charts import Object, ValueSet, every_value_set, one_of, pods, rend
 import visionloop_inference.settings
 import visionloop_labeling.settings
 from visionloop.cli.main import _parser as cli_parser
+from visionloop.telemetry import inference as _declares_metrics  # noqa: F401
+from visionloop.telemetry import metrics
 from visionloop_labeling import migrate_command
 from visionloop_training import flags as training_flags
 from visionloop_training.config import load
@@ -18,6 +22,7 @@ PARSERS = {
     "visionloop-inference": visionloop_inference.settings.parse,
     "visionloop-labeling": visionloop_labeling.settings.parse,
 }
+AUTOSCALER = "HorizontalPodAutoscaler"
 SETS = {one.name: one for one in value_sets()}
 
 
@@ -155,6 +160,17 @@ def test_labeling_settings_reach_the_program() -> None:
     assert settings.import_ports == ("443",)
     assert (settings.inspectors, settings.daily_images) == (5, 100000)
     assert variables["PGSSLMODE"] == "verify-full"
+
+
+def test_autoscalers_ask_for_a_metric_that_the_program_has() -> None:
+    there = {one.name for one in metrics.declared() if one.program == "inference"}
+    for name in ("inference-mtls-hpa", "inference-production"):
+        scalers = json.dumps(
+            [one for one in rendered(SETS[name]) if one["kind"] in ("ScaledObject", AUTOSCALER)]
+        )
+        asked = set(re.findall(r"visionloop_[a-z_]+", scalers))
+        assert asked
+        assert asked <= there
 
 
 def test_each_program_has_a_secret_of_its_own() -> None:

@@ -43,6 +43,7 @@ REFUSED = [
     ("inference", [STORE, "--set=tls.mode=secret,insecure=true"], "tls.existingSecret names none"),
     ("inference", [STORE, "--set=tls.mode=cert-manager,insecure=true"], "names no issuer"),
     ("inference", [STORE, "--set=tls.clientCaSecret=c,insecure=true"], "over TLS only"),
+    ("inference", [STORE, "--set=insecure=true,tls.gatewayCaConfigMap=c"], "no certificate to"),
     ("inference", [STORE, "--set=insecure=true,autoscaling.mode=keda"], "gives no address"),
     ("inference", [STORE, "--set=insecure=true,autoscaling.mode=hpa"], "needs the pods' metrics"),
     (

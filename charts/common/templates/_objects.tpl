@@ -73,6 +73,9 @@ spec:
 {{- end -}}
 
 {{- define "visionloop.tlsProblems" -}}
+{{- if and .Values.tls.gatewayCaConfigMap (eq .Values.tls.mode "off") }}
+- tls.gatewayCaConfigMap needs tls.mode secret or cert-manager: there is no certificate to check.
+{{- end }}
 {{- if and (eq .Values.tls.mode "secret") (not .Values.tls.existingSecret) }}
 - tls.mode is secret, but tls.existingSecret names none; it holds tls.crt and tls.key.
 {{- end }}

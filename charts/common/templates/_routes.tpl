@@ -60,3 +60,27 @@ spec:
                   name: {{ $.port }}
     {{- end }}
 {{- end -}}
+
+{{/* How a Gateway speaks to a Service with TLS: without it most speak plain, and get no answer. */}}
+{{- define "visionloop.backendTLSPolicy" -}}
+{{- if .Values.tls.gatewayCaConfigMap }}
+{{- $name := include "visionloop.fullname" . }}
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata:
+  name: {{ $name }}
+  labels:
+    {{- include "visionloop.labels" . | nindent 4 }}
+spec:
+  targetRefs:
+    - group: ""
+      kind: Service
+      name: {{ $name }}
+  validation:
+    hostname: {{ $name }}.{{ .Release.Namespace }}.svc
+    caCertificateRefs:
+      - group: ""
+        kind: ConfigMap
+        name: {{ .Values.tls.gatewayCaConfigMap }}
+{{- end }}
+{{- end -}}
