@@ -7,6 +7,7 @@ is checked by size and digest when it is published and again whenever it is fetc
 publishing reads back all it wrote (about 20 MB for the smallest models).
 """
 
+import hashlib
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -80,6 +81,24 @@ class ModelRepository:
         with written_whole(folder / MARKER) as file:
             file.write(data)
         return bundle
+
+    def file(self, bundle: Bundle, name: str) -> bytes:
+        """The content of one small file of a version, as "report/gate.json".
+
+        Raises NotFoundError where the version has no such file, and CorruptError when it is
+        missing, torn or altered.
+        """
+        entry = bundle.files.get(name)
+        if entry is None:
+            raise NotFoundError(f"version {bundle.version} of {bundle.model!r} has no file {name}")
+        key = self._numbers(bundle.model).folder(bundle.version) + name
+        try:
+            data = self._store.get(key).data
+        except NotFoundError:
+            raise self._missing_file(key) from None
+        if (len(data), hashlib.sha256(data).hexdigest()) != (entry.size, entry.sha256):
+            raise CorruptError(f"{self._store.url}/{key} is not what {MARKER} says")
+        return data
 
     def claim(self, model: str, run_id: str) -> int:
         """Reserves the next free version number for a run.
@@ -295,11 +314,12 @@ class ModelRepository:
             try:
                 self._store.download(start + name, path, sha256=entry.sha256, size=entry.size)
             except NotFoundError:
-                raise CorruptError(
-                    f"{self._store.url}/{start}{name} is missing, but {MARKER} lists it"
-                ) from None
+                raise self._missing_file(start + name) from None
 
         in_parallel(fetch, bundle.files)
+
+    def _missing_file(self, key: str) -> CorruptError:
+        return CorruptError(f"{self._store.url}/{key} is missing, but {MARKER} lists it")
 
     def _no_version(self, model: str, version: int) -> NotFoundError:
         there = self.versions(model)

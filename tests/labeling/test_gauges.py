@@ -43,6 +43,7 @@ async def test_gauges_tell_what_is_stored(tmp_path, anyio_backend, monkeypatch) 
             assert value(metrics.CLASS_IMBALANCE, "gauged") == 3
             assert value(metrics.LABELS_SINCE_SNAPSHOT, "gauged") == 4
             assert value(metrics.QUALITY_FLAGS, "gauged", "dark") == 0
+            assert value(metrics.DATABASE_CONNECTIONS, "limit") > 1
             assert ("gauged",) not in values()["visionloop_snapshot_age_seconds"]
             assert (await client.post("/v1/datasets/gauged/snapshots")).status_code == 200
             await client.get("/metrics")

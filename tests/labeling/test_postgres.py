@@ -127,6 +127,7 @@ def test_who_finds_all_connections_busy_is_told_so(hasty: Database) -> None:
     with hasty.read() as one, hasty.read() as two:
         one.execute(text("SELECT 1"))
         two.execute(text("SELECT 1"))
+        assert hasty.connections() == (2, 2)
         with pytest.raises(OverloadedError, match="connections are busy"), hasty.read() as three:
             three.execute(text("SELECT 1"))
     assert names(hasty) == ["cells"]

@@ -1,5 +1,6 @@
 """Small model bundles for tests of the repository: real files and digests, no real graph."""
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,15 +19,26 @@ from visionloop.repository import ModelRepository, file_entry
 
 
 def write_bundle(
-    folder: Path, version: int, *, model: str = "cells", run_id: str = "run", content: bytes = b"m"
+    folder: Path,
+    version: int,
+    *,
+    model: str = "cells",
+    run_id: str = "run",
+    content: bytes = b"m",
+    passed: bool | None = None,
 ) -> ClassificationBundle:
-    """Writes a few files into `folder` and returns the bundle that lists them."""
+    """Writes a few files into `folder` and returns the bundle that lists them.
+
+    `passed` is the gate's verdict; None: there is none.
+    """
     contents = {
         "model.onnx": content * 1000,
         "golden/golden.json": b"[]",
         "golden/0.jpg": b"\xff\xd8" + content,
         "report/report.json": b"{}",
     }
+    if passed is not None:
+        contents["report/gate.json"] = json.dumps({"passed": passed}).encode()
     for name, data in contents.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
@@ -63,12 +75,17 @@ def write_bundle(
 
 
 def publish_version(
-    repository: ModelRepository, folder: Path, *, model: str = "cells", run_id: str | None = None
+    repository: ModelRepository,
+    folder: Path,
+    *,
+    model: str = "cells",
+    run_id: str | None = None,
+    passed: bool | None = None,
 ) -> ClassificationBundle:
     """Claims the next number and publishes a bundle whose content differs from all others."""
     run = run_id or f"run-{folder.name}"
     version = repository.claim(model, run)
     content = f"{model}-{run}-{version}".encode()
-    bundle = write_bundle(folder, version, model=model, run_id=run, content=content)
+    bundle = write_bundle(folder, version, model=model, run_id=run, content=content, passed=passed)
     repository.publish(bundle, folder)
     return bundle

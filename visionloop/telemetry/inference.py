@@ -58,6 +58,18 @@ MODEL_INFO = _gauge(
     "1 for the version that an alias serves now, 0 for one that it served before.",
     ("model", "version", "alias"),
 )
+MODEL_CREATED = _gauge(
+    "visionloop_model_created_timestamp_seconds",
+    "When the version that an alias serves was made, in seconds since 1970; 0 where it serves none "
+    "any more.",
+    ("model", "alias"),
+)
+MODEL_PENDING = _gauge(
+    "visionloop_model_pending",
+    "1 while an alias means a version that does not serve (yet, or because it was refused), else "
+    "0.",
+    ("model",),
+)
 MODEL_LOAD = _counter(
     "visionloop_model_load_total",
     "Attempts to load a version: loaded, or the state it ended in.",
@@ -127,3 +139,16 @@ NV_INFER_US = _counter(
 NV_OUTPUT_US = _counter(
     "nv_inference_compute_output_duration_us", "Time to hand outputs out.", _VERSION
 )
+
+
+def begin_at_zero() -> None:
+    """Makes the series of rare events, so that the first event is an increase and not a beginning.
+
+    Prometheus sees no increase from nothing to 1: an alert on the first failure would miss it.
+    """
+    for outcome in ("stored", "repeated", "conflict", "failed"):
+        FEEDBACK.labels(outcome=outcome)
+    for process in ("front_end", "runner"):
+        RESTARTS.labels(process=process)
+    for result in ("swapped", "demoted", "refused", "failed"):
+        MODEL_SWAP.labels(result=result)

@@ -165,3 +165,40 @@ SIGN_INS = _counter(
     "Tries to sign in with a password: succeeded, failed, or throttled (too many wrong ones).",
     ("outcome",),
 )
+DATABASE_CONNECTIONS = _gauge(
+    "visionloop_database_connections",
+    "Connections to the database: in_use by this replica now, and the limit of it.",
+    ("state",),
+)
+
+# Of the models in the store: what a training job's pod can tell nobody once it is gone. Every
+# replica tells the same.
+PUBLISHED_VERSION = _gauge(
+    "visionloop_published_version", "The newest version of a model that was published.", ("model",)
+)
+PUBLISHED_TIMESTAMP = _gauge(
+    "visionloop_published_timestamp_seconds",
+    "When a model's newest version was made: the last training run that ended with a version, in "
+    "seconds since 1970.",
+    ("model",),
+)
+PROMOTED_VERSION = _gauge(
+    "visionloop_promoted_version", "The version that a model's stable means; 0: none.", ("model",)
+)
+PROMOTED_TIMESTAMP = _gauge(
+    "visionloop_promoted_timestamp_seconds",
+    "When a model's stable was last moved, in seconds since 1970.",
+    ("model",),
+)
+REFUSED_IN_A_ROW = _gauge(
+    "visionloop_gate_refused_in_a_row",
+    "How many of a model's newest versions the gate refused, one after the other; 0: it passed the "
+    "newest.",
+    ("model",),
+)
+VERSION_METRIC = _gauge(
+    "visionloop_version_metric",
+    "What a version's bundle says of it (accuracy, macro_f1, test_ece, train_images, …), for the "
+    "newest and the stable version.",
+    ("model", "alias", "metric"),
+)

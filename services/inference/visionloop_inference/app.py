@@ -97,6 +97,7 @@ def _store_threads() -> Iterator[ThreadPoolExecutor]:
 
 async def serve(settings: Settings, cache: Path) -> None:
     """Serves until a signal, then drains."""
+    metrics.begin_at_zero()
     metrics.SESSION_INFO.labels(
         provider=settings.provider, required_provider=settings.provider
     ).set(1)

@@ -25,6 +25,7 @@ from visionloop.failpoints import failpoint
 from visionloop.telemetry import inference as metrics
 from visionloop_inference.lifecycle import OVER, ModelVersion, State
 from visionloop_inference.loading import Loader
+from visionloop_inference.model_metrics import ModelMetrics
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class ServedModel:
         self._in_trouble = False  # by this settling; otherwise `problem` is over
         self._stale: set[int] = set()  # versions whose files wait to be removed
         self._releases: set[asyncio.Task[None]] = set()
-        self._info: dict[tuple[str, int], float] = {}
+        self._metrics = ModelMetrics(name)
 
     @property
     def serving(self) -> bool:
@@ -98,6 +99,7 @@ class ServedModel:
         if self.problem and not self._in_trouble:
             self.problem = ""
             self._route()
+        self._tell_metrics()
         return settled
 
     async def _settle_stable(self, aliases: Aliases) -> bool:
@@ -291,17 +293,19 @@ class ServedModel:
         self._tell_metrics()
         self._changed()
 
+    @property
+    def pending(self) -> bool:
+        """Whether an alias means a version that does not serve (yet)."""
+        if (aliases := self._aliases) is None:
+            return False
+        wanted = (aliases.stable, aliases.canary.version if aliases.canary else None)
+        serving = [version.number if version else None for version in (self.stable, self.canary)]
+        return wanted != tuple(serving)
+
     def _tell_metrics(self) -> None:
-        now: dict[tuple[str, int], float] = {
-            (alias, version.number): 1.0
-            for alias, version in ((STABLE, self.stable), (CANARY, self.canary))
-            if version is not None
-        }
-        for (alias, number), value in (dict.fromkeys(self._info, 0.0) | now).items():
-            metrics.MODEL_INFO.labels(
-                model=self.name, version=str(number), alias=alias
-            ).set(value)  # fmt: skip
-        self._info |= now
+        aliases = {STABLE: self.stable, CANARY: self.canary}
+        serving = {alias: version for alias, version in aliases.items() if version is not None}
+        self._metrics.tell(serving, pending=self.pending)
 
     def _release(self, version: ModelVersion) -> None:
         """In the background: a slow request on the old version must not hold up the next alias."""
@@ -331,6 +335,7 @@ class ServedModel:
             log.info("%s is not served any more: %s", self.name, why)
         self.stable = self.canary = self._standby = None
         self.percent = 0.0
+        self._aliases = None
         self._hopeless.clear()
         self._let_go(())
         self.problem = why

@@ -34,6 +34,7 @@ from visionloop_labeling.import_loop import import_loops
 from visionloop_labeling.importers.opening import Tools
 from visionloop_labeling.inference_access import open_inference
 from visionloop_labeling.inspectors import WorkerPool
+from visionloop_labeling.model_gauges import ModelGauges
 from visionloop_labeling.quotas import Quotas
 from visionloop_labeling.readiness import Readiness
 from visionloop_labeling.reconcile import EVERY_SECONDS, Reconciler
@@ -46,6 +47,7 @@ PROGRAM: Final = "visionloop-labeling"
 _THREADS: Final = 16
 _FEEDBACK_SECONDS: Final = 2.0
 _SUGGESTIONS_SECONDS: Final = 2.0
+_MODELS_SECONDS: Final = 30.0
 _log = logging.getLogger(__name__)
 
 
@@ -161,6 +163,7 @@ def _loops(settings: Settings, service: LabelingService, suggester: Suggester | 
         *import_loops(service, tools),
         Loop("feedback", _FEEDBACK_SECONDS, inbox.drain),
         Loop("reconcile", EVERY_SECONDS, reconciler.work),
+        Loop("models", _MODELS_SECONDS, ModelGauges(service.store).measure, one_replica=False),
     ]
     if suggester is not None:
         loops.append(Loop("suggestions", _SUGGESTIONS_SECONDS, suggester.work))

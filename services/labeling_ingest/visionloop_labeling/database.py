@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError, TimeoutError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import QueuePool
 
 from visionloop.errors import (
     ConfigurationError,
@@ -28,7 +29,13 @@ from visionloop.errors import (
     UnavailableError,
     VisionloopError,
 )
-from visionloop_labeling.engines import DEFAULT_CONNECTIONS, READ_ONLY, WRITES, connect
+from visionloop_labeling.engines import (
+    DEFAULT_CONNECTIONS,
+    READ_ONLY,
+    SQLITE_CONNECTIONS,
+    WRITES,
+    connect,
+)
 from visionloop_labeling.schema import Table
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -49,8 +56,10 @@ class Database:
     that waits for a second connection could wait for ever.
     """
 
-    def __init__(self, engine: Engine, lock_file: IO[str] | None) -> None:
+    def __init__(self, engine: Engine, lock_file: IO[str] | None, most: int) -> None:
+        """`most` connections to Postgres at once."""
         self._engine = engine
+        self._most = most
         self._writing_engine = engine.execution_options(**{WRITES: True})
         self._reading_engine = engine
         if not self.single_process:
@@ -96,6 +105,12 @@ class Database:
         ):
             yield session
 
+    def connections(self) -> tuple[int, int]:
+        """How many connections this program uses now, and how many it may."""
+        pool = self._engine.pool
+        in_use = pool.checkedout() if isinstance(pool, QueuePool) else 0
+        return in_use, SQLITE_CONNECTIONS if self.single_process else self._most
+
     def close(self) -> None:
         """Closes all connections and lets the next program in."""
         self._engine.dispose()
@@ -121,7 +136,7 @@ def open_database(url: str, *, connections: int = DEFAULT_CONNECTIONS) -> Databa
     UnavailableError when the database cannot be reached.
     """
     engine, lock_file = connect(url, connections)
-    opened = Database(engine, lock_file)
+    opened = Database(engine, lock_file, connections)
     try:
         migrate(engine)
     except (DatabaseError, CommandError) as error:

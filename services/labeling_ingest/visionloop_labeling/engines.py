@@ -27,7 +27,7 @@ DEFAULT_CONNECTIONS: Final = 24
 LOCK_SECONDS: Final = 20
 STATEMENT_SECONDS: Final = 300  # the longest are the cut and the migration of a large dataset
 _BUSY_SECONDS: Final = 30
-_SQLITE_CONNECTIONS: Final = 53  # as many as there are threads that may want one
+SQLITE_CONNECTIONS: Final = 53  # as many as there are threads that may want one
 _KEPT_OPEN: Final = 5
 _CONNECT_SECONDS: Final = 5
 _SERVER_SETTINGS: Final = {
@@ -112,7 +112,7 @@ def _sqlite(url: URL) -> tuple[Engine, IO[str]]:
         )
     path = Path(url.database).resolve()  # one lock, by whatever link the file is reached
     lock_file = _lock(path)
-    engine = create_engine(url, pool_size=_KEPT_OPEN, max_overflow=_SQLITE_CONNECTIONS - _KEPT_OPEN)
+    engine = create_engine(url, pool_size=_KEPT_OPEN, max_overflow=SQLITE_CONNECTIONS - _KEPT_OPEN)
     event.listen(engine, "connect", _on_sqlite_connect)
     event.listen(engine, "begin", _on_sqlite_begin)
     return engine, lock_file

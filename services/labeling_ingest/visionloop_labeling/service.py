@@ -13,6 +13,7 @@ from sqlalchemy import select
 from visionloop.errors import UnavailableError
 from visionloop.images import Limits
 from visionloop.objectstore import ObjectStore
+from visionloop.telemetry import labeling as metrics
 from visionloop_labeling import datasets, exports, history, labels, snapshots, validation
 from visionloop_labeling.database import Database
 from visionloop_labeling.datasets import DatasetSettings, DatasetSummary
@@ -92,7 +93,10 @@ class LabelingService:
         await self.run(work)
 
     async def measure(self) -> None:
-        """Brings the gauges up to date that describe stored data."""
+        """Brings the gauges up to date that describe stored data, and the connections to it."""
+        in_use, most = self.database.connections()
+        metrics.DATABASE_CONNECTIONS.labels("in_use").set(in_use)
+        metrics.DATABASE_CONNECTIONS.labels("limit").set(most)
         await asyncio.to_thread(self._gauges.measure)
 
     async def create_dataset(

@@ -1,0 +1,109 @@
+"""The gauges that describe the models in the store: newest and stable version, scores, verdicts.
+
+A training job's pod is gone when somebody asks how its run ended; the store knows. Versions never
+change, so each is read once; a look at a model costs one listing, one question for each version
+and one read of its aliases.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+from visionloop.bundle import Bundle, ClassificationBundle
+from visionloop.errors import CorruptError, NotFoundError
+from visionloop.objectstore import ObjectStore
+from visionloop.repository import ModelRepository
+from visionloop.telemetry import labeling as metrics
+
+LOOKED_AT: Final = 20  # newest versions whose verdicts are counted
+_VERDICT: Final = "report/gate.json"  # training's; it holds `passed`
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """What is told of one version; never changes."""
+
+    created: float  # seconds since 1970
+    scores: dict[str, float]
+    refused: bool  # by the gate
+
+
+class ModelGauges:
+    """`measure` blocks; used by one thread at a time."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._repository = ModelRepository(store)
+        self._known: dict[tuple[str, int], _Version | None] = {}
+        self._moved: dict[str, tuple[int, float]] = {}  # model -> sequence of aliases, last move
+
+    def measure(self) -> bool:
+        """Brings the gauges up to date. False: no work is left."""
+        for model in self._repository.models():
+            self._published(model)
+            self._promoted(model)
+        return False
+
+    def _published(self, model: str) -> None:
+        numbers = self._repository.versions(model)[-LOOKED_AT:]
+        if not numbers:
+            return
+        versions = [self._version(model, number) for number in numbers]
+        newest = versions[-1]
+        metrics.PUBLISHED_VERSION.labels(model).set(numbers[-1])
+        refused = 0
+        while refused < len(versions) and _refused(versions[-1 - refused]):
+            refused += 1
+        metrics.REFUSED_IN_A_ROW.labels(model).set(refused)
+        if newest is not None:
+            metrics.PUBLISHED_TIMESTAMP.labels(model).set(newest.created)
+            _tell_scores(model, "newest", newest)
+
+    def _promoted(self, model: str) -> None:
+        found = self._repository.aliases(model).aliases
+        metrics.PROMOTED_VERSION.labels(model).set(found.stable or 0)
+        if found.stable is None:
+            return
+        known = self._moved.get(model)
+        if known is None or known[0] != found.sequence:
+            moves = [move for move in self._repository.history(model) if move.alias == "stable"]
+            known = self._moved[model] = (found.sequence, moves[-1].at.timestamp())
+        metrics.PROMOTED_TIMESTAMP.labels(model).set(known[1])
+        if (stable := self._version(model, found.stable)) is not None:
+            _tell_scores(model, "stable", stable)
+
+    def _version(self, model: str, number: int) -> _Version | None:
+        """None where the version is damaged, which is logged once."""
+        key = (model, number)
+        if key not in self._known:
+            try:
+                self._known[key] = self._read(model, number)
+            except (CorruptError, NotFoundError, ValueError) as error:
+                _log.warning("a version cannot be described: %s", error)
+                self._known[key] = None
+        return self._known[key]
+
+    def _read(self, model: str, number: int) -> _Version:
+        bundle = self._repository.read(model, number)
+        return _Version(
+            created=bundle.created.timestamp(),
+            scores=bundle.metrics if isinstance(bundle, ClassificationBundle) else {},
+            refused=self._refused(bundle),
+        )
+
+    def _refused(self, bundle: Bundle) -> bool:
+        """Whether the gate said no. What was not made by training has no verdict."""
+        if _VERDICT not in bundle.files:
+            return False
+        verdict = json.loads(self._repository.file(bundle, _VERDICT))
+        return isinstance(verdict, dict) and verdict.get("passed") is False
+
+
+def _refused(version: _Version | None) -> bool:
+    return version is not None and version.refused
+
+
+def _tell_scores(model: str, alias: str, version: _Version) -> None:
+    for name, value in version.scores.items():
+        metrics.VERSION_METRIC.labels(model, alias, name).set(value)
