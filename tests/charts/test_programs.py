@@ -90,7 +90,9 @@ def test_training_understands_its_flags(
         assert one_of(objects, "Service", service)["spec"]["publishNotReadyAddresses"]
         config = None
         if flags.config:
-            [text] = one_of(objects, "ConfigMap")["data"].values()
+            mounted = {one["name"]: one for one in job["template"]["spec"]["volumes"]}
+            name = mounted["config"]["configMap"]["name"]
+            [text] = one_of(objects, "ConfigMap", name)["data"].values()
             config = tmp_path / "config.yaml"
             config.write_text(text, encoding="utf-8")
         settings = load(flags.preset, config)

@@ -198,7 +198,7 @@ REFUSED_IN_A_ROW = _gauge(
 )
 VERSION_METRIC = _gauge(
     "visionloop_version_metric",
-    "What a version's bundle says of it (accuracy, macro_f1, test_ece, train_images, …), for the "
+    "What a version's bundle says of it (accuracy, macro_f1, test_ece, test_images, …), for the "
     "newest and the stable version.",
     ("model", "alias", "metric"),
 )

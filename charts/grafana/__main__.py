@@ -1,0 +1,5 @@
+"""`python -m charts.grafana`."""
+
+from charts.grafana import main
+
+main()

@@ -1,0 +1,159 @@
+"""From an image to a label in a snapshot, and what comes back from the model."""
+
+from charts.grafana.panels import (
+    Dashboard,
+    J,
+    highest,
+    in_an_hour,
+    panel,
+    per_second,
+    quantiles,
+)
+
+D = f'{J},dataset=~"$dataset"'
+LABELLING_FUNNEL = Dashboard(
+    "labelling-funnel",
+    "labeling-ingest",
+    "Visionloop / Labelling funnel",
+    "visionloop_queue_images",
+    (
+        (
+            "From image to snapshot",
+            (
+                panel(
+                    "Images that came",
+                    (
+                        in_an_hour("visionloop_ingest_images_total", "outcome"),
+                        "{{outcome}}",
+                    ),
+                ),
+                panel(
+                    "Images by their place in the work",
+                    (
+                        highest("visionloop_queue_images", "dataset, state", D),
+                        "{{dataset}} {{state}}",
+                    ),
+                ),
+                panel(
+                    "Oldest image without a label",
+                    (highest("visionloop_queue_oldest_seconds", "dataset", D), "{{dataset}}"),
+                    unit="s",
+                    kind="stat",
+                ),
+                panel(
+                    "Labels by who spoke",
+                    (
+                        in_an_hour("visionloop_label_events_total", "author_kind"),
+                        "{{author_kind}}",
+                    ),
+                ),
+                panel(
+                    "Labels since the latest snapshot",
+                    (highest("visionloop_labels_since_snapshot", "dataset", D), "{{dataset}}"),
+                ),
+                panel(
+                    "Age of the latest snapshot",
+                    (highest("visionloop_snapshot_age_seconds", "dataset", D), "{{dataset}}"),
+                    unit="s",
+                    kind="stat",
+                ),
+            ),
+        ),
+        (
+            "What is in the datasets",
+            (
+                panel(
+                    "Images by split",
+                    (
+                        highest("visionloop_dataset_images", "dataset, split", D),
+                        "{{dataset}} {{split}}",
+                    ),
+                ),
+                panel(
+                    "Largest class for one of the smallest",
+                    (highest("visionloop_class_imbalance_ratio", "dataset", D), "{{dataset}}"),
+                ),
+                panel(
+                    "Images that are remarked on",
+                    (highest("visionloop_quality_flags", "flag", D), "{{flag}}"),
+                ),
+            ),
+        ),
+        (
+            "What comes back from the model",
+            (
+                panel(
+                    "Feedback",
+                    (
+                        in_an_hour("visionloop_feedback_drained_total", "outcome"),
+                        "{{outcome}}",
+                    ),
+                ),
+                panel(
+                    "From a correction to its label (p90)",
+                    (
+                        "histogram_quantile(0.9, "
+                        + in_an_hour("visionloop_feedback_lag_seconds_bucket", "le")
+                        + ")",
+                        "p90",
+                    ),
+                    unit="s",
+                ),
+                panel(
+                    "Images shown for suggestions",
+                    (
+                        in_an_hour("visionloop_suggestions_total", "outcome"),
+                        "{{outcome}}",
+                    ),
+                ),
+            ),
+        ),
+        (
+            "The service",
+            (
+                panel(
+                    "HTTP requests by status",
+                    (
+                        per_second("visionloop_http_requests_total", "status"),
+                        "{{status}}",
+                    ),
+                    unit="reqps",
+                ),
+                panel(
+                    "RPCs by code",
+                    (
+                        per_second("grpc_server_handled_total", "grpc_code"),
+                        "{{grpc_code}}",
+                    ),
+                    unit="reqps",
+                ),
+                panel(
+                    "Until an image is durable",
+                    *quantiles("visionloop_ingest_seconds"),
+                    unit="s",
+                ),
+                panel(
+                    "Work in the background",
+                    (
+                        per_second("visionloop_background_runs_total", "loop, outcome"),
+                        "{{loop}} {{outcome}}",
+                    ),
+                    unit="cps",
+                ),
+                panel(
+                    "Database connections",
+                    (
+                        highest("visionloop_database_connections", "pod, state"),
+                        "{{state}} {{pod}}",
+                    ),
+                ),
+                panel(
+                    "Images that the store has lost",
+                    (f"max(visionloop_missing_images{{{J}}})", "missing"),
+                    kind="stat",
+                ),
+            ),
+        ),
+    ),
+    variables=(("dataset", "visionloop_queue_images"),),
+)

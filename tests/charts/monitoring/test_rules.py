@@ -1,0 +1,54 @@
+"""All rules: accepted by Prometheus' own tool, each with severity, words and a runbook."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from support.prometheus_rules import ALL_ON, alerts, promtool, rule_groups
+
+ROOT = Path(__file__).parents[3]
+RUNBOOKS = ROOT / "docs/runbooks"
+pytestmark = pytest.mark.usefixtures("helm_program")
+every_chart = pytest.mark.parametrize("chart", list(ALL_ON))
+
+
+@every_chart
+def test_prometheus_accepts_them(chart: str, tmp_path: Path) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_text(yaml.safe_dump({"groups": rule_groups(chart)}))
+    done = promtool("check", "rules", "--lint=all", "--lint-fatal", path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@every_chart
+def test_each_alert_says_how_bad_it_is_and_what_it_means(chart: str) -> None:
+    for rule in alerts(rule_groups(chart)):
+        assert rule["labels"]["severity"] in ("critical", "warning", "info"), rule["alert"]
+        assert set(rule["annotations"]) >= {"summary", "description"}, rule["alert"]
+        assert rule["alert"].startswith("Visionloop")
+
+
+def test_every_alert_has_its_runbook_and_every_runbook_its_alert() -> None:
+    names = {rule["alert"] for chart in ALL_ON for rule in alerts(rule_groups(chart))}
+    pages = {path.stem for path in RUNBOOKS.glob("*.md")} - {"README"}
+    assert pages == names
+    index = (RUNBOOKS / "README.md").read_text(encoding="utf-8")
+    for name in names:
+        assert f"[{name}]({name}.md)" in index
+        text = (RUNBOOKS / f"{name}.md").read_text(encoding="utf-8")
+        for heading in ("Impact", "First look", "Causes", "When to escalate"):
+            assert f"\n## {heading}\n" in text, name
+
+
+def test_alerts_lead_to_their_runbooks_and_can_be_left_out() -> None:
+    values = {
+        "monitoring.rules.disabled": ["VisionloopModelStale", "VisionloopSaturated"],
+        "monitoring.rules.runbookBase": "https://wiki/x/",
+        "monitoring.rules.labels.team": "vision",
+    }
+    rules = {rule["alert"]: rule for rule in alerts(rule_groups("inference", **values))}
+    assert {"VisionloopModelStale", "VisionloopSaturated"}.isdisjoint(rules)
+    pending = rules["VisionloopModelPending"]
+    url = "https://wiki/x/VisionloopModelPending.md"
+    assert pending["annotations"]["runbook_url"] == url
+    assert pending["labels"] == {"severity": "warning", "team": "vision"}
