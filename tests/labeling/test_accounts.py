@@ -9,11 +9,12 @@ from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 from support.labeling_site import CHEAP, Site, open_site, password_of
 from support.pictures import noise
 
 from visionloop.errors import (
+    ConfigurationError,
     ConflictError,
     InvalidInputError,
     OverloadedError,
@@ -516,3 +517,21 @@ def test_accounts_from_the_command_line(tmp_path, monkeypatch, capsys) -> None:
         assert rita.disabled
         assert tokens.find(session, secret, datetime.now(UTC)).account.name == "line-3"
     database.close()
+
+
+def test_commands_work_beside_a_running_service(tmp_path, monkeypatch, capsys) -> None:
+    """On SQLite too: the program that holds the file sees the account with its next request."""
+    url = f"sqlite:///{tmp_path / 'l.db'}"
+    running = open_database(url)
+    account_commands.run(["add", "line-3", "--role=service", "--no-password", f"--database={url}"])
+    account_commands.run(["token", "line-3", f"--database={url}"])
+    secret = capsys.readouterr().out.splitlines()[-1]
+    with running.read() as session:
+        assert tokens.find(session, secret, datetime.now(UTC)).account.name == "line-3"
+    with pytest.raises(ConfigurationError, match="in use by process"):
+        open_database(url)  # another service is still kept out
+    with running.write() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    with pytest.raises(ConfigurationError, match=r"of another version .* stop the service"):
+        account_commands.run(["list", f"--database={url}"])
+    running.close()

@@ -11,11 +11,12 @@ from support.pictures import noise
 import visionloop_labeling
 from visionloop.errors import ConflictError, InvalidInputError, NotFoundError
 from visionloop_labeling import classes as class_module
-from visionloop_labeling import datasets, heads, labels
+from visionloop_labeling import datasets, labels
 from visionloop_labeling.annotation import Draft, DraftBox
 from visionloop_labeling.datasets import DatasetSettings
 from visionloop_labeling.labels import AuthorKind, EventKind, LabelLog, Statement
 from visionloop_labeling.queue import item_outs
+from visionloop_labeling.rebuild import rebuild
 from visionloop_labeling.schema import Item, LabelClass, LabelEvent, SplitCount
 from visionloop_labeling.taxonomy import RESERVED_KEYS, Taxonomy, changes
 
@@ -60,8 +61,7 @@ def check_rebuild(core, dataset_name: str = "cells") -> None:
         before = tables(session, datasets.find(session, dataset_name))
         session.expunge_all()
         dataset = datasets.find(session, dataset_name, lock=True)
-        heads.rebuild(session, dataset)
-        session.flush()
+        assert rebuild(session, dataset).differing == 0
         assert tables(session, dataset) == before
 
 

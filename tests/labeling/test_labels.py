@@ -18,7 +18,7 @@ from visionloop.errors import (
     VisionloopError,
 )
 from visionloop.telemetry import metrics
-from visionloop_labeling import datasets, heads, labels
+from visionloop_labeling import datasets, labels
 from visionloop_labeling.annotation import Annotation, Draft, DraftBox
 from visionloop_labeling.datasets import DatasetSettings
 from visionloop_labeling.fold import fold
@@ -31,6 +31,7 @@ from visionloop_labeling.labels import (
     Statement,
 )
 from visionloop_labeling.queue import item_outs
+from visionloop_labeling.rebuild import rebuild
 from visionloop_labeling.schema import (
     ImageGroup,
     Item,
@@ -475,8 +476,7 @@ def test_whatever_is_said_and_done_the_tables_are_what_the_log_gives(core, steps
         before = tables(session, dataset)
         session.expunge_all()
         dataset = datasets.find(session, name, lock=True)
-        heads.rebuild(session, dataset)
-        session.flush()
+        assert rebuild(session, dataset).differing == 0
         assert tables(session, dataset) == before
         session.rollback()
 

@@ -146,6 +146,13 @@ def test_mistakes_in_the_file_are_told_with_their_line(
         parse([*NEEDED, f"--config={file}"], {})
 
 
+def test_the_probe_port_is_off_unless_asked_for() -> None:
+    assert parse(NEEDED, {}).probe_port is None
+    assert parse([*NEEDED, "--probe-port=0"], {}).probe_port == 0
+    with pytest.raises(ConfigurationError, match="probe-port"):
+        parse([*NEEDED, "--probe-port=70000"], {})
+
+
 def test_what_is_printed_has_no_secrets() -> None:
     flags = ["--store=s3://key:hush@bucket/p", "--database=postgresql://u:hush@h/l"]
     shown = parse(flags, {}).in_force()

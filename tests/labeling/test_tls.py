@@ -55,7 +55,7 @@ def secured(made: Path, tmp_path_factory: pytest.TempPathFactory):
         passwords.COST = before
     flags = (
         f"--tls-certificate={folder / 'live.crt'}", f"--tls-key={folder / 'live.key'}",
-        "--accounts", "--access-log=1",
+        "--accounts", "--access-log=1", "--probe-port=0",
     )  # fmt: skip
     with running_labeling(folder, *flags) as server:
         ready = json.loads((folder / "ready.json").read_text())
@@ -113,6 +113,18 @@ def test_both_ports_speak_tls_and_know_callers(made: Path, secured) -> None:
     log = server.log.read_text()
     assert '"caller": "line-3"' in log
     assert not any(secret in log for secret in (PASSWORD, *tokens.values()))
+
+
+def test_probes_need_neither_tls_nor_a_token_and_get_nothing_else(secured) -> None:
+    _, folder, *_ = secured
+    probes = json.loads((folder / "ready.json").read_text())["probes"]
+    with httpx.Client(base_url=f"http://{probes}") as anybody:
+        assert anybody.get("/healthz").json() == {"status": "alive"}
+        assert anybody.get("/readyz").json() == {"status": "ready"}
+        assert "visionloop_queue_images" in anybody.get("/metrics").text
+        for path in ("/v1/datasets", "/", "/login", "/openapi.json", "/docs"):
+            assert anybody.get(path).status_code == 404, path
+        assert anybody.post("/v1/session", json={"name": "root"}).status_code == 404
 
 
 def test_a_renewed_certificate_serves_the_next_connection_of_both(made: Path, secured) -> None:

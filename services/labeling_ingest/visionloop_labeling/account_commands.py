@@ -1,6 +1,7 @@
 """`visionloop-labeling account …`: accounts from the command line, above all the first one.
 
-They work on the database itself, so they need no running service and no rights but those on it.
+They work on the database itself, so they need no running service and no rights but those on it; a
+running one may go on meanwhile, on SQLite as well.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from visionloop.errors import ConfigurationError
 from visionloop.flags import StrictParser
 from visionloop_labeling import accounts, passwords, tokens
 from visionloop_labeling.accounts import Role
-from visionloop_labeling.database import Database, open_database
+from visionloop_labeling.database import Database, open_beside
 
 _Verb: TypeAlias = Callable[[Database, argparse.Namespace, Output], None]
 _MOST_BYTES: Final = 4096  # of a file with a password
@@ -32,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
             "--database is missing; name the service's (or set VISIONLOOP_DATABASE)",
             field="database",
         )
-    database = open_database(options.database)
+    database = open_beside(options.database)
     try:
         verb: _Verb = options.verb
         verb(database, options, output)

@@ -10,7 +10,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final
@@ -22,8 +22,9 @@ from visionloop.flags import write_ready_file
 from visionloop.objectstore import open_store
 from visionloop.telemetry import configure_logging
 from visionloop.telemetry.request_lines import RequestLines
-from visionloop_labeling import account_commands, migrate_command
+from visionloop_labeling import account_commands, migrate_command, rebuild_command
 from visionloop_labeling.api import make_api
+from visionloop_labeling.api.probes import make_probes
 from visionloop_labeling.auth import Gate
 from visionloop_labeling.background import Background, Loop
 from visionloop_labeling.database import open_database
@@ -48,15 +49,20 @@ _THREADS: Final = 16
 _FEEDBACK_SECONDS: Final = 2.0
 _SUGGESTIONS_SECONDS: Final = 2.0
 _MODELS_SECONDS: Final = 30.0
+# What the program does instead of serving, by its first argument.
+_COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
+    "account": account_commands.run,
+    "migrate": migrate_command.run,
+    "rebuild": rebuild_command.run,
+}
 _log = logging.getLogger(__name__)
 
 
 def main() -> int:
     """Exit code 0 after a clean drain. Raises VisionloopError when it cannot start."""
-    if sys.argv[1:2] == ["account"]:
-        return account_commands.run(sys.argv[2:])
-    if sys.argv[1:2] == ["migrate"]:
-        return migrate_command.run(sys.argv[2:])
+    command = _COMMANDS.get("".join(sys.argv[1:2]))
+    if command is not None:
+        return command(sys.argv[2:])
     settings = parse(sys.argv[1:])
     configure_logging(PROGRAM)
     _log.info("settings in force", extra=settings.in_force())
@@ -103,7 +109,10 @@ async def _listen(settings: Settings, service: LabelingService, readiness: Readi
         own_host_only=settings.loopback and not settings.accounts and not settings.trusted_proxies,
         lines=lines,
     )
-    with _bound(settings.host, settings.http_port) as http_socket:
+    with (
+        _bound(settings.host, settings.http_port, "http-port") as http_socket,
+        _probes(settings, service, gate) as probes,
+    ):
         grpc_server = GrpcServer(
             service,
             settings.host,
@@ -123,8 +132,12 @@ async def _listen(settings: Settings, service: LabelingService, readiness: Readi
         background = Background(service.database, _loops(settings, service, suggester))
         await grpc_server.start()
         await http_server.start()
+        ports = {"grpc": grpc_server.port, "http": http_server.port}
+        if probes is not None:
+            await probes.start()
+            ports["probes"] = probes.port
         background.start()
-        _announce(settings, grpc_server.port, http_socket.getsockname()[1])
+        _announce(settings, ports)
         await readiness.stopping.wait()
         _log.info("draining: serving on until no request has come for a while")
         await grpc_server.not_serving()
@@ -139,6 +152,20 @@ async def _listen(settings: Settings, service: LabelingService, readiness: Readi
         if suggester is not None:
             suggester.close()
         await gate.close()
+        if probes is not None:
+            await probes.stop()
+
+
+@contextmanager
+def _probes(
+    settings: Settings, service: LabelingService, gate: Gate
+) -> Iterator[HttpServer | None]:
+    """The server of the plain port, if there is to be one."""
+    if settings.probe_port is None:
+        yield None
+        return
+    with _bound(settings.host, settings.probe_port, "probe-port") as bound:
+        yield HttpServer(make_probes(service, gate), bound, settings.drain_seconds)
 
 
 def _suggester(settings: Settings, service: LabelingService) -> Suggester | None:
@@ -177,7 +204,7 @@ def _certificates(settings: Settings) -> Certificates | None:
 
 
 @contextmanager
-def _bound(host: str, port: int) -> Iterator[socket.socket]:
+def _bound(host: str, port: int, setting: str) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -186,14 +213,14 @@ def _bound(host: str, port: int) -> Iterator[socket.socket]:
         except OSError as error:
             raise ConfigurationError(
                 f"cannot listen on {host}:{port} ({error.strerror}); is another program there? "
-                "Choose another --http-port, or 0 for any free one",
-                field="http_port",
+                f"Choose another --{setting}, or 0 for any free one",
+                field=setting.replace("-", "_"),
             ) from error
         yield bound
 
 
-def _announce(settings: Settings, grpc_port: int, http_port: int) -> None:
-    addresses = {"grpc": f"{settings.host}:{grpc_port}", "http": f"{settings.host}:{http_port}"}
+def _announce(settings: Settings, ports: Mapping[str, int]) -> None:
+    addresses = {name: f"{settings.host}:{port}" for name, port in ports.items()}
     _log.info("listening", extra={**addresses, "version": visionloop.__version__})
     if settings.insecure and not settings.loopback:
         if not settings.accounts:

@@ -15,6 +15,8 @@ from typing import IO, Any, Final
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, Engine, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
@@ -143,6 +145,40 @@ def open_database(url: str, *, connections: int = DEFAULT_CONNECTIONS) -> Databa
         opened.close()
         raise _unusable(url, error) from error
     return opened
+
+
+def open_beside(url: str) -> Database:
+    """Opens a database that the service may be using right now, for short transactions.
+
+    Where nobody has it, it is opened as the service opens it. Raises as `open_database` does, and
+    ConfigurationError when the running service is of another version: its tables are not ours.
+    """
+    engine, lock_file = connect(url, connections=1, beside=True)
+    opened = Database(engine, lock_file)
+    try:
+        if lock_file is None and opened.single_process:
+            _check_revision(engine)
+        else:
+            migrate(engine)
+    except (DatabaseError, CommandError) as error:
+        opened.close()
+        raise _unusable(url, error) from error
+    except ConfigurationError:
+        opened.close()
+        raise
+    return opened
+
+
+def _check_revision(engine: Engine) -> None:
+    with engine.connect() as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
+    newest = ScriptDirectory(str(_MIGRATIONS)).get_current_head()
+    if found != newest:
+        raise ConfigurationError(
+            f"the service that has the database is of another version (its tables are {found}, "
+            f"this program's {newest}); use that version, or stop the service first",
+            field="database",
+        )
 
 
 def migrate(engine: Engine, revision: str = "head") -> None:

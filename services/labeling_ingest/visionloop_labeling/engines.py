@@ -2,8 +2,9 @@
 
 SQLite is for one process: WAL, every write transaction BEGIN IMMEDIATE, and an exclusive lock on
 `<file>.lock` for as long as the program runs, so that a second program is refused in words instead
-of corrupting assumptions. `synchronous=FULL` makes a commit durable before its receipt; the price
-is one fsync a commit, which ingest shares among up to 64 rows.
+of corrupting assumptions. Only a command whose transactions are short, and touch nothing that the
+service remembers, may work `beside` it. `synchronous=FULL` makes a commit durable before its
+receipt; the price is one fsync a commit, which ingest shares among up to 64 rows.
 
 Postgres takes any number of replicas. A replica takes at most `connections` connections (four
 replicas of the default fit into Postgres' own default of 100); who finds them all busy waits. No
@@ -43,8 +44,12 @@ _SERVER_SETTINGS: Final = {
 READ_ONLY: Final = "25006"  # SQLSTATE of a write to a server that has become a standby
 
 
-def connect(url: str, connections: int = DEFAULT_CONNECTIONS) -> tuple[Engine, IO[str] | None]:
+def connect(
+    url: str, connections: int = DEFAULT_CONNECTIONS, *, beside: bool = False
+) -> tuple[Engine, IO[str] | None]:
     """The engine for `url`, and for SQLite the lock that keeps other programs out.
+
+    With `beside`, a SQLite file that another program holds is opened without that lock.
 
     Raises ConfigurationError for a bad URL or a SQLite file that another program holds. Postgres is
     not contacted yet.
@@ -65,7 +70,7 @@ def connect(url: str, connections: int = DEFAULT_CONNECTIONS) -> tuple[Engine, I
             "postgresql://user@host/name",
             field="database",
         )
-    return _sqlite(parsed)
+    return _sqlite(parsed, beside=beside)
 
 
 def _postgres(url: URL, connections: int) -> Engine:
@@ -104,7 +109,7 @@ def _on_postgres_error(context: ExceptionContext) -> None:
         context.is_disconnect = True
 
 
-def _sqlite(url: URL) -> tuple[Engine, IO[str]]:
+def _sqlite(url: URL, *, beside: bool) -> tuple[Engine, IO[str] | None]:
     if not url.database or url.database == ":memory:":
         raise ConfigurationError(
             "--database needs a file: labels kept in memory are lost; use sqlite:///path/to/file",
@@ -112,14 +117,25 @@ def _sqlite(url: URL) -> tuple[Engine, IO[str]]:
         )
     path = Path(url.database).resolve()  # one lock, by whatever link the file is reached
     lock_file = _lock(path)
+    if lock_file is None and not beside:
+        raise ConfigurationError(
+            f"--database: {path} is in use by process {_holder(path)}; SQLite is for one program "
+            "at a time: stop that one, or use Postgres for several replicas",
+            field="database",
+        )
     engine = create_engine(url, pool_size=_KEPT_OPEN, max_overflow=SQLITE_CONNECTIONS - _KEPT_OPEN)
     event.listen(engine, "connect", _on_sqlite_connect)
     event.listen(engine, "begin", _on_sqlite_begin)
     return engine, lock_file
 
 
-def _lock(path: Path) -> IO[str]:
-    lock_path = path.with_name(path.name + ".lock")
+def _lock_path(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
+def _lock(path: Path) -> IO[str] | None:
+    """The lock, held; None when another program holds it."""
+    lock_path = _lock_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock_file = lock_path.open("a+", encoding="ascii")
@@ -131,19 +147,18 @@ def _lock(path: Path) -> IO[str]:
         ) from error
     try:
         fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock_file.seek(0)
-        holder = lock_file.read(20).strip() or "unknown"
+    except BlockingIOError:
         lock_file.close()
-        raise ConfigurationError(
-            f"--database: {path} is in use by process {holder}; SQLite is for one program at a "
-            "time: stop that one, or use Postgres for several replicas",
-            field="database",
-        ) from error
+        return None
     lock_file.truncate(0)
     lock_file.write(f"{os.getpid()}\n")
     lock_file.flush()
     return lock_file
+
+
+def _holder(path: Path) -> str:
+    with _lock_path(path).open(encoding="ascii") as lock_file:
+        return lock_file.read(20).strip() or "unknown"
 
 
 def _on_sqlite_connect(connection: Any, _record: Any) -> None:

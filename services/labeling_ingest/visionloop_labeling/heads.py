@@ -1,9 +1,9 @@
-"""The tables that follow from the label log, brought up to date event by event, or anew.
+"""The tables that follow from the label log, brought up to date event by event.
 
 `LabelHead` holds the current label, `SplitCount` how many accepted labels of a class stand in each
 split, `Item.state` the image's place in the work, and the dataset counts of these. They are written
 in the transaction of the event. What is given once and never taken back, the split of a group, is
-not one of them.
+not one of them. `rebuild` writes them anew.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from visionloop_labeling import datasets
 from visionloop_labeling.annotation import Annotation
 from visionloop_labeling.classes import ClassBook, ClassState, naming
-from visionloop_labeling.fold import AuthorKind, ItemState, Standing, fold
+from visionloop_labeling.fold import AuthorKind, ItemState, Standing
 from visionloop_labeling.schema import (
     Dataset,
     ImageGroup,
@@ -28,9 +28,8 @@ from visionloop_labeling.schema import (
 )
 from visionloop_labeling.splits import choose_split, draw_split
 
-_PAGE: Final = 1000  # images
 _ACCEPTED: Final = [kind for kind in AuthorKind if kind.accepted]
-_COUNTERS: Final = {
+COUNTERS: Final = {
     ItemState.LABELLED: "items_labelled",
     ItemState.REVIEW: "items_in_review",
     ItemState.SKIPPED: "items_skipped",
@@ -187,77 +186,17 @@ def requeue(session: Session, dataset: Dataset, book: ClassBook, changed: Sequen
         count_states(dataset, before, after, moved.rowcount)
 
 
-def rebuild(session: Session, dataset: Dataset) -> None:
-    """Writes everything anew that follows from the log. The dataset is locked meanwhile.
-
-    The session has read nothing else of it yet.
-    Groups keep their splits, leases and reasons stay where an image's place in the work does.
-    """
-    book = ClassBook(session, dataset)
-    mine = select(Item.id).where(Item.dataset_id == dataset.id)
-    for table in (LabelHead, LabelHeadClass):
-        session.execute(delete(table).where(table.item_id.in_(mine)))
-    known = [one.id for one in book.all()]
-    session.execute(delete(SplitCount).where(SplitCount.class_id.in_(known)))
-    heads = Heads(session, dataset, book)
-    position = 0
-    while items := _page(session, dataset, position):
-        position = items[-1].position
-        told = _events_of(session, items)
-        held = _groups_of(session, items)  # or each image would ask for its own
-        with session.no_autoflush:
-            for item in items:
-                heads.move(item, Standing(), fold(told.get(item.id, [])))
-        session.flush()
-        del held
-    _count_anew(session, dataset)
-
-
-def _page(session: Session, dataset: Dataset, position: int) -> Sequence[Item]:
-    query = select(Item).where(Item.dataset_id == dataset.id, Item.position > position)
-    return session.scalars(query.order_by(Item.position).limit(_PAGE)).all()
-
-
-def _events_of(session: Session, items: Sequence[Item]) -> dict[int, list[LabelEvent]]:
-    query = select(LabelEvent).where(LabelEvent.item_id.in_([item.id for item in items]))
-    told: dict[int, list[LabelEvent]] = {}
-    for event in session.scalars(query.order_by(LabelEvent.sequence)):
-        told.setdefault(event.item_id, []).append(event)
-    return told
-
-
-def _groups_of(session: Session, items: Sequence[Item]) -> Sequence[ImageGroup]:
-    wanted = {item.group_id for item in items}
-    return session.scalars(select(ImageGroup).where(ImageGroup.id.in_(wanted))).all()
-
-
-def _count_anew(session: Session, dataset: Dataset) -> None:
-    query = (
-        select(Item.state, func.count()).where(Item.dataset_id == dataset.id).group_by(Item.state)
-    )
-    counted = dict(session.execute(query).tuples().all())
-    for state, name in _COUNTERS.items():
-        setattr(dataset, name, counted.get(state, 0))
-    labelled = (
-        select(func.count())
-        .select_from(LabelHead)
-        .join(Item, Item.id == LabelHead.item_id)
-        .where(Item.dataset_id == dataset.id)
-    )
-    dataset.labelled = session.scalar(labelled) or 0
-
-
 def count_states(dataset: Dataset, before: ItemState, after: ItemState, items: int) -> None:
     """Moves so many images from one place in the work to another in the dataset's counters."""
     for state, change in ((before, -items), (after, items)):
-        if state in _COUNTERS:
-            name = _COUNTERS[state]
+        if state in COUNTERS:
+            name = COUNTERS[state]
             setattr(dataset, name, getattr(dataset, name) + change)
 
 
 def remaining(dataset: Dataset) -> dict[ItemState, int]:
     """How many images are in each place; costs nothing beyond the dataset's row."""
-    counted = {state: int(getattr(dataset, name)) for state, name in _COUNTERS.items()}
+    counted = {state: int(getattr(dataset, name)) for state, name in COUNTERS.items()}
     return {ItemState.OPEN: dataset.last_position - sum(counted.values()), **counted}
 
 

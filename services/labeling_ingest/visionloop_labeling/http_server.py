@@ -57,6 +57,11 @@ class HttpServer(uvicorn.Server):
         self._bound = bound
         self._running: asyncio.Task[None] | None = None
 
+    @property
+    def port(self) -> int:
+        """The port of the socket."""
+        return int(self._bound.getsockname()[1])
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leaves signals alone."""

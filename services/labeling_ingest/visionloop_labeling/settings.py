@@ -45,6 +45,7 @@ class Settings:
     host: str
     http_port: int
     grpc_port: int
+    probe_port: int | None
     ready_file: Path | None
     trusted_proxies: tuple[str, ...]
     insecure: bool
@@ -92,6 +93,8 @@ class Settings:
         _ = self.fetch_rules
         check_port("http-port", self.http_port)
         check_port("grpc-port", self.grpc_port)
+        if self.probe_port is not None:
+            check_port("probe-port", self.probe_port)
         check_above_zero("max-image-bytes", self.max_image_bytes)
         check_above_zero("max-image-pixels", self.max_image_pixels)
         check_above_zero("inspectors", self.inspectors)
@@ -218,6 +221,12 @@ def _add_listening(group: argparse._ArgumentGroup) -> None:
     add("--host", default="127.0.0.1", help="address to listen on, for all ports")
     add("--http-port", type=int, default=8080, help="pages, API and metrics; 0 takes a free one")
     add("--grpc-port", type=int, default=8081, help="gRPC port; 0 takes a free one")
+    add(
+        "--probe-port",
+        type=int,
+        help="another port, always plain and open to all, for /healthz, /readyz and /metrics alone "
+        "(8082); 0 takes a free one, without it there is none",
+    )
     add("--ready-file", type=Path, help="written as JSON (pid and addresses) once it listens")
     add(
         "--trusted-proxies",

@@ -1,0 +1,94 @@
+"""`visionloop-labeling rebuild`: the tables that follow from the label log, written anew."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from sqlalchemy import select
+
+from visionloop.cli.output import Output
+from visionloop.errors import ConfigurationError
+from visionloop.flags import StrictParser
+from visionloop_labeling import datasets, validation
+from visionloop_labeling.database import Database, open_database
+from visionloop_labeling.rebuild import Rebuilt, rebuild
+from visionloop_labeling.schema import Dataset
+
+DIFFERENCES = 1  # exit code of --check
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command; gives its exit code. Raises VisionloopError."""
+    options = _parser().parse_args(arguments)
+    output = Output(as_json=options.json)
+    if not options.database:
+        raise ConfigurationError(
+            "--database is missing; name the service's (or set VISIONLOOP_DATABASE)",
+            field="database",
+        )
+    # It locks whole datasets for long: on SQLite the service must not wait for it.
+    database = open_database(options.database)
+    try:
+        names = options.datasets or _all_names(database)
+        found = {name: _rebuild(database, name, keep=not options.check) for name in names}
+    finally:
+        database.close()
+    _tell(found, output, checked=options.check)
+    output.flush()
+    differ = any(one.differing for one in found.values())
+    return DIFFERENCES if options.check and differ else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = StrictParser(
+        "visionloop-labeling rebuild",
+        description="Folds the label log anew into the tables that follow from it (current labels, "
+        "places in the queue, counts) and says where they differed. A dataset is locked meanwhile; "
+        "with SQLite stop the service first.",
+    )
+    parser.add_argument("datasets", nargs="*", metavar="DATASET", help="without any: all of them")
+    parser.add_argument(
+        "--database",
+        default=os.environ.get("VISIONLOOP_DATABASE", ""),
+        help="the service's database; VISIONLOOP_DATABASE does as well",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="change nothing; the exit code is 1 where something differs",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    return parser
+
+
+def _all_names(database: Database) -> list[str]:
+    with database.read() as session:
+        return list(session.scalars(select(Dataset.name).order_by(Dataset.name)))
+
+
+def _rebuild(database: Database, name: str, *, keep: bool) -> Rebuilt:
+    with database.write() as session:
+        dataset = datasets.find(session, validation.dataset_name(name), lock=True)
+        found = rebuild(session, dataset)
+        if not keep:
+            session.rollback()
+        return found
+
+
+def _tell(found: dict[str, Rebuilt], output: Output, *, checked: bool) -> None:
+    output.result({name: asdict(one) for name, one in found.items()})
+    output.table(
+        ("dataset", "images", "differences"),
+        [(name, one.images, one.differing) for name, one in found.items()],
+    )
+    for name, one in found.items():
+        for difference in one.shown:
+            output.line(
+                f"{name}: {difference.of}: {difference.what} was {difference.stored!r}, the log "
+                f"has {difference.from_log!r}"
+            )
+        if one.differing > len(one.shown):
+            output.line(f"{name}: and {one.differing - len(one.shown)} more")
+    if any(one.differing for one in found.values()):
+        output.line("nothing was changed" if checked else "all of it was written anew")
