@@ -12,8 +12,8 @@ from support.imports import picture, taken, zipped
 
 from visionloop.errors import InvalidInputError
 from visionloop_labeling.annotation import Draft
-from visionloop_labeling.importers import tar
-from visionloop_labeling.importers.entries import Entry
+from visionloop_labeling.importers import documents, tar
+from visionloop_labeling.importers.entries import Entry, SourceError
 
 quick = settings(
     max_examples=int(os.environ.get("HOSTILE_EXAMPLES", "60")),
@@ -231,3 +231,12 @@ def test_mutated_tables_give_rows_or_typed_refusals() -> None:
         found = held(kind, bytes(data))
         ends["rows" if any(isinstance(one, Entry) for one in found) else "refused"] += 1
     assert min(ends.values()) > 50, ends
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_json_that_is_too_large_is_refused_with_what_to_do(monkeypatch, packed: bool) -> None:
+    monkeypatch.setattr(documents, "MAX_BYTES", 10)
+    data = b'{"images": []}'
+    with pytest.raises(SourceError, match=r"14 bytes of JSON; the limit is 10.*Split it") as caught:
+        taken("coco", zipped({"a.json": data}) if packed else data)
+    assert caught.value.reason == "too_many_bytes"

@@ -14,15 +14,21 @@ MAX_BYTES: Final = 64 * 2**20  # of one annotation file; it is about ten times a
 def parse(data: bytes, name: str) -> Any:
     """A JSON document. Raises SourceError."""
     if len(data) > MAX_BYTES:
-        raise SourceError(
-            f"{shown(name)} has {len(data):,} bytes; the limit is {MAX_BYTES:,}, so send it in "
-            "parts",
-            reason="too_many_bytes",
-        )
+        raise too_large(shown(name), len(data))
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{shown(name)} is not JSON: {error}", reason="no_json") from None
+
+
+def too_large(what: str, size: int) -> SourceError:
+    """The refusal of so many bytes of JSON, and what to do about it."""
+    return SourceError(
+        f"{what} has {size:,} bytes of JSON; the limit is {MAX_BYTES:,}, because all of it is held "
+        "in memory. Split it by images (each part with its own images, what is said of them, and "
+        "all the categories) and import the parts one after the other",
+        reason="too_many_bytes",
+    )
 
 
 def is_json(head: bytes) -> bool:

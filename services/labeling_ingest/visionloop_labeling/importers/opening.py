@@ -150,23 +150,16 @@ def _documents(file: Path, archive: Archive | None) -> list[tuple[str, bytes]]:
     """The JSON files with their names, in the order of names."""
     if archive is None:
         if file.stat().st_size > documents.MAX_BYTES:
-            raise SourceError(
-                f"the JSON has {file.stat().st_size:,} bytes; the limit is "
-                f"{documents.MAX_BYTES:,}, so send it in parts",
-                reason="too_many_bytes",
-            )
+            raise documents.too_large("the file", file.stat().st_size)
         return [("", file.read_bytes())]
     found = sorted(
         (one for one in archive.members if _is_named(one.name, ".json")), key=lambda one: one.name
     )
     if not found:
         raise SourceError("the archive holds no JSON file", reason="no_json")
-    if sum(one.size for one in found) > documents.MAX_BYTES:
-        raise SourceError(
-            f"the archive's JSON files have more than {documents.MAX_BYTES:,} bytes; send them in "
-            "parts",
-            reason="too_many_bytes",
-        )
+    size = sum(one.size for one in found)
+    if size > documents.MAX_BYTES:
+        raise documents.too_large("the archive", size)
     return [(one.name, archive.read(one, documents.MAX_BYTES)) for one in found]
 
 
