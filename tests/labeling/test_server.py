@@ -23,9 +23,15 @@ from visionloop.snapshot import SnapshotRepository
 SERVICE = "visionloop.v1.LabelingIngest"
 
 
+MAX_IMAGE_BYTES = 100_000
+# Long enough for what still comes; the default is for who spreads requests over replicas.
+QUICK_DRAIN = "--drain-quiet-seconds=0.1"
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[LabelingServer]:
-    with running_labeling(tmp_path_factory.mktemp("labeling")) as running:
+    environment = {"VISIONLOOP_MAX_IMAGE_BYTES": str(MAX_IMAGE_BYTES)}
+    with running_labeling(tmp_path_factory.mktemp("labeling"), **environment) as running:
         yield running
 
 
@@ -255,7 +261,7 @@ def test_the_start_page_shows_datasets_and_escapes_them(
 
 def test_drain_answers_what_was_read_and_exits_0(tmp_path: Path) -> None:
     """SIGTERM while a client is sending: each row read is answered, the rest may be sent again."""
-    with running_labeling(tmp_path) as server:
+    with running_labeling(tmp_path, QUICK_DRAIN) as server:
         server.create_dataset("d")
         sent: list[int] = []
 
@@ -294,17 +300,10 @@ def run(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (("--database=sqlite:///l.db",), "--store"),
-        (("--store=file:///s", "--database=sqlite:///l.db", "--host=0.0.0.0"), "--insecure"),
-    ],
-)
-def test_a_bad_start_is_one_line_and_exit_code_64(flags: tuple[str, ...], words: str) -> None:
-    done = run(*flags)
+def test_a_bad_start_is_one_line_and_exit_code_64() -> None:
+    done = run("--database=sqlite:///l.db")
     assert done.returncode == 64
-    assert words in done.stderr
+    assert "--store" in done.stderr
     assert done.stderr.startswith("visionloop-labeling: ")
     assert done.stderr.count("\n") == 1
 
@@ -319,36 +318,33 @@ def test_an_unreachable_postgres_says_so(tmp_path: Path) -> None:
     assert "secret" not in done.stderr
 
 
-def test_a_second_program_on_the_same_sqlite_file_is_refused(tmp_path: Path) -> None:
-    with running_labeling(tmp_path) as server:
-        done = run(
-            f"--store={server.store}", f"--database={server.database}", "--http-port=0",
-            "--grpc-port=0",
-        )  # fmt: skip
-        assert done.returncode == 64
-        assert f"in use by process {server.process.pid}" in done.stderr
-        assert server.get("/readyz")[0] == 200
+def test_a_second_program_on_the_same_sqlite_file_is_refused(server: LabelingServer) -> None:
+    done = run(
+        f"--store={server.store}", f"--database={server.database}", "--http-port=0",
+        "--grpc-port=0",
+    )  # fmt: skip
+    assert done.returncode == 64
+    assert f"in use by process {server.process.pid}" in done.stderr
+    assert server.get("/readyz")[0] == 200
 
 
-def test_a_taken_port_is_named(tmp_path: Path) -> None:
-    with running_labeling(tmp_path / "one") as server:
-        port = server.http_address.rpartition(":")[2]
-        done = run(
-            f"--store=file://{tmp_path}/s", f"--database=sqlite:///{tmp_path}/l.db",
-            f"--http-port={port}", "--grpc-port=0",
-        )  # fmt: skip
+def test_a_taken_port_is_named(server: LabelingServer, tmp_path: Path) -> None:
+    port = server.http_address.rpartition(":")[2]
+    done = run(
+        f"--store=file://{tmp_path}/s", f"--database=sqlite:///{tmp_path}/l.db",
+        f"--http-port={port}", "--grpc-port=0",
+    )  # fmt: skip
     assert done.returncode == 64
     assert port in done.stderr
 
 
-def test_flags_come_from_the_environment_too(tmp_path: Path) -> None:
-    with running_labeling(tmp_path, VISIONLOOP_MAX_IMAGE_BYTES="1000") as server:
-        server.create_dataset("d")
-        assert server.submit([row("d", 0)])[0].reason == "too_many_bytes"
+def test_flags_come_from_the_environment_too(server: LabelingServer, dataset: str) -> None:
+    large = row(dataset, 0, image=b"x" * (MAX_IMAGE_BYTES + 1))
+    assert server.submit([large])[0].reason == "too_many_bytes"
 
 
 def test_requests_are_not_ready_while_draining(tmp_path: Path) -> None:
-    with running_labeling(tmp_path) as server:
+    with running_labeling(tmp_path, QUICK_DRAIN) as server:
         server.create_dataset("d")
         assert json.loads(server.get("/readyz")[1]) == {"status": "ready"}
         hold = threading.Event()
