@@ -1,8 +1,10 @@
 """Previews: upright, in sRGB, without metadata, cached for ever; never the original."""
 
+import asyncio
 import io
 import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
@@ -17,7 +19,8 @@ from visionloop_labeling.api import make_api
 from visionloop_labeling.inspectors import OwnProcess
 from visionloop_labeling.previews import Previews, preview_key
 from visionloop_labeling.renditions import RECIPES, render
-from visionloop_labeling.service import LabelingService
+from visionloop_labeling.service import RENDERINGS, LabelingService
+from visionloop_labeling.statements import statement
 
 THUMB, VIEW = RECIPES
 pytestmark = pytest.mark.anyio
@@ -144,10 +147,38 @@ def test_two_who_look_at_once_get_the_same(core) -> None:
     previews = Previews(core.database, core.store, Slow(Limits()))
     got: list[bytes] = []
     lookers = [
-        threading.Thread(target=lambda: got.append(previews.get(sha256, THUMB))) for _ in range(2)
+        threading.Thread(target=lambda: got.append(previews.make(sha256, THUMB))) for _ in range(2)
     ]
     for looker in lookers:
         looker.start()
     for looker in lookers:
         looker.join()
     assert got[0] == got[1] == core.store.get(preview_key(sha256, THUMB)).data
+
+
+@one_database
+async def test_many_previews_at_once_hold_up_no_label(core) -> None:
+    """A page of a grid asks for more previews than there are threads; each waits for a decoder."""
+    digests = [core.add(noise(n)).sha256 for n in range(24)]
+    loop = asyncio.get_running_loop()
+    decode_now, all_busy = threading.Event(), asyncio.Event()
+    entered: list[int] = []
+
+    class Slow(OwnProcess):
+        def preview(self, image, recipe):
+            entered.append(1)
+            if len(entered) == RENDERINGS:
+                loop.call_soon_threadsafe(all_busy.set)
+            assert decode_now.wait(60)
+            return super().preview(image, recipe)
+
+    service = LabelingService(core.database, core.store, Limits(), Slow(Limits()))
+    loop.set_default_executor(ThreadPoolExecutor(RENDERINGS + 1))
+    looking = [asyncio.create_task(service.preview(one, THUMB)) for one in digests]
+    async with asyncio.timeout(60):
+        await all_busy.wait()
+        said = statement(class_name="a", author_kind="human", event_id="", author="ada")
+        recorded = await service.submit_event("cells", digests[0], said)
+        assert (recorded.applied, len(entered)) == (True, RENDERINGS)
+        decode_now.set()
+        assert all(await asyncio.gather(*looking))

@@ -120,6 +120,12 @@ SUGGESTION_OUTCOMES = _counter(
     "did: accepted, edited or rejected.",
     ("model", "outcome"),
 )
+SUGGESTION_AGREEMENT = _counter(
+    "visionloop_suggestion_agreement_total",
+    "First labels by people on images that a model version had a suggestion for: whether it was "
+    "shown (no: the blind sample), and whether the label names its likeliest class.",
+    ("model", "shown", "agreed"),
+)
 QUEUE_IMAGES = _gauge(
     "visionloop_queue_images",
     "Images by their place in the work: open, review, skipped or labelled.",

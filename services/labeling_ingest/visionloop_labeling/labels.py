@@ -30,7 +30,15 @@ from visionloop.errors import (
 from visionloop.telemetry import labeling as metrics
 from visionloop_labeling import annotation as annotations
 from visionloop_labeling import datasets, validation
-from visionloop_labeling.annotation import MAX_NOTE, Annotation, AnyAnnotation, Draft, Size
+from visionloop_labeling.agreement import Agreement
+from visionloop_labeling.annotation import (
+    MAX_NOTE,
+    Annotation,
+    AnyAnnotation,
+    Draft,
+    Size,
+    stored_class_ids,
+)
 from visionloop_labeling.attributes import AttributeBook
 from visionloop_labeling.classes import ClassBook
 from visionloop_labeling.database import Database
@@ -44,7 +52,7 @@ from visionloop_labeling.fold import (
     fold,
 )
 from visionloop_labeling.heads import Heads
-from visionloop_labeling.schema import Blob, Dataset, Item, LabelEvent, Prediction
+from visionloop_labeling.schema import Blob, Dataset, ImageGroup, Item, LabelEvent
 from visionloop_labeling.statements import (
     Recorded,
     StaleLabelError,
@@ -82,7 +90,7 @@ class LabelLog:
         self._attributes = AttributeBook(session, dataset)
         self._heads = Heads(session, dataset, self.classes)
         self._recorded: list[LabelEvent] = []
-        self._answered: list[tuple[str, str]] = []  # model version, what was done with its word
+        self._agreement = Agreement(session, self.classes)
         self._told: dict[int, list[LabelEvent]] = {}  # the events of images, where they are known
 
     def measure(self) -> None:
@@ -91,12 +99,23 @@ class LabelLog:
             metrics.LABEL_EVENTS.labels(event.author_kind).inc()
             if event.seconds is not None:
                 metrics.LABEL_SECONDS.observe(event.seconds)
-        for suggested_by, done in self._answered:
-            metrics.SUGGESTION_OUTCOMES.labels(suggested_by, done).inc()
+        self._agreement.measure()
 
-    def expect(self, items: Iterable[Item]) -> None:
-        """These images are new: nobody has said anything about them."""
-        self._told.update({item.id: [] for item in items})
+    def learn_names(self, drafts: Iterable[Draft]) -> None:
+        """Reads together what resolving these (checked) drafts will ask."""
+        names = {name for draft in drafts for name in draft.class_names()}
+        self.classes.learn_names(validation.text(name, "label") for name in names)
+
+    def expect(self, said: Iterable[Annotation]) -> None:
+        """Reads together what will be asked when these (resolved) annotations are recorded."""
+        keys = {key for one in said for key in one.class_ids()}
+        self.classes.learn(keys)
+        self._heads.learn(self.classes.meaning(self.classes.get(key)) for key in keys)
+
+    def welcome(self, item: Item, group: ImageGroup) -> None:
+        """This image is new: nobody has said anything about it, and it may not be written yet."""
+        self._told[item.id] = []
+        self._heads.hold(group)
 
     def resolve(self, draft: Draft, size: Size) -> Annotation:
         """What a draft says of an image of this size, with ids; unknown classes are added.
@@ -111,8 +130,8 @@ class LabelLog:
         self._learn(said)
         return said
 
-    def record(self, item: Item, statement: Statement, size: Size | None = None) -> Recorded:
-        """Appends the statement and folds it in; `size` is the image's, if the caller knows it.
+    def record(self, item: Item, statement: Statement, *, resolved: bool = False) -> Recorded:
+        """Appends the statement and folds it in; `resolved`: its annotation is what `resolve` gave.
 
         The same event_id is recorded once: repeating it gives the first answer. Raises
         StaleLabelError when the label changed since `base_sequence` or there is nothing to undo,
@@ -128,22 +147,21 @@ class LabelLog:
         _check_right(item, before, statement)
         self._check_base(before, statement)
         undoes = _undone_by(statement, events) if statement.kind is EventKind.UNDO else None
-        said = self._said(item, statement, size)
+        said = self._said(item, statement, resolved=resolved)
         event = self._event(item, statement, said, undoes)
         after = fold([*events, event])
         event.applied = _applied(event, before, after)
+        self._agreement.note(item, event, before)  # before `why` says something else
         self._session.add(event)
         events.append(event)
         self._heads.move(item, before, after)
         self._recorded.append(event)
-        if event.suggestion:
-            self._answered.append((self._suggester(item, event.suggested_by), event.suggestion))
         contradicted = ""
         if event.kind == EventKind.LABEL and contradicts(before.label, event):
             contradicted = self._words(before)
         return self._answer(event, item, after, disagrees_with=contradicted)
 
-    def _said(self, item: Item, statement: Statement, size: Size | None) -> Annotation | None:
+    def _said(self, item: Item, statement: Statement, *, resolved: bool) -> Annotation | None:
         said = statement.annotation
         if (said is None) == (statement.kind is EventKind.LABEL):
             raise InvalidInputError(
@@ -151,9 +169,9 @@ class LabelLog:
                 + ("needs an annotation" if said is None else "has no annotation"),
                 field="annotation",
             )
-        if said is None:
-            return None
-        size = size or _size_of(self._session, item)
+        if said is None or (resolved and isinstance(said, Annotation)):
+            return said
+        size = _size_of(self._session, item)
         if isinstance(said, Draft):
             said = self.resolve(said, size)
         else:
@@ -216,14 +234,6 @@ class LabelLog:
             at=datetime.now(UTC),
         )
 
-    def _suggester(self, item: Item, named: str) -> str:
-        """Who is counted in the metrics: a caller may write anything, and each word is a series."""
-        model, _, version = named.rpartition(":")
-        known = version.isascii() and version.isdecimal() and len(version) < 10
-        if known and self._session.get(Prediction, (item.id, model, int(version))) is not None:
-            return named
-        return "other"
-
     def _events_of(self, item: Item) -> list[LabelEvent]:
         if item.id not in self._told:
             mine = select(LabelEvent).where(LabelEvent.item_id == item.id)
@@ -240,7 +250,7 @@ class LabelLog:
         replayed: bool = False,
         disagrees_with: str = "",
     ) -> Recorded:
-        named = Annotation.model_validate(event.annotation or {}).class_ids()
+        named = stored_class_ids(event.annotation)
         return Recorded(
             event.sequence,
             named[0] if named else "",

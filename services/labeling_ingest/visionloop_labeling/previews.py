@@ -47,21 +47,25 @@ class Previews:
                 raise NotFoundError(f'dataset "{dataset}" has no image {digest}')
         return digest
 
-    def get(self, sha256: str, recipe: Recipe) -> bytes:
-        """The rendition of an image that `check` has found, as WebP.
+    def stored(self, sha256: str, recipe: Recipe) -> bytes | None:
+        """The rendition of an image that `check` has found, as WebP; None where none is kept.
+
+        Raises UnavailableError.
+        """
+        try:
+            data = self._store.get(preview_key(sha256, recipe)).data
+        except NotFoundError:
+            return None
+        metrics.PREVIEWS.labels("stored").inc()
+        return data
+
+    def make(self, sha256: str, recipe: Recipe) -> bytes:
+        """The same, made and kept.
 
         Raises CorruptError when the store has lost the image or its bytes cannot be decoded any
         more, and UnavailableError.
         """
         key = preview_key(sha256, recipe)
-        try:
-            data = self._store.get(key).data
-        except NotFoundError:
-            return self._make(sha256, recipe, key)
-        metrics.PREVIEWS.labels("stored").inc()
-        return data
-
-    def _make(self, sha256: str, recipe: Recipe, key: str) -> bytes:
         try:
             image = self._store.get(blob_key(sha256)).data
         except NotFoundError as error:

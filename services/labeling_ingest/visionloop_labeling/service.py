@@ -6,7 +6,7 @@ reading from open streams; what has been read is still made durable and answered
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 from sqlalchemy import select
 
@@ -27,8 +27,13 @@ from visionloop_labeling.labels import Recorded, Statement
 from visionloop_labeling.overview import Overviews
 from visionloop_labeling.previews import Previews
 from visionloop_labeling.receipts import ImageRow, Receipt
+from visionloop_labeling.renditions import Recipe
 from visionloop_labeling.snapshots import Cut
 from visionloop_labeling.stream import IngestStream
+
+# Previews that are made at once: a page of a grid asks for 24, and were each to hold one of the 16
+# request threads while it waits for a decoder, no label would be saved meanwhile.
+RENDERINGS: Final = 4
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -55,17 +60,16 @@ class LabelingService:
         self.ingest = Ingest(database, store, limits, self.inspector)
         self._stream = IngestStream(self.ingest)
         self._gauges = StoredGauges(database, store)
-        self._draining = asyncio.Event()
+        self.draining = False  # true once no new work is taken
+        self._reading: set[asyncio.Timeout] = set()  # streams that wait for their next row
         self._snapshot_lock = asyncio.Lock()
-
-    @property
-    def draining(self) -> bool:
-        """True once no new work is taken."""
-        return self._draining.is_set()
+        self._rendering = asyncio.Semaphore(RENDERINGS)
 
     def drain(self) -> None:
         """From now on open streams are not read further, and new work is refused."""
-        self._draining.set()
+        self.draining = True
+        for waiting in self._reading:
+            waiting.reschedule(asyncio.get_running_loop().time())
 
     def close(self) -> None:
         """Waits for the work in flight, then closes the database."""
@@ -145,6 +149,17 @@ class LabelingService:
 
         return await self.run(work)
 
+    async def preview(self, sha256: str, recipe: Recipe) -> bytes:
+        """The rendition of an image that `previews.check` has found, as WebP.
+
+        One that must be made waits for its turn, outside of the threads that labels need.
+        """
+        stored = await self.run(self.previews.stored, sha256, recipe)
+        if stored is not None:
+            return stored
+        async with self._rendering:
+            return await self.run(self.previews.make, sha256, recipe)
+
     async def export(self, dataset: str) -> AsyncIterator[list[ExportedLabel]]:
         """The current labels, a page at a time."""
         pages = exports.pages(self.database, dataset)
@@ -189,22 +204,22 @@ class LabelingService:
             raise UnavailableError("the service is shutting down; send this again in a moment")
 
     async def _until_drained(self, rows: AsyncIterator[_Row]) -> AsyncIterator[_Row]:
-        drained = asyncio.ensure_future(self._draining.wait())
-        coming: asyncio.Future[_Row] | None = None
-        try:
-            while True:
-                coming = asyncio.ensure_future(anext(rows))
-                await asyncio.wait({coming, drained}, return_when=asyncio.FIRST_COMPLETED)
-                # What was just read is dropped: it has no receipt, so it is sent again.
+        while True:
+            waiting = asyncio.timeout(None)  # ends when the service drains; costs next to nothing
+            try:
+                async with waiting:
+                    self._reading.add(waiting)
+                    row = await anext(rows)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
                 self._refuse_when_draining()
-                try:
-                    yield await coming
-                except StopAsyncIteration:
-                    return
-        finally:
-            drained.cancel()
-            if coming is not None:
-                coming.cancel()
+                raise  # another one's
+            finally:
+                self._reading.discard(waiting)
+            # What was just read is dropped: it has no receipt, so it is sent again.
+            self._refuse_when_draining()
+            yield row
 
 
 def _next_page(pages: Iterator[list[ExportedLabel]]) -> list[ExportedLabel]:

@@ -44,7 +44,7 @@ def routes(service: LabelingService) -> APIRouter:
         headers = {**_HEADERS, "ETag": f'"{recipe.name}-{digest}"'}
         if headers["ETag"] in (tag.strip() for tag in if_none_match.split(",")):
             return Response(status_code=304, headers=headers)
-        picture = await service.run(previews.get, digest, recipe)
+        picture = await service.preview(digest, recipe)
         return Response(picture, media_type=MEDIA_TYPE, headers=headers)
 
     return api
