@@ -56,6 +56,7 @@ __all__ = [
     "Refusal",
     "colour_profile",
     "decode",
+    "decode_with_header",
     "read_header",
 ]
 
@@ -107,6 +108,14 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
     """
     with _only_image_errors(), _open(data, limits) as opened:
         return opened.pixels()
+
+
+def decode_with_header(
+    data: bytes, limits: Limits = DEFAULT_LIMITS
+) -> tuple[Header, NDArray[np.uint8]]:
+    """What `read_header` and `decode` give, for one opening of the file."""
+    with _only_image_errors(), _open(data, limits) as opened:
+        return opened.header, opened.pixels()
 
 
 def colour_profile(data: bytes, limits: Limits = DEFAULT_LIMITS) -> bytes | None:

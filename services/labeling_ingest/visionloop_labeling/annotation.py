@@ -170,6 +170,18 @@ class Draft(Record):
 AnyAnnotation = TypeVar("AnyAnnotation", Annotation, Draft)
 
 
+def stored_class_ids(stored: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """The classes that a stored annotation names, as `Annotation.class_ids` has them.
+
+    It was checked when it was stored; to check it anew for each look takes ten times as long.
+    """
+    if not stored:
+        return ()
+    parts = (*(stored.get("boxes") or ()), *(stored.get("shapes") or ()))
+    named = (*(stored.get("classes") or ()), *(part["class_id"] for part in parts))
+    return tuple(dict.fromkeys(named))
+
+
 def parse_annotation(values: Mapping[str, Any]) -> Annotation:
     """An annotation from JSON. Raises InvalidInputError that names the member."""
     return _parse(Annotation, values)

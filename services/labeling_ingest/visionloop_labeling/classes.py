@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from visionloop.errors import InvalidInputError
-from visionloop_labeling.annotation import Annotation
+from visionloop_labeling.annotation import Annotation, stored_class_ids
 from visionloop_labeling.schema import (
     ClassEvent,
     Dataset,
@@ -77,10 +77,21 @@ class ClassBook:
     def learn(self, keys: Iterable[str]) -> None:
         """Reads the classes of these keys in one query; unknown ones are passed over."""
         # What does not look like a key is not asked for: it may hold what no database takes.
-        wanted = sorted(key for key in set(keys) - self._by_key.keys() if _SOME_KEY.fullmatch(key))
+        unknown = {key for key in keys if key not in self._by_key}
+        wanted = sorted(key for key in unknown if _SOME_KEY.fullmatch(key))
         if wanted:
             query = select(LabelClass).where(
                 LabelClass.dataset_id == self._dataset.id, LabelClass.key.in_(wanted)
+            )
+            for one in self._session.scalars(query):
+                self._hold(one)
+
+    def learn_names(self, names: Iterable[str]) -> None:
+        """Reads the classes that have these (validated) names in one query."""
+        wanted = sorted(name for name in set(names) if name not in self._by_name)
+        if wanted:
+            query = select(LabelClass).where(
+                LabelClass.dataset_id == self._dataset.id, LabelClass.name.in_(wanted)
             )
             for one in self._session.scalars(query):
                 self._hold(one)
@@ -157,7 +168,7 @@ class ClassBook:
 
     def meanings(self, annotation: Mapping[str, Any]) -> list[LabelClass]:
         """The classes that a stored annotation means now, each once, those of the image first."""
-        keys = Annotation.model_validate(annotation).class_ids()
+        keys = stored_class_ids(annotation)
         self.learn(keys)
         meant = (self.meaning(self.get(key)) for key in keys)
         return list({one.id: one for one in meant}.values())

@@ -18,7 +18,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
-from sqlalchemy import Connection, Engine, make_url, text
+from sqlalchemy import Connection, Engine, func, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError, TimeoutError
 from sqlalchemy.orm import Session
@@ -129,6 +129,23 @@ def insert_missing(
     """
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     session.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
+
+
+def take_ids(session: Session, table: type[Table], count: int) -> Iterator[int]:
+    """Row ids for `count` new rows, ascending.
+
+    Rows that have their ids are written in one go at the end of a transaction, each once and as it
+    became; without, each must be written first to get one.
+    """
+    if not count:
+        return iter(())
+    if session.get_bind().dialect.name == "postgresql":
+        sequence = func.pg_get_serial_sequence(table.__tablename__, "id")
+        taken = select(func.nextval(sequence)).select_from(func.generate_series(1, count))
+        return iter(sorted(session.scalars(taken)))
+    # Nobody else writes, and SQLite itself would go on from here as well.
+    last = session.scalar(select(func.max(table.__table__.c.id))) or 0
+    return iter(range(last + 1, last + 1 + count))
 
 
 def open_database(url: str, *, connections: int = DEFAULT_CONNECTIONS) -> Database:

@@ -1,22 +1,24 @@
 """What rows bring about, written in one transaction: images, groups, labels, quarantine, receipts.
 
 Rows take effect one after the other, so the outcome does not depend on how a stream was cut into
-groups. The statements do not: whatever the rows will ask about is read for all of them first, new
-images get their row ids in two statements, and everything else waits in the session for one flush.
-An image is given a group of its own first, because its row needs one; where it belongs to another,
-the empty one goes again.
+groups. The statements do not: whatever the rows will ask about is read for all of them first, row
+ids included, and everything new waits in the session for one flush, which writes each row once, as
+it became in the end. Asking in between (which group has room for a near duplicate?) flushes what
+there is, and costs that. Receipts and what nobody asks about before the commit go last, as plain
+rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from visionloop.errors import InvalidInputError
 from visionloop_labeling import quarantine
-from visionloop_labeling.annotation import Annotation, Size
+from visionloop_labeling.annotation import Annotation, Draft, Size
+from visionloop_labeling.database import take_ids
 from visionloop_labeling.duplicates import Likeness
 from visionloop_labeling.groups import GroupBook
 from visionloop_labeling.inspection import Inspection
@@ -30,7 +32,7 @@ from visionloop_labeling.receipts import (
     ReceiptBook,
     refused,
 )
-from visionloop_labeling.schema import Dataset, ImageGroup, Item, NearDuplicate, QualityFlag
+from visionloop_labeling.schema import Dataset, Item, NearDuplicate, QualityFlag
 
 
 class Effects:
@@ -51,19 +53,27 @@ class Effects:
         self._log = LabelLog(session, dataset)
         self._groups = GroupBook(session, dataset, rows)
         self._items = _items_of(session, dataset, rows)
-        self._new: dict[str, ImageGroup] = {}  # images of this transaction that have no place yet
+        self._ids: Iterator[int] = iter(())
+        self._flags: list[dict[str, object]] = []  # rows of `QualityFlag`
+        self._edges: list[dict[str, object]] = []  # of `NearDuplicate`
+        self._named: dict[str, Annotation | InvalidInputError] = {}  # by the label's class name
 
     def write(self) -> list[Receipt]:
         """The receipts of the rows, in order; what they promise is there after the commit."""
         answers = [row.answer or self._book.find(row) for row in self._rows]
         open_rows = [row for row, answer in zip(self._rows, answers, strict=True) if answer is None]
         said = self._resolved(open_rows)
-        self._add_images(_binding(open_rows, said))
+        self._expect(_binding(open_rows, said))
         receipts = []
         for row, answer in zip(self._rows, answers, strict=True):
             # A row of this very group may have answered it, if the caller sent it twice.
             found = answer or self._book.find(row)
             receipts.append(found or self._book.keep(row, self._perform(row, said[id(row)])))
+        self._session.flush()
+        for table, plain in ((QualityFlag, self._flags), (NearDuplicate, self._edges)):
+            if plain:
+                self._session.execute(insert(table), plain)
+        self._book.write()
         return receipts
 
     def measure(self) -> None:
@@ -72,51 +82,43 @@ class Effects:
 
     def _resolved(self, rows: Sequence[Prepared]) -> dict[int, Annotation | Receipt | None]:
         """By id(row): what it says its image shows, with class ids; or why it is refused."""
-        return {id(row): self._resolve(row) for row in rows}
+        drafts = [row.row.draft() for row in rows if row.inspection is not None]
+        self._log.learn_names(draft for draft in drafts if draft is not None)
+        said = {id(row): self._resolve(row) for row in rows}
+        self._log.expect(one for one in said.values() if isinstance(one, Annotation))
+        return said
 
     def _resolve(self, prepared: Prepared) -> Annotation | Receipt | None:
         if prepared.inspection is None:
             return prepared.refused()
-        draft = prepared.row.draft()
+        row = prepared.row
         try:
+            if row.annotation is None and row.label is not None:
+                return self._of_class(row.label)
+            draft = row.draft()
             return None if draft is None else self._log.resolve(draft, _size(prepared.inspection))
         except InvalidInputError as refusal:
-            return refused(prepared.row, refusal)
+            return refused(row, refusal)
 
-    def _add_images(self, rows: Sequence[Prepared]) -> None:
-        """Gives the images that the dataset lacks their rows, in the order they came."""
-        new = {row.sha256: row for row in reversed(rows) if row.sha256 not in self._items}
-        in_order = list(reversed(new.values()))  # the first row of an image tells of it
-        if not in_order:
-            return
-        self._new = {
-            row.sha256: ImageGroup(dataset_id=self._dataset.id, key=f"g-{row.sha256[:24]}", size=1)
-            for row in in_order
-        }
-        self._session.add_all(self._new.values())
-        self._session.flush()
-        items = [self._item(row.row, row.sha256, self._new[row.sha256]) for row in in_order]
-        self._session.add_all(items)
-        self._session.flush()
-        self._items.update({item.sha256: item for item in items})
-        self._log.expect(items)
-        quarantine.release(self._session, self._dataset, list(self._new))
+    def _of_class(self, name: str) -> Annotation:
+        """What a label of one class says, of an image of any size: the same for all rows."""
+        if name not in self._named:
+            try:
+                self._named[name] = self._log.resolve(Draft(classes=(name,)), (1, 1))
+            except InvalidInputError as refusal:
+                self._named[name] = refusal
+        found = self._named[name]
+        if isinstance(found, InvalidInputError):
+            raise found
+        return found
 
-    def _item(self, row: ImageRow, sha256: str, group: ImageGroup) -> Item:
-        self._dataset.last_position += 1
-        return Item(
-            dataset_id=self._dataset.id,
-            position=self._dataset.last_position,
-            sha256=sha256,
-            group_id=group.id,
-            declared_group=row.group,
-            attributes=dict(row.attributes),
-            source=row.source,
-            created=datetime.now(UTC),
-            state="open",
-            priority=0.0,
-            why={},
-        )
+    def _expect(self, rows: Sequence[Prepared]) -> None:
+        """Makes ready for the images that these rows will bring and the dataset lacks."""
+        new = list({row.sha256 for row in rows if row.sha256 not in self._items})
+        if new:
+            quarantine.release(self._session, self._dataset, new)
+            self._ids = take_ids(self._session, Item, len(new))
+            self._groups.reserve(len(new))
 
     def _perform(self, prepared: Prepared, said: Annotation | Receipt | None) -> Receipt:
         if isinstance(said, Receipt):
@@ -126,10 +128,10 @@ class Effects:
         row, inspection = prepared.row, prepared.inspection
         if inspection is None:
             raise ValueError("a row without an inspection is refused before")
-        item = self._items[prepared.sha256]
+        item = self._items.get(prepared.sha256)
         outcome = Outcome.DUPLICATE
-        if prepared.sha256 in self._new:
-            self._place(item, self._new.pop(prepared.sha256), inspection)
+        if item is None:
+            item = self._items[prepared.sha256] = self._add(row, prepared.sha256, inspection)
             outcome = Outcome.ACCEPTED
         else:
             self._complete(item, row)
@@ -143,18 +145,40 @@ class Effects:
         )
         if said is None:
             return receipt
-        return self._label(row, said, _size(inspection), item, receipt)
+        return self._label(row, said, item, receipt)
 
-    def _place(self, item: Item, own: ImageGroup, inspection: Inspection) -> None:
-        """Finds a new image's group among the images before it, and notes what it is like."""
+    def _add(self, row: ImageRow, sha256: str, inspection: Inspection) -> Item:
+        """A new image, in the group that it belongs to among the images before it."""
         prints = inspection.fingerprint
         alike = [] if prints is None else self._neighbourhood.alike(prints)
-        self._groups.place(item, own, pixel_sha256=inspection.pixel_sha256, alike=alike)
-        for flag in () if inspection.quality is None else inspection.quality.flags:
-            self._session.add(QualityFlag(dataset_id=self._dataset.id, flag=flag, item_id=item.id))
-        self._session.add_all(_edge(item, found) for found in alike)
+        group = self._groups.place(
+            sha256, row.group, pixel_sha256=inspection.pixel_sha256, alike=alike
+        )
+        self._dataset.last_position += 1
+        item = Item(
+            id=next(self._ids),
+            dataset_id=self._dataset.id,
+            position=self._dataset.last_position,
+            sha256=sha256,
+            group_id=group.id,
+            declared_group=row.group,
+            attributes=dict(row.attributes),
+            source=row.source,
+            created=datetime.now(UTC),
+            state="open",
+            priority=0.0,
+            why={},
+        )
+        self._session.add(item)
+        self._log.welcome(item, group)
+        self._flags += [
+            {"dataset_id": self._dataset.id, "flag": flag, "item_id": item.id}
+            for flag in (() if inspection.quality is None else inspection.quality.flags)
+        ]
+        self._edges += [_edge(item, found) for found in alike]
         if prints is not None:
             self._neighbourhood.add(item.id, prints)
+        return item
 
     def _complete(self, item: Item, row: ImageRow) -> None:
         # The first word on an image stands; later rows fill in what it left open.
@@ -164,13 +188,11 @@ class Effects:
         if row.group and not item.declared_group:
             self._groups.declare(item, row.group)
 
-    def _label(
-        self, row: ImageRow, said: Annotation, size: Size, item: Item, receipt: Receipt
-    ) -> Receipt:
+    def _label(self, row: ImageRow, said: Annotation, item: Item, receipt: Receipt) -> Receipt:
         statement = Statement(
             AuthorKind(row.author_kind), row.author, annotation=said, from_row=True
         )
-        recorded = self._log.record(item, statement, size)
+        recorded = self._log.record(item, statement, resolved=True)
         if not recorded.disagrees_with:
             return receipt
         now = self._log.words(said)
@@ -199,14 +221,14 @@ def _size(inspection: Inspection) -> Size:
     return (inspection.width, inspection.height)
 
 
-def _edge(item: Item, found: Likeness) -> NearDuplicate:
-    return NearDuplicate(
-        later_id=item.id,
-        earlier_id=found.key,
-        distance=found.distance,
-        correlation=found.correlation,
-        orientation=found.orientation,
-    )
+def _edge(item: Item, found: Likeness) -> dict[str, object]:
+    return {
+        "later_id": item.id,
+        "earlier_id": found.key,
+        "distance": found.distance,
+        "correlation": found.correlation,
+        "orientation": found.orientation,
+    }
 
 
 def _items_of(session: Session, dataset: Dataset, rows: Sequence[Prepared]) -> dict[str, Item]:

@@ -12,12 +12,13 @@ which leaves out the less protected one.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from visionloop_labeling import datasets
+from visionloop_labeling.database import take_ids
 from visionloop_labeling.duplicates import MAX_GROUP, Likeness
 from visionloop_labeling.receipts import Prepared
 from visionloop_labeling.schema import Blob, Dataset, ImageGroup, Item
@@ -42,34 +43,40 @@ class GroupBook:
         wanted = {id for ids in (*self._pixels.values(), *self._declared.values()) for id in ids}
         query = select(ImageGroup).where(ImageGroup.id.in_(wanted))
         self._groups = {one.id: one for one in session.scalars(query)} if wanted else {}
+        self._ids: Iterator[int] = iter(())
 
     def place(
-        self, item: Item, own: ImageGroup, *, pixel_sha256: str, alike: Sequence[Likeness]
-    ) -> None:
-        """Puts a new item where it belongs: into an earlier image's group, or into its own.
+        self, sha256: str, declared: str, *, pixel_sha256: str, alike: Sequence[Likeness]
+    ) -> ImageGroup:
+        """The group of a new image, which is counted in it: an earlier image's, or its own.
 
-        `own` is a group of one that is the item's so far; it goes where it is not needed. `alike`
-        keys are item ids.
+        `alike` keys are item ids. An own group may not be written before the transaction ends.
         """
-        self._groups[own.id] = own
-        linked = self._linked(pixel_sha256, item.declared_group)
-        group = self._merge(linked) or _room_among(self._session, alike)
-        if group is None:
-            group = own
-        else:
-            self._groups[group.id] = group
-            group.size += own.size
-            item.group_id = group.id
-            self._session.delete(own)
+        linked = self._linked(pixel_sha256, declared)
+        group = self._merge(linked) or _room_among(self._session, alike) or self._own(sha256)
+        group.size += 1
+        self._groups[group.id] = group
         self._pixels[pixel_sha256].add(group.id)
-        if item.declared_group:
-            self._declared[item.declared_group].add(group.id)
+        if declared:
+            self._declared[declared].add(group.id)
+        return group
+
+    def reserve(self, images: int) -> None:
+        """Takes the row ids that so many new images may need."""
+        self._ids = take_ids(self._session, ImageGroup, images)
+
+    def _own(self, sha256: str) -> ImageGroup:
+        own = ImageGroup(
+            id=next(self._ids), dataset_id=self._dataset.id, key=f"g-{sha256[:24]}", size=0
+        )
+        self._session.add(own)
+        return own
 
     def declare(self, item: Item, declared: str) -> None:
         """Gives an item that had none its declared group, and merges what can be merged."""
         firm = self._linked("", declared)
         item.declared_group = declared
-        own = self._session.get_one(ImageGroup, item.group_id)
+        own = self._groups.get(item.group_id) or self._session.get_one(ImageGroup, item.group_id)
         self._groups[own.id] = own
         kept = self._merge([own, *(group for group in firm if group.id != own.id)])
         self._declared[declared].update({own.id, own.id if kept is None else kept.id})

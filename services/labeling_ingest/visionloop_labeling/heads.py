@@ -6,14 +6,14 @@ in the transaction of the event. What is given once and never taken back, the sp
 not one of them. `rebuild` writes them anew.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, cast
 
 from sqlalchemy import ColumnElement, CursorResult, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from visionloop_labeling import datasets
-from visionloop_labeling.annotation import Annotation
+from visionloop_labeling.annotation import stored_class_ids
 from visionloop_labeling.classes import ClassBook, ClassState, naming
 from visionloop_labeling.fold import AuthorKind, ItemState, Standing
 from visionloop_labeling.schema import (
@@ -45,6 +45,21 @@ class Heads:
         self._book = book
         # The session forgets what nobody holds, and would ask the database again for each row.
         self._counts: dict[int, dict[str, SplitCount]] = {}
+        self._groups: dict[int, ImageGroup] = {}
+        self._ratios = datasets.settings_of(dataset).ratios
+
+    def hold(self, group: ImageGroup) -> None:
+        """This group need not be asked for: it may not even be written yet."""
+        self._groups[group.id] = group
+
+    def learn(self, classes: Iterable[LabelClass]) -> None:
+        """Reads in one query what will be asked about labels that mean these classes."""
+        wanted = {one.id for one in classes} - self._counts.keys()
+        if wanted:
+            self._counts |= {class_id: {} for class_id in wanted}
+            query = select(SplitCount).where(SplitCount.class_id.in_(wanted))
+            for one in self._session.scalars(query):
+                self._counts[one.class_id][one.split] = one
 
     def move(self, item: Item, before: Standing, after: Standing) -> None:
         """Brings the tables from where the image stood to where it stands."""
@@ -81,48 +96,47 @@ class Heads:
     def _count(self, item: Item, before: Standing, after: Standing) -> None:
         if not (before.accepted or after.accepted):
             return
-        group = self._session.get_one(ImageGroup, item.group_id)
+        group = self._group_of(item)
         if after.accepted and group.split is None and after.label is not None:
             self._give_split(group, after.label)
         if group.split is None:
             return
         for standing, change in ((before, -1), (after, +1)):
             if standing.accepted and standing.label is not None:
-                for one in self._book.meanings(standing.label.annotation or {}):
+                meant = self._book.meanings(standing.label.annotation or {})
+                self.learn(meant)
+                for one in meant:
                     self._add(one.id, group.split, change)
 
+    def _group_of(self, item: Item) -> ImageGroup:
+        held = self._groups.get(item.group_id)
+        return held or self._session.get_one(ImageGroup, item.group_id)
+
     def _give_split(self, group: ImageGroup, label: LabelEvent) -> None:
-        ratios = datasets.settings_of(self._dataset).ratios
         # The dataset's name is the salt: the same import elsewhere gives the same splits.
         salt = self._dataset.name
         named = self._book.meanings(label.annotation or {})
         if named:
             counts = self._rarest(named)
-            group.split = choose_split(counts, 1, ratios, salt=salt, group=group.key)
+            group.split = choose_split(counts, 1, self._ratios, salt=salt, group=group.key)
         else:
-            group.split = draw_split(ratios, salt=salt, group=group.key)
+            group.split = draw_split(self._ratios, salt=salt, group=group.key)
         group.split_sequence = label.sequence
 
     def _rarest(self, named: Sequence[LabelClass]) -> dict[str, int]:
         """How many images of the rarest of the classes each split has."""
+        self.learn(named)
         images = [
-            ({split: one.images for split, one in self._counts_of(c.id).items()}, c.key)
-            for c in named
+            ({split: one.images for split, one in self._counts[c.id].items()}, c.key) for c in named
         ]
         return min(images, key=lambda entry: (sum(entry[0].values()), entry[1]))[0]
 
     def _add(self, class_id: int, split: str, change: int) -> None:
-        counts = self._counts_of(class_id)
+        counts = self._counts[class_id]
         if split not in counts:
             counts[split] = SplitCount(class_id=class_id, split=split, images=0)
             self._session.add(counts[split])
         counts[split].images += change
-
-    def _counts_of(self, class_id: int) -> dict[str, SplitCount]:
-        if class_id not in self._counts:
-            query = select(SplitCount).where(SplitCount.class_id == class_id)
-            self._counts[class_id] = {one.split: one for one in self._session.scalars(query)}
-        return self._counts[class_id]
 
     def _settle(self, item: Item, after: Standing) -> None:
         """The image's place in the work; a change of it ends the lease that somebody has."""
@@ -202,9 +216,7 @@ def remaining(dataset: Dataset) -> dict[ItemState, int]:
 
 def _further(label: LabelEvent | None) -> tuple[str, ...]:
     """The classes that a label names beside its first."""
-    if label is None or not label.annotation:
-        return ()
-    return Annotation.model_validate(label.annotation).class_ids()[1:]
+    return () if label is None else stored_class_ids(label.annotation)[1:]
 
 
 def _because(item: Item, why: dict[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ from visionloop_labeling.database import Database, insert_missing
 from visionloop_labeling.duplicates import pack_hash
 from visionloop_labeling.effects import Effects
 from visionloop_labeling.inspection import Inspection
-from visionloop_labeling.inspectors import Inspector, OwnProcess, UndecodableError
+from visionloop_labeling.inspectors import Inspected, Inspector, OwnProcess
 from visionloop_labeling.neighbours import Neighbours
 from visionloop_labeling.quarantine import quarantine_key
 from visionloop_labeling.receipts import (
@@ -102,8 +102,20 @@ class Ingest:
     def prepare(self, row: ImageRow) -> Prepared:
         """Checks a row and decodes its image, unless it has been answered before. Writes nothing.
 
-        A bad row is returned with its refusal, not raised.
+        A bad row is returned with its refusal, not raised. Raises UnavailableError.
         """
+        return self.prepare_all([row])[0]
+
+    def prepare_all(self, rows: Sequence[ImageRow]) -> list[Prepared]:
+        """The same for several rows, whose images may be looked at by one process in turn."""
+        checked = [self._checked(row) for row in rows]
+        unseen = [one for one in checked if one.unseen]
+        inspected = self._inspector.inspect_all([one.row.image for one in unseen])
+        seen = {id(one): _with(one, found) for one, found in zip(unseen, inspected, strict=True)}
+        return [seen.get(id(one), one) for one in checked]
+
+    def _checked(self, row: ImageRow) -> Prepared:
+        """A row as far as it goes without looking at its image."""
         sha256 = row.sha256
         if row.image or not sha256:
             sha256 = hashlib.sha256(row.image).hexdigest()
@@ -115,11 +127,9 @@ class Ingest:
                 return Prepared(row, digest, sha256, answer=answer)
             if row.refusal is not None:
                 return Prepared(row, digest, sha256, refusal=row.refusal)
-            inspection = self._known(row) or self._inspector.inspect(row.image)
-        except (InvalidInputError, UndecodableError) as refusal:
-            quarantine = refusal.reason in _QUARANTINED
-            return Prepared(row, digest, sha256, refusal=refusal, quarantine=quarantine)
-        return Prepared(row, digest, sha256, inspection)
+            return Prepared(row, digest, sha256, self._known(row))
+        except InvalidInputError as refusal:
+            return Prepared(row, digest, sha256, refusal=refusal)
 
     def commit(self, rows: Sequence[Prepared]) -> list[Receipt]:
         """Makes the rows durable and answers each, in order.
@@ -228,6 +238,14 @@ def _store_reachable() -> Iterator[None]:
             "the object store does not take images right now (the service's log says why); send "
             "the rows without a receipt again"
         ) from error
+
+
+def _with(unseen: Prepared, inspected: Inspected) -> Prepared:
+    """A checked row with what its image is, or why it is refused."""
+    if isinstance(inspected, Inspection):
+        return replace(unseen, inspection=inspected)
+    quarantine = inspected.reason in _QUARANTINED
+    return replace(unseen, refusal=inspected, quarantine=quarantine)
 
 
 def _measure(receipt: Receipt) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from visionloop.images import Limits, decode, read_header
+from visionloop.images import Limits, decode_with_header
 from visionloop_labeling.duplicates import Fingerprint, fingerprint_of
 from visionloop_labeling.quality import Quality, measure
 
@@ -28,8 +28,7 @@ class Inspection:
 
 def inspect(image: bytes, limits: Limits) -> Inspection:
     """Decodes an image fully and says what it is. Raises ImageError."""
-    header = read_header(image, limits)
-    pixels = decode(image, limits)
+    header, pixels = decode_with_header(image, limits)
     height, width = pixels.shape[:2]
     content = hashlib.sha256(f"{width}x{height}\0".encode())
     content.update(pixels.data)

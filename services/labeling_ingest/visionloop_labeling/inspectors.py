@@ -1,4 +1,4 @@
-"""Who looks at untrusted images: worker processes with limits, one image each at a time.
+"""Who looks at untrusted images: worker processes with limits, each at one image at a time.
 
 An image that kills its worker or takes too long harms nothing but itself: the worker is replaced
 (a fork, 5 ms), the image is answered as undecodable and goes to quarantine. One that died is asked
@@ -17,7 +17,9 @@ import logging
 import os
 import signal
 import threading
-from typing import Annotated, Final, Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Annotated, Final, Protocol, TypeAlias
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -34,13 +36,17 @@ from visionloop_labeling.inspector import (
     INSPECT,
     PREVIEW,
 )
-from visionloop_labeling.nursery import Nursery, Worker
+from visionloop_labeling.nursery import Answer, Nursery, Worker
 from visionloop_labeling.quality import Quality
 from visionloop_labeling.renditions import MAX_BYTES, RECIPES, Recipe, render
 
 RECYCLED_AFTER: Final = 2000  # images
 CPU_SECONDS: Final = 20  # for one image; the largest allowed takes about 1
 WALL_SECONDS: Final = 60.0  # for one image, on a machine with much else to do
+# Images that one worker is given at once, because handing them over one by one costs much of what
+# it takes to look at a small one. Their answers (5 kB each) fit into a socket.
+HAND: Final = 8
+HAND_BYTES: Final = 2**20  # of all of them; larger ones go one by one
 _FINGERPRINT_BYTES: Final = 8 * 8 + THUMBNAIL_SIDE**2
 _log = logging.getLogger(__name__)
 
@@ -60,11 +66,18 @@ class UndecodableError(VisionloopError):
         return self._reason
 
 
+Inspected: TypeAlias = Inspection | ImageError | UndecodableError
+
+
 class Inspector(Protocol):
     """Looks at images. Safe to use from several threads."""
 
     def inspect(self, image: bytes) -> Inspection:
         """What an image is. Raises ImageError, UndecodableError and UnavailableError."""
+        ...
+
+    def inspect_all(self, images: Sequence[bytes]) -> list[Inspected]:
+        """What each image is, or why it is refused. Raises UnavailableError."""
         ...
 
     def preview(self, image: bytes, recipe: Recipe) -> bytes:
@@ -84,6 +97,9 @@ class OwnProcess:
 
     def inspect(self, image: bytes) -> Inspection:
         return inspection.inspect(image, self._limits)
+
+    def inspect_all(self, images: Sequence[bytes]) -> list[Inspected]:
+        return [_inspected(self, image) for image in images]
 
     def preview(self, image: bytes, recipe: Recipe) -> bytes:
         return render(image, recipe, self._limits)
@@ -116,6 +132,20 @@ class WorkerPool:
         words, rest = self._ask(INSPECT, 0, image)
         return _inspection(words, rest, self._limits)
 
+    def inspect_all(self, images: Sequence[bytes]) -> list[Inspected]:
+        """One worker gets all of them at once (for at most `HAND` that are small), in their order.
+
+        Where it dies, the image it was looking at and those behind are looked at one by one.
+        """
+        found: list[Inspected] = []
+        if 1 < len(images) <= HAND and sum(map(len, images)) <= HAND_BYTES:
+            for answer in self._ask_in_turn(images):
+                try:
+                    found.append(_inspection(*_done(answer), self._limits))
+                except (ImageError, UndecodableError) as refusal:
+                    found.append(refusal)
+        return found + [_inspected(self, image) for image in images[len(found) :]]
+
     def preview(self, image: bytes, recipe: Recipe) -> bytes:
         _, rest = self._ask(PREVIEW, RECIPES.index(recipe), image)
         if not (rest[:4] == b"RIFF" and rest[8:12] == b"WEBP" and len(rest) <= MAX_BYTES):
@@ -134,23 +164,28 @@ class WorkerPool:
         with self._free:
             for last in (False, True):
                 try:
-                    status, words, rest = self._ask_one(kind, recipe, image)
+                    with self._worker() as worker:
+                        answer = worker.ask(kind, recipe, image, self._wall_seconds)
                     break
                 except _Died as death:
                     if last or death.overran:
                         raise death.undecodable(self._wall_seconds) from None
-        if status == DONE:
-            return words, rest
-        try:
-            refusal = _Refusal.model_validate_json(words)
-        except ValidationError as error:
-            raise _untrustworthy() from error
-        raise ImageError(refusal.message, reason=refusal.reason)
+        return _done(answer)
 
-    def _ask_one(self, kind: int, recipe: int, image: bytes) -> tuple[int, bytes, bytes]:
+    def _ask_in_turn(self, images: Sequence[bytes]) -> list[Answer]:
+        """The answers for images in a row, up to the one that no answer came for."""
+        answers: list[Answer] = []
+        with self._free, suppress(_Died), self._worker() as worker:
+            for answer in worker.ask_all(INSPECT, 0, images, self._wall_seconds):
+                answers.append(answer)  # noqa: PERF402 - what came before it died counts
+        return answers
+
+    @contextmanager
+    def _worker(self) -> Iterator[Worker]:
+        """A worker that nobody else has; it is ended when the block fails. Raises _Died."""
         worker = self._idle.pop() if self._idle else self._nursery.start()
         try:
-            answer = worker.ask(kind, recipe, image, self._wall_seconds)
+            yield worker
         except OSError as error:
             raise self._died(worker, overran=isinstance(error, TimeoutError)) from error
         except BaseException:
@@ -161,7 +196,6 @@ class WorkerPool:
             metrics.INSPECTOR_ENDS.labels("recycled").inc()
         else:
             self._idle.append(worker)
-        return answer
 
     def _died(self, worker: Worker, *, overran: bool) -> "_Died":
         status = self._nursery.end(worker)
@@ -208,6 +242,25 @@ class _Described(Record):
     width: Annotated[int, Field(ge=1)]
     height: Annotated[int, Field(ge=1)]
     quality: Quality
+
+
+def _inspected(inspector: Inspector, image: bytes) -> Inspected:
+    try:
+        return inspector.inspect(image)
+    except (ImageError, UndecodableError) as refusal:
+        return refusal
+
+
+def _done(answer: Answer) -> tuple[bytes, bytes]:
+    """JSON and bytes of an answer. Raises ImageError for a refusal, UndecodableError."""
+    status, words, rest = answer
+    if status == DONE:
+        return words, rest
+    try:
+        refusal = _Refusal.model_validate_json(words)
+    except ValidationError as error:
+        raise _untrustworthy() from error
+    raise ImageError(refusal.message, reason=refusal.reason)
 
 
 def _inspection(words: bytes, rest: bytes, limits: Limits) -> Inspection:

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Final, TypeAlias
 
 from visionloop.errors import UnavailableError
 from visionloop.images import Limits
@@ -24,7 +25,10 @@ from visionloop_labeling.renditions import MAX_BYTES
 _START_SECONDS: Final = 30.0
 _MAX_WORDS: Final = 64 * 2**10  # bytes of JSON in an answer
 _ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "TMPDIR")
+_RECEIVED_BYTES: Final = 256 * 2**10  # at once, at most
 _log = logging.getLogger(__name__)
+
+Answer: TypeAlias = tuple[int, bytes, bytes]  # status, JSON, bytes
 
 
 class Worker:
@@ -35,14 +39,30 @@ class Worker:
         self.nursery = nursery  # the number of its parent
         self.asked = 0
         self._socket = ours
+        self._received = bytearray()
 
-    def ask(self, kind: int, recipe: int, image: bytes, seconds: float) -> tuple[int, bytes, bytes]:
+    def ask(self, kind: int, recipe: int, image: bytes, seconds: float) -> Answer:
         """Status, JSON and bytes. Raises OSError when it died, TimeoutError when it overran."""
-        self.asked += 1
-        deadline = time.monotonic() + seconds
+        return next(self.ask_all(kind, recipe, [image], seconds))
+
+    def ask_all(
+        self, kind: int, recipe: int, images: Sequence[bytes], seconds: float
+    ) -> Iterator[Answer]:
+        """The same for several images, which wait in the socket while it looks at one of them.
+
+        `seconds` are for each. Their answers must fit into the socket, or both would wait for ever.
+        """
+        self.asked += len(images)
+        if self._received:
+            raise ConnectionAbortedError("an inspector answered what nobody asked")
         self._socket.settimeout(seconds)
-        self._socket.sendall(REQUEST.pack(kind, recipe, len(image)))
-        self._socket.sendall(image)
+        self._socket.sendall(
+            b"".join(p for one in images for p in (REQUEST.pack(kind, recipe, len(one)), one))
+        )
+        for _ in images:
+            yield self._answer(time.monotonic() + seconds)
+
+    def _answer(self, deadline: float) -> Answer:
         status, words, rest = REPLY.unpack(self._receive(REPLY.size, deadline))
         if words > _MAX_WORDS or rest > MAX_BYTES:
             raise ConnectionAbortedError("an inspector's answer is too long")
@@ -53,18 +73,18 @@ class Worker:
         self._socket.close()
 
     def _receive(self, size: int, deadline: float) -> bytes:
-        data = bytearray(size)
-        view = memoryview(data)
-        while view:
+        while len(self._received) < size:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
             self._socket.settimeout(left)
-            count = self._socket.recv_into(view)
-            if not count:
+            data = self._socket.recv(_RECEIVED_BYTES)
+            if not data:
                 raise ConnectionResetError("an inspector ended")
-            view = view[count:]
-        return bytes(data)
+            self._received += data
+        taken = bytes(memoryview(self._received)[:size])
+        del self._received[:size]
+        return taken
 
 
 class Nursery:

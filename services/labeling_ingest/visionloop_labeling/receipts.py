@@ -10,12 +10,12 @@ import json
 import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from visionloop.errors import ConflictError, InvalidInputError, VisionloopError
@@ -114,6 +114,11 @@ class Prepared:
     quarantine: bool = False
     answer: Receipt | None = None
 
+    @property
+    def unseen(self) -> bool:
+        """Whether nothing is known of its image yet."""
+        return self.inspection is None and self.refusal is None and self.answer is None
+
     def refused(self, refusal: VisionloopError | None = None) -> Receipt:
         """The receipt that says why not."""
         why = self.refusal or refusal or InvalidInputError("the row has no image", field="image")
@@ -123,14 +128,33 @@ class Prepared:
         return replace(receipt, outcome=Outcome.QUARANTINED, sha256=self.sha256, field="image")
 
 
+@dataclass(slots=True)
+class _Kept:
+    """A receipt of this transaction that is not written yet: a row of `IngestRow`."""
+
+    batch_id: int
+    ordinal: int
+    request_digest: str = ""
+    outcome: str = ""
+    sha256: str = ""
+    reason: str = ""
+    message: str = ""
+    field: str = ""
+    source: str = ""
+    at: datetime | None = None
+
+
 class ReceiptBook:
-    """The receipts of one dataset for a group of rows, within one transaction."""
+    """The receipts of one dataset for a group of rows, within one transaction.
+
+    `write` writes what was kept, at the end.
+    """
 
     def __init__(self, session: Session, dataset: Dataset, rows: Iterable[Prepared]) -> None:
         self._session = session
         self._dataset = dataset
         self._batches: dict[str, IngestBatch] = {}
-        self._stored: dict[tuple[str, int], IngestRow] = {}
+        self._stored: dict[tuple[str, int], IngestRow | _Kept] = {}
         ordinals = defaultdict[str, list[int]](list)
         for prepared in rows:
             if has_usable_key(prepared.row):
@@ -144,7 +168,7 @@ class ReceiptBook:
         return None if stored is None else answer_from(stored, prepared.row, prepared.digest)
 
     def keep(self, prepared: Prepared, receipt: Receipt) -> Receipt:
-        """Writes the receipt of a row; one without a usable key cannot be kept.
+        """Notes the receipt of a row; one without a usable key cannot be kept.
 
         Returns it, as a repetition when the same row had the same answer before.
         """
@@ -153,8 +177,7 @@ class ReceiptBook:
             return receipt
         stored = self._stored.get((row.batch, row.ordinal))
         if stored is None:
-            stored = IngestRow(batch_id=self._batch(row.batch).id, ordinal=row.ordinal)
-            self._session.add(stored)
+            stored = _Kept(self._batch(row.batch).id, row.ordinal)
             self._stored[row.batch, row.ordinal] = stored
         answer = (prepared.digest, receipt.outcome, receipt.reason)
         replayed = (stored.request_digest, stored.outcome, stored.reason) == answer
@@ -167,6 +190,12 @@ class ReceiptBook:
         stored.source = _kept_source(row)
         stored.at = datetime.now(UTC)
         return replace(receipt, replayed=replayed)
+
+    def write(self) -> None:
+        """Writes the receipts that are new, all in one statement."""
+        new = [asdict(one) for one in self._stored.values() if isinstance(one, _Kept)]
+        if new:
+            self._session.execute(insert(IngestRow), new)
 
     def _load(self, name: str, ordinals: list[int]) -> None:
         batch = self._session.scalar(
@@ -257,7 +286,7 @@ def find_stored(session: Session, row: ImageRow) -> IngestRow | None:
     return session.scalar(query)
 
 
-def answer_from(stored: IngestRow, row: ImageRow, digest: str) -> Receipt | None:
+def answer_from(stored: IngestRow | _Kept, row: ImageRow, digest: str) -> Receipt | None:
     """What the stored receipt says to this row; None when there is none that binds.
 
     A refusal does not: the row may have been corrected, or what it broke (a limit that an operator

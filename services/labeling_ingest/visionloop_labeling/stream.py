@@ -1,21 +1,25 @@
 """Many rows at once: checked in parallel, made durable in groups, answered in order.
 
-Threads, because decoding and hashing release the interpreter's lock. While one group is being
-committed the next is being decoded. What is in flight is bounded in rows and in bytes over all
-callers together, so a fast sender waits instead of filling memory. A row's budget is taken in the
-order of its stream, so the oldest row of each stream can always finish.
+Threads, because they wait for the processes that decode (`inspectors`). While one group is being
+committed the next is being decoded. A row that comes while a thread is free is checked at once;
+what comes while all are busy is handed over several rows at a time, because the handing over costs
+as much as the checking of a small image's row. What is in flight is bounded in rows and in bytes
+over all callers together, so a fast sender waits instead of filling memory. A row's budget is taken
+in the order of its stream, so the oldest row of each stream can always finish.
 """
 
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
 from visionloop.telemetry import labeling as metrics
 from visionloop_labeling.ingest import Ingest
+from visionloop_labeling.inspectors import HAND, HAND_BYTES
 from visionloop_labeling.receipts import ImageRow, Prepared, Receipt
 
 GROUP: Final = 64  # rows that share two transactions
@@ -53,9 +57,75 @@ class _Budget:
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
+    row: ImageRow
     size: int  # as `_size` has it
     arrived: float  # on the monotonic clock
-    row: asyncio.Future[Prepared]
+    checked: asyncio.Future[Prepared]
+
+
+class _Checkers:
+    """Threads that check rows in the order they came, over all streams."""
+
+    def __init__(self, ingest: Ingest, workers: int) -> None:
+        self._ingest = ingest
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="check")
+        self._free = workers
+        self._waiting: deque[_Pending] = deque()
+        self._running: set[asyncio.Task[None]] = set()  # or nobody would hold them
+
+    def close(self) -> None:
+        """Waits for rows that are being checked; those that wait are given up."""
+        self._waiting.clear()
+        self._threads.shutdown(cancel_futures=True)
+
+    def check(self, pending: _Pending) -> None:
+        """Its future gets what comes of it."""
+        self._waiting.append(pending)
+        if self._free:
+            self._free -= 1
+            running = asyncio.create_task(self._work())
+            self._running.add(running)
+            running.add_done_callback(self._running.discard)
+
+    async def _work(self) -> None:
+        """One thread's work, as long as there is some."""
+        loop = asyncio.get_running_loop()
+        try:
+            while hand := self._next_hand():
+                rows = [pending.row for pending in hand]
+                try:
+                    found = await loop.run_in_executor(
+                        self._threads, self._ingest.prepare_all, rows
+                    )
+                except Exception as error:  # noqa: BLE001 - told to whoever sent the rows
+                    _settle(hand, error)
+                else:
+                    _settle(hand, found)
+        finally:
+            self._free += 1
+
+    def _next_hand(self) -> list[_Pending]:
+        """The next rows, at most HAND that are small together; empty when none wait."""
+        hand: list[_Pending] = []
+        size = 0
+        while self._waiting and len(hand) < HAND:
+            size += self._waiting[0].size
+            if hand and size > HAND_BYTES:
+                break
+            pending = self._waiting.popleft()
+            if not pending.checked.done():  # whoever sent it may have gone
+                hand.append(pending)
+        return hand
+
+
+def _settle(hand: Sequence[_Pending], found: Sequence[Prepared] | Exception) -> None:
+    for number, pending in enumerate(hand):
+        if pending.checked.done():
+            continue
+        if isinstance(found, Exception):
+            pending.checked.set_exception(found)
+        else:
+            pending.checked.set_result(found[number])
 
 
 class _Way:
@@ -77,12 +147,12 @@ class IngestStream:
     def __init__(self, ingest: Ingest, *, workers: int | None = None) -> None:
         self._ingest = ingest
         self._budget = _Budget()
-        self._checkers = ThreadPoolExecutor(workers or os.cpu_count(), thread_name_prefix="check")
+        self._checkers = _Checkers(ingest, workers or os.cpu_count() or 1)
         self._committers = ThreadPoolExecutor(_COMMITTERS, thread_name_prefix="commit")
 
     def close(self) -> None:
         """Waits for rows that are being made durable; rows that only wait are given up."""
-        self._checkers.shutdown(cancel_futures=True)
+        self._checkers.close()
         self._committers.shutdown()
 
     async def submit_one(self, row: ImageRow) -> Receipt:
@@ -113,8 +183,11 @@ class IngestStream:
             reader.cancel()
             committer.cancel()
             await asyncio.gather(reader, committer, return_exceptions=True)
-            left = [way.checked.get_nowait() for _ in range(way.checked.qsize())]
-            await self._budget.give_back([one.size for one in left if one is not None])
+            entries = [way.checked.get_nowait() for _ in range(way.checked.qsize())]
+            left = [one for one in entries if one is not None]
+            for pending in left:
+                pending.checked.cancel()
+            await self._budget.give_back([pending.size for pending in left])
 
     async def _check(self, rows: AsyncIterator[ImageRow], way: _Way) -> None:
         loop = asyncio.get_running_loop()
@@ -124,8 +197,9 @@ class IngestStream:
                 await way.room.acquire()
                 size = _size(row)
                 await self._budget.take(size)
-                future = loop.run_in_executor(self._checkers, self._ingest.prepare, row)
-                way.checked.put_nowait(_Pending(size, arrived, future))
+                pending = _Pending(row, size, arrived, loop.create_future())
+                self._checkers.check(pending)
+                way.checked.put_nowait(pending)
         finally:
             # Also after an error: the rows before it still get their receipts.
             way.checked.put_nowait(None)
@@ -142,7 +216,7 @@ class IngestStream:
             way.answered.put_nowait([])
 
     async def _commit(self, group: list[_Pending]) -> list[Receipt]:
-        prepared = await asyncio.gather(*(pending.row for pending in group))
+        prepared = await asyncio.gather(*(pending.checked for pending in group))
         loop = asyncio.get_running_loop()
         receipts = await loop.run_in_executor(self._committers, self._ingest.commit, prepared)
         durable = time.monotonic()

@@ -39,6 +39,8 @@ def dataset_name(name: str) -> str:
 def text(value: str, field: str, *, limit: int = MAX_NAME, required: bool = True) -> str:
     """Trimmed text without control characters, at most `limit` characters."""
     trimmed = value.strip()
+    if trimmed.isascii() and trimmed.isprintable() and 0 < len(trimmed) <= limit:
+        return trimmed  # nothing below could object; most texts are such
     if len(trimmed) <= _LONGEST_SPELLING * limit:  # else too long in any; normalising takes long
         # One spelling for what can be encoded in two ways, or "é" would be two classes. Before the
         # limit is checked: some characters become several.

@@ -3,6 +3,9 @@
 Where many rows of a table are written at once and their ids are wanted, a column that the program
 fills and that differs from row to row is marked as `insert_sentinel`: then one INSERT … RETURNING
 does for all of them on every database. Without it SQLite would get a statement for each row.
+
+A session writes new rows of two tables in the order of their references only where a relationship
+says so: where one does nothing else, it is there for that (`lazy="raise"`: nobody follows it).
 """
 
 from datetime import UTC, datetime

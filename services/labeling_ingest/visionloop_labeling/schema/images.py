@@ -15,7 +15,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from visionloop_labeling.schema.base import RowId, Table, UtcDateTime
 
@@ -64,8 +64,7 @@ class ImageGroup(Table):
 
     id: Mapped[int] = mapped_column(RowId, primary_key=True)
     dataset_id: Mapped[int] = mapped_column(ForeignKey("dataset.id"))
-    # A sentinel tells the rows of one INSERT apart when their ids come back (see `base`).
-    key: Mapped[str] = mapped_column(String(80), insert_sentinel=True)
+    key: Mapped[str] = mapped_column(String(80))
     split: Mapped[str | None] = mapped_column(String(5))
     split_sequence: Mapped[int | None] = mapped_column(BigInteger)
     size: Mapped[int] = mapped_column(Integer, default=0)
@@ -92,8 +91,9 @@ class Item(Table):
     id: Mapped[int] = mapped_column(RowId, primary_key=True)
     dataset_id: Mapped[int] = mapped_column(ForeignKey("dataset.id"))
     position: Mapped[int] = mapped_column(BigInteger)
-    sha256: Mapped[str] = mapped_column(ForeignKey("blob.sha256"), insert_sentinel=True)
+    sha256: Mapped[str] = mapped_column(ForeignKey("blob.sha256"))
     group_id: Mapped[int] = mapped_column(ForeignKey("image_group.id"))
+    group: Mapped[ImageGroup] = relationship(lazy="raise")  # written first (see `base`)
     declared_group: Mapped[str] = mapped_column(String(200), default="")
     attributes: Mapped[dict[str, str]] = mapped_column(JSON)
     source: Mapped[str] = mapped_column(String(1000), default="")

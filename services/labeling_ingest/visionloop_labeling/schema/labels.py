@@ -17,6 +17,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from visionloop_labeling.schema.base import RowId, Table, UtcDateTime
+from visionloop_labeling.schema.images import Item
 
 
 class LabelEvent(Table):
@@ -44,6 +45,7 @@ class LabelEvent(Table):
     dataset_id: Mapped[int] = mapped_column(ForeignKey("dataset.id"))
     sequence: Mapped[int] = mapped_column(BigInteger)
     item_id: Mapped[int] = mapped_column(ForeignKey("item.id"))
+    item: Mapped[Item] = relationship(lazy="raise")  # written first (see `base`)
     kind: Mapped[str] = mapped_column(String(7), default="label")  # see fold.EventKind
     # The label of a submitted row, whose sender may not know of the label that is there.
     from_row: Mapped[bool] = mapped_column(default=False)
@@ -93,6 +95,7 @@ class LabelHeadClass(Table):
     __table_args__ = (Index(None, "class_id"),)
 
     item_id: Mapped[int] = mapped_column(ForeignKey("item.id"), primary_key=True)
+    item: Mapped[Item] = relationship(lazy="raise")  # written first (see `base`)
     class_id: Mapped[int] = mapped_column(ForeignKey("label_class.id"), primary_key=True)
 
 
