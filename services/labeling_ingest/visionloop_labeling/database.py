@@ -15,7 +15,6 @@ from typing import IO, Any, Final
 
 from alembic import command
 from alembic.config import Config
-from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, Engine, func, make_url, select, text
@@ -174,21 +173,20 @@ def open_beside(url: str) -> Database:
     opened = Database(engine, lock_file)
     try:
         if lock_file is None and opened.single_process:
-            _check_revision(engine)
+            _check_revision(opened)
         else:
             migrate(engine)
     except (DatabaseError, CommandError) as error:
         opened.close()
         raise _unusable(url, error) from error
-    except ConfigurationError:
+    except VisionloopError:
         opened.close()
         raise
     return opened
 
 
-def _check_revision(engine: Engine) -> None:
-    with engine.connect() as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
+def _check_revision(database: Database) -> None:
+    found = revision(database)
     newest = ScriptDirectory(str(_MIGRATIONS)).get_current_head()
     if found != newest:
         raise ConfigurationError(
