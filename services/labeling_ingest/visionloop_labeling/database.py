@@ -170,7 +170,7 @@ def open_beside(url: str) -> Database:
     ConfigurationError when the running service is of another version: its tables are not ours.
     """
     engine, lock_file = connect(url, connections=1, beside=True)
-    opened = Database(engine, lock_file)
+    opened = Database(engine, lock_file, 1)
     try:
         if lock_file is None and opened.single_process:
             _check_revision(opened)
