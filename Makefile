@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DATA ?= visionloop-data
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-kill test-fuzz bench-serving bench-ingest bench-accuracy bench-accuracy-peers \
+.PHONY: help venv demo test test-kill test-fuzz bench-serving bench-ingest bench-training bench-accuracy bench-accuracy-peers \
 	bench-labeling-scale bench-labelling-page perf-analyzer charts-verify charts-snapshots charts-checkov soak lint format protos lock serve label up clean
 
 help: ## what can be made
@@ -46,6 +46,9 @@ bench-accuracy: $(READY) ## test accuracy on ELPV by the published protocol, fiv
 
 bench-accuracy-peers: $(READY) ## torchvision, timm and fastai on the same data for five minutes a seed; build/bench/accuracy/runs
 	$(BIN)/python -m bench.accuracy.peers
+
+bench-training: $(READY) ## training's throughput beside a synthetic-data loop of the same network; build/bench/training.json
+	$(BIN)/python -m bench.training
 
 bench-labeling-scale: $(READY) ## a million images: the queue's and the snapshot's queries, their plans and times; build/bench/labeling_scale.json
 	$(BIN)/python -m bench.labeling_scale

@@ -127,7 +127,12 @@ class GoldenItem(Record):
 
 
 class Provenance(Record):
-    """Where the model comes from; enough to say what it has seen and to build it again."""
+    """Where the model comes from; enough to say what it has seen and to build it again.
+
+    `lane` is `full` (trained from the backbone) or `fast` (a new head on the body of
+    `body_version`, which for the full lane is the version itself). `threads`, `processes`,
+    `device` and `cpu` can change the last bits; they are empty where nobody wrote them down.
+    """
 
     dataset: str
     snapshot: str
@@ -139,6 +144,12 @@ class Provenance(Record):
     backbone_sha256: Sha256 | None
     config: dict[str, object]
     libraries: dict[str, str]
+    lane: Literal["full", "fast"] = "full"
+    body_version: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1)] | None = None
+    processes: Annotated[int, Field(ge=1)] = 1
+    device: str = ""
+    cpu: str = ""
 
 
 class Source(Record):

@@ -76,12 +76,42 @@ def write_digits(
 ) -> SnapshotManifest:
     """Writes blobs and a snapshot that becomes the latest."""
     made, blobs = rows(per_class, splits)
+    return _write(store, dataset, made, blobs, tuple(per_class), splits)
+
+
+def write_swapped(
+    store: ObjectStore,
+    dataset: str,
+    per_class: Mapping[str, int],
+    shown: Mapping[str, str],
+    each: int,
+) -> SnapshotManifest:
+    """`write_digits`, and `each` more images of a class that show the digit `shown[class]`."""
+    made, blobs = rows(per_class)
+    for name, digit in shown.items():
+        others, pixels = rows({digit: each})
+        blobs.update(pixels)
+        made += [
+            row.model_copy(update={"class_id": name, "group_id": f"swapped-{row.group_id}"})
+            for row in others
+        ]
+    return _write(store, dataset, made, blobs, tuple(per_class), _SPLITS)
+
+
+def _write(
+    store: ObjectStore,
+    dataset: str,
+    made: list[SnapshotRow],
+    blobs: Mapping[str, bytes],
+    names: tuple[str, ...],
+    splits: tuple[str, ...],
+) -> SnapshotManifest:
     for sha256, data in blobs.items():
         try:
             store.put_if_absent(blob_key(sha256), data)
         except ConflictError:
             pass
-    classes = [SnapshotClass(id=name, name=f"Digit {name}") for name in per_class]
+    classes = [SnapshotClass(id=name, name=f"Digit {name}") for name in names]
     manifest, _ = SnapshotRepository(store).write(
         dataset, made, classes, {"splits": list(splits)}, label_sequence=len(made), parent=None
     )

@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.digits import write_digits
+from support.digits import write_digits, write_swapped
 
 from visionloop.objectstore import ObjectStore, open_store
 from visionloop.repository import ModelRepository
@@ -64,8 +64,20 @@ class Site:
     def repository(self) -> ModelRepository:
         return ModelRepository(self.store)
 
+    def copied(self, folder: Path) -> "Site":
+        """The same store and cache in another folder."""
+        for name in ("store", "cache"):
+            shutil.copytree(self.folder / name, folder / name, symlinks=True)
+        return make_site(folder)
+
     def write(self, per_class: dict[str, int], **options: object) -> SnapshotManifest:
         return write_digits(self.store, "digits", per_class, **options)  # type: ignore[arg-type]
+
+    def write_swapped(
+        self, per_class: dict[str, int], shown: dict[str, str], each: int
+    ) -> SnapshotManifest:
+        """More images of each class, which show another digit: as when the world changes."""
+        return write_swapped(self.store, "digits", per_class, shown, each)
 
     def train(self, *settings: str, dataset: str = "digits", **options: object) -> pipeline.Result:
         cache = self.folder / "cache"

@@ -179,3 +179,16 @@ def test_two_nodes_stop_together_and_one_alone_goes_on(site: Site):
     assert [node.returncode for node in nodes] == [85, 85], said + rest[0] + rest[1]
     assert "run the same command again" in rest[0]
     assert "Traceback" not in rest[0] + rest[1]
+
+
+def test_all_processes_end_with_the_leading_ones_refusal(site: Site, capfd):
+    """What only the leader asks (which snapshot) ends the others at once, with its code."""
+    site.write({"0": 10, "1": 10})
+    settings = [part for setting in (*PROBE, "fit.slices=2") for part in ("--set", setting)]
+    flags = ["--store", site.url, "--dataset", "nothing", "--model", "reader", *settings]
+    began = time.monotonic()
+    assert main([*flags, "--processes-per-node", "2", "--cache", str(site.folder / "c")]) == 66
+    said = capfd.readouterr().err
+    assert said.count("dataset 'nothing' has no snapshot yet") == 1
+    assert "Traceback" not in said
+    assert time.monotonic() - began < 60

@@ -15,7 +15,7 @@ from visionloop.bundle import GoldenItem
 from visionloop.errors import NotFoundError, RefusedError
 from visionloop.images import decode
 from visionloop.snapshot import SnapshotRepository
-from visionloop_training import parity, pipeline
+from visionloop_training import lanes, parity, pipeline
 
 
 def test_a_first_version_is_published_and_promoted(trained: tuple[Site, pipeline.Result]):
@@ -164,7 +164,7 @@ def test_without_promotion_the_alias_stays(site: Site):
 
 def test_a_graph_that_differs_is_never_published(site: Site, monkeypatch):
     site.write(FIRST)
-    original = pipeline.export
+    original = lanes.export
 
     def export_something_else(graph, path, height, width, metadata):
         graph.network.head.bias.data += np.pi  # torch's answer stays what the graph had before
@@ -173,7 +173,7 @@ def test_a_graph_that_differs_is_never_published(site: Site, monkeypatch):
         graph.network.head.bias.data -= np.pi
         graph.network.head.bias.data[0] += 1.0
 
-    monkeypatch.setattr(pipeline, "export", export_something_else)
+    monkeypatch.setattr(lanes, "export", export_something_else)
     with pytest.raises(RefusedError, match="parity"):
         site.train(*PROBE)
     assert site.repository.versions("reader") == []

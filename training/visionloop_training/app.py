@@ -12,7 +12,8 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from visionloop.errors import ConfigurationError, ConflictError, RefusedError, VisionloopError
@@ -20,6 +21,7 @@ from visionloop.extras import require
 from visionloop.telemetry import configure_logging
 from visionloop_training import launch
 from visionloop_training.flags import PROGRAM, parser, place
+from visionloop_training.words import told
 
 if TYPE_CHECKING:
     from visionloop_training.distributed import Workers
@@ -35,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require("training")
         configure_logging(PROGRAM)
         here = place(flags)
-        if not flags.show_config and launch.needed(here):
+        alone = flags.show_config or flags.reproduce is not None
+        if not alone and launch.needed(here):
             return launch.run(here, [sys.executable, "-m", "visionloop_training", *given])
         return _run(flags)
     except VisionloopError as error:
@@ -49,6 +52,8 @@ def _run(flags: argparse.Namespace) -> int:
     # torch's threads spin while they wait for one another. Where other programs want the same cores
     # (a service on a small node) that cost 5 to 30 times the speed; sleeping costs a tenth.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if flags.reproduce is not None:
+        return _reproduce(flags)
     # Imported late: torch takes seconds, and --help and wrong flags should not.
     from visionloop_training import config as configuration
 
@@ -56,26 +61,18 @@ def _run(flags: argparse.Namespace) -> int:
     if flags.show_config:
         _say(configuration.dump(config))
         return 0
-    for name in ("store", "dataset", "model"):
-        if not getattr(flags, name):
-            raise ConfigurationError(
-                f"--{name} is missing (or set VISIONLOOP_{name.upper()})", field=name
-            )
+    if flags.lane == "auto" and not flags.if_needed:
+        raise ConfigurationError(
+            "--lane auto asks the triggers, so it needs --if-needed", field="lane"
+        )
+    _check_given(flags, ("store", "dataset", "model"))
 
     from visionloop.objectstore import open_existing_store
-    from visionloop_training.cache import default_folder
     from visionloop_training.distributed import Workers
     from visionloop_training.pipeline import Request, run
     from visionloop_training.stop import Stop
     from visionloop_training.watch import Curves, Watch, served
 
-    cache = flags.cache or default_folder()
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(
-            f"--cache {cache}: {error.strerror}; name a folder that can be written", field="cache"
-        ) from error
     stop = Stop()
     leads = os.environ.get("RANK", "0") == "0"  # one of several processes tells
     with (
@@ -89,28 +86,81 @@ def _run(flags: argparse.Namespace) -> int:
             dataset=flags.dataset,
             model=flags.model,
             config=config,
-            cache=cache,
+            cache=_made_cache(flags),
             snapshot=flags.snapshot,
             promote=not flags.no_promote,
             force=flags.force,
             again=flags.again,
+            lane=flags.lane,
+            if_needed=flags.if_needed,
+            check_only=flags.check,
             who=flags.who or "",
             checkpoint_seconds=flags.checkpoint_seconds,
             stop=stop,
             workers=workers,
             watch=watch,
         )
-        return _together(workers, stop, lambda: _told_run(flags, run(request)))
+        return _together(workers, stop, lambda: _told_run(flags, workers, run(request)))
+
+
+def _check_given(flags: argparse.Namespace, names: Sequence[str]) -> None:
+    for name in names:
+        if not getattr(flags, name):
+            raise ConfigurationError(
+                f"--{name} is missing (or set VISIONLOOP_{name.upper()})", field=name
+            )
+
+
+def _made_cache(flags: argparse.Namespace) -> Path:
+    from visionloop_training.cache import default_folder
+
+    cache: Path = flags.cache or default_folder()
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"--cache {cache}: {error.strerror}; name a folder that can be written", field="cache"
+        ) from error
+    return cache
+
+
+def _reproduce(flags: argparse.Namespace) -> int:
+    """Builds a version again and compares; says so in words or JSON."""
+    _check_given(flags, ("store", "model"))
+    from visionloop.objectstore import open_existing_store
+    from visionloop_training.reproduce import reproduce
+    from visionloop_training.stop import Stop
+
+    stop = Stop()
+    with stop.on_signal():
+        found = reproduce(
+            open_existing_store(flags.store),
+            flags.model,
+            flags.reproduce,
+            _made_cache(flags),
+            tolerance=flags.tolerance,
+            stop=stop,
+        )
+    _say(json.dumps(found.as_json(), indent=2) + "\n" if flags.json else found.words())
+    if not found.same:
+        sys.stderr.write(
+            f"{PROGRAM}: version {flags.reproduce} of {flags.model} is not reproduced\n"
+        )
+        return RefusedError.exit_code
+    return 0
 
 
 def _together(workers: "Workers", stop: "Stop", job: Callable[[], int]) -> int:
     """Runs the job in one of several processes, so that all of them end with the leader's code."""
+    from visionloop_training.distributed import LeaderEndsError
     from visionloop_training.stop import PreemptedError
 
     if not workers.leads:
         logging.getLogger().setLevel(logging.WARNING)  # the leading process tells
+    code = 0
     try:
-        code = job()
+        with suppress(LeaderEndsError):
+            code = job()
         if not workers.leads:
             code = workers.await_leader(stop)
     except PreemptedError as error:
@@ -124,13 +174,13 @@ def _together(workers: "Workers", stop: "Stop", job: Callable[[], int]) -> int:
     return code
 
 
-def _told_run(flags: argparse.Namespace, result: "Result | None") -> int:
-    if result is None:
-        return 0  # one that helped
+def _told_run(flags: argparse.Namespace, workers: "Workers", result: "Result | None") -> int:
+    if result is None or not workers.leads:
+        return 0  # the leading process tells
     if flags.json:
         _say(json.dumps(result.as_json(), indent=2) + "\n")
     else:
-        _say(_told(flags.model, result))
+        _say(told(flags.model, result))
     return _exit_code(flags, result)
 
 
@@ -145,33 +195,6 @@ def _exit_code(flags: argparse.Namespace, result: "Result") -> int:
         )
         return RefusedError.exit_code
     return 0
-
-
-def _told(model: str, result: "Result") -> str:
-    """The run in a few lines for people."""
-    if result.version is None:
-        return (
-            f"nothing new: stable version {result.stable} of {model} was trained on this snapshot "
-            f"({result.snapshot[:19]}) with this configuration; --again trains anyway\n"
-        )
-    numbers = result.metrics
-    lines = [
-        f"version {result.version} of {model}, snapshot {result.snapshot[:19]}",
-        f"  test accuracy   {numbers['accuracy']:.1%} "
-        f"(95 %: {numbers['accuracy_low']:.1%} … {numbers['accuracy_high']:.1%}, "
-        f"{numbers['test_images']:.0f} images)",
-        f"  macro F1        {numbers['macro_f1']:.3f}",
-        f"  calibration     ECE {result.summary['ece_before']:.3f} → "
-        f"{result.summary['ece_after']:.3f} on val",
-        f"  parity          {numbers['parity_max_abs_probability_difference']:.1e}",
-    ]
-    if result.verdict:
-        lines.append(f"  gate            {result.verdict.reason}")
-    stable = f"stable is version {result.stable}" if result.stable else "there is no stable version"
-    lines.append(f"  {'promoted' if result.promoted else 'not promoted'}: {stable}")
-    seconds = ", ".join(f"{name} {value:.0f}" for name, value in result.timings.items())
-    lines.append(f"  seconds         {seconds}")
-    return "\n".join(lines) + "\n"
 
 
 def _say(text: str) -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from visionloop.errors import ConfigurationError, NotFoundError
 from visionloop.record import Probability
+from visionloop_training.section import Positive, Section
+from visionloop_training.triggers_config import TriggersConfig
 
-Positive = Annotated[float, Field(gt=0.0)]
 Symmetry = Literal[
     "flip_horizontal",
     "flip_vertical",
@@ -26,12 +27,6 @@ Symmetry = Literal[
     "transpose",
     "transverse",
 ]
-
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class BackboneConfig(Section):
@@ -192,6 +187,7 @@ class TrainingConfig(Section):
     not_sure: NotSureConfig = NotSureConfig()
     parity: ParityConfig = ParityConfig()
     gate: GateConfig = GateConfig()
+    triggers: TriggersConfig = TriggersConfig()
     seed: int = Field(0, ge=0, lt=2**31, description="Of every random choice.")
     threads: int = Field(
         0, ge=0, le=1024, description="CPU threads of torch and onnxruntime; 0: as many as cores."

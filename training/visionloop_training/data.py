@@ -5,10 +5,9 @@ resizing are `visionloop.images` and the bundle's own `Preprocessing`, so traini
 service will see. Everything that makes a snapshot untrainable is found before any work is done.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +45,9 @@ class Dataset:
     train: tuple[Item, ...]
     val: tuple[Item, ...]
     test: tuple[Item, ...]
+    # Classes without a train image, with the splits that their images are in: nothing can be
+    # learned of them, so those images are in none of the three.
+    left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def dataset(snapshot: Snapshot) -> Dataset:
@@ -65,8 +67,10 @@ def dataset(snapshot: Snapshot) -> Dataset:
             field="snapshot",
         )
     used = set(class_of.values())
-    # A class that nobody has labelled yet is no mistake; there is only nothing to learn of it.
-    classes = [entry for entry in manifest.classes if entry.id in used]
+    learned = {class_of[row.sha256] for row in snapshot.split("train")}
+    # A class that nobody has labelled yet is no mistake; there is only nothing to learn of it. Nor
+    # is one whose only images came into val or test: it must not keep the others from training.
+    classes = [entry for entry in manifest.classes if entry.id in learned]
     ids = tuple(entry.id for entry in classes)
     place = {class_id: index for index, class_id in enumerate(ids)}
     parts: dict[str, tuple[Item, ...]] = {}
@@ -80,8 +84,9 @@ def dataset(snapshot: Snapshot) -> Dataset:
                 weight=row.weight,
             )
             for row in sorted(snapshot.split(split), key=lambda row: row.sha256)
+            if class_of[row.sha256] in learned
         )
-    _check(manifest.dataset, manifest.id, ids, parts)
+    _check(manifest.dataset, manifest.id, sorted(used), parts)
     return Dataset(
         name=manifest.dataset,
         snapshot=manifest.id,
@@ -90,15 +95,24 @@ def dataset(snapshot: Snapshot) -> Dataset:
         train=parts["train"],
         val=parts["val"],
         test=parts["test"],
+        left_out={
+            name: tuple(
+                split
+                for split in SPLITS
+                if any(class_of[row.sha256] == name for row in snapshot.split(split))
+            )
+            for name in sorted(used - learned)
+        },
     )
 
 
 def _check(
-    name: str, snapshot: str, ids: Sequence[str], parts: dict[str, tuple[Item, ...]]
+    name: str, snapshot: str, labelled: Sequence[str], parts: dict[str, tuple[Item, ...]]
 ) -> None:
+    """`labelled` are all classes that have images in any split."""
     where = f"dataset {name}, snapshot {snapshot[:19]}"
-    if len(ids) < 2:
-        only = f"only {ids[0]!r}" if ids else "none at all"
+    if len(labelled) < 2:
+        only = f"only {labelled[0]!r}" if labelled else "none at all"
         raise InvalidInputError(
             f"{where}: labelled classes: {only}; a classifier needs at least 2. "
             "Label images of another class and make a new snapshot",
@@ -111,18 +125,17 @@ def _check(
                 "a small dataset can leave one empty) and make a new snapshot",
                 field="snapshot",
             )
-    train = Counter(item.label for item in parts["train"])
-    if len(parts["train"]) < len(ids):
+    if len(parts["train"]) < len(labelled):
         raise InvalidInputError(
-            f"{where}: {len(parts['train'])} train images for {len(ids)} classes; "
+            f"{where}: {len(parts['train'])} train images for {len(labelled)} classes; "
             "label at least a few images of every class",
             field="snapshot",
         )
-    missing = [ids[label] for label in range(len(ids)) if not train[label]]
-    if missing:
+    learned = {item.label for item in parts["train"]}
+    if len(learned) < 2:
         raise InvalidInputError(
-            f"{where}: no train image of class {', '.join(map(repr, missing))}; label some, or "
-            "remove the class from the schema",
+            f"{where}: all train images are of one class, {len(labelled)} are labelled "
+            f"({', '.join(map(repr, labelled[:5]))}); label more images of the others",
             field="snapshot",
         )
 

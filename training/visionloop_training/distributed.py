@@ -36,7 +36,12 @@ _PATIENCE = timedelta(minutes=30)  # one process may compute features while the 
 _JOINING = timedelta(minutes=15)  # images are pulled meanwhile
 _FAREWELL = timedelta(seconds=10)
 _POLL_SECONDS = 0.5
+_FAILED, _ANSWER = "failed", "answer "
 _STOP, _CODE, _SEEN, _SAID = (f"visionloop/{name}" for name in ("stop", "code", "seen", "said"))
+
+
+class LeaderEndsError(Exception):
+    """The leading process ends with an error; nobody else has anything to do but to follow it."""
 
 
 class Workers:
@@ -92,16 +97,27 @@ class Workers:
                 distributed.destroy_process_group()
 
     def same(self, say: Callable[[], str]) -> str:
-        """What the leading process says, in all; only there it is asked."""
+        """What the leading process says, in all; only there it is asked.
+
+        Where asking raises, the others raise LeaderEndsError: they have only to wait for the end.
+        """
         if self._words is None:
             return say()
         key, self._said = f"{_SAID}/{self._said}", self._said + 1
+        if self.leads:
+            try:
+                said = say()
+            except BaseException:
+                self._words.set(key, _FAILED)
+                raise
+            self._words.set(key, f"{_ANSWER}{said}")
+            return said
         with self._partners():
-            if self.leads:
-                self._words.set(key, say())
             self._words.wait([key], _PATIENCE)
-            said: bytes = self._words.get(key)
-        return said.decode()
+            heard: str = self._words.get(key).decode()
+        if heard == _FAILED:
+            raise LeaderEndsError
+        return heard.removeprefix(_ANSWER)
 
     def tell_stopping(self) -> None:
         """Lets the others know that this process was told to stop."""

@@ -159,7 +159,7 @@ class _Run:
         self.stop = stop
         self.device = network.head.weight.device
         self.labels = torch.tensor([item.label for item in data.train], device=self.device)
-        self.weights = torch.tensor(_weights(data, self.config), device=self.device)
+        self.weights = torch.tensor(image_weights(data, self.config), device=self.device)
         self.val_labels = torch.tensor([item.label for item in data.val], device=self.device)
         self.trains_statistics = self.config.batch_norm == "train" or (
             self.config.batch_norm == "auto" and network.backbone.weights_sha256 is None
@@ -366,7 +366,7 @@ class _Run:
         return loss, (logits.argmax(1) == self.val_labels).float().mean().item()
 
 
-def _weights(data: Dataset, config: FitConfig) -> list[float]:
+def image_weights(data: Dataset, config: FitConfig) -> list[float]:
     """One weight per train image, 1 on average."""
     counts = Counter(item.label for item in data.train)
     balanced = config.class_weights == "balanced"

@@ -47,6 +47,32 @@ def parser() -> argparse.ArgumentParser:
     add("--no-promote", action="store_true", help="publish, but leave the alias where it is")
     add("--force", action="store_true", help="promote even if the gate says no; recorded")
     add("--again", action="store_true", help="train even if nothing is new")
+    add(
+        "--if-needed",
+        action="store_true",
+        help="train only where a trigger says so (triggers.* in the configuration)",
+    )
+    add(
+        "--lane",
+        choices=("full", "fast", "auto"),
+        default=_environment("lane") or "full",
+        help="full: from the backbone (default). fast: a new head on the stable version's body, in "
+        "seconds. auto: what the triggers call for, with --if-needed",
+    )
+    add("--check", action="store_true", help="only the checks before the first epoch, then stop")
+    add(
+        "--reproduce",
+        type=_version,
+        metavar="VERSION",
+        help="build a published version again from its provenance and compare; publishes nothing",
+    )
+    add(
+        "--tolerance",
+        type=_tolerance,
+        default="0.01",
+        help="largest difference of a probability or a share that --reproduce takes for the same "
+        "model where the bits differ (default 0.01)",
+    )
     add("--json", action="store_true", help="one JSON document on stdout")
     add(
         "--metrics-port",
@@ -146,6 +172,23 @@ def _count(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return number
+
+
+def _version(text: str) -> int:
+    number = _count(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no version; they begin with 1")
+    return number
+
+
+def _tolerance(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
+    return share
 
 
 def _seconds(text: str) -> float:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from visionloop.errors import RefusedError
 from visionloop_training.data import Pixels
-from visionloop_training.export import Graph, Session
+from visionloop_training.export import Session
 from visionloop_training.metrics import Floats
 
 BATCHES = (1, 2, 32)
@@ -33,7 +34,7 @@ class Parity:
     limit: float
 
 
-def prove(graph: Graph, session: Session, images: Sequence[Pixels], limit: float) -> Parity:
+def prove(graph: nn.Module, session: Session, images: Sequence[Pixels], limit: float) -> Parity:
     """Compares the two. Raises RefusedError when they differ by more than `limit`."""
     expected = _torch_outputs(graph, images)
     first: dict[int, Floats] = {}
@@ -66,7 +67,7 @@ def prove(graph: Graph, session: Session, images: Sequence[Pixels], limit: float
     return result
 
 
-def _torch_outputs(graph: Graph, images: Sequence[Pixels]) -> dict[str, Floats]:
+def _torch_outputs(graph: nn.Module, images: Sequence[Pixels]) -> dict[str, Floats]:
     graph = graph.eval()
     with torch.no_grad():
         parts = [

@@ -6,36 +6,39 @@
 its parity proof and has been scored, and nothing is visible there before bundle.json.
 """
 
+import json
 import logging
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import visionloop
 from visionloop.bundle import ClassificationBundle
-from visionloop.errors import ConflictError, CorruptError, NotFoundError, RefusedError
+from visionloop.errors import ConflictError
 from visionloop.objectstore import ObjectStore
 from visionloop.repository import CurrentAliases, ModelRepository
-from visionloop.snapshot import SnapshotRepository
-from visionloop_training import backbones, cache, gate, parity, publish, report
-from visionloop_training.calibrate import calibrate
-from visionloop_training.checkpoint import Checkpoints, run_key
+from visionloop.snapshot import Snapshot, SnapshotRepository
+from visionloop_training import cache, fresh, gate, parity, preflight, publish, report, triggers
+from visionloop_training.calibrate import Calibrated, calibrate
+from visionloop_training.classes import notes
 from visionloop_training.config import TrainingConfig
 from visionloop_training.cores import usable_cores
 from visionloop_training.data import Blobs, Dataset, dataset
 from visionloop_training.distributed import Workers
 from visionloop_training.evaluate import evaluate, score
-from visionloop_training.export import Graph, Session, export
-from visionloop_training.features import Features
-from visionloop_training.fit import Fitted, fit
-from visionloop_training.network import Network
+from visionloop_training.export import Session
+from visionloop_training.fast_lane import FastLane
+from visionloop_training.lanes import FullLane, Lane, Learned, Surroundings, open_checkpoints
+from visionloop_training.made import Made, same_training
+from visionloop_training.stable import Version, full_version
+from visionloop_training.stable import stable as stable_version
 from visionloop_training.stop import Stop
+from visionloop_training.triggers import Asked, Decision
 from visionloop_training.watch import Watch
 
 _log = logging.getLogger(__name__)
@@ -54,6 +57,9 @@ class Request:
     promote: bool = True
     force: bool = False
     again: bool = False
+    lane: Asked = "full"
+    if_needed: bool = False  # train only where a trigger says so
+    check_only: bool = False  # end after the checks that come before the first epoch
     who: str = ""
     checkpoint_seconds: float = 300.0
     stop: Stop = field(default_factory=Stop)
@@ -69,9 +75,12 @@ class Result:
     promoted: bool
     snapshot: str
     stable: int | None
+    decision: Decision
     verdict: gate.Verdict | None = None
     conflict: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # on classes, for people
+    checked: list[str] = field(default_factory=list)  # by `check_only`
     summary: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
 
@@ -80,12 +89,15 @@ class Result:
         return {
             "version": self.version,
             "promoted": self.promoted,
-            "nothing_new": self.version is None,
+            "nothing_new": self.decision.lane is None,
+            "decision": self.decision.as_json(),
+            "notes": self.notes,
             "stable": self.stable,
             "snapshot": self.snapshot,
             "verdict": self.verdict.as_json() if self.verdict else None,
             "conflict": self.conflict,
             "metrics": self.metrics,
+            **({"checked": self.checked} if self.checked else {}),
             **self.summary,
             "timings": self.timings,
         }
@@ -94,8 +106,8 @@ class Result:
 def run(request: Request) -> Result | None:
     """Trains, proves, judges, publishes and (if it may) promotes one version.
 
-    None in the processes that help the leading one to train (torchrun). Raises VisionloopError for
-    anything that the user or the operator must act on.
+    None in the processes that help the leading one to train. Raises VisionloopError for anything
+    that the user or the operator must act on.
     """
     config, repository = request.config, ModelRepository(request.store)
     clock = Clock(request)
@@ -108,95 +120,83 @@ def run(request: Request) -> Result | None:
         chosen = request.workers.same(
             lambda: snapshots.manifest(request.dataset, request.snapshot).id
         )
-        data = dataset(snapshots.read(request.dataset, chosen))
+        snapshot = snapshots.read(request.dataset, chosen)
+        data = dataset(snapshot)
         before = repository.aliases(request.model)  # what a promotion will be conditional on
-        if request.workers.leads:
-            request.store.probe("models")  # now, not after an hour of training
-        stable = _stable(repository, request.model, before)
-        idle = request.workers.same(
-            lambda: "idle" if not request.again and _nothing_new(stable, data, config) else "work"
-        )
-        if idle == "idle":
-            return Result(None, False, data.snapshot, stable.version if stable else None)
+        stable = stable_version(request.store, request.model, before, request.cache)
         blobs = Blobs(request.store, request.cache / "blobs")
+        decision = _decide(request, data, snapshot, stable, blobs)
+        if decision.lane is None:
+            number = stable.bundle.version if stable else None
+            return Result(None, False, data.snapshot, number, decision)
+        if decision.lane == "fast" and not request.workers.leads:
+            return None  # there is nothing to share out
         _log.info("snapshot %s: %s", data.snapshot[:19], _sizes(data))
+        _log.info("lane %s: %s", decision.lane, decision.reason)
 
+    with clock("preflight"):
+        told = notes(data, stable.class_ids if stable else None)
+        for note in told:
+            _log.warning("%s", note)
+        subject = preflight.Subject(
+            request.store, data, config, request.cache, blobs, request.workers, stable
+        )
+        checked = json.loads(request.workers.same(lambda: json.dumps(preflight.check(subject))))
+        if request.check_only:
+            number = stable.bundle.version if stable else None
+            return Result(None, False, data.snapshot, number, decision, notes=told, checked=checked)
+
+    lane = _lane(request, decision, data, stable, blobs)
     with clock("backbone"):
-        torch.manual_seed(config.seed)  # for what is not pretrained: the head, or all of it
-        backbone, pixels = backbones.build(
-            config.backbone.name, config.backbone.weights, config.pixels.image_size
-        )
-        preprocessing = pixels.preprocessing(config.pixels.image_size, config.pixels.shape)
-        network = Network(
-            backbone,
-            preprocessing,
-            classes=len(data.class_ids),
-            frozen=backbone.freeze_point(config.fit.freeze),
-        )
+        lane.load()
 
     with clock("fit"):
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        network = network.to(memory_format=torch.channels_last).to(device)
-        features = Features(
-            network, blobs, preprocessing, config.augment, request.cache, request.stop,
-            request.workers,
-        )  # fmt: skip
-        checkpoints = Checkpoints(
-            request.store,
-            request.model,
-            _run_key(data, config, backbone),
-            request.checkpoint_seconds,
-        )
-        try:
-            fitted = fit(
-                network, features, data, config, checkpoints, request.stop, request.workers,
-                request.watch,
-            )  # fmt: skip
-        finally:
-            checkpoints.close()
+        learned = lane.fit()
     if not request.workers.leads:
         return None
 
     with clock("calibrate"):
         val_labels = torch.tensor([item.label for item in data.val]).numpy()
-        calibrated = calibrate(fitted.val_logits.numpy(), val_labels, config.not_sure)
+        calibrated = calibrate(learned.val_logits.numpy(), val_labels, config.not_sure)
 
     with tempfile.TemporaryDirectory(prefix="visionloop-train-") as temporary:
-        folder = Path(temporary)
+        folder, preprocessing = Path(temporary), lane.preprocessing
         with clock("export"):
-            graph = Graph(fitted.network, calibrated.temperature)
-            export(graph, folder / publish.GRAPH, *preprocessing.output_size, _properties(data))
-            session = Session(folder / publish.GRAPH, torch.get_num_threads())
+            path = folder / publish.GRAPH
+            expected = lane.export(path, calibrated.temperature, properties(data))
+            session = Session(path, torch.get_num_threads())
 
         with clock("parity"):
             golden = publish.golden_items(data, config.parity.images)
             images = blobs.prepared([item.sha256 for item in golden], preprocessing)
             limit = config.parity.max_probability_difference
-            proof = parity.prove(graph, session, images, limit)
+            proof = parity.prove(expected, session, images, limit)
             answers = session.batched(images)["probabilities"]
             publish.write_golden(folder, golden, answers, blobs)
 
         with clock("evaluate"):
             scored = score(session, blobs, preprocessing, data.test)
             evaluation = evaluate(scored, data.class_ids)
+            fresh.write_sketch(folder, data, session, preprocessing, blobs)
 
         with clock("gate"):
-            opponent = _opponent(request, repository, stable, data, blobs)
+            opponent = stable.opponent(data.test, blobs) if stable else None
             seen = frozenset(item.group for item in (*data.train, *data.val))
             verdict = gate.decide(scored, evaluation, data.class_ids, seen, opponent, config.gate)
+            verdict = replace(verdict, notes=[*verdict.notes, *told])
             _log.info("gate: %s", verdict.reason)
 
         with clock("publish"):
             document = report.document(
                 data=data,
                 config=config,
-                fitted=fitted,
+                fitted=learned,
                 calibrated=calibrated,
                 parity=proof,
                 evaluation=evaluation,
                 scored=scored,
                 verdict=verdict,
-                features_computed=features.computed,
+                features_computed=lane.computed,
                 timings=clock.seconds,
             )
             report.write(folder / "report", document, blobs)
@@ -206,10 +206,11 @@ def run(request: Request) -> Result | None:
                 model=request.model,
                 version=repository.claim(request.model, run_id),
                 run_id=run_id,
-                parent_version=stable.version if stable else None,
+                parent_version=stable.bundle.version if stable else None,
                 data=data,
                 config=config,
-                backbone=backbone,
+                origin=lane.origin,
+                made=Made.here(request.workers.count),
                 preprocessing=preprocessing,
                 session=session,
                 calibrated=calibrated,
@@ -217,19 +218,22 @@ def run(request: Request) -> Result | None:
                 evaluation=evaluation,
             )
             repository.publish(bundle, folder)
-            checkpoints.remove()
+            lane.finished()
 
     promoted, conflict = _promote(request, repository, bundle, before, verdict)
     cache.trim(request.cache)
+    before_now = stable.bundle.version if stable else None
     return Result(
         version=bundle.version,
         promoted=promoted,
         snapshot=data.snapshot,
-        stable=bundle.version if promoted else (stable.version if stable else None),
+        stable=bundle.version if promoted else before_now,
+        decision=decision,
         verdict=verdict,
         conflict=conflict,
         metrics=bundle.metrics,
-        summary=_summary(data, fitted, calibrated, proof, features),
+        notes=told,
+        summary=_summary(data, learned, calibrated, proof, lane),
         timings=clock.seconds,
     )
 
@@ -254,82 +258,33 @@ class Clock:
         _log.info("%s: %.1f s", stage, self.seconds[stage])
 
 
-def _stable(
-    repository: ModelRepository, model: str, before: CurrentAliases
-) -> ClassificationBundle | None:
-    if before.aliases.stable is None:
-        return None
-    bundle = repository.read(model, before.aliases.stable)
-    if not isinstance(bundle, ClassificationBundle):
-        raise RefusedError(
-            f"stable version {bundle.version} of {bundle.model} is of the task {bundle.task!r}, so "
-            "no classifier can be compared with it; train under another --model name"
-        )
-    return bundle
+def _decide(
+    request: Request, data: Dataset, now: Snapshot, stable: Version | None, blobs: Blobs
+) -> Decision:
+    """Whether to train, and by which lane; the leading process decides for all."""
+
+    def decided() -> str:
+        if request.again:
+            return json.dumps(triggers.asked_for(request.lane, stable).as_json())
+        full = full_version(request.store, stable, request.cache) if stable else None
+        weigh = triggers.weigh if request.if_needed else triggers.anything_new
+        decision = weigh(
+            request.lane, data, now, stable, full, blobs, request.config.triggers,
+            same_config=same_training(full.bundle, request.config) if full else False,
+        )  # fmt: skip
+        return json.dumps(decision.as_json())
+
+    return Decision.of(json.loads(request.workers.same(decided)))
 
 
-def _nothing_new(
-    stable: ClassificationBundle | None, data: Dataset, config: TrainingConfig
-) -> bool:
-    if stable is None:
-        return False
-    made_of = stable.provenance
-    same = (made_of.dataset, made_of.snapshot) == (data.name, data.snapshot)
-    return same and made_of.config == config.model_dump(mode="json")
-
-
-def _run_key(data: Dataset, config: TrainingConfig, backbone: backbones.Backbone) -> str:
-    """Names the run by all that decides its weights, so that only its like goes on from it."""
-    return run_key(
-        {
-            "snapshot": data.snapshot,
-            "config": config.model_dump(mode="json", exclude={"gate", "parity", "not_sure"}),
-            "backbone": backbone.weights_sha256,
-            "classes": data.class_ids,
-            "versions": [visionloop.__version__, torch.__version__],
-        }
-    )
-
-
-def _opponent(
-    request: Request,
-    repository: ModelRepository,
-    stable: ClassificationBundle | None,
-    data: Dataset,
-    blobs: Blobs,
-) -> gate.Opponent | None:
-    """The stable version's answers to the candidate's test split, from its own files."""
-    if stable is None:
-        return None
-    folder = request.cache / "models" / stable.model / str(stable.version)
-    repository.fetch(stable.model, stable.version, folder)
-    session = Session(folder / stable.graph, torch.get_num_threads())
-    output = stable.output("probabilities")
-    if output is None:
-        raise RefusedError(
-            f"stable version {stable.version} of {stable.model} declares no output of kind "
-            "probabilities, so no candidate can be compared with it; promote another version first"
-        )
-    return gate.Opponent(
-        version=stable.version,
-        scored=score(session, blobs, stable.preprocessing, data.test, output.name),
-        class_ids=tuple(label.id for label in stable.labels),
-        seen=_seen(request.store, stable),
-    )
-
-
-def _seen(store: ObjectStore, bundle: ClassificationBundle) -> frozenset[str] | None:
-    """Groups and image digests that a version was trained and calibrated on; None when its
-    snapshot is gone."""
-    try:
-        made_of = SnapshotRepository(store).read(
-            bundle.provenance.dataset, bundle.provenance.snapshot
-        )
-    except (NotFoundError, CorruptError) as error:
-        _log.warning("the snapshot of version %d cannot be read: %s", bundle.version, error)
-        return None
-    known = [row for row in made_of.rows if row.split != "test"]
-    return frozenset(name for row in known for name in (row.group_id, row.sha256))
+def _lane(
+    request: Request, decision: Decision, data: Dataset, stable: Version | None, blobs: Blobs
+) -> Lane:
+    around = Surroundings(blobs, request.cache, request.stop, request.workers, request.watch)
+    if decision.lane == "fast" and stable is not None:
+        return FastLane(data, request.config, around, stable)
+    checkpoints = open_checkpoints(request.store, request.model, request.checkpoint_seconds)
+    return FullLane(data, request.config, around, checkpoints)
 
 
 def _promote(
@@ -359,7 +314,8 @@ def _promote(
     return True, ""
 
 
-def _properties(data: Dataset) -> dict[str, str]:
+def properties(data: Dataset) -> dict[str, str]:
+    """What model.onnx says about itself."""
     return {
         "visionloop.dataset": data.name,
         "visionloop.snapshot": data.snapshot,
@@ -375,13 +331,10 @@ def _sizes(data: Dataset) -> str:
 
 
 def _summary(
-    data: Dataset,
-    fitted: Fitted,
-    calibrated: Any,
-    proof: parity.Parity,
-    features: Features,
+    data: Dataset, learned: Learned, calibrated: Calibrated, proof: parity.Parity, lane: Lane
 ) -> dict[str, Any]:
     return {
+        "lane": lane.origin.lane,
         "train_images": len(data.train),
         "val_images": len(data.val),
         "test_images": len(data.test),
@@ -389,6 +342,6 @@ def _summary(
         "ece_after": calibrated.ece_after,
         "not_sure": calibrated.not_sure,
         "parity_max_abs_probability_difference": proof.max_probability_difference,
-        "features_computed": features.computed,
-        "kept_epoch": fitted.kept_epoch,
+        "features_computed": lane.computed,
+        "kept_epoch": learned.kept_epoch,
     }

@@ -10,6 +10,7 @@ import platform
 import socket
 import uuid
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,12 +31,13 @@ from visionloop.bundle import (
 )
 from visionloop.preprocessing import Preprocessing
 from visionloop.repository import file_entry
-from visionloop_training.backbones import Backbone
 from visionloop_training.calibrate import Calibrated
 from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Blobs, Dataset, Item
 from visionloop_training.evaluate import Evaluation
 from visionloop_training.export import INPUT, Session
+from visionloop_training.lanes import Origin
+from visionloop_training.made import Made
 from visionloop_training.metrics import Floats
 from visionloop_training.parity import Parity
 
@@ -94,7 +96,8 @@ def make_bundle(
     parent_version: int | None,
     data: Dataset,
     config: TrainingConfig,
-    backbone: Backbone,
+    origin: Origin,
+    made: Made,
     preprocessing: Preprocessing,
     session: Session,
     calibrated: Calibrated,
@@ -140,10 +143,13 @@ def make_bundle(
             snapshot=data.snapshot,
             parent_version=parent_version,
             run_id=run_id,
-            code_version=importlib.metadata.version("visionloop"),
+            code_version=code_version(),
             seed=config.seed,
-            backbone=backbone.name,
-            backbone_sha256=backbone.weights_sha256,
+            backbone=origin.backbone,
+            backbone_sha256=origin.backbone_sha256,
+            lane=origin.lane,
+            body_version=origin.body_version or version,
+            **asdict(made),
             config=config.model_dump(mode="json"),
             libraries=libraries(),
         ),
@@ -167,6 +173,11 @@ def headline(evaluation: Evaluation, parity: Parity, data: Dataset) -> dict[str,
         "val_images": len(data.val),
         "test_images": len(data.test),
     }
+
+
+def code_version() -> str:
+    """Of this suite."""
+    return importlib.metadata.version("visionloop")
 
 
 def libraries() -> dict[str, str]:

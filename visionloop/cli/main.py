@@ -62,6 +62,7 @@ def _parser() -> StrictParser:
     _add_predict(verbs, common)
     _add_feedback(verbs, common)
     _add_models(verbs, common)
+    _add_reproduce(verbs, common)
     _add_snapshots(verbs, common)
     _add_labels(verbs, common)
     return parser
@@ -73,6 +74,7 @@ NEEDS = {
     "model_check": "core",
     "models": "core",
     "onnx_files": "inference",
+    "reproduce": "training",
     "snapshots": "core",
 }
 
@@ -312,6 +314,25 @@ def _add_onnx_file(models: Verbs, parents: Sequence[StrictParser]) -> None:
     add.add_argument("--promote", action="store_true", help="make it stable, so that it is served")
     add.add_argument("--why", default=None, help='goes into the history (default: "added FILE")')
     add.add_argument("--who", default=None, help="default: the user name")
+
+
+def _add_reproduce(verbs: Verbs, common: StrictParser) -> None:
+    reproduce = _verb(
+        verbs,
+        "reproduce",
+        "reproduce.reproduce",
+        [common, _store_flags()],
+        "build a trained version again from its provenance and compare; publishes nothing",
+    )
+    reproduce.add_argument("version", metavar="MODEL@VERSION", help="as cells@7")
+    reproduce.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.01,
+        help="largest difference of a probability or a metric that still is the same model, where "
+        "the bits differ (%(default)s)",
+    )
+    reproduce.add_argument("--cache", default=None, metavar="DIR", help="images are kept there")
 
 
 def _add_snapshots(verbs: Verbs, common: StrictParser) -> None:

@@ -121,6 +121,7 @@ def _classification_facts(bundle: ClassificationBundle) -> dict[str, object]:
         "classes": ", ".join(label.name for label in bundle.labels),
         "input": f"uint8 {bundle.input.height}×{bundle.input.width}×3",
         "backbone": origin.backbone,
+        "lane": origin.lane if origin.lane == "full" else f"fast, body of {origin.body_version}",
         "dataset": f"{origin.dataset} {origin.snapshot[:19]}",
         "parent version": origin.parent_version,
         "temperature": bundle.calibration.temperature,

@@ -14,8 +14,13 @@ def open_from(options: argparse.Namespace) -> ObjectStore:
 
     The CLI steers stores that programs made; a folder that is not there is a mistyped path.
     """
+    return open_existing_store(store_url(options))
+
+
+def store_url(options: argparse.Namespace) -> str:
+    """Where that is."""
     url: str = options.store or DEFAULT_FOLDER.resolve().as_uri()
-    return open_existing_store(url)
+    return url
 
 
 def user_name() -> str:

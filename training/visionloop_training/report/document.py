@@ -10,8 +10,8 @@ from visionloop_training.calibrate import Calibrated
 from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Dataset
 from visionloop_training.evaluate import Evaluation, Scored, predictions
-from visionloop_training.fit import Fitted
 from visionloop_training.gate import Verdict
+from visionloop_training.lanes import Learned
 from visionloop_training.parity import Parity
 
 
@@ -19,7 +19,7 @@ def document(
     *,
     data: Dataset,
     config: TrainingConfig,
-    fitted: Fitted,
+    fitted: Learned,
     calibrated: Calibrated,
     parity: Parity,
     evaluation: Evaluation,

@@ -1,0 +1,1 @@
+"""How much of the machine training uses: see `__main__`."""

@@ -1,0 +1,141 @@
+"""The version that serves now: its files, its answers, and what it has seen.
+
+Everything about it comes from its own bundle, through its own preprocessing and graph; it may be of
+other making than ours.
+"""
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from visionloop.bundle import ClassificationBundle
+from visionloop.errors import CorruptError, NotFoundError, RefusedError
+from visionloop.objectstore import ObjectStore
+from visionloop.repository import CurrentAliases, ModelRepository
+from visionloop.snapshot import Snapshot, SnapshotRepository
+from visionloop_training.data import Blobs, Item
+from visionloop_training.evaluate import Scored, score
+from visionloop_training.export import Session
+from visionloop_training.gate import Opponent
+
+_BATCH = 32
+_log = logging.getLogger(__name__)
+
+
+class Version:
+    """One published classifier. Files are fetched, and checked, when they are first needed."""
+
+    def __init__(self, store: ObjectStore, bundle: ClassificationBundle, cache: Path) -> None:
+        self.bundle = bundle
+        self._store = store
+        self._folder = cache / "models" / bundle.model / str(bundle.version)
+
+    @cached_property
+    def folder(self) -> Path:
+        """All its files, with their digests checked."""
+        ModelRepository(self._store).fetch(self.bundle.model, self.bundle.version, self._folder)
+        return self._folder
+
+    @cached_property
+    def session(self) -> Session:
+        """Its graph in onnxruntime."""
+        return Session(self.folder / self.bundle.graph, torch.get_num_threads())
+
+    @property
+    def class_ids(self) -> tuple[str, ...]:
+        """Its classes in the order of its outputs."""
+        return tuple(label.id for label in self.bundle.labels)
+
+    @cached_property
+    def snapshot(self) -> Snapshot | None:
+        """What it was trained on; None when that is gone."""
+        made_of = self.bundle.provenance
+        try:
+            return SnapshotRepository(self._store).read(made_of.dataset, made_of.snapshot)
+        except (NotFoundError, CorruptError) as error:
+            number = self.bundle.version
+            _log.warning("the snapshot of version %d cannot be read: %s", number, error)
+            return None
+
+    @cached_property
+    def seen(self) -> frozenset[str] | None:
+        """Groups and image digests that it was trained and calibrated on."""
+        if self.snapshot is None:
+            return None
+        known = [row for row in self.snapshot.rows if row.split != "test"]
+        return frozenset(name for row in known for name in (row.group_id, row.sha256))
+
+    def output(self, kind: str) -> str:
+        """The name of its output of this kind. Raises RefusedError where it has none."""
+        found = self.bundle.output(kind)
+        if found is None:
+            raise RefusedError(
+                f"stable version {self.bundle.version} of {self.bundle.model} declares no output "
+                f"of kind {kind}, so no candidate can be compared with it or made from it; promote "
+                "another version first"
+            )
+        return found.name
+
+    def outputs(
+        self, items: Sequence[Item], blobs: Blobs, names: Sequence[str]
+    ) -> dict[str, NDArray[np.float32]]:
+        """The outputs of these names, each (items, …), from one pass."""
+        parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
+        for start in range(0, len(items), _BATCH):
+            shas = [item.sha256 for item in items[start : start + _BATCH]]
+            found = self.session(np.stack(blobs.prepared(shas, self.bundle.preprocessing)))
+            for name in names:
+                parts[name].append(found[name])
+        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+    def answers(self, items: Sequence[Item], blobs: Blobs) -> Scored:
+        """Its probabilities for the items, whose labels stay as they are."""
+        probabilities = self.output("probabilities")
+        return score(self.session, blobs, self.bundle.preprocessing, items, probabilities)
+
+    def opponent(self, items: Sequence[Item], blobs: Blobs) -> Opponent:
+        """What the gate compares a candidate with."""
+        return Opponent(
+            version=self.bundle.version,
+            scored=self.answers(items, blobs),
+            class_ids=self.class_ids,
+            seen=self.seen,
+        )
+
+
+def stable(store: ObjectStore, model: str, aliases: CurrentAliases, cache: Path) -> Version | None:
+    """The stable version, or None. Raises RefusedError where it is no classifier."""
+    if aliases.aliases.stable is None:
+        return None
+    return version(store, model, aliases.aliases.stable, cache)
+
+
+def version(store: ObjectStore, model: str, number: int, cache: Path) -> Version:
+    """One version. Raises RefusedError where it is no classifier, NotFoundError, CorruptError."""
+    bundle = ModelRepository(store).read(model, number)
+    if not isinstance(bundle, ClassificationBundle):
+        raise RefusedError(
+            f"stable version {bundle.version} of {bundle.model} is of the task {bundle.task!r}, so "
+            "no classifier can be compared with it; train under another --model name"
+        )
+    return Version(store, bundle, cache)
+
+
+def full_version(store: ObjectStore, newest: Version, cache: Path) -> Version:
+    """The version of the full lane that `newest` has its body from: itself, or an earlier one.
+
+    Where that one cannot be read any more, `newest` stands for it.
+    """
+    body = newest.bundle.provenance.body_version
+    if body is None or body == newest.bundle.version:
+        return newest
+    try:
+        return version(store, newest.bundle.model, body, cache)
+    except (NotFoundError, CorruptError, RefusedError) as error:
+        _log.warning("version %d, of whose body stable is, cannot be read: %s", body, error)
+        return newest

@@ -1,0 +1,48 @@
+"""What a run tells people at its end, in a few lines. Tools read `--json`."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from visionloop_training.pipeline import Result
+    from visionloop_training.triggers import Decision
+
+
+def told(model: str, result: "Result") -> str:
+    """The whole answer."""
+    if result.decision.lane is None:
+        weighed = _weighed(result.decision)
+        return f"{weighed}nothing new: {result.decision.reason}; --again trains anyway\n"
+    if result.version is None:
+        return "".join(f"{line}\n" for line in [*result.notes, *result.checked, "ready to train"])
+    return _weighed(result.decision) + _trained(model, result)
+
+
+def _weighed(decision: "Decision") -> str:
+    """Each trigger on a line of its own; a cross stands before those that fired."""
+    return "".join(
+        f"  [{'x' if trigger.fired else ' '}] {trigger.name:<18} {trigger.words}\n"
+        for trigger in decision.triggers
+    )
+
+
+def _trained(model: str, result: "Result") -> str:
+    numbers = result.metrics
+    lines = [
+        f"version {result.version} of {model}, snapshot {result.snapshot[:19]}, "
+        f"lane {result.summary['lane']}",
+        f"  test accuracy   {numbers['accuracy']:.1%} "
+        f"(95 %: {numbers['accuracy_low']:.1%} … {numbers['accuracy_high']:.1%}, "
+        f"{numbers['test_images']:.0f} images)",
+        f"  macro F1        {numbers['macro_f1']:.3f}",
+        f"  calibration     ECE {result.summary['ece_before']:.3f} → "
+        f"{result.summary['ece_after']:.3f} on val",
+        f"  parity          {numbers['parity_max_abs_probability_difference']:.1e}",
+    ]
+    if result.verdict:
+        lines.append(f"  gate            {result.verdict.reason}")
+    lines += [f"  note            {note}" for note in result.notes]
+    stable = f"stable is version {result.stable}" if result.stable else "there is no stable version"
+    lines.append(f"  {'promoted' if result.promoted else 'not promoted'}: {stable}")
+    seconds = ", ".join(f"{name} {value:.0f}" for name, value in result.timings.items())
+    lines.append(f"  seconds         {seconds}")
+    return "\n".join(lines) + "\n"
