@@ -15,9 +15,14 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from visionloop.errors import CorruptError
 from visionloop.preprocessing import Preprocessing
@@ -131,7 +136,8 @@ class Provenance(Record):
 
     `lane` is `full` (trained from the backbone) or `fast` (a new head on the body of
     `body_version`, which for the full lane is the version itself). `threads`, `processes`,
-    `device` and `cpu` can change the last bits; they are empty where nobody wrote them down.
+    `device` and `cpu` can change the last bits; they are empty where nobody wrote them down. These
+    came later: at their defaults they are not written, so a bundle without them is as it was.
     """
 
     dataset: str
@@ -150,6 +156,17 @@ class Provenance(Record):
     processes: Annotated[int, Field(ge=1)] = 1
     device: str = ""
     cpu: str = ""
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        later = ("lane", "body_version", "threads", "processes", "device", "cpu")
+        defaults = {name: type(self).model_fields[name].default for name in later}
+        return {
+            name: value
+            for name, value in fields.items()
+            if name not in defaults or value != defaults[name]
+        }
 
 
 class Source(Record):

@@ -37,9 +37,10 @@ GOAL = 0.9
 def main() -> int:
     """Exit code 0 when every case reaches the goal."""
     options = _options()
-    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
+    folder = OUTPUT.parent.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads or usable_cores())
-    with tempfile.TemporaryDirectory(prefix="training-", dir=OUTPUT.parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix="training-", dir=folder) as scratch:
         store = write_store(Path(scratch), options.images)
         cases = [_measure(case, store, Path(scratch), options.rounds) for case in CASES]
     document: dict[str, Any] = {
