@@ -41,8 +41,8 @@ bench-serving: $(READY) ## the inference service beside its limits and its peers
 bench-ingest: $(READY) ## labeling-ingest's intake beside its limit and Label Studio; build/bench/ingest.json
 	$(BIN)/python -m bench.ingest
 
-bench-accuracy: $(READY) ## test accuracy on ELPV by the published protocol, five seeds, each ≤ 15 minutes; build/bench/accuracy.json
-	$(BIN)/python -m bench.accuracy --splits plain grouped
+bench-accuracy: $(READY) ## test accuracy on ELPV by the published protocol, five seeds (SPLITS=grouped, PRESETS=…); build/bench/accuracy.json
+	$(BIN)/python -m bench.accuracy --splits $(or $(SPLITS),plain) --presets $(or $(PRESETS),balanced)
 
 bench-accuracy-peers: $(READY) ## torchvision, timm and fastai on the same data for five minutes a seed; build/bench/accuracy/runs
 	$(BIN)/python -m bench.accuracy.peers
