@@ -1,7 +1,8 @@
 """The settings of the programs as JSON schemas, taken from the programs' own parsers.
 
 A chart's `settings` may name what the program knows and the chart does not decide itself; a setting
-that is new in the program is new in the chart with the next run of this tool.
+that is new in the program is new in the chart with the next run of this tool. What a setting does
+is told by the program and its page of docs, not here: words change more often than names.
 """
 
 import argparse
@@ -52,12 +53,11 @@ def _schema(parser: argparse.ArgumentParser, own: Collection[str]) -> dict[str, 
 
 
 def _property(action: argparse.Action) -> dict[str, Any]:
-    schema: dict[str, Any] = {"description": (action.help or "").replace("%%", "%")}
     if action.choices is not None:
-        return {**schema, "enum": list(action.choices)}
+        return {"enum": list(action.choices)}
     if isinstance(action, argparse._StoreTrueAction):
-        return {**schema, "type": "boolean"}
-    types: dict[Any, Any] = {
+        return {"type": "boolean"}
+    types: dict[Any, dict[str, Any]] = {
         int: {"type": "integer"},
         float: {"type": "number"},
         seconds: {"type": "number"},
@@ -65,7 +65,7 @@ def _property(action: argparse.Action) -> dict[str, Any]:
         Path: {"type": "string"},
         None: {"type": "string"},
     }
-    return {**schema, **types[action.type]}
+    return types[action.type]
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
             return node
         if "$ref" in node:
             return replaced(named[node["$ref"].rpartition("/")[2]])
-        noise = ("title", "default")
+        noise = ("title", "default", "description")
         return {
             name: replaced(value)
             for name, value in node.items()
