@@ -40,7 +40,10 @@ async def test_a_caller_who_takes_no_receipts_holds_up_nobody_else(core) -> None
     stream.close()
 
 
-async def test_a_failed_commit_ends_the_stream_and_gives_its_room_back(core, monkeypatch) -> None:
+@pytest.mark.parametrize("half", ["prepare_all", "store", "write"])
+async def test_a_failed_commit_ends_the_stream_and_gives_its_room_back(
+    core, monkeypatch, half: str
+) -> None:
     stream = IngestStream(core.ingest)
 
     async def rows() -> AsyncIterator[ImageRow]:
@@ -51,7 +54,7 @@ async def test_a_failed_commit_ends_the_stream_and_gives_its_room_back(core, mon
         raise OSError("the disk is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(core.ingest, "commit", fails)
+        patch.setattr(core.ingest, half, fails)
         for _ in range(3):
             with pytest.raises(OSError, match="the disk is gone"):
                 await anext(stream.submit(rows()))

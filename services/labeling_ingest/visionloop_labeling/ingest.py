@@ -22,7 +22,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Final
@@ -75,6 +75,19 @@ _QUARANTINED: Final = frozenset(
     (Refusal.TRUNCATED, Refusal.CORRUPT, "decoder_crashed", "decode_timeout")
 )
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Rows of one dataset whose images are in the store; `new` are those it did not know of.
+
+    With `receipts` there is nothing to write.
+    """
+
+    dataset: str
+    rows: Sequence[Prepared]
+    new: Mapping[str, Prepared] = field(default_factory=dict)  # by digest
+    receipts: Sequence[Receipt] | None = None
 
 
 class Ingest:
@@ -137,9 +150,16 @@ class Ingest:
         Raises UnavailableError when the store or database cannot be reached: then rows without a
         receipt may be sent again, whatever became of them.
         """
-        receipts: list[Receipt] = []
-        for name, run in groupby(rows, key=lambda prepared: prepared.row.dataset):
-            receipts += self._commit_run(name, list(run))
+        return self.write(self.store(rows))
+
+    def store(self, rows: Sequence[Prepared]) -> list[Stored]:
+        """The first half of `commit`: the images are in the store. Raises as it does."""
+        runs = groupby(rows, key=lambda prepared: prepared.row.dataset)
+        return [self._store_run(name, list(run)) for name, run in runs]
+
+    def write(self, stored: Sequence[Stored]) -> list[Receipt]:
+        """The second half: what the rows bring about is in the database. Raises as `commit`."""
+        receipts = [receipt for run in stored for receipt in self._write_run(run)]
         for receipt in receipts:
             _measure(receipt)
         return receipts
@@ -179,30 +199,36 @@ class Ingest:
             fingerprint=None,
         )
 
-    def _commit_run(self, dataset_name: str, rows: list[Prepared]) -> list[Receipt]:
+    def _store_run(self, dataset_name: str, rows: list[Prepared]) -> Stored:
         answers = [row.answer for row in rows if row.answer is not None]
         if len(answers) == len(rows):
-            return answers
+            return Stored(dataset_name, rows, receipts=answers)
         wanted = {row.sha256: row for row in rows if row.inspection is not None}
         try:
             with self._database.read() as session:
                 datasets.find(session, validation.dataset_name(dataset_name))
                 new = _not_stored(session, wanted)
         except (NotFoundError, InvalidInputError) as refusal:
-            return [refused(row.row, row.refusal or refusal) for row in rows]
+            receipts = [refused(row.row, row.refusal or refusal) for row in rows]
+            return Stored(dataset_name, rows, receipts=receipts)
         put_aside = {row.sha256: row for row in rows if row.quarantine and row.answer is None}
         with _store_reachable():
             self._store_all(blob_key, new, "ingest.blob_stored")
             self._store_all(quarantine_key, put_aside, "ingest.quarantined")
+        return Stored(dataset_name, rows, new)
+
+    def _write_run(self, stored: Stored) -> Sequence[Receipt]:
+        if stored.receipts is not None:
+            return stored.receipts
         with self._database.write() as session:
-            dataset = datasets.find(session, dataset_name, lock=True)
+            dataset = datasets.find(session, stored.dataset, lock=True)
             neighbourhood = self._neighbours.of(session, dataset)
-            _note_blobs(session, new)
-            effects = Effects(session, dataset, neighbourhood, rows)
+            _note_blobs(session, stored.new)
+            effects = Effects(session, dataset, neighbourhood, stored.rows)
             receipts = effects.write()
             failpoint("ingest.effects")
         failpoint("ingest.committed")
-        self._answered.note(row.row for row in rows)
+        self._answered.note(row.row for row in stored.rows)
         effects.measure()
         return receipts
 

@@ -1,11 +1,12 @@
 """Many rows at once: checked in parallel, made durable in groups, answered in order.
 
-Threads, because they wait for the processes that decode (`inspectors`). While one group is being
-committed the next is being decoded. A row that comes while a thread is free is checked at once;
-what comes while all are busy is handed over several rows at a time, because the handing over costs
-as much as the checking of a small image's row. What is in flight is bounded in rows and in bytes
-over all callers together, so a fast sender waits instead of filling memory. A row's budget is taken
-in the order of its stream, so the oldest row of each stream can always finish.
+Threads, because they wait for the processes that decode (`inspectors`), the store and the database.
+While one group is written to the database, the images of the next go to the store, and those behind
+are being decoded. A row that comes while a thread is free is checked at once; what comes while all
+are busy is handed over several rows at a time, because the handing over costs as much as the
+checking of a small image's row. What is in flight is bounded in rows and in bytes over all callers
+together, so a fast sender waits instead of filling memory. A row's budget is taken in the order of
+its stream, so the oldest row of each stream can always finish.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from visionloop.telemetry import labeling as metrics
-from visionloop_labeling.ingest import Ingest
+from visionloop_labeling.ingest import Ingest, Stored
 from visionloop_labeling.inspectors import HAND, HAND_BYTES
 from visionloop_labeling.receipts import ImageRow, Prepared, Receipt
 
@@ -205,25 +206,54 @@ class IngestStream:
             way.checked.put_nowait(None)
 
     async def _commit_groups(self, way: _Way) -> None:
+        writing: asyncio.Task[None] | None = None
         try:
-            while group := await _next_group(way.checked):
-                try:
-                    receipts = await self._commit(group)
-                finally:
-                    await self._budget.give_back([pending.size for pending in group])
-                way.answered.put_nowait(receipts)
+            while True:
+                if writing is not None and way.checked.empty():
+                    await writing  # its failure is told now, not when the next row comes
+                    writing = None
+                group = await _next_group(way.checked)
+                if not group:
+                    break
+                stored = await self._store(group)
+                writing = asyncio.create_task(self._write(group, stored, writing, way))
         finally:
+            if writing is not None:  # also after an error: what is stored gets its receipts
+                await asyncio.gather(writing, return_exceptions=True)
             way.answered.put_nowait([])
+        if writing is not None:
+            await writing
 
-    async def _commit(self, group: list[_Pending]) -> list[Receipt]:
-        prepared = await asyncio.gather(*(pending.checked for pending in group))
-        loop = asyncio.get_running_loop()
-        receipts = await loop.run_in_executor(self._committers, self._ingest.commit, prepared)
+    async def _store(self, group: list[_Pending]) -> list[Stored]:
+        """Puts the images of a group into the store, once its rows are checked."""
+        try:
+            prepared = await asyncio.gather(*(pending.checked for pending in group))
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._committers, self._ingest.store, prepared)
+        except BaseException:
+            await self._budget.give_back([pending.size for pending in group])
+            raise
+
+    async def _write(
+        self,
+        group: list[_Pending],
+        stored: list[Stored],
+        before: asyncio.Task[None] | None,
+        way: _Way,
+    ) -> None:
+        """Makes a group durable after the one before it, and answers its rows."""
+        try:
+            if before is not None:
+                await before
+            loop = asyncio.get_running_loop()
+            receipts = await loop.run_in_executor(self._committers, self._ingest.write, stored)
+        finally:
+            await self._budget.give_back([pending.size for pending in group])
         durable = time.monotonic()
         for pending in group:
             metrics.INGEST_SECONDS.observe(durable - pending.arrived)
             metrics.INGEST_BYTES.inc(pending.size)
-        return receipts
+        way.answered.put_nowait(receipts)
 
 
 def _size(row: ImageRow) -> int:
