@@ -127,7 +127,7 @@ def insert_missing(
     It waits for that one: writers of several rows give them in one order.
     """
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    session.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
+    session.execute(dialect.insert(table.__table__).on_conflict_do_nothing(), rows)
 
 
 def take_ids(session: Session, table: type[Table], count: int) -> Iterator[int]:

@@ -72,7 +72,7 @@ class Effects:
         self._session.flush()
         for table, plain in ((QualityFlag, self._flags), (NearDuplicate, self._edges)):
             if plain:
-                self._session.execute(insert(table), plain)
+                self._session.execute(insert(table.__table__), plain)
         self._book.write()
         return receipts
 

@@ -22,7 +22,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Final
@@ -334,6 +334,6 @@ def _blob(sha256: str, prepared: Prepared) -> dict[str, object]:
         "pixel_sha256": inspection.pixel_sha256,
         "phash": b"" if prints is None else pack_hash(prints.hashes[0]),
         "thumbnail": b"" if prints is None else prints.thumbnail.tobytes(),
-        "quality": asdict(inspection.quality),
+        "quality": inspection.quality.stored(),
         "created": datetime.now(UTC),
     }

@@ -36,6 +36,15 @@ class Quality:
     sharpness: float
     flags: tuple[str, ...]
 
+    def stored(self) -> dict[str, object]:
+        """As JSON."""
+        return {
+            "brightness": self.brightness,
+            "contrast": self.contrast,
+            "sharpness": self.sharpness,
+            "flags": list(self.flags),
+        }
+
 
 def measure(picture: Image.Image) -> Quality:
     """The measures of an RGB picture."""

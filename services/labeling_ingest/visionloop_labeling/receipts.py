@@ -10,7 +10,7 @@ import json
 import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
@@ -144,6 +144,9 @@ class _Kept:
     at: datetime | None = None
 
 
+_COLUMNS: Final = tuple(one.name for one in fields(_Kept))
+
+
 class ReceiptBook:
     """The receipts of one dataset for a group of rows, within one transaction.
 
@@ -193,9 +196,10 @@ class ReceiptBook:
 
     def write(self) -> None:
         """Writes the receipts that are new, all in one statement."""
-        new = [asdict(one) for one in self._stored.values() if isinstance(one, _Kept)]
-        if new:
-            self._session.execute(insert(IngestRow), new)
+        kept = [one for one in self._stored.values() if isinstance(one, _Kept)]
+        if kept:
+            rows = [{name: getattr(one, name) for name in _COLUMNS} for one in kept]
+            self._session.execute(insert(IngestRow.__table__), rows)
 
     def _load(self, name: str, ordinals: list[int]) -> None:
         batch = self._session.scalar(
