@@ -24,8 +24,6 @@ SERVICE = "visionloop.v1.LabelingIngest"
 
 
 MAX_IMAGE_BYTES = 100_000
-# Long enough for what still comes; the default is for who spreads requests over replicas.
-QUICK_DRAIN = "--drain-quiet-seconds=0.1"
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +262,7 @@ def test_drain_answers_what_was_read_and_exits_0(tmp_path: Path) -> None:
 
     A client that sends nothing more, and keeps its stream open, does not hold it up.
     """
-    with running_labeling(tmp_path, QUICK_DRAIN) as server:
+    with running_labeling(tmp_path) as server:
         assert json.loads(server.get("/readyz")[1]) == {"status": "ready"}
         server.create_dataset("d")
         sent: list[int] = []

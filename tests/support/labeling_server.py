@@ -35,7 +35,8 @@ class LabelingServer:
         self.log = folder / "labeling.log"
         arguments = [
             f"--store={self.store}", f"--database={self.database}", "--http-port=0",
-            "--grpc-port=0", f"--ready-file={self._ready_file}", *flags,
+            "--grpc-port=0", f"--ready-file={self._ready_file}", "--drain-quiet-seconds=0.1",
+            *flags,
         ]  # fmt: skip
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
