@@ -37,7 +37,7 @@ from visionloop_labeling.engines import (
     WRITES,
     connect,
 )
-from visionloop_labeling.schema import Table
+from visionloop_labeling.schema import Table, plain
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _ADVISORY_LOCK = 0x76_69_73_69_6F_6E  # "vision"
@@ -127,7 +127,7 @@ def insert_missing(
     It waits for that one: writers of several rows give them in one order.
     """
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    session.execute(dialect.insert(table.__table__).on_conflict_do_nothing(), rows)
+    session.execute(dialect.insert(plain(table)).on_conflict_do_nothing(), rows)
 
 
 def take_ids(session: Session, table: type[Table], count: int) -> Iterator[int]:
@@ -143,7 +143,7 @@ def take_ids(session: Session, table: type[Table], count: int) -> Iterator[int]:
         taken = select(func.nextval(sequence)).select_from(func.generate_series(1, count))
         return iter(sorted(session.scalars(taken)))
     # Nobody else writes, and SQLite itself would go on from here as well.
-    last = session.scalar(select(func.max(table.__table__.c.id))) or 0
+    last = session.scalar(select(func.max(plain(table).c.id))) or 0
     return iter(range(last + 1, last + 1 + count))
 
 

@@ -32,7 +32,7 @@ from visionloop_labeling.receipts import (
     ReceiptBook,
     refused,
 )
-from visionloop_labeling.schema import Dataset, Item, NearDuplicate, QualityFlag
+from visionloop_labeling.schema import Dataset, Item, NearDuplicate, QualityFlag, plain
 
 
 class Effects:
@@ -70,9 +70,10 @@ class Effects:
             found = answer or self._book.find(row)
             receipts.append(found or self._book.keep(row, self._perform(row, said[id(row)])))
         self._session.flush()
-        for table, plain in ((QualityFlag, self._flags), (NearDuplicate, self._edges)):
-            if plain:
-                self._session.execute(insert(table.__table__), plain)
+        if self._flags:
+            self._session.execute(insert(plain(QualityFlag)), self._flags)
+        if self._edges:
+            self._session.execute(insert(plain(NearDuplicate)), self._edges)
         self._book.write()
         return receipts
 

@@ -24,7 +24,7 @@ from visionloop_labeling.annotation import MAX_NOTE, Draft
 from visionloop_labeling.database import Database
 from visionloop_labeling.inspection import Inspection
 from visionloop_labeling.labels import AuthorKind
-from visionloop_labeling.schema import Dataset, IngestBatch, IngestRow
+from visionloop_labeling.schema import Dataset, IngestBatch, IngestRow, plain
 
 _KEPT_MESSAGE: Final = 1000  # characters
 _KEPT_BATCHES: Final = 4096  # whose highest ordinal is remembered
@@ -199,7 +199,7 @@ class ReceiptBook:
         kept = [one for one in self._stored.values() if isinstance(one, _Kept)]
         if kept:
             rows = [{name: getattr(one, name) for name in _COLUMNS} for one in kept]
-            self._session.execute(insert(IngestRow.__table__), rows)
+            self._session.execute(insert(plain(IngestRow)), rows)
 
     def _load(self, name: str, ordinals: list[int]) -> None:
         batch = self._session.scalar(

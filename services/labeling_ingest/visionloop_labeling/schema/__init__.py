@@ -17,7 +17,7 @@ The sequence of a label event is taken from `Dataset.last_sequence` under the da
 that the order of commits is the order of sequences: a reader who saw n has seen everything below.
 """
 
-from visionloop_labeling.schema.base import Table, UtcDateTime
+from visionloop_labeling.schema.base import Table, UtcDateTime, plain
 from visionloop_labeling.schema.datasets import ClassEvent, Dataset, LabelAttribute, LabelClass
 from visionloop_labeling.schema.images import (
     BLOB_MISSING,
@@ -69,4 +69,5 @@ __all__ = [
     "Usage",
     "UtcDateTime",
     "WorkLease",
+    "plain",
 ]
