@@ -11,6 +11,14 @@ from charts.grafana.panels import (
 )
 
 D = f'{J},dataset=~"$dataset"'
+
+
+def per_week(where: str) -> str:
+    """First labels by people on images with a suggestion."""
+    counted = f"increase(visionloop_suggestion_agreement_total{{{where}}}[1w])"
+    return f"sum by (model, shown) ({counted})"
+
+
 LABELLING_FUNNEL = Dashboard(
     "labelling-funnel",
     "labeling-ingest",
@@ -98,6 +106,20 @@ LABELLING_FUNNEL = Dashboard(
                         "p90",
                     ),
                     unit="s",
+                ),
+                panel(
+                    "Suggestions that people saw",
+                    (in_an_hour("visionloop_suggestion_outcomes_total", "outcome"), "{{outcome}}"),
+                ),
+                panel(
+                    "People agree with the model (a week)",
+                    (
+                        per_week(f'{J},agreed="yes"') + " / " + per_week(J),
+                        "{{model}}, suggestion shown: {{shown}}",
+                    ),
+                    unit="percentunit",
+                    text="Not shown: the blind sample, so the model's precision as people would "
+                    "have it. Shown and far above it: people follow the model.",
                 ),
                 panel(
                     "Images shown for suggestions",

@@ -6,7 +6,9 @@ snapshot.
 """
 
 import contextlib
+import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +27,7 @@ from visionloop.repository import ModelRepository
 
 DATASET = "test"  # the one that the test bundles say they were trained on
 MODEL = "cells"
+SUGGESTED_WITHIN = 5.0  # seconds; the service asks for suggestions every two
 CUT_SHORT = 2_000  # bytes that are left of an image that cannot be decoded
 
 
@@ -35,6 +38,7 @@ class RunningLoop:
         self.inference = inference
         self.labeling = labeling
         self._turns = 0
+        self._waiting: list[tuple[float, bytes]] = []  # since when; without a label
 
     def scrape(self) -> list[str]:
         """What /metrics of each program says now."""
@@ -63,11 +67,32 @@ class RunningLoop:
             for number, image in enumerate([encoded(first + 5), *images, images[1][:CUT_SHORT]])
         ]
         self.labeling.submit(rows)
+        self._waiting.append((time.monotonic(), rows[0].image))
+        self._label_what_waited()
         self.labeling.stub.CreateSnapshot(labeling_pb.CreateSnapshotRequest(dataset=DATASET))
         with contextlib.suppress(grpc.RpcError):
             self.labeling.stub.CreateSnapshot(labeling_pb.CreateSnapshotRequest(dataset="no-such"))
         for path in ("/v1/datasets", f"/v1/datasets/{DATASET}/images", "/no-such-page"):
             self.labeling.get(path)
+
+    def _label_what_waited(self) -> None:
+        """A person accepts the suggestions for the images that have waited for some seconds."""
+        while self._waiting and time.monotonic() - self._waiting[0][0] > SUGGESTED_WITHIN:
+            _, image = self._waiting.pop(0)
+            with Client(self.inference.target) as client:
+                [said] = client.recognize([image], model=MODEL)
+            assert said.label is not None
+            self.labeling.stub.SubmitLabel(
+                labeling_pb.SubmitLabelRequest(
+                    dataset=DATASET,
+                    sha256=hashlib.sha256(image).hexdigest(),
+                    label=labeling_pb.Label(class_name=said.label.class_id),
+                    author_kind=labeling_pb.AUTHOR_KIND_HUMAN,
+                    author="ada",
+                    suggested_by=f"{MODEL}:1",
+                    suggestion="accepted",
+                )
+            )
 
     @contextlib.contextmanager
     def busy(self) -> Iterator[None]:
