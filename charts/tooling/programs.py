@@ -27,8 +27,8 @@ INFERENCE_OWN = frozenset(
 LABELING_OWN = frozenset(
     {
         "store", "database", "inference", "inference_token_file", "inference_ca", "host",
-        "http_port", "grpc_port", "insecure", "accounts", "tls_certificate", "tls_key",
-        "trusted_proxies", "import_from", "import_networks", "import_ports",
+        "http_port", "grpc_port", "probe_port", "insecure", "accounts", "tls_certificate",
+        "tls_key", "trusted_proxies", "import_from", "import_networks", "import_ports",
     }
 )  # fmt: skip
 

@@ -67,11 +67,6 @@ REFUSED = [
     ),
     (
         "labeling-ingest",
-        [STORE, DATABASE, "--set=insecure=true,global.monitoring.enabled=true"],
-        "Prometheus needs a token",
-    ),
-    (
-        "labeling-ingest",
         [STORE, DATABASE, "--set=insecure=true,replicas=4"],
         "take 120 connections (24 each), and database.maxConnections is 100",
     ),
@@ -86,6 +81,8 @@ REFUSED = [
         "autoscaling.min 5 is above",
     ),
     ("training", [STORE], "dataset names none"),
+    ("training", [STORE, "--set=dataset=d,lane=auto"], "set onlyIfNeeded=true"),
+    ("training", [STORE, "--set=dataset=d,again=true,onlyIfNeeded=true"], "choose one of them"),
     ("training", [STORE, "--set=dataset=d,nodes=3"], "must be a power of two"),
     ("training", [STORE, "--set=dataset=d,nodes=2"], "make it 2 or a multiple"),
     (

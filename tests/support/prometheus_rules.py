@@ -17,7 +17,7 @@ from support.charts import NAMESPACE, RELEASE, ROOT, VALUES, objects_of, templat
 # With everything on, so that every rule is there.
 ALL_ON: dict[str, dict[str, Any]] = {
     "inference": {"gpu.mode": "device-plugin", "autoscaling.mode": "hpa"},
-    "labeling-ingest": {"monitoring.podMonitor.tokenSecret": "prometheus"},
+    "labeling-ingest": {},
     "training": {},
 }
 

@@ -5,6 +5,7 @@ it (values.schema.json refuses that). */}}
 - --host=0.0.0.0
 - --http-port=8080
 - --grpc-port=8081
+- --probe-port=8082
 {{- with tpl .Values.inference.address . }}
 - --inference={{ . }}
 {{- end }}

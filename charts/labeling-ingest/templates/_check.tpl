@@ -14,9 +14,6 @@
 {{- if and .Values.inference.tokenSecret (not .Values.inference.caSecret) }}
 - inference.tokenSecret needs inference.caSecret: the token would go over the network in the clear.
 {{- end }}
-{{- if and .Values.global.monitoring.enabled .Values.monitoring.podMonitor.enabled .Values.accounts (not .Values.monitoring.podMonitor.tokenSecret) }}
-- with accounts, Prometheus needs a token: name monitoring.podMonitor.tokenSecret (docs/install.md makes it), or set monitoring.podMonitor.enabled=false.
-{{- end }}
 {{- with .Values.autoscaling }}
 {{- if and .enabled (gt (int .min) (int .max)) }}
 - autoscaling.min {{ .min }} is above autoscaling.max {{ .max }}.

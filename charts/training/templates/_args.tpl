@@ -15,6 +15,10 @@
 {{- if not .Values.promote }}
 - --no-promote
 {{- end }}
+{{- if .Values.onlyIfNeeded }}
+- --if-needed
+{{- end }}
+- --lane={{ .Values.lane }}
 {{- if .Values.again }}
 - --again
 {{- end }}

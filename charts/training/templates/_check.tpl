@@ -5,6 +5,12 @@
 {{- if not .Values.dataset }}
 - dataset names none; it is what the runs learn from.
 {{- end }}
+{{- if and (eq .Values.lane "auto") (not .Values.onlyIfNeeded) }}
+- lane is auto, which asks the triggers; set onlyIfNeeded=true.
+{{- end }}
+{{- if and .Values.again .Values.onlyIfNeeded }}
+- again trains without a reason and onlyIfNeeded wants one; choose one of them.
+{{- end }}
 {{- $each := int (include "training.processes" .) }}
 {{- $all := mul $each .Values.nodes | int }}
 {{- $slices := dig "fit" "slices" 1 .Values.config | int }}
