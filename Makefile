@@ -8,7 +8,7 @@ DATA ?= visionloop-data
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-kill test-fuzz bench-serving bench-ingest bench-training bench-accuracy bench-accuracy-peers \
-	bench-labeling-scale bench-labelling-page perf-analyzer charts-verify charts-snapshots charts-checkov soak lint format protos lock serve label up clean
+	bench-labeling-scale bench-labelling-page bench-backbones perf-analyzer charts-verify charts-snapshots charts-checkov soak lint format protos lock serve label up clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
@@ -55,6 +55,9 @@ bench-labeling-scale: $(READY) ## a million images: the queue's and the snapshot
 
 bench-labelling-page: $(READY) ## from keypress to the next image in Chromium; build/bench/labelling_page.json
 	$(BIN)/python -m bench.labelling_page
+
+bench-backbones: $(READY) ## size, latency and parity of each backbone (NAMES=…); build/bench/backbones.json, docs/backbones.md
+	$(BIN)/python -m bench.backbones
 
 perf-analyzer: $(READY) ## NVIDIA's load generator in an environment of its own, for tests that use it
 	$(BIN)/python -m bench.serving.load

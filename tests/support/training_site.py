@@ -64,6 +64,17 @@ class Site:
     def repository(self) -> ModelRepository:
         return ModelRepository(self.store)
 
+    @property
+    def cache(self) -> Path:
+        """The folder of features, made on first use."""
+        cache = self.folder / "cache"
+        if not cache.exists():
+            # Graphs are named by their content; exporting one again for each test proves nothing.
+            _GRAPHS.mkdir(exist_ok=True)
+            cache.mkdir()
+            (cache / "graphs").symlink_to(_GRAPHS)
+        return cache
+
     def copied(self, folder: Path) -> "Site":
         """The same store and cache in another folder."""
         for name in ("store", "cache"):
@@ -80,18 +91,12 @@ class Site:
         return write_swapped(self.store, "digits", per_class, shown, each)
 
     def train(self, *settings: str, dataset: str = "digits", **options: object) -> pipeline.Result:
-        cache = self.folder / "cache"
-        if not cache.exists():
-            # Graphs are named by their content; exporting one again for each test proves nothing.
-            _GRAPHS.mkdir(exist_ok=True)
-            cache.mkdir()
-            (cache / "graphs").symlink_to(_GRAPHS)
         request = pipeline.Request(
             store=self.store,
             dataset=dataset,
             model="reader",
             config=config.load(overrides=settings or PROBE),
-            cache=cache,
+            cache=self.cache,
             **options,  # type: ignore[arg-type]
         )
         return pipeline.run(request)

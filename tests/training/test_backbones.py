@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torchvision.models as zoo
 
 from visionloop.errors import ConfigurationError
 from visionloop_training import backbones
+from visionloop_training.backbones import torchvision_cuts
 from visionloop_training.export import Graph, Session, export
 from visionloop_training.network import Network
 
@@ -28,7 +30,7 @@ FAMILIES = {
     "vgg11": 32,
     "vit_b_32": 64,
 }
-EXPORTED = ("alexnet", "mobilenet_v3_small", "resnet18", "shufflenet_v2_x0_5")
+EXPORTED = ("mobilenet_v3_small", "shufflenet_v2_x0_5", "convnext_atto")  # bench.backbones: more
 
 
 def library_network(name: str, size: int):
@@ -78,17 +80,66 @@ def test_squeezenet_gets_a_linear_head_on_its_features():
 
 def test_every_torchvision_family_has_a_cutting_rule():
     families = {
-        zoo.get_model_builder(n).__module__.rpartition(".")[2]
-        for n in backbones.names()
-        if n not in backbones.TIMM_NAMES
+        zoo.get_model_builder(name).__module__.rpartition(".")[2]
+        for name in torchvision_cuts.names()
     }
-    assert families == set(backbones._CUTS)
+    assert families == set(torchvision_cuts.CUTS)
+
+
+# timm's: cut by a rule, by watching them run, or not at all. The input's side, and the stages.
+TIMM = {
+    "tf_efficientnet_lite0": (64, 9),
+    "timm:resnet18": (64, 10),
+    "convnext_atto": (64, 6),
+    "mobilenetv3_small_050": (64, 8),
+    "regnetx_002": (64, 6),
+    "vit_tiny_patch16_224": (64, 15),
+    "swin_tiny_patch4_window7_224": (64, 6),
+    "levit_128s": (224, 2),
+    "inception_next_atto": (64, 6),
+}
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_timms_networks_are_cut_as_they_run(name: str, monkeypatch: pytest.MonkeyPatch):
+    built: list[torch.nn.Module] = []
+    original = timm.create_model
+
+    def keep(*arguments, **options):
+        built.append(original(*arguments, **options))
+        return built[-1]
+
+    monkeypatch.setattr(timm, "create_model", keep)
+    size, stages = TIMM[name]
+    torch.manual_seed(0)
+    backbone, _ = backbones.build(name, "none", size)
+    [net] = built
+    net.eval()
+    for parameter in net.parameters():  # zeros at the start of training would hide mistakes
+        torch.nn.init.normal_(parameter, std=0.05)
+    x = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        embedding = backbone(x)
+        assert embedding.shape == (2, backbone.width)
+        assert torch.equal(embedding, net.forward_head(net.forward_features(x), pre_logits=True))
+    assert len(backbone.stages) == stages, backbone.stage_names
+    parts = {id(p) for p in backbone.parameters()}
+    assert [n for n, p in net.named_parameters() if id(p) not in parts] == []
+
+
+def test_plain_names_are_torchvisions_where_it_has_them():
+    assert backbones.library_of("resnet18") == ("torchvision", "resnet18")
+    assert backbones.library_of("timm:resnet18") == ("timm", "resnet18")
+    assert backbones.library_of("convnext_tiny.fb_in22k")[0] == "timm"
+    assert {"resnet18", "timm:resnet18", "convnext_atto"} <= set(backbones.names())
+    with pytest.raises(ConfigurationError, match="torchvision has no weights for convnext_atto"):
+        backbones.build("convnext_atto", "torchvision", None)
 
 
 @pytest.mark.parametrize("name", EXPORTED)
 def test_the_exported_graph_answers_as_the_network(name: str, tmp_path):
     torch.manual_seed(1)
-    size = FAMILIES[name]
+    size = FAMILIES.get(name, 64)
     backbone, pixels = backbones.build(name, "none", size)
     network = Network(backbone, pixels.preprocessing(size, "squash"), classes=3, frozen=0).eval()
     graph = Graph(network, temperature=0.5)

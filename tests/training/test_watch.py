@@ -11,7 +11,7 @@ from visionloop.errors import ConfigurationError
 from visionloop.telemetry import metrics
 from visionloop_training import pipeline
 from visionloop_training.app import main
-from visionloop_training.fit import Epoch
+from visionloop_training.fit_state import Epoch
 from visionloop_training.watch import Curves, Watch, served
 
 

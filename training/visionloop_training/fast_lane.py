@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +26,10 @@ from visionloop_training.cache import ArrayCache, key_of
 from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Dataset, Item
 from visionloop_training.export import INPUT, Session
-from visionloop_training.fit import Epoch, image_weights
-from visionloop_training.heads import Probe, fit_probe
+from visionloop_training.fit_state import Epoch
+from visionloop_training.heads import HeadFit, fit_head
 from visionloop_training.lanes import Learned, Origin, Surroundings
+from visionloop_training.learner import image_weights
 from visionloop_training.stable import Version
 
 _BATCH = 32
@@ -38,7 +40,7 @@ _EMBEDDING = "embedding"
 class NewHead:
     """A fitted head, as `lanes.Learned`."""
 
-    probe: Probe
+    probe: HeadFit
     train_loss: float
     seconds: float
     val_logits: Tensor  # (val images, classes)
@@ -55,6 +57,10 @@ class NewHead:
             0, self.train_loss, self.probe.val_loss, self.probe.val_accuracy, 0.0, self.seconds
         )
         return [asdict(point)]
+
+    def recipe(self) -> dict[str, Any]:
+        """Nothing was tuned."""
+        return {"rates": None, "failures": []}
 
 
 class FastLane:
@@ -100,17 +106,15 @@ class FastLane:
         train, val = self._embeddings(data.train), self._embeddings(data.val)
         labels = torch.tensor([item.label for item in data.train])
         weights = torch.tensor(image_weights(data, self._config.fit))
-        probe = fit_probe(
+        self._head = nn.Linear(train.shape[1], len(data.class_ids))
+        probe = fit_head(
+            self._head,
             (train, labels, weights),
             (val, torch.tensor([item.label for item in data.val])),
-            len(data.class_ids),
             self._config.fit.probe_penalty,
         )
-        loss = F.cross_entropy(train @ probe.weight.T + probe.bias, labels).item()
-        self._head = nn.Linear(train.shape[1], len(data.class_ids))
         with torch.no_grad():
-            self._head.weight.copy_(probe.weight)
-            self._head.bias.copy_(probe.bias)
+            loss = F.cross_entropy(self._head(train), labels).item()
             logits = self._head(val)
         return NewHead(probe, loss, time.perf_counter() - started, logits)
 

@@ -12,6 +12,7 @@ With nothing frozen, the cache holds the preprocessed pixels, and augmentation r
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from visionloop.telemetry import progress
 from visionloop_training import augment
 from visionloop_training.cache import ArrayCache, key_of
 from visionloop_training.config import AugmentConfig
+from visionloop_training.cores import usable_cores
 from visionloop_training.data import Blobs, Item
 from visionloop_training.distributed import Workers
 from visionloop_training.export import Session, export_module
@@ -118,17 +120,20 @@ class Features:
             arrays = [self._cache.get(sha, number) for sha, number in wanted]
             stacked = torch.from_numpy(np.stack(arrays)).float()
         else:
-            pixels = [self._cache.get(sha).astype(np.uint8, copy=False) for sha, _ in wanted]
-            varied = [
-                augment.variant(image, self._augmentation, sha, number)
-                for image, (sha, number) in zip(pixels, wanted, strict=True)
-            ]
-            images = torch.from_numpy(np.stack(varied)).to(self._network.head.weight.device)
+            with ThreadPoolExecutor(usable_cores()) as threads:
+                varied = list(threads.map(self._varied, wanted))
+            images = torch.from_numpy(np.stack(varied)).to(self._network.device)
             with torch.no_grad():
                 stacked = self._network.normalise(images)
         if stacked.ndim == 4:
             stacked = stacked.contiguous(memory_format=torch.channels_last)
-        return stacked.to(self._network.head.weight.device)
+        return stacked.to(self._network.device)
+
+    def _varied(self, wanted: tuple[str, int]) -> NDArray[np.uint8]:
+        """The pixels of a (digest, variant)."""
+        sha, number = wanted
+        image = self._cache.get(sha).astype(np.uint8, copy=False)
+        return augment.variant(image, self._augmentation, sha, number)
 
     def _bottom(self) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
         """The frozen stages as a function of uint8 images (batch, height, width, 3)."""

@@ -1,70 +1,152 @@
-"""The linear probe: multinomial logistic regression on cached embeddings.
+"""Heads on the embedding, and their first fit on cached embeddings: the probe.
 
 Seconds instead of minutes, and the best start for fine-tuning: a head that already fits does not
-push noise into the pretrained stages below it. Features are standardised for the fit and the
-scaling is folded into the weights afterwards, so the result is a plain linear layer.
+push noise into the pretrained stages below it. A linear head gets multinomial logistic regression
+(L-BFGS); one with hidden layers is trained by Adam, keeping its best epoch on val. Embeddings are
+standardised for the fit and the scaling is folded into the first layer afterwards, so the result
+is a plain head.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from visionloop_training.recipe_config import HeadConfig
+
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+_BATCH = 256
+_STEPS = 600  # of Adam for each penalty; at least _EPOCHS passes
+_EPOCHS = 8
+_PATIENCE = 30  # epochs without a lower val loss
+_RATE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
-    """A fitted head with how well it does on val."""
+class HeadFit:
+    """How well a fitted head does on val, and the penalty that was best."""
 
-    weight: Tensor  # (classes, width)
-    bias: Tensor  # (classes,)
     penalty: float
     val_loss: float
     val_accuracy: float
 
 
-def fit_probe(
+def build_head(width: int, classes: int, config: HeadConfig) -> nn.Module:
+    """From the embedding (batch, width) to logits (batch, classes)."""
+    if not config.hidden:
+        return nn.Linear(width, classes)
+    layers: list[nn.Module] = []
+    for size in config.hidden:
+        layers.append(nn.Linear(width, size))
+        if config.batch_norm:
+            layers.append(nn.BatchNorm1d(size))
+        layers.append(_ACTIVATIONS[config.activation]())
+        if config.dropout:
+            layers.append(nn.Dropout(config.dropout))
+        width = size
+    return nn.Sequential(*layers, nn.Linear(width, classes))
+
+
+def fit_head(
+    head: nn.Module,
     train: tuple[Tensor, Tensor, Tensor],
     val: tuple[Tensor, Tensor],
-    classes: int,
     penalties: Sequence[float],
-) -> Probe:
-    """The probe with the lowest val loss over the penalties.
+    seed: int = 0,
+) -> HeadFit:
+    """Fits `head` in place, with the penalty that gives the lowest val loss; leaves it in eval.
 
     `train` is embeddings (n, width), labels (n,) and weights (n,); `val` the first two.
     """
-    x, y, weights = train
+    x, labels, weights = train
     mean, deviation = x.mean(0), x.std(0, correction=0) + 1e-6
-    x = (x - mean) / deviation
-    best: Probe | None = None
+    scaled = ((x - mean) / deviation, labels, weights)
+    scaled_val = ((val[0] - mean) / deviation, val[1])
+    best: tuple[HeadFit, nn.Module] | None = None
     for penalty in penalties:
-        scaled, offset = _logistic_regression(x, y, weights, classes, penalty)
-        weight = scaled / deviation
-        bias = offset - weight @ mean
-        logits = val[0] @ weight.T + bias
-        loss = F.cross_entropy(logits, val[1]).item()
-        if best is None or loss < best.val_loss:
-            accuracy = (logits.argmax(1) == val[1]).float().mean().item()
-            best = Probe(weight, bias, penalty, loss, accuracy)
+        trial = copy.deepcopy(head)
+        if isinstance(trial, nn.Linear):
+            _regress(trial, scaled, penalty)
+        else:
+            _train(trial, scaled, scaled_val, penalty, seed)
+        found = HeadFit(penalty, *_score(trial, *scaled_val))
+        if best is None or found.val_loss < best[0].val_loss:
+            best = found, trial
     if best is None:
         raise ValueError("no penalties given")
-    return best
+    head.load_state_dict(best[1].state_dict())
+    first = next(layer for layer in head.modules() if isinstance(layer, nn.Linear))
+    with torch.no_grad():
+        first.weight.div_(deviation)
+        first.bias.sub_(first.weight @ mean)
+    head.eval()
+    return best[0]
 
 
-def _logistic_regression(
-    x: Tensor, y: Tensor, weights: Tensor, classes: int, penalty: float
-) -> tuple[Tensor, Tensor]:
-    weight = torch.zeros(classes, x.shape[1], device=x.device, requires_grad=True)
-    bias = torch.zeros(classes, device=x.device, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight, bias], max_iter=200, line_search_fn="strong_wolfe")
+def _regress(layer: nn.Linear, train: tuple[Tensor, Tensor, Tensor], penalty: float) -> None:
+    """Logistic regression, from zero: convex, so where it starts does not matter."""
+    x, labels, weights = train
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    optimiser = torch.optim.LBFGS(layer.parameters(), max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimiser.zero_grad()
-        each = F.cross_entropy(x @ weight.T + bias, y, reduction="none")
-        total = (each * weights).sum() / weights.sum() + penalty * weight.square().sum()
+        each = F.cross_entropy(layer(x), labels, reduction="none")
+        total = (each * weights).sum() / weights.sum() + penalty * layer.weight.square().sum()
         total.backward()  # type: ignore[no-untyped-call]
         return total
 
     optimiser.step(loss)  # type: ignore[no-untyped-call]
-    return weight.detach(), bias.detach()
+
+
+def _train(
+    head: nn.Module,
+    train: tuple[Tensor, Tensor, Tensor],
+    val: tuple[Tensor, Tensor],
+    penalty: float,
+    seed: int,
+) -> None:
+    """Adam on batches, one order an epoch; the epoch with the lowest val loss stays."""
+    x, labels, weights = train
+    optimiser = torch.optim.AdamW(head.parameters(), lr=_RATE, weight_decay=penalty)
+    batches = -(-len(x) // _BATCH)
+    best, lowest, since = _copied(head), float("inf"), 0
+    for epoch in range(max(_EPOCHS, _STEPS // batches)):
+        torch.manual_seed(seed + epoch)  # dropout's draws and the order
+        head.train()
+        for batch in torch.randperm(len(x)).to(x.device).tensor_split(batches):
+            if len(batch) < 2:
+                continue  # batch norm over one image is none
+            each = F.cross_entropy(head(x[batch]), labels[batch], reduction="none")
+            loss = (each * weights[batch]).mean()
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+        val_loss, _ = _score(head, *val)
+        if val_loss < lowest:
+            best, lowest, since = _copied(head), val_loss, epoch
+        if epoch - since >= _PATIENCE:
+            break
+    head.load_state_dict(best)
+
+
+@torch.no_grad()
+def _score(head: nn.Module, x: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Loss and accuracy."""
+    head.eval()
+    logits = head(x)
+    accuracy = (logits.argmax(1) == labels).float().mean().item()
+    return F.cross_entropy(logits, labels).item(), accuracy
+
+
+def _copied(head: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in head.state_dict().items()}

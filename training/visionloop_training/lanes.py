@@ -11,7 +11,7 @@ a second, independent way to compute the same answers, against which the file is
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,9 @@ class Learned(Protocol):
     def val_logits(self) -> Tensor: ...  # (val images, classes)
     def curves(self) -> list[dict[str, float]]:
         """One point for each epoch; 0 is the probe."""
+
+    def recipe(self) -> dict[str, Any]:
+        """The learning rates, and what failed before them."""
 
 
 class Lane(Protocol):
@@ -122,6 +125,7 @@ class FullLane:
             self.preprocessing,
             classes=len(self._data.class_ids),
             frozen=backbone.freeze_point(config.fit.freeze),
+            head=config.head,
         )
 
     def fit(self) -> Learned:

@@ -1,8 +1,8 @@
-"""Where pretrained weights come from: `none`, a file with a digest, or an installed package.
+"""Where pretrained weights come from: `none`, a file or URI with a digest, an installed package.
 
 Clusters have no internet and model hubs move, so weights are files named with their sha256 and
-nothing else is trusted. Only tensors are read (safetensors, or torch.load with
-`weights_only=True`): a pickle that wants to run code is refused.
+nothing else is trusted: on disk, in an object store, or on a web server. Only tensors are read
+(safetensors, or torch.load with `weights_only=True`): a pickle that wants to run code is refused.
 """
 
 import hashlib
@@ -12,13 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlparse
+from urllib.request import urlopen
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from visionloop.errors import ConfigurationError, CorruptError, NotFoundError
+from visionloop.errors import ConfigurationError, CorruptError, NotFoundError, UnavailableError
+from visionloop.objectstore import open_existing_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,43 +63,70 @@ def tensor_bytes(tensor: Tensor) -> bytes:
 
 
 def read_weights(source: str) -> Weights | None:
-    """Loads `none` (None), `file:///path[#sha256=…]` or `package:<name>`.
+    """Loads `none` (None), `package:<name>`, or a file by URI: `file:///path`, `s3://bucket/key`,
+    `https://host/path`, each with `#sha256=…`.
 
     Raises ConfigurationError for a source it does not understand, NotFoundError where the file or
-    the package is missing, CorruptError where the digest or the format is wrong.
+    the package is missing, UnavailableError where a server does not answer, CorruptError where the
+    digest or the format is wrong.
     """
     if source == "none":
         return None
     kind, _, rest = source.partition(":")
     if kind == "package":
         path, sha256 = _packaged(rest)
-    elif kind == "file":
-        parts = urlparse(source)
-        path = Path(unquote(parts.path))
-        sha256 = parts.fragment.removeprefix("sha256=").lower()
-        if len(sha256) != 64:
-            raise ConfigurationError(
-                f"backbone.weights: {source!r} has no digest; write {source.partition('#')[0]}"
-                "#sha256=<64 hex digits> (`sha256sum` prints them)",
-                field="backbone.weights",
-            )
+        name, data = str(path), _read(path)
+    elif kind in ("file", "s3", "http", "https"):
+        name, sha256 = _pinned(source)
+        data = _fetched(kind, name)
     else:
         raise ConfigurationError(
-            f"backbone.weights: {source!r} is none of default, none, torchvision, "
-            f"file:///path#sha256=…, {', '.join(f'package:{name}' for name in PACKAGES)}",
+            f"backbone.weights: {source!r} is none of default, none, torchvision, timm, "
+            "file:///path#sha256=…, s3://bucket/key#sha256=…, https://host/path#sha256=…, "
+            f"{', '.join(f'package:{name}' for name in PACKAGES)}",
             field="backbone.weights",
         )
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise NotFoundError(f"backbone.weights: cannot read {path}: {error.strerror}") from error
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise CorruptError(
-            f"backbone.weights: {path} has sha256 {found}, expected {sha256}; fetch the file again "
+            f"backbone.weights: {name} has sha256 {found}, expected {sha256}; fetch the file again "
             "or correct the digest"
         )
-    return Weights(_tensors(data, path), source, found)
+    return Weights(_tensors(data, name), source, found)
+
+
+def _pinned(source: str) -> tuple[str, str]:
+    """The URI and the digest."""
+    uri, _, fragment = source.partition("#")
+    sha256 = fragment.removeprefix("sha256=").lower()
+    if len(sha256) != 64:
+        raise ConfigurationError(
+            f"backbone.weights: {source!r} has no digest; write {uri}#sha256=<64 hex digits> "
+            "(`sha256sum` prints them)",
+            field="backbone.weights",
+        )
+    return uri, sha256
+
+
+def _fetched(kind: str, uri: str) -> bytes:
+    if kind == "file":
+        return _read(Path(unquote(urlparse(uri).path)))
+    if kind == "s3":
+        folder, _, key = uri.rpartition("/")
+        return open_existing_store(folder).get(key).data
+    try:
+        with urlopen(uri, timeout=60) as response:  # noqa: S310 - http(s) only, and pinned
+            data: bytes = response.read()
+    except OSError as error:
+        raise UnavailableError(f"backbone.weights: cannot download {uri}: {error}") from error
+    return data
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise NotFoundError(f"backbone.weights: cannot read {path}: {error.strerror}") from error
 
 
 def _packaged(name: str) -> tuple[Path, str]:
@@ -121,9 +150,9 @@ def _packaged(name: str) -> tuple[Path, str]:
     raise NotFoundError(f"backbone.weights: the package {name} ships no {known.suffix}")
 
 
-def _tensors(data: bytes, path: Path) -> dict[str, Tensor]:
+def _tensors(data: bytes, name: str) -> dict[str, Tensor]:
     try:
-        if path.suffix == ".safetensors":
+        if name.endswith(".safetensors"):
             loaded: object = safetensors.torch.load(data)
         else:
             loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -131,11 +160,11 @@ def _tensors(data: bytes, path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:
         raise CorruptError(
-            f"backbone.weights: {path} holds no plain tensors (safetensors, or a state dict that "
+            f"backbone.weights: {name} holds no plain tensors (safetensors, or a state dict that "
             "loads with weights_only=True)"
         ) from error
     if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
-        raise CorruptError(f"backbone.weights: {path} is not a state dict of tensors")
+        raise CorruptError(f"backbone.weights: {name} is not a state dict of tensors")
     return {str(name): tensor for name, tensor in loaded.items()}

@@ -45,6 +45,7 @@ def document(
             "curves": fitted.curves(),
             "kept_epoch": fitted.kept_epoch,
             "probe_penalty": fitted.probe_penalty,
+            **fitted.recipe(),
             "features_computed": features_computed,
         },
         "calibration": asdict(calibrated),

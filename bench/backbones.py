@@ -1,0 +1,181 @@
+"""What each backbone costs to serve, and whether its exported graph answers as torch does.
+
+    python -m bench.backbones            (make bench-backbones)
+
+For each name below, in a process of its own: the network with random weights (no weight file is
+needed, and none of these figures depends on the weights) and a head of two classes is exported as
+training exports it, and measured: parameters without head; stages, which are the freeze points and
+steps of the learning rate; the size of model.onnx; onnxruntime's latency on one image and on a
+batch of 16 per image, median of ten after a warm-up, on all cores; the largest difference of any
+probability between onnxruntime and torch on 8 images of noise. A network that cannot be exported is
+listed with the reason.
+
+Environment: NAMES (comma-separated; all below) and OUTPUT (build/bench), which gets backbones.json.
+The table between the markers of docs/backbones.md is renewed only when no NAMES are given.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+DOCS: Final = Path("docs/backbones.md")
+START, END = "<!-- backbones -->", "<!-- end of backbones -->"
+CLASSES = 2
+BATCH = 16
+NAMES: Final = (
+    "tf_efficientnet_lite0",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "efficientnet_b0",
+    "efficientnet_v2_s",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "inception_v3",
+    "alexnet",
+    "vgg11_bn",
+    "vgg13_bn",
+    "vgg16_bn",
+    "vgg19_bn",
+    "convnext_atto",
+    "convnext_tiny",
+    "vit_tiny_patch16_224",
+    "vit_b_16",
+    "swin_t",
+    "regnet_y_400mf",
+    "mobilenetv4_conv_small",
+)
+
+
+def measure(name: str) -> dict[str, Any]:
+    """The figures of one network, in this process."""
+    import numpy as np
+    import torch
+
+    from visionloop_training import backbones
+    from visionloop_training.export import Graph, Session, export
+    from visionloop_training.network import Network
+
+    torch.manual_seed(0)
+    backbone, pixels = backbones.build(name, "none", None)
+    preprocessing = pixels.preprocessing(None, "crop")
+    height, width = preprocessing.output_size
+    network = Network(backbone, preprocessing, CLASSES, frozen=0).eval()
+    figures: dict[str, Any] = {
+        "name": name,
+        "pixels": height,
+        "parameters": sum(p.numel() for p in backbone.parameters()),
+        "stages": len(backbone.stages),
+        "first_stages": list(backbone.stage_names[:3]),
+        "embedding": backbone.width,
+    }
+    graph = Graph(network, temperature=1.0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        export(graph, path, height, width, {})
+        figures["onnx_bytes"] = path.stat().st_size
+        session = Session(path)
+        noise = np.random.default_rng(0).integers(0, 256, (BATCH, height, width, 3), np.uint8)
+        few = noise[:8]
+        with torch.no_grad():
+            expected = graph(torch.from_numpy(few))[1].numpy()
+        found = session(few)["probabilities"]
+        figures["parity"] = float(np.abs(found - expected).max())
+        figures["milliseconds"] = 1000 * _median(lambda: session(noise[:1]))
+        figures["milliseconds_of_16"] = 1000 * _median(lambda: session(noise)) / BATCH
+    return figures
+
+
+def _median(run: Callable[[], object]) -> float:
+    run()
+    taken: list[float] = []
+    for _ in range(10):
+        began = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - began)
+    return median(taken)
+
+
+def measured(name: str) -> dict[str, Any]:
+    """The same, in a process of its own: so that one network's failure or memory is no other's."""
+    command = [sys.executable, "-m", "bench.backbones", name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"name": name, "failed": done.stderr.strip().splitlines()[-1]}
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def table(rows: list[dict[str, Any]], machine: str) -> str:
+    """Markdown between the markers of the docs."""
+    lines = [
+        START,
+        f"Measured on {machine}, by `make bench-backbones`.",
+        "",
+        "| backbone | input | parameters | stages | embedding | model.onnx | ms, 1 image "
+        "| ms an image, 16 | parity |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        if "failed" in row:
+            lines.append(f"| `{row['name']}` | | | | | cannot be exported: {row['failed']} | | | |")
+            continue
+        lines.append(
+            f"| `{row['name']}` | {row['pixels']} px | {row['parameters'] / 1e6:.1f} M "
+            f"| {row['stages']} | {row['embedding']} | {row['onnx_bytes'] / 1e6:.1f} MB "
+            f"| {row['milliseconds']:.1f} | {row['milliseconds_of_16']:.1f} "
+            f"| {row['parity']:.0e} |"
+        )
+    return "\n".join([*lines, END])
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        print(json.dumps(measure(sys.argv[1])))
+        return
+    chosen = os.environ.get("NAMES", "")
+    rows = []
+    for name in chosen.split(",") if chosen else NAMES:
+        rows.append(measured(name))
+        print(rows[-1], flush=True)
+    machine = f"{os.cpu_count()} cores of {_processor()}"
+    document = {
+        "at": datetime.now(UTC).isoformat(),
+        "machine": machine,
+        "python": platform.python_version(),
+        "backbones": rows,
+    }
+    output = Path(os.environ.get("OUTPUT", "build/bench"))
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "backbones.json").write_text(json.dumps(document, indent=1))
+    made = table(rows, machine)
+    print(made)
+    if not chosen:
+        text = DOCS.read_text(encoding="utf-8")
+        before, _, rest = text.partition(START)
+        DOCS.write_text(before + made + rest.partition(END)[2], encoding="utf-8")
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
+    return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()
