@@ -6,12 +6,14 @@ For each name below, in a process of its own: the network with random weights (n
 needed, and none of these figures depends on the weights) and a head of two classes is exported as
 training exports it, and measured: parameters without head; stages, which are the freeze points and
 steps of the learning rate; the size of model.onnx; onnxruntime's latency on one image and on a
-batch of 16 per image, median of ten after a warm-up, on all cores; the largest difference of any
+batch of 16 per image, the least of ten after a warm-up (other work on the machine only ever adds),
+on all cores; the largest difference of any
 probability between onnxruntime and torch on 8 images of noise. A network that cannot be exported is
 listed with the reason.
 
-Environment: NAMES (comma-separated; all below) and OUTPUT (build/bench), which gets backbones.json.
-The table between the markers of docs/backbones.md is renewed only when no NAMES are given.
+Environment: NAMES (comma-separated; all below) and OUTPUT (build/bench), whose backbones.json gets
+the rows. With NAMES only those are measured and the others' rows stay, so it can be run in parts.
+The table between the markers of docs/backbones.md shows all rows that there are.
 """
 
 import json
@@ -24,7 +26,6 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any, Final
 
 DOCS: Final = Path("docs/backbones.md")
@@ -93,19 +94,19 @@ def measure(name: str) -> dict[str, Any]:
             expected = graph(torch.from_numpy(few))[1].numpy()
         found = session(few)["probabilities"]
         figures["parity"] = float(np.abs(found - expected).max())
-        figures["milliseconds"] = 1000 * _median(lambda: session(noise[:1]))
-        figures["milliseconds_of_16"] = 1000 * _median(lambda: session(noise)) / BATCH
+        figures["milliseconds"] = 1000 * _least(lambda: session(noise[:1]))
+        figures["milliseconds_of_16"] = 1000 * _least(lambda: session(noise)) / BATCH
     return figures
 
 
-def _median(run: Callable[[], object]) -> float:
+def _least(run: Callable[[], object]) -> float:
     run()
     taken: list[float] = []
     for _ in range(10):
         began = time.perf_counter()
         run()
         taken.append(time.perf_counter() - began)
-    return median(taken)
+    return min(taken)
 
 
 def measured(name: str) -> dict[str, Any]:
@@ -145,27 +146,38 @@ def main() -> None:
     if len(sys.argv) > 1:
         print(json.dumps(measure(sys.argv[1])))
         return
-    chosen = os.environ.get("NAMES", "")
-    rows = []
-    for name in chosen.split(",") if chosen else NAMES:
-        rows.append(measured(name))
-        print(rows[-1], flush=True)
+    path = Path(os.environ.get("OUTPUT", "build/bench")) / "backbones.json"
+    chosen = [name for name in os.environ.get("NAMES", "").split(",") if name]
+    rows = {row["name"]: row for row in _kept(path)} if chosen else {}
     machine = f"{os.cpu_count()} cores of {_processor()}"
+    for name in chosen or NAMES:
+        rows[name] = measured(name)
+        print(rows[name], flush=True)
+        write(path, list(rows.values()), machine)
+
+
+def _kept(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["backbones"]
+    return rows
+
+
+def write(path: Path, rows: list[dict[str, Any]], machine: str) -> None:
+    """backbones.json, and the table in the docs in the order of NAMES."""
+    known = {name: place for place, name in enumerate(NAMES)}
+    rows = sorted(rows, key=lambda row: known.get(row["name"], len(known)))
     document = {
         "at": datetime.now(UTC).isoformat(),
         "machine": machine,
         "python": platform.python_version(),
         "backbones": rows,
     }
-    output = Path(os.environ.get("OUTPUT", "build/bench"))
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "backbones.json").write_text(json.dumps(document, indent=1))
-    made = table(rows, machine)
-    print(made)
-    if not chosen:
-        text = DOCS.read_text(encoding="utf-8")
-        before, _, rest = text.partition(START)
-        DOCS.write_text(before + made + rest.partition(END)[2], encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1))
+    text = DOCS.read_text(encoding="utf-8")
+    before, _, rest = text.partition(START)
+    DOCS.write_text(before + table(rows, machine) + rest.partition(END)[2], encoding="utf-8")
 
 
 def _processor() -> str:
