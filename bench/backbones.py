@@ -3,13 +3,12 @@
     python -m bench.backbones            (make bench-backbones)
 
 For each name below, in a process of its own: the network with random weights (no weight file is
-needed, and none of these figures depends on the weights) and a head of two classes is exported as
-training exports it, and measured: parameters without head; stages, which are the freeze points and
-steps of the learning rate; the size of model.onnx; onnxruntime's latency on one image and on a
-batch of 16 per image, the least of ten after a warm-up (other work on the machine only ever adds),
-on all cores; the largest difference of any
-probability between onnxruntime and torch on 8 images of noise. A network that cannot be exported is
-listed with the reason.
+needed; parity then shows only that the graph is the same function) and a head of two classes is
+exported as training exports it, and measured: parameters without head; stages, which are the freeze
+points and steps of the learning rate; the size of model.onnx; onnxruntime's latency on one image
+and on a batch of 16 per image, the least of ten after a warm-up (other work on the machine only
+ever adds), on all cores; the largest difference of any probability between onnxruntime and torch on
+8 images of noise. A network that cannot be exported is listed with the reason.
 
 Environment: NAMES (comma-separated; all below) and OUTPUT (build/bench), whose backbones.json gets
 the rows. With NAMES only those are measured and the others' rows stay, so it can be run in parts.
