@@ -6,14 +6,18 @@
 The swap of aliases.json is the one moment that counts; its history entry follows. A writer killed
 in between loses nothing: aliases.json repeats its newest move, and whoever moves or reads the
 history next writes the entry. The price is one more conditional write before each move.
+
+Stable can be pinned. The pin is a part of aliases.json, so the swap that guards moves against one
+another guards them against a pin that was set meanwhile, too. Every move of stable ends the pin,
+and whoever moves a pinned stable must say that he means to.
 """
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from visionloop.bundle import Aliases, AliasMove, Canary
-from visionloop.errors import ConflictError, NotFoundError, PermissionDeniedError
+from visionloop.bundle import Aliases, AliasMove, Canary, Pin
+from visionloop.errors import ConflictError, NotFoundError, PermissionDeniedError, RefusedError
 from visionloop.failpoints import failpoint
 from visionloop.objectstore import ObjectStore
 from visionloop.record import parse_record, record_bytes
@@ -52,12 +56,16 @@ class AliasLog:
         who: str,
         why: str,
         metrics: dict[str, float],
+        unpin: bool = False,
     ) -> AliasMove:
         """Points stable at `version`, unless somebody moved an alias since `expected` was read.
 
-        A canary of the same version ends. Raises ConflictError.
+        A canary of the same version ends, and so does a pin. Raises RefusedError when stable is
+        pinned and `unpin` is not given, and ConflictError.
         """
         current = expected.aliases
+        if current.pinned is not None and not unpin:
+            raise RefusedError(f"{pinned_words(self._model, current)}; it was not moved")
         move = AliasMove(
             sequence=current.sequence + 1,
             alias="stable",
@@ -89,7 +97,27 @@ class AliasLog:
             why=why,
             at=datetime.now(UTC),
         )
-        self._swap(expected, Aliases(stable=current.stable, canary=canary, **_newest(move)))
+        moved = Aliases(
+            stable=current.stable, canary=canary, pinned=current.pinned, **_newest(move)
+        )
+        self._swap(expected, moved)
+        return move
+
+    def move_pin(self, *, pinned: bool, expected: CurrentAliases, who: str, why: str) -> AliasMove:
+        """Pins stable where it is (it must be somewhere), or ends the pin, as move_stable does."""
+        current, now = expected.aliases, datetime.now(UTC)
+        move = AliasMove(
+            sequence=current.sequence + 1,
+            alias="pin",
+            version=current.stable if pinned else None,
+            previous=current.stable if current.pinned is not None else None,
+            who=who,
+            why=why,
+            at=now,
+        )
+        pin = Pin(who=who, why=why, at=now) if pinned else None
+        moved = Aliases(stable=current.stable, canary=current.canary, pinned=pin, **_newest(move))
+        self._swap(expected, moved)
         return move
 
     def _swap(self, expected: CurrentAliases, moved: Aliases) -> None:
@@ -139,6 +167,17 @@ class AliasLog:
             f"an alias of model {self._model!r} was moved meanwhile{by}; nothing was changed. Look "
             "at what is there now and try again"
         )
+
+
+def pinned_words(model: str, aliases: Aliases) -> str:
+    """Who pinned stable and why, for people who wanted to move it; "" when it is not pinned."""
+    pin = aliases.pinned
+    if pin is None:
+        return ""
+    return (
+        f"stable of model {model!r} is pinned at version {aliases.stable} by {pin.who} "
+        f"({pin.at:%Y-%m-%d}: {pin.why})"
+    )
 
 
 def _newest(move: AliasMove) -> dict[str, Any]:

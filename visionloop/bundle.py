@@ -41,6 +41,7 @@ __all__ = [
     "DatatypeName",
     "GoldenItem",
     "GoldenSet",
+    "Pin",
     "Provenance",
     "Signature",
     "Source",
@@ -371,8 +372,9 @@ def _check_labelled(labels: Sequence[BundleLabel], outputs: Sequence[TensorSpec]
 class AliasMove(Record):
     """One move of one alias: the audit entry, kept for ever.
 
-    A move of stable to the canary's version ends the canary too. `percent` is the canary's share
-    after a move of canary; `version` is None where a move ended it.
+    A move of stable to the canary's version ends the canary too, and any move of stable ends its
+    pin. `percent` is the canary's share after a move of canary; `version` is None where a move
+    ended it. The alias "pin" is the pin of stable: at `version`, or ended.
     """
 
     sequence: Annotated[int, Field(ge=1)]
@@ -393,11 +395,31 @@ class Canary(Record):
     percent: Annotated[float, Field(gt=0.0, lt=100.0)]
 
 
+class Pin(Record):
+    """Stable stays where it is until somebody says otherwise by name: no gate moves it."""
+
+    who: str
+    why: str
+    at: datetime
+
+
 class Aliases(Record):
     """The content of aliases.json. `last_move` repeats the newest history entry, so that a writer
-    killed between this file and the history leaves nothing lost: the next one completes it."""
+    killed between this file and the history leaves nothing lost: the next one completes it.
+
+    `pinned` is written only where there is a pin. A program that does not know pins refuses such a
+    file instead of promoting over the pin; all other files it reads and writes as ever.
+    """
 
     stable: int | None = None
     canary: Canary | None = None
     sequence: int = 0
     last_move: AliasMove | None = None
+    pinned: Pin | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_no_pin(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        if self.pinned is None:
+            del fields["pinned"]
+        return fields

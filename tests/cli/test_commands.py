@@ -166,6 +166,37 @@ def test_models_promote_predict_rollback(suite: Suite) -> None:
     assert (answer["model"], answer["version"], len(answer["labels"])) == (MODEL, 1, 1)
 
 
+def test_models_pin_and_history(tmp_path: Path) -> None:
+    url = (tmp_path / "store").as_uri()
+    repository = ModelRepository(open_store(url))
+    store = ("--store", url)
+    publish_bundle(repository, MODEL, seed=1, promote=True)
+    publish_bundle(repository, MODEL, seed=2)
+    assert "nobody" in visionloop("models", "history", "nobody", *store, code=66)
+    why = ("--why", "the audit", "--who", "ada")
+    said = visionloop("models", "pin", MODEL, *why, *store)
+    assert said == f"{MODEL}: pin keeps stable at version 1\n"
+    assert "stable (pinned)" in visionloop("models", "list", *store)
+    for verb in (("promote", MODEL, "2"), ("rollback", MODEL)):
+        said = visionloop("models", *verb, "--why", "x", *store, code=65)
+        assert "pinned at version 1 by ada" in said
+        assert "--unpin" in said
+    move = result("models", "promote", MODEL, "2", "--unpin", "--why", "it is over", *store)
+    assert (move["alias"], move["version"], move["previous"]) == ("stable", 2, 1)
+    said = visionloop("models", "pin", MODEL, "--end", "--why", "x", *store, code=65)
+    assert "is not pinned" in said
+    moves = result("models", "history", MODEL, *store)
+    assert [(m["alias"], m["version"], m["who"], m["why"]) for m in moves][1] == (
+        *("pin", 1, "ada", "the audit"),
+    )
+    assert [m["alias"] for m in moves] == ["stable", "pin", "stable"]
+    assert result("models", "history", MODEL, "--last", "1", *store) == moves[-1:]
+    header, *rows = visionloop("models", "history", MODEL, *store).splitlines()
+    assert header.split() == ["moved", "alias", "to", "from", "accuracy", "who", "why"]
+    assert len(rows) == 3
+    assert "--last is 0" in visionloop("models", "history", MODEL, "--last", "0", *store, code=64)
+
+
 def test_an_altered_version_is_not_promoted(tmp_path: Path) -> None:
     url = (tmp_path / "store").as_uri()
     repository = ModelRepository(open_store(url))

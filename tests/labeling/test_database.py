@@ -40,7 +40,7 @@ def test_migrating_again_changes_nothing_and_keeps_the_data(tmp_path: Path) -> N
 
 
 def test_there_is_one_line_of_migrations() -> None:
-    assert len(ScriptDirectory(str(module._MIGRATIONS)).get_heads()) == 1
+    assert len(ScriptDirectory(str(module.MIGRATIONS)).get_heads()) == 1
 
 
 def test_sqlite_is_durable_and_checks_references(tmp_path: Path) -> None:

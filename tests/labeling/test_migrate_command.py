@@ -25,13 +25,13 @@ def test_of_several_that_start_at_once_one_migrates(postgres_url: str) -> None:
     ]
     told = [process.communicate(timeout=120)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0]
-    head = ScriptDirectory(str(module._MIGRATIONS)).get_current_head()
+    head = ScriptDirectory(str(module.MIGRATIONS)).get_current_head()
     assert [json.loads(one)["revision"] for one in told] == [head] * 2
 
 
 def test_it_says_where_the_tables_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert migrate_command.run([f"--database=sqlite:///{tmp_path / 'l.db'}"]) == 0
-    head = ScriptDirectory(str(module._MIGRATIONS)).get_current_head()
+    head = ScriptDirectory(str(module.MIGRATIONS)).get_current_head()
     assert capsys.readouterr().out == f"the database is at revision {head}\n"
 
 

@@ -10,14 +10,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from email.message import Message
+from email.utils import formatdate, parsedate_to_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import urlsplit
 
 HOP_BY_HOP = {"transfer-encoding", "connection"}
-Kind = Literal["lose_answer", "cut_body", "busy", "refuse", "expel", "gone", "hang", "slow"]
+Kind = Literal[
+    "lose_answer", "cut_body", "busy", "refuse", "expel", "gone", "hang", "slow", "agree", "late"
+]
 ALWAYS = 10**9  # times
 SLOW_SECONDS = 1.0
+LATE_SECONDS = 3600.0
 
 
 REFUSALS: dict[str | None, tuple[int, str]] = {
@@ -34,7 +38,9 @@ class Fault:
     lose_answer: the server does the work, the connection breaks before the answer;
     cut_body: the answer breaks off in the middle of its body; busy: 503; refuse: 403; expel: 403
     for a key that is not known any more; gone: the connection breaks before the work is done; hang:
-    no answer until the proxy ends; slow: half of the answer, SLOW_SECONDS of nothing, the rest.
+    no answer until the proxy ends; slow: half of the answer, SLOW_SECONDS of nothing, the rest;
+    agree: a condition that does not hold (412) is answered as if it held; late: what was changed
+    last was changed LATE_SECONDS before.
     """
 
     method: str
@@ -102,6 +108,10 @@ class FaultyHandler(BaseHTTPRequestHandler):
         status, headers, content = forward(
             self.server.upstream, self.command, self.path, self.headers, body
         )
+        if fault == "agree" and status == 412:
+            status, headers, content = 200, [("ETag", '"0"')], b""
+        if fault == "late":
+            headers = [(name, _earlier(name, value)) for name, value in headers]
         if fault == "lose_answer":
             self.close_connection = True
         elif fault == "cut_body":
@@ -138,6 +148,12 @@ class FaultyHandler(BaseHTTPRequestHandler):
         return
 
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer  # noqa: N815
+
+
+def _earlier(name: str, value: str) -> str:
+    if name.lower() != "last-modified":
+        return value
+    return formatdate(parsedate_to_datetime(value).timestamp() - LATE_SECONDS, usegmt=True)
 
 
 class FaultyServer(ThreadingHTTPServer):

@@ -155,6 +155,18 @@ def test_an_alias_that_moved_meanwhile_is_left_alone(site: Site, monkeypatch):
     assert site.repository.versions("reader") == [1, 2]
 
 
+def test_a_pinned_stable_stays_and_the_version_is_published(site: Site):
+    site.write(FIRST)
+    assert site.train(*PROBE).promoted
+    current = site.repository.aliases("reader")
+    site.repository.pin("reader", expected=current, who="ada", why="the audit")
+    result = site.train(*PROBE, again=True, force=True)  # --force is about the gate
+    assert (result.version, result.promoted, result.stable) == (2, False, 1)
+    assert "pinned at version 1 by ada" in result.as_json()["pinned"]
+    assert site.repository.versions("reader") == [1, 2]
+    assert site.repository.history("reader")[-1].alias == "pin"
+
+
 def test_without_promotion_the_alias_stays(site: Site):
     site.write(FIRST)
     result = site.train(*PROBE, promote=False)

@@ -31,10 +31,15 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the job; returns its exit code. Only faults of ours leave a traceback."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    examined = given[:1] == ["doctor"]
     try:
-        given = sys.argv[1:] if arguments is None else arguments
-        flags = parser().parse_args(given)
+        flags = parser().parse_args(given[1:] if examined else given)
         require("training")
+        if examined:
+            from visionloop_training import doctor  # late, as all that brings torch
+
+            return doctor.run(flags)
         configure_logging(PROGRAM)
         here = place(flags)
         alone = flags.show_config or flags.reproduce is not None

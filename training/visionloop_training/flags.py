@@ -21,7 +21,8 @@ def parser() -> argparse.ArgumentParser:
     flags = StrictParser(
         prog=PROGRAM,
         description="Trains a classifier on a dataset snapshot, proves and judges it, publishes it "
-        "as the next version and promotes it if the gate lets it pass.",
+        "as the next version and promotes it if the gate lets it pass. `visionloop-train doctor`, "
+        "with the same flags, tries what it needs instead.",
         epilog="Flags fall back to VISIONLOOP_<FLAG>, as VISIONLOOP_STORE.",
     )
     add = flags.add_argument

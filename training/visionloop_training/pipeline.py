@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from visionloop.aliases import pinned_words
 from visionloop.bundle import ClassificationBundle
 from visionloop.errors import ConflictError
 from visionloop.objectstore import ObjectStore
@@ -78,6 +79,7 @@ class Result:
     decision: Decision
     verdict: gate.Verdict | None = None
     conflict: str = ""
+    pinned: str = ""  # who keeps stable where it is, and why
     metrics: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # on classes, for people
     checked: list[str] = field(default_factory=list)  # by `check_only`
@@ -96,6 +98,7 @@ class Result:
             "snapshot": self.snapshot,
             "verdict": self.verdict.as_json() if self.verdict else None,
             "conflict": self.conflict,
+            "pinned": self.pinned,
             "metrics": self.metrics,
             **({"checked": self.checked} if self.checked else {}),
             **self.summary,
@@ -231,6 +234,7 @@ def run(request: Request) -> Result | None:
         decision=decision,
         verdict=verdict,
         conflict=conflict,
+        pinned=pinned_words(request.model, before.aliases),
         metrics=bundle.metrics,
         notes=told,
         summary=_summary(data, learned, calibrated, proof, lane),
@@ -294,8 +298,11 @@ def _promote(
     before: CurrentAliases,
     verdict: gate.Verdict,
 ) -> tuple[bool, str]:
-    """Moves stable if the gate or --force says so; (moved, words about a lost race)."""
+    """Moves stable if the gate or --force says so and nobody pinned it; (moved, words about a lost
+    race)."""
     if not request.promote or not (verdict.passed or request.force):
+        return False, ""
+    if before.aliases.pinned is not None:
         return False, ""
     why = f"gate passed: {verdict.reason}"
     if not verdict.passed:

@@ -42,7 +42,9 @@ def _trained(model: str, result: "Result") -> str:
         lines.append(f"  gate            {result.verdict.reason}")
     lines += [f"  note            {note}" for note in result.notes]
     stable = f"stable is version {result.stable}" if result.stable else "there is no stable version"
-    lines.append(f"  {'promoted' if result.promoted else 'not promoted'}: {stable}")
+    lines.append(
+        f"  {'promoted' if result.promoted else 'not promoted'}: {result.pinned or stable}"
+    )
     seconds = ", ".join(f"{name} {value:.0f}" for name, value in result.timings.items())
     lines.append(f"  seconds         {seconds}")
     return "\n".join(lines) + "\n"

@@ -62,6 +62,7 @@ def _parser() -> StrictParser:
     _add_predict(verbs, common)
     _add_feedback(verbs, common)
     _add_models(verbs, common)
+    _add_doctor(verbs, common)
     _add_reproduce(verbs, common)
     _add_snapshots(verbs, common)
     _add_labels(verbs, common)
@@ -70,12 +71,13 @@ def _parser() -> StrictParser:
 
 # The verbs' modules whose libraries are not in the bare install.
 NEEDS = {
+    "doctor": "core",
     "imports": "core",
     "model_check": "core",
     "models": "core",
     "onnx_files": "inference",
     "reproduce": "training",
-    "snapshots": "core",
+    "snapshots": "snapshots",
 }
 
 
@@ -256,7 +258,7 @@ def _add_tls(flags: StrictParser) -> None:
 
 def _add_models(verbs: Verbs, common: StrictParser) -> None:
     store = _store_flags()
-    models = _group(verbs, "models", "look at model versions, promote them, roll back")
+    models = _group(verbs, "models", "look at model versions, promote them, roll back, pin")
     _verb(models, "list", "models.list_models", [common, store], "all models and versions")
     show = _verb(models, "show", "models.show", [common, store], "one version")
     show.add_argument("model")
@@ -283,7 +285,21 @@ def _add_models(verbs: Verbs, common: StrictParser) -> None:
     canary.add_argument("version", type=int, nargs="?", default=None)
     canary.add_argument("--percent", type=float, default=None, help="its share, 0 < P < 100")
     canary.add_argument("--end", action="store_true", help="stable gets all requests again")
-    for verb in (promote, rollback, canary):
+    pin = _verb(
+        models,
+        "pin",
+        "models.pin",
+        [common, store],
+        "keep stable where it is: no retraining promotes over it",
+    )
+    pin.add_argument("model")
+    pin.add_argument("--end", action="store_true", help="promotions may move stable again")
+    history = _verb(models, "history", "models.history", [common, store], "who moved what, and why")
+    history.add_argument("model")
+    history.add_argument("--last", type=int, default=None, metavar="N", help="the newest only")
+    for verb in (promote, rollback):
+        verb.add_argument("--unpin", action="store_true", help="although stable is pinned")
+    for verb in (promote, rollback, canary, pin):
         verb.add_argument("--why", required=True, help="goes into the history")
         verb.add_argument("--who", default=None, help="default: the user name")
     _add_model_check(models, [common, store])
@@ -333,6 +349,29 @@ def _add_reproduce(verbs: Verbs, common: StrictParser) -> None:
         "the bits differ (%(default)s)",
     )
     reproduce.add_argument("--cache", default=None, metavar="DIR", help="images are kept there")
+
+
+def _add_doctor(verbs: Verbs, common: StrictParser) -> None:
+    doctor = _verb(
+        verbs,
+        "doctor",
+        "doctor.doctor",
+        [common, _store_flags()],
+        "try all that the programs need: store, database, GPU, clock, disk, ports",
+    )
+    doctor.add_argument(
+        "--database",
+        default=_environment("DATABASE"),
+        metavar="URL",
+        help="labeling-ingest's, sqlite:///file or postgresql://… "
+        f"(default: $VISIONLOOP_DATABASE, else {DEFAULT_DATA}/labeling.db in this folder)",
+    )
+    doctor.add_argument(
+        "--program",
+        action="append",
+        choices=("inference", "labeling", "training"),
+        help="only this one; may be repeated (default: all that are installed)",
+    )
 
 
 def _add_snapshots(verbs: Verbs, common: StrictParser) -> None:

@@ -1,9 +1,11 @@
-"""`visionloop models`: look at versions, move the aliases stable and canary."""
+"""`visionloop models`: look at versions, move the aliases stable and canary, pin stable."""
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from visionloop.aliases import pinned_words
 from visionloop.bundle import (
     Aliases,
     AliasMove,
@@ -14,7 +16,8 @@ from visionloop.bundle import (
 from visionloop.cli.output import Output
 from visionloop.cli.store import open_from, user_name
 from visionloop.cli.tensors import tensor_facts
-from visionloop.errors import ConfigurationError, CorruptError, VisionloopError
+from visionloop.errors import ConfigurationError, CorruptError, RefusedError, VisionloopError
+from visionloop.flags import check_above_zero
 from visionloop.repository import ModelRepository
 
 
@@ -69,7 +72,7 @@ def _summary(
 def _alias_names(aliases: Aliases, version: int) -> str:
     names = []
     if aliases.stable == version:
-        names.append("stable")
+        names.append("stable" if aliases.pinned is None else "stable (pinned)")
     if aliases.canary is not None and aliases.canary.version == version:
         names.append(f"canary {aliases.canary.percent:g} %")
     return ", ".join(names)
@@ -93,11 +96,32 @@ def show(options: argparse.Namespace, output: Output) -> int:
         output.table(["metric", "value"], [list(item) for item in bundle.metrics.items()])
     if history:
         output.line()
-        output.table(
-            ["moved", "alias", "to", "from", "who", "why"],
-            [[m.at, m.alias, _target(m), m.previous, m.who, m.why] for m in history],
-        )
+        _print_history(history, output)
     return 0
+
+
+def history(options: argparse.Namespace, output: Output) -> int:
+    """Every move of the model's aliases, oldest first: who, why, with which test metrics."""
+    repository = ModelRepository(open_from(options))
+    moves = repository.history(options.model)
+    if not moves:
+        repository.resolve(options.model, "stable")  # which says what there is instead
+    if options.last is not None:
+        check_above_zero("last", options.last)
+        moves = moves[-options.last :]
+    output.result([move.model_dump(mode="json") for move in moves])
+    _print_history(moves, output)
+    return 0
+
+
+def _print_history(moves: Sequence[AliasMove], output: Output) -> None:
+    output.table(
+        ["moved", "alias", "to", "from", "accuracy", "who", "why"],
+        [
+            [m.at, m.alias, _target(m), m.previous, m.metrics.get("accuracy"), m.who, m.why]
+            for m in moves
+        ],
+    )
 
 
 def _facts(bundle: Bundle, alias: str) -> dict[str, object]:
@@ -136,13 +160,16 @@ def promote(options: argparse.Namespace, output: Output) -> int:
     """
     _check_why(options.why)
     repository = ModelRepository(open_from(options))
+    expected = repository.aliases(options.model)
+    _check_not_pinned(options, expected.aliases)
     _check_whole(repository, options.model, options.version)
     move = repository.promote(
         options.model,
         options.version,
-        expected=repository.aliases(options.model),
+        expected=expected,
         who=options.who or user_name(),
         why=options.why,
+        unpin=options.unpin,
     )
     _print_move(options.model, move, output)
     return 0
@@ -152,9 +179,35 @@ def rollback(options: argparse.Namespace, output: Output) -> int:
     """Moves stable back to the version it named before."""
     _check_why(options.why)
     repository = ModelRepository(open_from(options))
-    move = repository.rollback(options.model, who=options.who or user_name(), why=options.why)
+    _check_not_pinned(options, repository.aliases(options.model).aliases)
+    move = repository.rollback(
+        options.model, who=options.who or user_name(), why=options.why, unpin=options.unpin
+    )
     _print_move(options.model, move, output)
     return 0
+
+
+def pin(options: argparse.Namespace, output: Output) -> int:
+    """Keeps stable where it is, or with --end lets promotions move it again."""
+    _check_why(options.why)
+    repository = ModelRepository(open_from(options))
+    change = repository.unpin if options.end else repository.pin
+    move = change(
+        options.model,
+        expected=repository.aliases(options.model),
+        who=options.who or user_name(),
+        why=options.why,
+    )
+    _print_move(options.model, move, output)
+    return 0
+
+
+def _check_not_pinned(options: argparse.Namespace, aliases: Aliases) -> None:
+    if aliases.pinned is not None and not options.unpin:
+        raise RefusedError(
+            f"{pinned_words(options.model, aliases)}; add --unpin to move it all the same, which "
+            "ends the pin"
+        )
 
 
 def canary(options: argparse.Namespace, output: Output) -> int:
@@ -210,6 +263,8 @@ def _print_move(model: str, move: AliasMove, output: Output) -> None:
     output.result(move.model_dump(mode="json"))
     was = f" (was {move.previous})" if move.previous not in (None, move.version) else ""
     now = "ended" if move.version is None else f"is now version {_target(move)}"
+    if move.alias == "pin" and move.version is not None:
+        now = f"keeps stable at version {move.version}"
     output.line(f"{model}: {move.alias} {now}{was}")
 
 

@@ -67,8 +67,8 @@ def add(options: argparse.Namespace, output: Output) -> int:
             move = repository.promote(
                 options.model, bundle.version, expected=before, who=who, why=why
             )
-        except ConflictError as error:
-            raise ConflictError(f"version {bundle.version} is published, but {error}") from None
+        except (ConflictError, RefusedError) as error:
+            raise type(error)(f"version {bundle.version} is published, but {error}") from None
     _report(bundle, new, move, output)
     return 0
 

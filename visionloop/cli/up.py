@@ -59,7 +59,7 @@ class Program:
         """Starts the process in a session of its own, so that Ctrl-C reaches it through us only."""
         self.ready_file.unlink(missing_ok=True)
         self.process = subprocess.Popen(
-            [_entry_point(self.name), *self.arguments, "--ready-file", str(self.ready_file)],
+            [entry_point(self.name), *self.arguments, "--ready-file", str(self.ready_file)],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
@@ -199,7 +199,7 @@ def _programs(options: argparse.Namespace, data: Path) -> list[Program]:
     ]
 
 
-def _entry_point(name: str) -> str:
+def entry_point(name: str) -> str:
     """The program beside this interpreter, else on the PATH."""
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.is_file() else shutil.which(name)

@@ -29,6 +29,7 @@ from visionloop.repository import ModelRepository
 from visionloop.telemetry import configure_logging
 from visionloop.telemetry import inference as metrics
 from visionloop.telemetry import rpc as _rpc_metrics  # noqa: F401 — front ends count on them
+from visionloop_inference import doctor
 from visionloop_inference.answers import Answers
 from visionloop_inference.auth import read_tokens
 from visionloop_inference.front_ends import FrontEnds
@@ -48,6 +49,8 @@ STORE = "store"  # their names
 
 def main() -> int:
     """Exit code 0 after a clean drain. Raises VisionloopError when it cannot start."""
+    if sys.argv[1:2] == ["doctor"]:
+        return doctor.main(sys.argv[2:])
     settings = parse(sys.argv[1:])
     configure_logging("visionloop-inference")
     log.info("settings in force", extra=settings.in_force())

@@ -168,6 +168,13 @@ def _missing_library(provider: str) -> str:
     return f"{library} is there, but finds no device that it can use"
 
 
+def built_for_cuda() -> str:
+    """The CUDA version that this onnxruntime was built for, as "13.0"; "" is none."""
+    from onnxruntime.capi import build_and_package_info
+
+    return str(getattr(build_and_package_info, "cuda_version", ""))
+
+
 def prove(provider: str) -> None:
     """Raises ConfigurationError unless a session on `provider` can really be made here."""
     session(PROBE_GRAPH, Target(provider), threads=1)

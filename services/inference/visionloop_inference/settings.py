@@ -215,7 +215,8 @@ def _wrong(name: str, value: object, rule: str) -> ConfigurationError:
 def _parser() -> FlagParser:
     parser = FlagParser(
         "visionloop-inference",
-        "Serves the models of a store over gRPC, and follows their aliases.",
+        "Serves the models of a store over gRPC, and follows their aliases. `visionloop-inference "
+        "doctor`, with the same flags, tries what it needs instead (--json for machines).",
     )
     parser.add_argument(
         "--config",

@@ -22,7 +22,7 @@ from visionloop.flags import write_ready_file
 from visionloop.objectstore import open_store
 from visionloop.telemetry import configure_logging
 from visionloop.telemetry.request_lines import RequestLines
-from visionloop_labeling import account_commands, migrate_command, rebuild_command
+from visionloop_labeling import account_commands, doctor, migrate_command, rebuild_command
 from visionloop_labeling.api import make_api
 from visionloop_labeling.api.probes import make_probes
 from visionloop_labeling.auth import Gate
@@ -52,6 +52,7 @@ _MODELS_SECONDS: Final = 30.0
 # What the program does instead of serving, by its first argument.
 _COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "account": account_commands.run,
+    "doctor": doctor.main,
     "migrate": migrate_command.run,
     "rebuild": rebuild_command.run,
 }

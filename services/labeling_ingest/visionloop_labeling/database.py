@@ -39,7 +39,7 @@ from visionloop_labeling.engines import (
 )
 from visionloop_labeling.schema import Table, plain
 
-_MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATIONS = Path(__file__).parent / "migrations"
 _ADVISORY_LOCK = 0x76_69_73_69_6F_6E  # "vision"
 _RETRY_SECONDS: Final = 1.0
 # SQLSTATEs that are no OperationalError and yet nobody's mistake: a transaction that stood idle or
@@ -159,7 +159,7 @@ def open_database(url: str, *, connections: int = DEFAULT_CONNECTIONS) -> Databa
         migrate(engine)
     except (DatabaseError, CommandError) as error:
         opened.close()
-        raise _unusable(url, error) from error
+        raise unusable(url, error) from error
     return opened
 
 
@@ -178,7 +178,7 @@ def open_beside(url: str) -> Database:
             migrate(engine)
     except (DatabaseError, CommandError) as error:
         opened.close()
-        raise _unusable(url, error) from error
+        raise unusable(url, error) from error
     except VisionloopError:
         opened.close()
         raise
@@ -187,7 +187,7 @@ def open_beside(url: str) -> Database:
 
 def _check_revision(database: Database) -> None:
     found = revision(database)
-    newest = ScriptDirectory(str(_MIGRATIONS)).get_current_head()
+    newest = ScriptDirectory(str(MIGRATIONS)).get_current_head()
     if found != newest:
         raise ConfigurationError(
             f"the service that has the database is of another version (its tables are {found}, "
@@ -199,7 +199,7 @@ def _check_revision(database: Database) -> None:
 def migrate(engine: Engine, revision: str = "head") -> None:
     """Brings the tables to `revision`; of several replicas that start at once, one does it."""
     config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     with (
         engine.execution_options(**{WRITES: True}).connect() as connection,
         _unchecked_references(connection),
@@ -220,7 +220,8 @@ def revision(database: Database) -> str:
         return str(session.scalar(text("SELECT version_num FROM alembic_version")))
 
 
-def _unusable(url: str, error: DatabaseError | CommandError) -> VisionloopError:
+def unusable(url: str, error: DatabaseError | CommandError) -> VisionloopError:
+    """Why the database at `url` cannot be opened, in words, without its password."""
     shown = make_url(url).render_as_string(hide_password=True)
     if isinstance(error, CommandError):
         return ConfigurationError(

@@ -54,14 +54,7 @@ def connect(
     Raises ConfigurationError for a bad URL or a SQLite file that another program holds. Postgres is
     not contacted yet.
     """
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise ConfigurationError(
-            "--database is not a database URL; use sqlite:///path/to/labeling.db or "
-            "postgresql://user@host/name",
-            field="database",
-        ) from error
+    parsed = _parsed(url)
     if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
         return _postgres(parsed.set(drivername="postgresql+psycopg"), connections), None
     if parsed.drivername != "sqlite":
@@ -71,6 +64,23 @@ def connect(
             field="database",
         )
     return _sqlite(parsed, beside=beside)
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file that a SQLite URL names; None for another database. Raises ConfigurationError."""
+    parsed = _parsed(url)
+    return _file(parsed) if parsed.drivername == "sqlite" else None
+
+
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except ArgumentError as error:
+        raise ConfigurationError(
+            "--database is not a database URL; use sqlite:///path/to/labeling.db or "
+            "postgresql://user@host/name",
+            field="database",
+        ) from error
 
 
 def _postgres(url: URL, connections: int) -> Engine:
@@ -109,13 +119,17 @@ def _on_postgres_error(context: ExceptionContext) -> None:
         context.is_disconnect = True
 
 
-def _sqlite(url: URL, *, beside: bool) -> tuple[Engine, IO[str] | None]:
+def _file(url: URL) -> Path:
     if not url.database or url.database == ":memory:":
         raise ConfigurationError(
             "--database needs a file: labels kept in memory are lost; use sqlite:///path/to/file",
             field="database",
         )
-    path = Path(url.database).resolve()  # one lock, by whatever link the file is reached
+    return Path(url.database).resolve()  # one lock, by whatever link the file is reached
+
+
+def _sqlite(url: URL, *, beside: bool) -> tuple[Engine, IO[str] | None]:
+    path = _file(url)
     lock_file = _lock(path)
     if lock_file is None and not beside:
         raise ConfigurationError(

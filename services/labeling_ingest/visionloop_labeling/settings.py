@@ -174,7 +174,8 @@ def _parser() -> FlagParser:
     parser = FlagParser(
         "visionloop-labeling",
         "Takes images and labels over HTTP and gRPC, and cuts dataset snapshots. "
-        "`visionloop-labeling account --help` tells of accounts, `migrate --help` of the tables.",
+        "`visionloop-labeling account --help` tells of accounts, `migrate --help` of the tables; "
+        "`visionloop-labeling doctor`, with the same flags, tries what it needs instead.",
     )
     parser.add_argument(
         "--config",
