@@ -7,8 +7,9 @@ READY := $(VENV)/.ready
 DATA ?= visionloop-data
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-kill test-fuzz bench-serving bench-ingest bench-training bench-accuracy bench-accuracy-peers \
-	bench-labeling-scale bench-labelling-page bench-backbones perf-analyzer charts-verify charts-snapshots charts-checkov soak lint format protos lock serve label up clean
+.PHONY: help venv demo test test-images test-kill test-fuzz bench-serving bench-ingest bench-training bench-accuracy bench-accuracy-peers \
+	bench-labeling-scale bench-labelling-page bench-backbones perf-analyzer charts-verify charts-snapshots charts-checkov soak lint format protos lock \
+	lock-images images serve label up clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
@@ -26,10 +27,13 @@ demo: $(READY) ## the whole loop on real photographs: import, train, serve, corr
 	$(BIN)/python -m visionloop.demo --output build/demo
 
 test: $(READY) ## all tests that need no long run (ALL_DATABASES=1: labeling's core on Postgres, too)
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -m 'not images'
 
 test-kill: $(READY) ## the kill tests, each many times over
 	KILL_ROUNDS=25 $(BIN)/python -m pytest tests -m kill
+
+test-images: $(READY) ## builds the images for real and runs the programs from them (root, Debian's buildah and mmdebstrap)
+	$(BIN)/python -m pytest tests/images -m images
 
 test-fuzz: $(READY) ## the fuzz tests, each with FUZZ_CASES cases (100000)
 	FUZZ_CASES=$${FUZZ_CASES:-100000} $(BIN)/python -m pytest --timeout 7200 tests/core/test_images_hostile.py \
@@ -88,12 +92,22 @@ format: $(READY) ## let ruff format and repair what it can
 protos: $(READY) ## stubs from protos/ into visionloop/proto/
 	$(BIN)/python protos/generate.py
 
-lock: ## exact versions of all extras into constraints.txt
-	$(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet uv
+lock: build/lock/bin/uv ## exact versions of all extras into constraints.txt, and those of the images
 	build/lock/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 		--upgrade --no-annotate --no-header --output-file build/lock/constraints.txt
 	{ head -n 1 constraints.txt; cat build/lock/constraints.txt; } > build/lock/new && mv build/lock/new constraints.txt
+	$(MAKE) lock-images
+
+lock-images: build/lock/bin/uv ## images/locks/: what each image installs, with hashes, in the versions of constraints.txt
+	UV=build/lock/bin/uv sh images/locks/lock.sh
+
+build/lock/bin/uv:
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet uv
+
+images: ## the container images (BASE_IMAGE=…@sha256:…  IMAGES="inference-cpu …"  TAG=…  PREFIX=…  BUILDER=…)
+	@BASE_IMAGE="$(BASE_IMAGE)" IMAGES="$(IMAGES)" TAG="$(TAG)" PREFIX="$(PREFIX)" \
+		BUILDER="$(BUILDER)" BUILD_FLAGS="$(BUILD_FLAGS)" $(PYTHON) images/build.py
 
 serve: $(READY) ## the inference service with embedded defaults, data in $(DATA)
 	$(BIN)/visionloop-inference --store file://$(abspath $(DATA))/store

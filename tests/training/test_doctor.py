@@ -4,12 +4,12 @@ import pytest
 from support.training_site import Site
 
 from visionloop.doctor.findings import Finding, Status
-from visionloop_training import app, doctor
+from visionloop_training import app, doctor, flags
 
 
-def examined(site: Site, *flags: str) -> dict[str, Finding]:
-    parsed = app.parser().parse_args(
-        ["--store", site.url, "--cache", str(site.folder / "cache"), *flags]
+def examined(site: Site, *more: str) -> dict[str, Finding]:
+    parsed = flags.parser().parse_args(
+        ["--store", site.url, "--cache", str(site.folder / "cache"), *more]
     )
     return {finding.check: finding for finding in doctor.examine(parsed)}
 

@@ -1,0 +1,216 @@
+"""Our images, built for real with buildah on a Debian base made here, and programs run from them.
+
+No registry and no container engine: the base comes from Debian's archive, images are kept in a
+folder, and a program is started in its image's files as a pod would start it: uid 65532, the root
+read-only, /tmp a tmpfs, nothing of this process's environment.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NEEDED = ("buildah", "mmdebstrap", "unshare", "chroot")
+BASE = "localhost/visionloop-base:bookworm"
+PREFIX = "localhost/visionloop/"
+TAG = "test"
+BUILT = ("inference-cpu", "labeling-ingest")
+PATIENCE = 60.0
+# A private view of the machine's mounts, gone with the program. `exec` all the way: signals reach
+# the program itself.
+START = """
+set -e
+root=$1; shift
+mount --bind "$root" "$root"
+mount -o remount,bind,ro "$root"
+mount -t tmpfs -o mode=1777,size=1g tmpfs "$root/tmp"
+mount --bind /proc "$root/proc"
+mount --rbind /dev "$root/dev"
+if [ -n "$VISIBLE" ]; then mount --bind "$VISIBLE" "$root/mnt"; fi
+exec chroot --userspec=65532:65532 "$root" /usr/bin/env -i "$@"
+"""
+
+
+class Storage:
+    """Where buildah keeps images, and what it is asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.flags = [
+            f"--root={folder / 'storage'}", f"--runroot={folder / 'run'}", "--storage-driver=vfs",
+        ]  # fmt: skip
+
+    def buildah(self, verb: str, *arguments: str) -> str:
+        """What it prints."""
+        done = subprocess.run(
+            ["buildah", verb, *self.flags, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, f"buildah {verb} {arguments}: {done.stderr[-4000:]}"
+        return done.stdout.strip()
+
+    def make_base(self, archive: Path) -> None:
+        """The least Debian with Python, as one layer."""
+        if not archive.exists():
+            partial = archive.with_suffix(".part")
+            packages = "--include=python3,python3-venv"
+            subprocess.run(
+                ["mmdebstrap", "--quiet", "--variant=minbase", "--format=tar", packages]
+                + ["bookworm", str(partial)],
+                check=True,
+                timeout=600,
+            )
+            partial.rename(archive)
+        container = self.buildah("from", "scratch")
+        self.buildah("add", "--quiet", container, str(archive), "/")
+        self.buildah("commit", "--quiet", "--rm", container, BASE)
+
+    def make_images(self) -> str:
+        """What `make images` says."""
+        mounts = [
+            f"--volume={file}:{file}:ro"  # so that pip reaches the registry as it does here
+            for file in ("/etc/pip.conf", "/etc/ssl/certs/ca-certificates.crt")
+            if Path(file).exists()
+        ]
+        environment = {
+            **os.environ,
+            "BASE_IMAGE": BASE,
+            "IMAGES": " ".join(BUILT),
+            "PREFIX": PREFIX,
+            "TAG": TAG,
+            "BUILDER": "buildah",
+            "BUILD_FLAGS": " ".join([*self.flags, "--isolation=chroot", "--pull-never", *mounts]),
+        }
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "images" / "build.py")],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+        return done.stdout
+
+
+@dataclass(frozen=True)
+class BuiltImage:
+    """An image, its configuration, and its files on this machine."""
+
+    name: str
+    config: Mapping[str, Any]
+    files: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the image sets."""
+        return dict(entry.split("=", 1) for entry in self.config["Env"])
+
+    def command(self, program: list[str], **environment: str) -> list[str]:
+        """The process that runs `program` (or with [] its entry point) in the image's files."""
+        variables = {**self.environment, **environment}
+        return [
+            *("unshare", "--mount", "--propagation", "private", "sh", "-c", START, "sh"),
+            str(self.files),
+            *(f"{name}={value}" for name, value in variables.items()),
+            *program,
+        ]
+
+    def run(self, *program: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """Runs to the end."""
+        return subprocess.run(
+            self.command(list(program), **environment),
+            env={"PATH": os.environ["PATH"], "VISIBLE": ""},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    @contextlib.contextmanager
+    def started(
+        self, log: Path, *flags: str, visible: Path | None = None, **environment: str
+    ) -> Iterator["subprocess.Popen[bytes]"]:
+        """The entry point with `flags`; `visible` is a folder of ours, at /mnt. Killed at the end
+        if it still runs."""
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                self.command([*self.config["Entrypoint"], *flags], **environment),
+                env={"PATH": os.environ["PATH"], "VISIBLE": str(visible or "")},
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def wait_until_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+    """Until /readyz says so."""
+    _wait(lambda: _status(port) == 200, process, log)
+
+
+def _status(port: int) -> int:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+def _wait(what: Callable[[], bool], process: "subprocess.Popen[bytes]", log: Path) -> None:
+    end = time.monotonic() + PATIENCE
+    while not what():
+        assert process.poll() is None, f"it exited: {log.read_text()[-3000:]}"
+        assert time.monotonic() < end, f"waited in vain: {log.read_text()[-3000:]}"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    """An empty one with the base in it."""
+    missing = [program for program in NEEDED if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"no {' and no '.join(missing)}: apt-get install buildah mmdebstrap crun")
+    if os.geteuid() != 0:
+        pytest.skip("building images on a base of our own needs root")
+    folder = tmp_path_factory.mktemp("images")
+    kept = ROOT / "build" / "images"  # the base outlives a run; Debian 12 changes seldom
+    kept.mkdir(parents=True, exist_ok=True)
+    made = Storage(folder)
+    made.make_base(kept / "base.tar")
+    yield made
+    shutil.rmtree(folder, ignore_errors=True)  # gigabytes, of which pytest would keep three
+
+
+@pytest.fixture(scope="session")
+def built(storage: Storage) -> dict[str, BuiltImage]:
+    """The images by name, unpacked."""
+    said = storage.make_images()
+    images = {}
+    for name in BUILT:
+        reference = f"{PREFIX}{name}:{TAG}"
+        assert reference in said.splitlines()[-len(BUILT) + BUILT.index(name)]  # with its size
+        described = json.loads(storage.buildah("inspect", "--type=image", reference))
+        files = Path(storage.buildah("mount", storage.buildah("from", "--pull-never", reference)))
+        images[name] = BuiltImage(name, described["OCIv1"]["config"], files)
+    return images
