@@ -9,7 +9,7 @@ DATA ?= visionloop-data
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-images test-kill test-fuzz bench-serving bench-ingest bench-training bench-accuracy bench-accuracy-peers \
 	bench-labeling-scale bench-labelling-page bench-backbones perf-analyzer charts-verify charts-snapshots charts-checkov soak lint format protos lock \
-	lock-images images serve label up clean
+	lock-images images charts-run serve label up clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
@@ -34,6 +34,9 @@ test-kill: $(READY) ## the kill tests, each many times over
 
 test-images: $(READY) ## builds the images for real and runs the programs from them (root, Debian's buildah and mmdebstrap)
 	$(BIN)/python -m pytest tests/images -m images
+
+charts-run: $(READY) ## the charts' serving pods, run from freshly built images (root, buildah, mmdebstrap)
+	$(BIN)/python -m pytest tests/images/test_rendered_pods.py -m images
 
 test-fuzz: $(READY) ## the fuzz tests, each with FUZZ_CASES cases (100000)
 	FUZZ_CASES=$${FUZZ_CASES:-100000} $(BIN)/python -m pytest --timeout 7200 tests/core/test_images_hostile.py \

@@ -99,7 +99,8 @@ def test_inference_recognises_an_image_and_drains(
     asked = image.run("visionloop-inference", "doctor", *flags, **s3_server.environment)
     assert asked.returncode == 0, asked.stdout + asked.stderr
     assert "to be served: cells stable 1" in asked.stdout
-    with image.started(log, *flags, **s3_server.environment) as process:
+    program = [*image.config["Entrypoint"], *flags]
+    with image.started(log, program, s3_server.environment) as process:
         wait_until_ready(process, http_port, log)
         with Client(f"127.0.0.1:{port}") as client:
             [answer] = client.recognize(noise(1))
@@ -124,15 +125,15 @@ def test_labeling_takes_a_labelled_image_and_drains(
     grpc_port, http_port = free_ports(2)
     database, _, socket = postgres_url.partition("?host=")
     Path(socket).chmod(0o755)  # so that another user finds the socket
-    flags = (
+    image, log = built["labeling-ingest"], tmp_path / "log"
+    program = [
+        *image.config["Entrypoint"],
         f"--store={s3_url}",
         f"--database={database}?host=/mnt",
         f"--http-port={http_port}",
         f"--grpc-port={grpc_port}",
-    )
-    image, log = built["labeling-ingest"], tmp_path / "log"
-    started = image.started(log, *flags, visible=Path(socket), **s3_server.environment)
-    with started as process:
+    ]
+    with image.started(log, program, s3_server.environment, visible=Path(socket)) as process:
         wait_until_ready(process, http_port, log)
         target = ("--target", f"127.0.0.1:{grpc_port}")
         report = result("import", tmp_path / "photos", "--dataset", "pets", *target)

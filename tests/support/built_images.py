@@ -1,8 +1,8 @@
 """Our images, built for real with buildah on a Debian base made here, and programs run from them.
 
 No registry and no container engine: the base comes from Debian's archive, images are kept in a
-folder, and a program is started in its image's files as a pod would start it: uid 65532, the root
-read-only, /tmp a tmpfs, nothing of this process's environment.
+folder, and a program is started in its image's files as a pod would start it: uid 65532 without
+capabilities, the root read-only, /tmp a tmpfs, nothing of this process's environment.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+KEPT = ROOT / "build" / "images"  # the base outlives a run; Debian 12 changes seldom
 NEEDED = ("buildah", "mmdebstrap", "unshare", "chroot")
 BASE = "localhost/visionloop-base:bookworm"
 PREFIX = "localhost/visionloop/"
@@ -34,12 +35,14 @@ START = """
 set -e
 root=$1; shift
 mount --bind "$root" "$root"
+for folder in $SCRATCH; do mkdir -p "$root$folder"; done
 mount -o remount,bind,ro "$root"
-mount -t tmpfs -o mode=1777,size=1g tmpfs "$root/tmp"
+for folder in $SCRATCH; do mount -t tmpfs -o mode=1777,size=1g tmpfs "$root$folder"; done
 mount --bind /proc "$root/proc"
 mount --rbind /dev "$root/dev"
 if [ -n "$VISIBLE" ]; then mount --bind "$VISIBLE" "$root/mnt"; fi
-exec chroot --userspec=65532:65532 "$root" /usr/bin/env -i "$@"
+exec chroot "$root" /usr/bin/setpriv --reuid=65532 --regid=65532 --clear-groups --no-new-privs \
+    --inh-caps=-all --bounding-set=-all /usr/bin/env -i "$@"
 """
 
 
@@ -104,6 +107,7 @@ class Storage:
             check=False,
         )
         assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+        (KEPT / "sizes.txt").write_text("\n".join(done.stdout.splitlines()[-len(BUILT) :]) + "\n")
         return done.stdout
 
 
@@ -120,8 +124,8 @@ class BuiltImage:
         """What the image sets."""
         return dict(entry.split("=", 1) for entry in self.config["Env"])
 
-    def command(self, program: list[str], **environment: str) -> list[str]:
-        """The process that runs `program` (or with [] its entry point) in the image's files."""
+    def command(self, program: list[str], environment: Mapping[str, str]) -> list[str]:
+        """The process that runs `program` in the image's files."""
         variables = {**self.environment, **environment}
         return [
             *("unshare", "--mount", "--propagation", "private", "sh", "-c", START, "sh"),
@@ -130,11 +134,13 @@ class BuiltImage:
             *program,
         ]
 
-    def run(self, *program: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    def run(
+        self, *program: str, visible: Path | None = None, **environment: str
+    ) -> "subprocess.CompletedProcess[str]":
         """Runs to the end."""
         return subprocess.run(
-            self.command(list(program), **environment),
-            env={"PATH": os.environ["PATH"], "VISIBLE": ""},
+            self.command(list(program), environment),
+            env=_mounts(["/tmp"], visible),
             capture_output=True,
             text=True,
             timeout=120,
@@ -143,14 +149,20 @@ class BuiltImage:
 
     @contextlib.contextmanager
     def started(
-        self, log: Path, *flags: str, visible: Path | None = None, **environment: str
+        self,
+        log: Path,
+        program: list[str],
+        environment: Mapping[str, str],
+        *,
+        scratch: Sequence[str] = ("/tmp",),
+        visible: Path | None = None,
     ) -> Iterator["subprocess.Popen[bytes]"]:
-        """The entry point with `flags`; `visible` is a folder of ours, at /mnt. Killed at the end
-        if it still runs."""
+        """A process; `scratch` can be written, `visible` is a folder of ours, at /mnt. Killed at
+        the end if it still runs."""
         with log.open("wb") as output:
             process = subprocess.Popen(
-                self.command([*self.config["Entrypoint"], *flags], **environment),
-                env={"PATH": os.environ["PATH"], "VISIBLE": str(visible or "")},
+                self.command(program, environment),
+                env=_mounts(scratch, visible),
                 stdout=output,
                 stderr=output,
             )
@@ -160,6 +172,15 @@ class BuiltImage:
             if process.poll() is None:
                 process.kill()
             process.wait()
+
+
+def _mounts(scratch: Sequence[str], visible: Path | None) -> dict[str, str]:
+    """What START reads."""
+    return {
+        "PATH": os.environ["PATH"],
+        "SCRATCH": " ".join(scratch),
+        "VISIBLE": str(visible or ""),
+    }
 
 
 def wait_until_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
@@ -194,10 +215,9 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
     if os.geteuid() != 0:
         pytest.skip("building images on a base of our own needs root")
     folder = tmp_path_factory.mktemp("images")
-    kept = ROOT / "build" / "images"  # the base outlives a run; Debian 12 changes seldom
-    kept.mkdir(parents=True, exist_ok=True)
+    KEPT.mkdir(parents=True, exist_ok=True)
     made = Storage(folder)
-    made.make_base(kept / "base.tar")
+    made.make_base(KEPT / "base.tar")
     yield made
     shutil.rmtree(folder, ignore_errors=True)  # gigabytes, of which pytest would keep three
 
