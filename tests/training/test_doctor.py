@@ -36,9 +36,10 @@ def test_what_would_cost_an_hour_of_training(site: Site) -> None:
     assert "cannot read /none.pth" in found["weights"].said
 
 
-def test_weights_from_the_internet_are_a_warning(site: Site) -> None:
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_weights_from_the_internet_are_a_warning(site: Site, library: str) -> None:
     site.write({"0": 4, "1": 4})
-    found = examined(site, "--set=backbone.weights=torchvision")["weights"]
+    found = examined(site, f"--set=backbone.weights={library}")["weights"]
     assert found.status is Status.WARNING
     assert "where there is no Internet, name a file" in found.said
 

@@ -70,7 +70,7 @@ def _device() -> list[Finding]:
 
 def _weights(backbone: str, source: str) -> Finding:
     source = default_weights(backbone) if source == "default" else source
-    if source == "torchvision":
+    if source in ("timm", "torchvision"):
         return Finding.warning(
             "weights",
             f"those of {backbone} are downloaded when it starts; where there is no Internet, name "
