@@ -37,10 +37,10 @@ CASES = (
     ),
     Case(
         "pixels",
-        "mobilenet_v3_small at 160 px, all of it trained: pixels from the cache, augmented anew "
+        "efficientnet-lite0 at 128 px, all of it trained: pixels from the cache, augmented anew "
         "for each epoch",
         "balanced",
-        ("backbone.name=mobilenet_v3_small", "backbone.weights=none", "pixels.image_size=160"),
+        ("pixels.image_size=128", "fit.freeze=0"),
     ),
 )
 
