@@ -8,7 +8,7 @@ DATA ?= visionloop-data
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-images test-kill test-fuzz bench-serving bench-ingest bench-training bench-accuracy bench-accuracy-peers \
-	bench-labeling-scale bench-labelling-page bench-backbones perf-analyzer charts-verify charts-snapshots charts-checkov soak lint format protos lock \
+	bench-labeling-scale bench-labelling-page bench-gate bench-backbones perf-analyzer charts-verify charts-snapshots charts-checkov soak lint format protos lock \
 	lock-images images charts-run serve label up clean
 
 help: ## what can be made
@@ -65,6 +65,9 @@ bench-labelling-page: $(READY) ## from keypress to the next image in Chromium; b
 
 bench-backbones: $(READY) ## size, latency and parity of each backbone (NAMES=…); build/bench/backbones.json, docs/backbones.md
 	$(BIN)/python -m bench.backbones
+
+bench-gate: $(READY) ## how often the promotion gate passes models of known quality; build/bench/gate.json
+	$(BIN)/python -m bench.gate
 
 perf-analyzer: $(READY) ## NVIDIA's load generator in an environment of its own, for tests that use it
 	$(BIN)/python -m bench.serving.load

@@ -38,6 +38,7 @@ __all__ = [
     "Calibration",
     "Canary",
     "ClassificationBundle",
+    "ConformalSets",
     "DatatypeName",
     "GoldenItem",
     "GoldenSet",
@@ -104,10 +105,35 @@ class Calibration(Record):
     ece_after: Probability
 
 
+class ConformalSets(Record):
+    """How the classes that an image may be of follow from its probabilities.
+
+    They hold the true class of an image like those of val with probability `coverage`. `lac`: the
+    classes of probability 1 - `quantile` or more. `aps`: the likeliest ones until their sum reaches
+    `quantile`.
+    """
+
+    score: Literal["lac", "aps"]
+    coverage: Probability
+    quantile: Probability
+
+
 class Thresholds(Record):
-    """Below `not_sure` the best probability counts as "not sure"."""
+    """When an answer is "not sure": its best probability is below `not_sure`, or the image's energy
+    -log(sum(exp(logits))) is above `energy`: then it is unlike what the model was trained for.
+
+    `energy` and `conformal` are written only where they are set, so a bundle without them is as the
+    first ones were. A reader that does not know them refuses those that have them.
+    """
 
     not_sure: Probability
+    energy: float | None = None
+    conformal: ConformalSets | None = None  # what `not_sure` was made from
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_set(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 class GoldenSet(Record):

@@ -49,6 +49,8 @@ class Recognition:
     version: int
     labels: tuple[ScoredLabel, ...] = ()  # best first
     not_sure: bool = False
+    # "low_probability", or "unfamiliar": the image is unlike what the model was trained for
+    not_sure_reason: str = ""
     prediction_id: str = ""
     width: int = 0
     height: int = 0
@@ -124,6 +126,7 @@ def results_of(names: list[str], response: pb.RecognizeResponse, target: str) ->
                 for label in result.classification.labels
             ),
             not_sure=result.classification.not_sure,
+            not_sure_reason=result.classification.not_sure_reason,
             prediction_id=result.prediction_id,
             width=result.width,
             height=result.height,

@@ -11,10 +11,12 @@ from visionloop.bundle import (
     BundleFile,
     BundleLabel,
     ClassificationBundle,
+    ConformalSets,
     Signature,
     Source,
     TensorsBundle,
     TensorSpec,
+    Thresholds,
     WarmUp,
     parse_bundle,
 )
@@ -51,6 +53,18 @@ def test_a_bundle_of_an_earlier_version_parses_unchanged() -> None:
     bundle = parse_bundle(data)
     assert isinstance(bundle, ClassificationBundle)
     assert json.loads(record_bytes(bundle)) == json.loads(data)
+
+
+def test_thresholds_that_are_not_set_are_not_written(tmp_path: Path) -> None:
+    """So that programs before them read the bundle; what is set survives."""
+    plain = write_bundle(tmp_path, 1)
+    assert json.loads(record_bytes(plain))["thresholds"] == {"not_sure": 0.6}
+    full = Thresholds(
+        not_sure=0.7, energy=-3.5, conformal=ConformalSets(score="lac", coverage=0.9, quantile=0.3)
+    )
+    parsed = parse_bundle(record_bytes(plain.model_copy(update={"thresholds": full})))
+    assert isinstance(parsed, ClassificationBundle)
+    assert parsed.thresholds == full
 
 
 def test_a_bundle_without_a_task_is_a_classification() -> None:

@@ -1,11 +1,11 @@
-"""Temperature and the "not sure" threshold."""
+"""Temperature, and that the thresholds are those of the configured method."""
 
 import numpy as np
 import pytest
 
-from visionloop_training.calibrate import calibrate, not_sure_threshold
+from visionloop_training.calibrate import calibrate
 from visionloop_training.config import NotSureConfig
-from visionloop_training.metrics import softmax
+from visionloop_training.metrics import energy, softmax
 
 
 @pytest.mark.parametrize("true_temperature", [0.5, 1.0, 3.0])
@@ -33,36 +33,15 @@ def test_a_val_split_without_a_mistake_is_no_proof_that_there_are_none(n: int, g
     assert found.not_sure == 0.0
 
 
-def test_the_threshold_reaches_the_target_on_what_it_answers():
-    random = np.random.default_rng(2)
-    confidence = random.uniform(0.5, 1.0, 400)
-    probabilities = np.stack([confidence, 1 - confidence], axis=1)
-    labels = (random.uniform(size=400) > confidence).astype(int)
-    config = NotSureConfig(target_accuracy=0.9, min_coverage=0.1)
-    threshold = not_sure_threshold(probabilities, labels, config)
-    answered = confidence >= threshold
-    assert (labels[answered] == 0).mean() >= 0.9
-    # it is the lowest: letting in any longer tail misses the target
-    for lower in np.sort(confidence[~answered])[::-1]:
-        assert (labels[confidence >= lower] == 0).mean() < 0.9
-
-
-def test_a_model_that_is_always_right_refuses_nothing():
-    probabilities = np.array([[0.6, 0.4], [0.2, 0.8]])
-    assert not_sure_threshold(probabilities, np.array([0, 1]), NotSureConfig()) == 0.0
-
-
-def test_coverage_has_a_floor_when_the_target_is_out_of_reach():
-    confidence = np.linspace(0.51, 0.99, 100)
-    probabilities = np.stack([confidence, 1 - confidence], axis=1)
-    labels = np.ones(100, dtype=int)  # never right
-    config = NotSureConfig(target_accuracy=0.99, min_coverage=0.3)
-    threshold = not_sure_threshold(probabilities, labels, config)
-    assert (confidence >= threshold).mean() == pytest.approx(0.3, abs=0.011)
-
-
-def test_one_confidence_for_all_is_answered_or_not_as_a_whole():
-    probabilities = np.tile([0.7, 0.3], (10, 1))
-    labels = np.array([0] * 5 + [1] * 5)
-    threshold = not_sure_threshold(probabilities, labels, NotSureConfig())
-    assert (probabilities.max(axis=1) >= threshold).all()
+def test_the_method_decides_what_the_threshold_promises():
+    random = np.random.default_rng(3)
+    logits = random.normal(size=(500, 3)) * 2
+    labels = np.array([random.choice(3, p=row) for row in softmax(logits)])
+    wanted = calibrate(logits, labels, NotSureConfig(target_accuracy=0.8, familiar=1.0))
+    assert (wanted.sets, wanted.energy) == (None, None)
+    assert wanted.answered_accuracy >= 0.8
+    config = NotSureConfig(method="conformal", conformal_coverage=0.9, familiar=0.98)
+    conformal = calibrate(logits, labels, config)
+    assert conformal.sets.coverage == 0.9
+    assert conformal.not_sure == conformal.sets.not_sure
+    assert (energy(logits) > conformal.energy).mean() == pytest.approx(0.02, abs=0.005)

@@ -12,7 +12,7 @@ from support.bundles import publish_bundle
 from support.training_site import FIRST, PROBE, QUICK, Site
 
 from visionloop.bundle import GoldenItem
-from visionloop.errors import NotFoundError, RefusedError
+from visionloop.errors import ConfigurationError, NotFoundError, RefusedError
 from visionloop.images import decode
 from visionloop.snapshot import SnapshotRepository
 from visionloop_training import lanes, parity, pipeline
@@ -74,8 +74,15 @@ def test_the_report_holds_what_was_measured(trained: tuple[Site, pipeline.Result
     assert report["parity"]["max_probability_difference"] <= 1e-3
     assert report["parity"]["images"] == 64
     assert json.loads((tmp_path / "report/gate.json").read_text()) == report["gate"]
+    assert report["evaluation"]["macro_f1"]["value"] == bundle.metrics["macro_f1"]
+    assert report["evaluation"]["macro_auroc"]["low"] > 0.5
+    assert bundle.thresholds.energy == report["calibration"]["energy"]
+    told = report["not_sure"]
+    assert told["answered"] * told["answered_accuracy"] <= bundle.metrics["accuracy"] + 1e-9
     page = (tmp_path / "report/report.html").read_text()
     assert "Digit 0" in page
+    assert "Model card" in page
+    assert "parity" in [check["name"] for check in report["gate"]["checks"]]
     assert page.count("<svg") == 2
     assert "http://" not in page.replace("http://www.w3.org/", "")
     assert "https://" not in page
@@ -103,7 +110,23 @@ def test_a_second_round_computes_new_images_only_and_is_compared_in_pairs(site: 
     assert verdict.images == second.summary["test_images"] == 36
     counts = (verdict.both_right, verdict.only_candidate_right, verdict.only_stable_right)
     assert sum(counts) + verdict.both_wrong == 36
-    bundle = site.repository.read("reader", 2)
+    checks = {check.name: check for check in verdict.checks}
+    assert all(check.passed for check in checks.values())
+    # A fifth of the images is test: 8 of each class in round 1, 12 in round 2.
+    recent = checks["recent-images"].numbers
+    assert (recent["recent"]["images"], recent["older"]["images"]) == (12, 24)
+    assert set(checks["classes"].numbers["parts"]) == set(FIRST)
+    assert set(checks["slices"].numbers["parts"]) == {"half=first", "half=second"}
+    assert checks["latency"].numbers["ratio"] > 0
+    assert checks["size"].numbers["bytes"] > 10_000
+    assert checks["looks"].numbers == {"look": 2, "before": [1], "planned": None}
+    bundle = site.repository.fetch("reader", 2, site.folder / "version-2")
+    report = json.loads((site.folder / "version-2/report/report.json").read_text())
+    comparison = report["comparison"]
+    assert comparison["version"] == 1
+    assert len(comparison["gained"]) == verdict.only_candidate_right
+    assert len(comparison["lost"]) == verdict.only_stable_right
+    assert all(image["stable"] != image["label"] for image in comparison["gained"])
     assert bundle.provenance.parent_version == 1
     assert site.repository.aliases("reader").aliases.stable == 2
 
@@ -132,6 +155,20 @@ def test_a_worse_candidate_is_refused_published_and_can_be_forced(site: Site):
     newest = site.repository.history("reader")[-1]
     assert (newest.version, newest.who) == (3, "operator")
     assert newest.why.startswith("forced against the gate's verdict: significantly worse")
+
+
+def test_in_manual_mode_a_person_promotes_and_names_are_text_in_the_report(site: Site):
+    site.write(FIRST)
+    manual = (*PROBE, "gate.mode=manual", "card.intended_use=<script>alert(1)</script>")
+    result = site.train(*manual)
+    assert (result.version, result.promoted, result.verdict.passed) == (1, False, True)
+    assert site.repository.aliases("reader").aliases.stable is None
+    page = site.store.get("models/reader/versions/1/report/report.html").data.decode()
+    assert "visionloop models promote reader 1" in page
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    with pytest.raises(ConfigurationError, match="--force promotes"):
+        site.train(*manual, force=True)
 
 
 def test_an_alias_that_moved_meanwhile_is_left_alone(site: Site, monkeypatch):

@@ -2,7 +2,8 @@
 
 One temperature divides the logits (Guo et al. 2017): it changes no answer, only how sure it
 sounds, and one parameter cannot overfit a val split of a few hundred. Fine-tuning with label
-smoothing leaves the network under-confident, so this step is not optional.
+smoothing leaves the network under-confident, so this step is not optional. When to say "not sure"
+is `not_sure`.
 """
 
 from dataclasses import dataclass
@@ -10,30 +11,35 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq, minimize_scalar
 
+from visionloop_training import not_sure
 from visionloop_training.config import NotSureConfig
 from visionloop_training.metrics import (
     Floats,
     Integers,
     ReliabilityBin,
+    energy,
     expected_calibration_error,
     log_loss,
     reliability,
     softmax,
 )
+from visionloop_training.not_sure import PredictionSets
 
 _COLDEST, _HOTTEST = 0.05, 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """The temperature and the threshold with what they do on val."""
+    """The temperature and the thresholds with what they do on val."""
 
     temperature: float
     ece_before: float
     ece_after: float
     loss_before: float
     loss_after: float
-    not_sure: float
+    not_sure: float  # lowest probability of a sure answer
+    energy: float | None  # above it an image is unfamiliar; None: off
+    sets: PredictionSets | None  # where the threshold is a conformal one
     coverage: float  # share of val that gets an answer
     answered_accuracy: float
     reliability_before: list[ReliabilityBin]
@@ -41,12 +47,21 @@ class Calibrated:
 
 
 def calibrate(logits: Floats, labels: Integers, config: NotSureConfig) -> Calibrated:
-    """Fits temperature, then the threshold, on val: logits (n, classes), labels (n,)."""
+    """Fits temperature, then the thresholds, on val: logits (n, classes), labels (n,)."""
     logits = logits.astype(np.float64)
     temperature = _temperature(logits, labels)
     before, after = softmax(logits), softmax(logits / temperature)
-    threshold = not_sure_threshold(after, labels, config)
+    sets = None
+    if config.method == "conformal":
+        sets = not_sure.fit_sets(after, labels, config.conformal_score, config.conformal_coverage)
+        threshold = sets.not_sure
+    else:
+        threshold = not_sure.threshold(after, labels, config)
+    energies = energy(logits)
+    limit = not_sure.energy_limit(energies, config.familiar)
     answered = after.max(axis=1) >= threshold
+    if limit is not None:
+        answered &= energies <= limit
     right = after.argmax(axis=1) == labels
     return Calibrated(
         temperature=temperature,
@@ -55,8 +70,10 @@ def calibrate(logits: Floats, labels: Integers, config: NotSureConfig) -> Calibr
         loss_before=log_loss(logits, labels),
         loss_after=log_loss(logits / temperature, labels),
         not_sure=threshold,
+        energy=limit,
+        sets=sets,
         coverage=float(answered.mean()),
-        answered_accuracy=float(right[answered].mean()),
+        answered_accuracy=float(right[answered].mean()) if answered.any() else 0.0,
         reliability_before=reliability(before, labels),
         reliability_after=reliability(after, labels),
     )
@@ -85,25 +102,3 @@ def _temperature(logits: Floats, labels: Integers) -> float:
         method="bounded",
     )
     return float(np.exp(found.x))
-
-
-def not_sure_threshold(probabilities: Floats, labels: Integers, config: NotSureConfig) -> float:
-    """The lowest threshold whose answers reach the target accuracy on val.
-
-    Where none does while `min_coverage` of val is answered, the threshold that answers just that
-    share: better less often right than hardly ever an answer.
-    """
-    best = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
-    order = np.argsort(-best, kind="stable")
-    accuracy = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
-    enough = max(1, int(np.ceil(config.min_coverage * len(order))))
-    # Only where the next image is less sure can a threshold lie between the two.
-    ends = np.append(best[order][1:] < best[order][:-1], True)
-    usable = ends & (np.arange(1, len(order) + 1) >= enough)
-    good = np.flatnonzero(usable & (accuracy >= config.target_accuracy))
-    if len(good) and good[-1] == len(order) - 1:
-        return 0.0  # the target holds without refusing anything
-    last = good[-1] if len(good) else np.flatnonzero(usable)[0]
-    # Just below the last answered image, so that float32 and float64 agree about it.
-    return float(max(0.0, best[order][last] - 1e-6))

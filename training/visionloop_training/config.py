@@ -48,19 +48,46 @@ __all__ = [
 
 
 class NotSureConfig(Section):
-    """Below which probability the model answers "not sure"; fitted on val."""
+    """When the model answers "not sure"; fitted on val."""
 
+    method: Literal["target_accuracy", "conformal"] = Field(
+        "target_accuracy",
+        description="How the lowest probability of a sure answer is found. `target_accuracy`: the "
+        "lowest at which val reaches it. `conformal`: so that at most 1 - `conformal_coverage` of "
+        "all images get a wrong answer that sounds sure, provably, however few val images.",
+    )
     target_accuracy: Probability = Field(
         0.95, description="Wanted share of right answers among those that are given."
     )
     min_coverage: Probability = Field(
         0.5, description="But at least this share of val must get an answer."
     )
+    conformal_score: Literal["lac", "aps"] = Field(
+        "lac",
+        description="`lac`: a class is possible where its probability is high enough; fewest sets "
+        "of several. "
+        "`aps`: the likeliest classes up to a sum; more even over easy and hard images.",
+    )
+    conformal_coverage: float = Field(
+        0.95, gt=0.0, lt=1.0, description="Share of images whose class is among the possible ones."
+    )
+    familiar: float = Field(
+        0.99,
+        gt=0.0,
+        le=1.0,
+        description="Share of images like those of val that count as familiar; the others, with a "
+        'higher energy, are answered "not sure" whatever the probability. 1: off.',
+    )
 
 
 class GateConfig(Section):
     """When a candidate may replace the stable version."""
 
+    mode: Literal["auto", "manual"] = Field(
+        "auto",
+        description="`auto`: a candidate that passes is promoted. `manual`: it is judged and "
+        "published, and a person promotes it.",
+    )
     policy: Literal["non-inferior", "not-significantly-worse"] = Field(
         "non-inferior",
         description="`non-inferior`: the one-sided lower confidence bound of the accuracy "
@@ -69,6 +96,51 @@ class GateConfig(Section):
     )
     margin: Probability = Field(0.01, description="Largest loss of accuracy `non-inferior` takes.")
     alpha: float = Field(0.05, gt=0.0, lt=0.5, description="Level of the one-sided test.")
+    planned_looks: int | None = Field(
+        None,
+        ge=1,
+        description="How often the test split may decide: alpha is divided by it, so that "
+        "a worse model passes in none of all these rounds with 1 - alpha; after them the gate "
+        "refuses. null: looks are counted and printed only. Needs `non-inferior`.",
+    )
+    regressions: Literal["refuse", "report"] = Field(
+        "refuse",
+        description="What a class, a slice or the images since stable's snapshot do on which the "
+        "candidate is significantly worse (exact McNemar at alpha, Holm's correction).",
+    )
+    max_ece: Probability | None = Field(
+        None,
+        description="Refused if calibration error on test is surely above this (lower end of its "
+        "95 % interval). null: no limit.",
+    )
+    max_latency_ratio: Positive | None = Field(
+        None,
+        description="Refused if an image takes more than this times as long as with stable: median "
+        "at batch 1, both measured in turns on the training machine. null: no limit.",
+    )
+    max_megabytes: Positive | None = Field(
+        None, description="Largest model.onnx, in millions of bytes. null: no limit."
+    )
+
+    @model_validator(mode="after")
+    def _looks_need_a_level(self) -> "GateConfig":
+        if self.planned_looks and self.policy != "non-inferior":
+            raise ValueError(
+                "gate.planned_looks needs gate.policy=non-inferior: the other policy does not "
+                "limit how often a worse model passes, and a lower alpha would make it milder"
+            )
+        return self
+
+
+class CardConfig(Section):
+    """Words for the model card in the report; they change nothing else."""
+
+    intended_use: str = Field("", description="What the model is for.")
+    out_of_scope: str = Field("", description="What it must not be used for.")
+    limits: str = Field("", description="Known weaknesses, of data or model.")
+    data_licence: str = Field("", description="Licence and origin of the images.")
+    weights_licence: str = Field("", description="Licence of the pretrained weights.")
+    contact: str = Field("", description="Who answers questions about it.")
 
 
 class ParityConfig(Section):
@@ -93,6 +165,7 @@ class TrainingConfig(Section):
     parity: ParityConfig = ParityConfig()
     gate: GateConfig = GateConfig()
     triggers: TriggersConfig = TriggersConfig()
+    card: CardConfig = CardConfig()
     seed: int = Field(0, ge=0, lt=2**31, description="Of every random choice.")
     threads: int = Field(
         0, ge=0, le=1024, description="CPU threads of torch and onnxruntime; 0: as many as cores."

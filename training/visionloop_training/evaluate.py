@@ -6,43 +6,56 @@ kept per image: the gate pairs them, people look at the mistakes.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from visionloop.preprocessing import Preprocessing
 from visionloop.telemetry import progress
-from visionloop_training import metrics
+from visionloop_training import intervals, metrics
+from visionloop_training.auroc import auroc
 from visionloop_training.data import Blobs, Item
 from visionloop_training.export import Session
-from visionloop_training.metrics import Floats, Integers
+from visionloop_training.intervals import Interval
+from visionloop_training.metrics import Flags, Floats, Integers
+from visionloop_training.significance import group_numbers
+from visionloop_training.slices import Slice, by_slice
 
 _BATCH = 32
-_SMALLEST_SLICE = 10
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Scored:
     """A model's calibrated answers to a list of labelled images."""
 
     items: tuple[Item, ...]
     probabilities: Floats  # (n, classes)
+    energies: Floats | None = None  # (n,), of the logits; None where the graph gives none
 
-    @property
+    @cached_property
     def labels(self) -> Integers:
         """(n,) true classes."""
         return np.array([item.label for item in self.items], dtype=np.int64)
 
-    @property
-    def right(self) -> "np.typing.NDArray[np.bool_]":
+    @cached_property
+    def groups(self) -> Integers:
+        """(n,) equal numbers for near-duplicates."""
+        return group_numbers([item.group for item in self.items])
+
+    @cached_property
+    def right(self) -> Flags:
         """(n,) whether the top answer is the label."""
-        hits: np.typing.NDArray[np.bool_] = self.probabilities.argmax(axis=1) == self.labels
+        hits: Flags = self.probabilities.argmax(axis=1) == self.labels
         return hits
 
     def among(self, keep: Sequence[bool]) -> "Scored":
         """The part whose places are true in `keep`."""
         chosen = tuple(i for i, wanted in zip(self.items, keep, strict=True) if wanted)
-        return Scored(chosen, self.probabilities[np.array(keep, dtype=bool)])
+        flags = np.array(keep, dtype=bool)
+        energies = None if self.energies is None else self.energies[flags]
+        return Scored(chosen, self.probabilities[flags], energies)
 
 
 def score(
@@ -51,34 +64,54 @@ def score(
     preprocessing: Preprocessing,
     items: Sequence[Item],
     output: str = "probabilities",
+    logits: str | None = None,
 ) -> Scored:
     """Runs the graph on the items' encoded images, `_BATCH` at a time; `output` is its name for
-    the calibrated probabilities."""
+    the calibrated probabilities, `logits` for the logits, where energies are wanted."""
     parts: list[Floats] = []
+    energies: list[Floats] = []
     starts = range(0, len(items), _BATCH)
     for start in progress(starts, description="evaluate", unit="batches"):
         shas = [item.sha256 for item in items[start : start + _BATCH]]
         images = np.stack(blobs.prepared(shas, preprocessing))
-        parts.append(session(images)[output])
-    return Scored(tuple(items), np.concatenate(parts))
+        outputs = session(images)
+        parts.append(outputs[output])
+        if logits is not None:
+            energies.append(metrics.energy(outputs[logits].astype(np.float64)))
+    return Scored(
+        tuple(items), np.concatenate(parts), np.concatenate(energies) if energies else None
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScores:
+    """One class against the rest, with intervals; 0 where there is nothing to divide by."""
+
+    precision: Interval
+    recall: Interval
+    f1: Interval
+    auroc: Interval | None  # None where all images are of the class, or none
+    support: int
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a test split says about a model."""
+    """What a test split says about a model. How intervals are made: `visionloop_training.intervals`
+    and `auroc`."""
 
     images: int
-    accuracy: metrics.Interval
-    balanced_accuracy: float
-    macro_precision: float
-    macro_recall: float
-    macro_f1: float
-    ece: float
+    accuracy: Interval
+    balanced_accuracy: Interval
+    macro_precision: Interval
+    macro_recall: Interval
+    macro_f1: Interval
+    macro_auroc: Interval | None
+    ece: Interval
     log_loss: float
     majority_share: float  # what always answering the commonest class would score
-    classes: dict[str, metrics.ClassScores]
+    classes: dict[str, ClassScores]
     confusion: list[list[int]]
-    slices: dict[str, dict[str, metrics.Interval]]  # attribute → value → accuracy
+    slices: dict[str, dict[str, Slice]]  # attribute → value → accuracy and gap
     reliability: list[metrics.ReliabilityBin]
 
     def as_json(self) -> dict[str, Any]:
@@ -88,36 +121,77 @@ class Evaluation:
 
 def evaluate(scored: Scored, class_ids: Sequence[str]) -> Evaluation:
     """All the numbers of one scored split."""
-    labels, probabilities = scored.labels, scored.probabilities
-    matrix = metrics.confusion(labels, probabilities.argmax(axis=1), len(class_ids))
-    classes = metrics.per_class(matrix)
-    recall = metrics.macro(classes, "recall")
+    labels, probabilities, groups = scored.labels, scored.probabilities, scored.groups
+    predicted = probabilities.argmax(axis=1)
+    matrix = metrics.confusion(labels, predicted, len(class_ids))
+    macro_auroc, auroc_by_class = auroc(probabilities, labels, groups)
+    classes: list[ClassScores] = []
+    for index, area in enumerate(auroc_by_class):
+        labelled, answered = labels == index, predicted == index
+        either = labelled | answered
+        classes.append(
+            ClassScores(
+                precision=intervals.grouped_share(labelled[answered], groups[answered]),
+                recall=intervals.grouped_share(answered[labelled], groups[labelled]),
+                f1=intervals.f1((labelled & answered)[either], groups[either]),
+                auroc=area,
+                support=int(labelled.sum()),
+            )
+        )
+    present = [scores for scores in classes if scores.support]
+    recall = intervals.mean([scores.recall for scores in present])
+    macro_f1, ece = _bootstrapped(scored, predicted, len(class_ids))
     return Evaluation(
         images=len(labels),
-        accuracy=metrics.share(int(scored.right.sum()), len(labels)),
+        accuracy=intervals.grouped_share(scored.right, groups),
         balanced_accuracy=recall,
-        macro_precision=metrics.macro(classes, "precision"),
+        macro_precision=intervals.mean([scores.precision for scores in present]),
         macro_recall=recall,
-        macro_f1=metrics.macro(classes, "f1"),
-        ece=metrics.expected_calibration_error(probabilities, labels),
+        macro_f1=intervals.wider(macro_f1, intervals.mean([scores.f1 for scores in present])),
+        macro_auroc=macro_auroc,
+        ece=ece,
         log_loss=metrics.log_loss(np.log(np.clip(probabilities, 1e-12, 1.0)), labels),
         majority_share=float(matrix.sum(axis=1).max() / max(1, len(labels))),
         classes=dict(zip(class_ids, classes, strict=True)),
         confusion=matrix.tolist(),
-        slices=_slices(scored),
+        slices=by_slice(scored.right, groups, [item.attributes for item in scored.items]),
         reliability=metrics.reliability(probabilities, labels),
     )
 
 
-def _slices(scored: Scored) -> dict[str, dict[str, metrics.Interval]]:
-    """Accuracy by attribute value; values with few images are left out, they would only mislead."""
-    found: dict[str, dict[str, metrics.Interval]] = {}
-    for name, value in sorted({pair for item in scored.items for pair in item.attributes}):
-        inside = [(name, value) in item.attributes for item in scored.items]
-        if sum(inside) >= _SMALLEST_SLICE:
-            part = scored.among(inside).right
-            found.setdefault(name, {})[value] = metrics.share(int(part.sum()), len(part))
-    return found
+def _bootstrapped(scored: Scored, predicted: Integers, classes: int) -> tuple[Interval, Interval]:
+    """(macro F1, ECE). Both are functions of sums over images, so one matrix product makes all
+    draws of them: three counts for each class, two sums for each reliability bin."""
+    labels, n = scored.labels, len(scored.labels)
+    best = scored.probabilities.max(axis=1).astype(np.float64)
+    right = predicted == labels
+    rows, bins = np.arange(n), metrics.bin_of(best)
+
+    def one_hot(columns: Integers, values: Floats, width: int) -> "sparse.csr_array":
+        return sparse.csr_array((values, (rows, columns)), shape=(n, width))
+
+    ones, hit = np.ones(n), right.astype(np.float64)
+    columns = sparse.hstack(
+        [
+            one_hot(labels, ones, classes),
+            one_hot(predicted, ones, classes),
+            one_hot(labels, hit, classes),
+            one_hot(bins, hit - best, metrics.ECE_BINS),
+            one_hot(np.zeros(n, dtype=np.int64), ones, 1),
+        ],
+        format="csr",
+    )
+    sums = intervals.resampled_sums(columns, scored.groups)  # (draws, 3 classes + bins + 1)
+    drawn = metrics.Counts(*np.split(sums[:, : 3 * classes], 3, axis=1))
+    macro_f1_draws = drawn.macro(drawn.f1)
+    ece_draws = np.abs(sums[:, 3 * classes : -1]).sum(axis=1) / sums[:, -1]
+    found = metrics.counts(metrics.confusion(labels, predicted, classes))
+    return (
+        intervals.of_draws(float(found.macro(found.f1)), macro_f1_draws, n),
+        intervals.of_draws(
+            metrics.expected_calibration_error(scored.probabilities, labels), ece_draws, n
+        ),
+    )
 
 
 def predictions(scored: Scored, class_ids: Sequence[str]) -> Iterator[dict[str, object]]:

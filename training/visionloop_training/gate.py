@@ -1,24 +1,26 @@
-"""May the candidate replace the stable version? A paired test under a named policy, in words.
+"""May the candidate replace the stable version? Named checks, each with its numbers, in words.
 
-Both models answer the same test images, so what counts is where they disagree: b images that only
-the candidate gets right, c that only the stable one does. Only images whose group neither model
-has seen in training or validation take part, and only classes that both know. A point estimate on
-a few hundred images is mostly noise; so the verdict also says the smallest difference that this
-test set can see at all (one-sided 5 %, 80 % power: 2.49 · sqrt(share of disagreements / images)).
+The first check decides by a paired test under a named policy; the others can only refuse. Both
+models answer the same test images; only images whose group neither model has seen in training or
+validation take part, and only classes that both know. A point estimate on a few hundred images is
+mostly noise; so the verdict also says the smallest difference that this test set can see at all.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest, norm
 
+from visionloop_training import gate_checks
 from visionloop_training.config import GateConfig
 from visionloop_training.evaluate import Evaluation, Scored
+from visionloop_training.gate_checks import Check, Compared, Costs
+from visionloop_training.metrics import Flags
+from visionloop_training.parity import Parity
+from visionloop_training.significance import pairs
 
-FIRST = "beats-majority-class"
+FIRST = gate_checks.FIRST
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +36,13 @@ class LabelChange:
 class Verdict:
     """The gate's answer with everything it rests on."""
 
-    passed: bool
+    passed: bool  # all checks
     policy: str
     reason: str
     candidate_accuracy: float
     images: int
+    mode: str = "auto"
+    checks: list[Check] = field(default_factory=list)
     stable_version: int | None = None
     stable_accuracy: float | None = None
     difference: float | None = None
@@ -48,10 +52,14 @@ class Verdict:
     only_stable_right: int | None = None
     both_wrong: int | None = None
     p_value: float | None = None
-    alpha: float | None = None
+    alpha: float | None = None  # of this look
     margin: float | None = None
     smallest_visible_difference: float | None = None
+    design_effect: float | None = None  # images per independent observation
+    looks: list[int] = field(default_factory=list)  # versions this test split has judged before
     excluded_images: int = 0  # in a group that a model has seen
+    gained: list[str] = field(default_factory=list)  # digests that only the candidate gets right
+    lost: list[str] = field(default_factory=list)  # and only the stable version
     majority_share: float | None = None
     label_change: LabelChange | None = None
     notes: list[str] = field(default_factory=list)
@@ -71,6 +79,18 @@ class Opponent:
     # Of train and val, groups and image digests: another dataset names groups in its own way.
     # None: its snapshot is gone.
     seen: frozenset[str] | None
+    # Digests of its snapshot's test images: what is not among them joined since. None as above.
+    tested: frozenset[str] | None = None
+
+    def answers(self) -> tuple[str, ...]:
+        """The class id it answers to each image."""
+        return tuple(self.class_ids[place] for place in self.scored.probabilities.argmax(axis=1))
+
+    def right(self, class_ids: Sequence[str]) -> Flags:
+        """(n,) whether its answers are the labels; `class_ids` are the candidate's."""
+        labels = np.array([class_ids[item.label] for item in self.scored.items])
+        hits: Flags = np.array(self.answers()) == labels
+        return hits
 
 
 def decide(
@@ -80,37 +100,51 @@ def decide(
     seen_groups: frozenset[str],
     stable: Opponent | None,
     config: GateConfig,
+    *,
+    parity: Parity | None = None,
+    costs: Costs | None = None,
+    looks: Sequence[int] = (),
 ) -> Verdict:
-    """The verdict on a candidate. `seen_groups` are those of its own train and val."""
-    if stable is None:
-        return _against_majority(evaluation, "there is no stable version yet", None, None)
-    change = _label_change(candidate, class_ids, stable.class_ids)
-    notes: list[str] = []
-    if stable.seen is None:
-        notes.append(
-            "the stable version's snapshot is gone, so test images that it was trained on cannot "
-            "be left out; that can only favour the stable version"
+    """The verdict on a candidate.
+
+    `seen_groups` are those of its own train and val; `looks` the versions of the model that images
+    of this test split have judged before; `costs` what both models cost to run.
+    """
+    change = _label_change(candidate, class_ids, stable.class_ids) if stable else None
+    others = gate_checks.budgets(evaluation, config, parity, costs)
+    others.append(gate_checks.looks(looks, config))
+    shared, fresh = _comparable(candidate, class_ids, seen_groups, stable)
+    if stable is None or not any(shared):
+        why = "there is no stable version yet"
+        if stable is not None:
+            why = f"no test image can be compared with version {stable.version}"
+        first = gate_checks.beats_majority(evaluation, why)
+        return Verdict(
+            candidate_accuracy=evaluation.accuracy.value,
+            images=evaluation.images,
+            stable_version=stable.version if stable else None,
+            majority_share=evaluation.majority_share,
+            looks=list(looks),
+            label_change=change,
+            **_outcome([first, *others], FIRST, config),
         )
-    seen = seen_groups | (stable.seen or frozenset())
-    known = {index for index, name in enumerate(class_ids) if name in stable.class_ids}
-    fresh = [seen.isdisjoint((item.group, item.sha256)) for item in candidate.items]
-    shared = [f and i.label in known for f, i in zip(fresh, candidate.items, strict=True)]
-    if len(known) < 2 or not any(shared):
-        why = f"no test image can be compared with version {stable.version}"
-        return _against_majority(evaluation, why, stable.version, change)
-    mine = candidate.among(shared).right
-    theirs = _opponent_right(stable, class_ids)[np.array(shared)]
-    table = _Table(
-        both=int((mine & theirs).sum()),
-        candidate=int((mine & ~theirs).sum()),
-        stable=int((~mine & theirs).sum()),
-        neither=int((~mine & ~theirs).sum()),
+    keep = np.array(shared)
+    compared = Compared(
+        scored=candidate.among(shared),
+        candidate=candidate.right[keep],
+        stable=stable.right(class_ids)[keep],
     )
-    passed, p_value, bound, reason = _judge(table, config)
+    table = pairs(compared.candidate, compared.stable, compared.scored.groups)
+    alpha = config.alpha / (config.planned_looks or 1)
+    primary, p_value, bound = gate_checks.paired(table, config, alpha)
+    checks = [
+        primary,
+        gate_checks.recent(compared, stable.tested, config),
+        gate_checks.classes(compared, class_ids, config),
+        gate_checks.slices(compared, config),
+        *others,
+    ]
     return Verdict(
-        passed=passed,
-        policy=config.policy,
-        reason=reason,
         candidate_accuracy=(table.both + table.candidate) / table.n,
         images=table.n,
         stable_version=stable.version,
@@ -122,120 +156,59 @@ def decide(
         only_stable_right=table.stable,
         both_wrong=table.neither,
         p_value=p_value,
-        alpha=config.alpha,
+        alpha=alpha,
         margin=config.margin if config.policy == "non-inferior" else None,
         smallest_visible_difference=table.smallest_visible_difference,
+        design_effect=table.design_effect,
+        looks=list(looks),
         excluded_images=len(fresh) - sum(fresh),
+        gained=compared.digests(compared.candidate & ~compared.stable),
+        lost=compared.digests(compared.stable & ~compared.candidate),
         label_change=change,
-        notes=notes,
+        notes=_notes(stable),
+        **_outcome(checks, config.policy, config),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """The paired outcomes."""
-
-    both: int
-    candidate: int
-    stable: int
-    neither: int
-
-    @property
-    def n(self) -> int:
-        return self.both + self.candidate + self.stable + self.neither
-
-    @property
-    def difference(self) -> float:
-        return (self.candidate - self.stable) / self.n
-
-    @property
-    def smallest_visible_difference(self) -> float:
-        """With no disagreement at all, one is assumed: nothing finer than 1/n can be seen."""
-        share = max(1, self.candidate + self.stable) / self.n
-        return 2.49 * math.sqrt(share / self.n)
+def _outcome(checks: list[Check], policy: str, config: GateConfig) -> dict[str, Any]:
+    """Passed if all checks are; the reason is that of those that are not, or else of the first."""
+    failed = [check for check in checks if not check.passed]
+    told = failed or checks[:1]
+    if failed and checks[0].passed:
+        told = [*failed, checks[0]]
+    return {
+        "passed": not failed,
+        "policy": policy,
+        "reason": "; ".join(check.words for check in told),
+        "mode": config.mode,
+        "checks": checks,
+    }
 
 
-def _judge(table: _Table, config: GateConfig) -> tuple[bool, float, float, str]:
-    bound = lower_bound(table.candidate, table.stable, table.n, config.alpha)
-    shown = (
-        f"{_percent(table.both + table.candidate, table.n)} against "
-        f"{_percent(table.both + table.stable, table.n)} on {table.n} test images; only the "
-        f"candidate right on {table.candidate}, only the stable version on {table.stable}"
-    )
-    sight = f"this test set sees differences from {100 * table.smallest_visible_difference:.1f} "
-    sight += "points"
-    if config.policy == "not-significantly-worse":
-        p_value = mcnemar_worse(table.candidate, table.stable)
-        passed = p_value >= config.alpha
-        sign = "≥" if passed else "<"
-        word = "not significantly worse" if passed else "significantly worse"
-        verdict = f"{word} (exact McNemar p = {p_value:.3g} {sign} {config.alpha:g})"
-    else:
-        p_value = non_inferiority(table.candidate, table.stable, table.n, config.margin)
-        passed = p_value < config.alpha
-        word = "non-inferior" if passed else "not shown to be non-inferior"
-        verdict = (
-            f"{word}: the difference is at least {100 * bound:+.1f} points "
-            f"({100 * (1 - config.alpha):g} % one-sided), the margin is {-100 * config.margin:.1f}"
-        )
-    return passed, p_value, bound, f"{verdict}; {shown}; {sight}"
+def _comparable(
+    candidate: Scored,
+    class_ids: Sequence[str],
+    seen_groups: frozenset[str],
+    stable: Opponent | None,
+) -> tuple[list[bool], list[bool]]:
+    """For each test image whether it may be compared, and whether it is new to both models."""
+    if stable is None:
+        return [], []
+    seen = seen_groups | (stable.seen or frozenset())
+    known = {index for index, name in enumerate(class_ids) if name in stable.class_ids}
+    fresh = [seen.isdisjoint((item.group, item.sha256)) for item in candidate.items]
+    if len(known) < 2:
+        return [False] * len(fresh), fresh
+    return [f and i.label in known for f, i in zip(fresh, candidate.items, strict=True)], fresh
 
 
-def mcnemar_worse(only_candidate: int, only_stable: int) -> float:
-    """Exact one-sided p-value of "the candidate is worse" for the discordant counts."""
-    discordant = only_candidate + only_stable
-    if discordant == 0:
-        return 1.0
-    return float(binomtest(only_candidate, discordant, 0.5, alternative="less").pvalue)
-
-
-def non_inferiority(only_candidate: int, only_stable: int, n: int, margin: float) -> float:
-    """One-sided p-value against "worse by `margin` or more": Tango's score test for pairs."""
-    return float(norm.sf(_tango(only_candidate, only_stable, n, -margin)))
-
-
-def lower_bound(only_candidate: int, only_stable: int, n: int, alpha: float) -> float:
-    """Lower bound of the accuracy difference: the score test inverted by bisection."""
-    low, high = -1.0 + 1e-9, (only_candidate - only_stable) / n
-    wanted = float(norm.isf(alpha))
-    for _ in range(60):
-        middle = (low + high) / 2
-        if _tango(only_candidate, only_stable, n, middle) > wanted:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-def _tango(b: int, c: int, n: int, difference: float) -> float:
-    """The score statistic for a true difference; 0 discordance is handled by the constraint."""
-    linear = -b - c + (2 * n - b + c) * difference
-    constant = -c * difference * (1 - difference)
-    root = math.sqrt(max(0.0, linear * linear - 8 * n * constant))
-    share = (root - linear) / (4 * n)  # of pairs that only the stable version gets, under the null
-    variance = n * (2 * share + difference * (1 - difference))
-    if variance <= 0:
-        return math.inf if b - c > n * difference else 0.0
-    return (b - c - n * difference) / math.sqrt(variance)
-
-
-def _against_majority(
-    evaluation: Evaluation, why: str, version: int | None, change: LabelChange | None
-) -> Verdict:
-    accuracy, majority = evaluation.accuracy.value, evaluation.majority_share
-    passed = accuracy > majority
-    word = "beats" if passed else "does not beat"
-    return Verdict(
-        passed=passed,
-        policy=FIRST,
-        reason=f"{why}; the candidate's {accuracy:.1%} on {evaluation.images} test images {word} "
-        f"always answering the commonest class ({majority:.1%})",
-        candidate_accuracy=accuracy,
-        images=evaluation.images,
-        stable_version=version,
-        majority_share=majority,
-        label_change=change,
-    )
+def _notes(stable: Opponent) -> list[str]:
+    if stable.seen is not None:
+        return []
+    return [
+        "the stable version's snapshot is gone, so test images that it was trained on cannot "
+        "be left out; that can only favour the stable version"
+    ]
 
 
 def _label_change(
@@ -247,14 +220,3 @@ def _label_change(
         return None
     images = sum(ours[item.label] in added for item in candidate.items)
     return LabelChange(added, removed, images)
-
-
-def _opponent_right(stable: Opponent, class_ids: Sequence[str]) -> "np.typing.NDArray[np.bool_]":
-    answers = np.array(stable.class_ids)[stable.scored.probabilities.argmax(axis=1)]
-    labels = np.array([class_ids[item.label] for item in stable.scored.items])
-    right: np.typing.NDArray[np.bool_] = answers == labels
-    return right
-
-
-def _percent(hits: int, n: int) -> str:
-    return f"{100 * hits / n:.1f} %"

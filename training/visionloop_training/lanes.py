@@ -163,7 +163,7 @@ class FullLane:
 
     def _run_key(self) -> str:
         """Names the run by all that decides its weights, so that only its like goes on from it."""
-        skipped = {"gate", "parity", "not_sure", "triggers"}
+        skipped = {"gate", "parity", "not_sure", "triggers", "card"}
         return run_key(
             {
                 "snapshot": self._data.snapshot,

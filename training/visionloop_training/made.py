@@ -14,7 +14,7 @@ from visionloop.bundle import ClassificationBundle
 from visionloop_training.config import TrainingConfig
 
 # Sections that do not change what is made.
-_BESIDE = {"triggers"}
+_BESIDE = {"triggers", "card"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,43 +1,19 @@
 """The numbers that judge a classifier, from probabilities and labels; numpy only, no model.
 
-Every share that decides something comes with its uncertainty: a Wilson interval here, a paired
-test in `gate`.
+Values alone: how sure they are is `intervals`, whether a difference is more than chance
+`significance`. `Counts` may hold many tables at once, so that a bootstrap is one array operation.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
+Flags = NDArray[np.bool_]
 
 ECE_BINS = 15
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A share of `n` with its 95 % Wilson score interval."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-
-def share(hits: int, n: int, confidence: float = 0.95) -> Interval:
-    """`hits` of `n` with the Wilson score interval, which is honest near 0 and 1 too."""
-    if n == 0:
-        return Interval(0.0, 0.0, 1.0, 0)
-    z = float(norm.ppf(0.5 + confidence / 2))
-    p = hits / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # Rounding must not push an end past the share itself.
-    return Interval(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)), n)
 
 
 def confusion(labels: Integers, predicted: Integers, classes: int) -> Integers:
@@ -48,32 +24,42 @@ def confusion(labels: Integers, predicted: Integers, classes: int) -> Integers:
 
 
 @dataclass(frozen=True, slots=True)
-class ClassScores:
-    """One class against the rest. 0 where there is nothing to divide by."""
+class Counts:
+    """For each class how many images are labelled as it, answered as it, and both: (…, classes)."""
 
-    precision: float
-    recall: float
-    f1: float
-    support: int
+    support: Floats
+    answered: Floats
+    hits: Floats
+
+    @property
+    def precision(self) -> Floats:
+        """(…, classes); 0 where nothing was answered so."""
+        return _ratio(self.hits, self.answered)
+
+    @property
+    def recall(self) -> Floats:
+        """(…, classes); 0 where no image is of the class."""
+        return _ratio(self.hits, self.support)
+
+    @property
+    def f1(self) -> Floats:
+        """(…, classes); 0 where there is nothing to divide by."""
+        return _ratio(2 * self.hits, self.answered + self.support)
+
+    def macro(self, scores: Floats) -> Floats:
+        """The plain mean (…) of scores (…, classes) over the classes that have images."""
+        present = self.support > 0
+        return _ratio((scores * present).sum(axis=-1), present.sum(axis=-1).astype(np.float64))
 
 
-def per_class(matrix: Integers) -> list[ClassScores]:
-    """Precision, recall and F1 of every class of a confusion matrix."""
-    scores: list[ClassScores] = []
-    for index in range(len(matrix)):
-        hits = int(matrix[index, index])
-        answered, support = int(matrix[:, index].sum()), int(matrix[index].sum())
-        precision = hits / answered if answered else 0.0
-        recall = hits / support if support else 0.0
-        f1 = 2 * hits / (answered + support) if answered + support else 0.0
-        scores.append(ClassScores(precision, recall, f1, support))
-    return scores
+def counts(matrix: Integers) -> Counts:
+    """Of a confusion matrix."""
+    as_floats = matrix.astype(np.float64)
+    return Counts(as_floats.sum(axis=1), as_floats.sum(axis=0), np.diagonal(as_floats))
 
 
-def macro(scores: Sequence[ClassScores], name: str) -> float:
-    """The plain mean of one score over the classes that have images."""
-    present = [float(getattr(score, name)) for score in scores if score.support]
-    return sum(present) / len(present) if present else 0.0
+def _ratio(over: Floats, under: Floats) -> Floats:
+    return np.divide(over, under, out=np.zeros_like(over), where=under > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +73,17 @@ class ReliabilityBin:
     accuracy: float
 
 
+def bin_of(best: Floats) -> Integers:
+    """The reliability bin (n,) of each best probability (n,), of 15 of equal width."""
+    places: Integers = np.clip(np.ceil(best * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
+    return places
+
+
 def reliability(probabilities: Floats, labels: Integers) -> list[ReliabilityBin]:
-    """The non-empty bins of the reliability diagram, 15 of equal width."""
+    """The non-empty bins of the reliability diagram."""
     best = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
-    places = np.clip(np.ceil(best * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
+    places = bin_of(best)
     bins: list[ReliabilityBin] = []
     for place in np.unique(places):
         inside = places == place
@@ -121,6 +113,13 @@ def softmax(logits: Floats) -> Floats:
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
     result: Floats = shifted / shifted.sum(axis=-1, keepdims=True)
     return result
+
+
+def energy(logits: Floats) -> Floats:
+    """-log Σ exp(logit) along the last axis: high for what is unlike train (Liu et al. 2020)."""
+    most = logits.max(axis=-1)
+    found: Floats = -(most + np.log(np.exp(logits - most[..., None]).sum(axis=-1)))
+    return found
 
 
 def log_loss(logits: Floats, labels: Integers) -> float:

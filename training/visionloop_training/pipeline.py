@@ -20,7 +20,7 @@ import torch
 
 from visionloop.aliases import pinned_words
 from visionloop.bundle import ClassificationBundle
-from visionloop.errors import ConflictError
+from visionloop.errors import ConfigurationError, ConflictError
 from visionloop.objectstore import ObjectStore
 from visionloop.repository import CurrentAliases, ModelRepository
 from visionloop.snapshot import Snapshot, SnapshotRepository
@@ -29,12 +29,14 @@ from visionloop_training.calibrate import Calibrated, calibrate
 from visionloop_training.classes import notes
 from visionloop_training.config import TrainingConfig
 from visionloop_training.cores import usable_cores
+from visionloop_training.costs import measured_costs
 from visionloop_training.data import Blobs, Dataset, dataset
 from visionloop_training.distributed import Workers
 from visionloop_training.evaluate import evaluate, score
 from visionloop_training.export import Session
 from visionloop_training.fast_lane import FastLane
 from visionloop_training.lanes import FullLane, Lane, Learned, Surroundings, open_checkpoints
+from visionloop_training.looks import earlier_looks
 from visionloop_training.made import Made, same_training
 from visionloop_training.stable import Version, full_version
 from visionloop_training.stable import stable as stable_version
@@ -113,6 +115,10 @@ def run(request: Request) -> Result | None:
     that the user or the operator must act on.
     """
     config, repository = request.config, ModelRepository(request.store)
+    if request.force and config.gate.mode == "manual":
+        raise ConfigurationError(
+            "--force promotes and gate.mode=manual never does; leave one of them out", field="force"
+        )
     clock = Clock(request)
     torch.set_num_threads(config.threads or max(1, usable_cores() // request.workers.local))
     repository.versions(request.model)  # refuses a bad model name before any work
@@ -178,36 +184,52 @@ def run(request: Request) -> Result | None:
             publish.write_golden(folder, golden, answers, blobs)
 
         with clock("evaluate"):
-            scored = score(session, blobs, preprocessing, data.test)
+            scored = score(session, blobs, preprocessing, data.test, logits="logits")
             evaluation = evaluate(scored, data.class_ids)
             fresh.write_sketch(folder, data, session, preprocessing, blobs)
 
         with clock("gate"):
             opponent = stable.opponent(data.test, blobs) if stable else None
-            seen = frozenset(item.group for item in (*data.train, *data.val))
-            verdict = gate.decide(scored, evaluation, data.class_ids, seen, opponent, config.gate)
+            verdict = gate.decide(
+                scored,
+                evaluation,
+                data.class_ids,
+                frozenset(item.group for item in (*data.train, *data.val)),
+                opponent,
+                config.gate,
+                parity=proof,
+                costs=measured_costs(
+                    folder / publish.GRAPH, session, preprocessing, stable, blobs, golden[0]
+                ),
+                looks=earlier_looks(repository, request.model, data.name),
+            )
             verdict = replace(verdict, notes=[*verdict.notes, *told])
             _log.info("gate: %s", verdict.reason)
 
         with clock("publish"):
+            run_id = publish.new_run_id()
+            version = repository.claim(request.model, run_id)
             document = report.document(
+                model=request.model,
+                version=version,
                 data=data,
                 config=config,
+                origin=lane.origin,
                 fitted=learned,
                 calibrated=calibrated,
                 parity=proof,
                 evaluation=evaluation,
                 scored=scored,
+                opponent=opponent,
                 verdict=verdict,
                 features_computed=lane.computed,
                 timings=clock.seconds,
             )
             report.write(folder / "report", document, blobs)
-            run_id = publish.new_run_id()
             bundle = publish.make_bundle(
                 folder=folder,
                 model=request.model,
-                version=repository.claim(request.model, run_id),
+                version=version,
                 run_id=run_id,
                 parent_version=stable.bundle.version if stable else None,
                 data=data,
@@ -300,7 +322,9 @@ def _promote(
 ) -> tuple[bool, str]:
     """Moves stable if the gate or --force says so and nobody pinned it; (moved, words about a lost
     race)."""
-    if not request.promote or not (verdict.passed or request.force):
+    if not request.promote or verdict.mode == "manual":
+        return False, ""
+    if not (verdict.passed or request.force):
         return False, ""
     if before.aliases.pinned is not None:
         return False, ""

@@ -22,6 +22,7 @@ from visionloop.bundle import (
     BundleLabel,
     Calibration,
     ClassificationBundle,
+    ConformalSets,
     GoldenItem,
     GoldenSet,
     Provenance,
@@ -130,7 +131,7 @@ def make_bundle(
             ece_before=calibrated.ece_before,
             ece_after=calibrated.ece_after,
         ),
-        thresholds=Thresholds(not_sure=calibrated.not_sure),
+        thresholds=thresholds(calibrated),
         golden=GoldenSet(
             file=GOLDEN,
             items=parity.images,
@@ -157,17 +158,30 @@ def make_bundle(
     )
 
 
+def thresholds(calibrated: Calibrated) -> Thresholds:
+    """When an answer of the model is "not sure"."""
+    sets = calibrated.sets
+    return Thresholds(
+        not_sure=calibrated.not_sure,
+        energy=calibrated.energy,
+        conformal=None
+        if sets is None
+        else ConformalSets(score=sets.score, coverage=sets.coverage, quantile=sets.quantile),
+    )
+
+
 def headline(evaluation: Evaluation, parity: Parity, data: Dataset) -> dict[str, float]:
     """The numbers that lists and the alias history show."""
     return {
         "accuracy": evaluation.accuracy.value,
         "accuracy_low": evaluation.accuracy.low,
         "accuracy_high": evaluation.accuracy.high,
-        "balanced_accuracy": evaluation.balanced_accuracy,
-        "macro_precision": evaluation.macro_precision,
-        "macro_recall": evaluation.macro_recall,
-        "macro_f1": evaluation.macro_f1,
-        "test_ece": evaluation.ece,
+        "balanced_accuracy": evaluation.balanced_accuracy.value,
+        "macro_precision": evaluation.macro_precision.value,
+        "macro_recall": evaluation.macro_recall.value,
+        "macro_f1": evaluation.macro_f1.value,
+        **({} if evaluation.macro_auroc is None else {"macro_auroc": evaluation.macro_auroc.value}),
+        "test_ece": evaluation.ece.value,
         "parity_max_abs_probability_difference": parity.max_probability_difference,
         "train_images": len(data.train),
         "val_images": len(data.val),

@@ -70,6 +70,13 @@ class Version:
         known = [row for row in self.snapshot.rows if row.split != "test"]
         return frozenset(name for row in known for name in (row.group_id, row.sha256))
 
+    @property
+    def tested(self) -> frozenset[str] | None:
+        """Digests of its snapshot's test images."""
+        if self.snapshot is None:
+            return None
+        return frozenset(row.sha256 for row in self.snapshot.rows if row.split == "test")
+
     def output(self, kind: str) -> str:
         """The name of its output of this kind. Raises RefusedError where it has none."""
         found = self.bundle.output(kind)
@@ -105,6 +112,7 @@ class Version:
             scored=self.answers(items, blobs),
             class_ids=self.class_ids,
             seen=self.seen,
+            tested=self.tested,
         )
 
 

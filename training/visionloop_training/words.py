@@ -45,6 +45,8 @@ def _trained(model: str, result: "Result") -> str:
     lines.append(
         f"  {'promoted' if result.promoted else 'not promoted'}: {result.pinned or stable}"
     )
+    if result.verdict and result.verdict.passed and result.verdict.mode == "manual":
+        lines.append(f"  gate.mode is manual: visionloop models promote {model} {result.version}")
     seconds = ", ".join(f"{name} {value:.0f}" for name, value in result.timings.items())
     lines.append(f"  seconds         {seconds}")
     return "\n".join(lines) + "\n"

@@ -11,6 +11,8 @@ from visionloop.cli.output import Output
 from visionloop.client import IMAGES_PER_REQUEST, Client, Recognition
 from visionloop.errors import NotFoundError
 
+_DOUBTS = {"unfamiliar": "not sure: unlike what the model was trained for"}
+
 
 def predict(options: argparse.Namespace, output: Output) -> int:
     """Prints one line per image; exit code 65 when some image was refused."""
@@ -22,7 +24,8 @@ def predict(options: argparse.Namespace, output: Output) -> int:
             output.note(f"{path}: {result.error}")
             continue
         best = ", ".join(f"{label.name} {label.probability:.3f}" for label in result.labels)
-        rows.append([path, best + (" (not sure)" if result.not_sure else ""), result.version])
+        doubt = f" ({_DOUBTS.get(result.not_sure_reason, 'not sure')})" if result.not_sure else ""
+        rows.append([path, best + doubt, result.version])
     if rows:
         output.table(["image", "what it shows", "version"], rows)
     output.result(
@@ -33,6 +36,7 @@ def predict(options: argparse.Namespace, output: Output) -> int:
                 "version": result.version,
                 "labels": [asdict(label) for label in result.labels],
                 "not_sure": result.not_sure,
+                "not_sure_reason": result.not_sure_reason,
                 "prediction_id": result.prediction_id,
                 "error": str(result.error) if result.error else None,
             }

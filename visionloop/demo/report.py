@@ -96,7 +96,7 @@ def _round(training: Training) -> dict[str, Any]:
         "train_images": report["images"]["train"],
         "test_images": report["images"]["test"],
         "test_accuracy": report["evaluation"]["accuracy"]["value"],
-        "macro_f1": report["evaluation"]["macro_f1"],
+        "macro_f1": report["evaluation"]["macro_f1"]["value"],
         "ece_before": report["calibration"]["ece_before"],
         "ece_after": report["calibration"]["ece_after"],
         "train_seconds": training.seconds,

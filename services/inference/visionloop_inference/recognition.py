@@ -44,6 +44,8 @@ STREAM_REQUESTS = 16  # of one stream at a time
 # bulk work wants it done, and the stream holds him back by itself.
 STREAM_PATIENCE = 30.0  # seconds
 LONGEST_PAUSE = 1.0
+# Why an answer is "not sure", the two words of the proto.
+LOW_PROBABILITY, UNFAMILIAR = "low_probability", "unfamiliar"
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -155,6 +157,8 @@ class Classification:
         self.bundle = bundle
         output = bundle.output("probabilities")
         self._output = output.name if output is not None else None
+        logits = bundle.output("logits") if bundle.thresholds.energy is not None else None
+        self._logits = logits.name if logits is not None else None
         self._counted: dict[tuple[int, bool], Any] = {}
 
     def respond(
@@ -168,6 +172,7 @@ class Classification:
         response = pb.RecognizeResponse(model=bundle.model, version=bundle.version)
         tensor = answer.outputs.get(self._output) if self._output is not None else None
         probabilities = tensor.array if tensor is not None else None  # (rows, labels) float32
+        unfamiliar = self._unfamiliar(answer)  # (rows,)
         row = 0
         for sent, image in zip(request.images, images, strict=True):
             result = response.results.add(image_id=sent.id)
@@ -179,14 +184,28 @@ class Classification:
             if failure is not None:
                 _refuse(result.status, GraphRunFailedError(failure))
             elif probabilities is not None:
-                self._tell(result, probabilities[row], request.top_k, image.sha256)
+                strange = unfamiliar is not None and bool(unfamiliar[row])
+                self._tell(result, probabilities[row], strange, request.top_k, image.sha256)
             row += 1
         return response
+
+    def _unfamiliar(self, answer: Answer) -> NDArray[np.bool_] | None:
+        """(rows,): whether an image's energy -log Σ exp(logit) is above the bundle's limit.
+
+        None where the bundle sets none, or has no logits to make it from.
+        """
+        limit = self.bundle.thresholds.energy
+        tensor = answer.outputs.get(self._logits) if self._logits is not None else None
+        if limit is None or tensor is None:
+            return None
+        found: NDArray[np.bool_] = -np.logaddexp.reduce(tensor.array, axis=1) > limit
+        return found
 
     def _tell(
         self,
         result: pb.ImageResult,
         probabilities: NDArray[np.float32],
+        unfamiliar: bool,
         top_k: int,
         sha256: str,
     ) -> None:
@@ -207,7 +226,11 @@ class Classification:
                 class_id=label.id, name=label.name, probability=float(probabilities[index])
             )
         told.threshold = bundle.thresholds.not_sure
-        told.not_sure = told.labels[0].probability < told.threshold
+        if unfamiliar:
+            told.not_sure_reason = UNFAMILIAR
+        elif told.labels[0].probability < told.threshold:
+            told.not_sure_reason = LOW_PROBABILITY
+        told.not_sure = bool(told.not_sure_reason)
         result.prediction_id = str(PredictionId.new(bundle.model, bundle.version, sha256))
         self._count(order[0], told.not_sure)
 

@@ -38,7 +38,7 @@ def loss_curves(curves: Sequence[dict[str, float]], kept: int) -> Markup:
             [p["epoch"] for p in tuned], [p["train_loss"] for p in tuned], "o-", ms=3, color=_TRAIN
         )
         loss.plot(epochs, [p["val_loss"] for p in curves], "o-", ms=3, color=_VAL)
-        loss.legend(["train", "val"], loc="upper right")
+        loss.legend(["train", "val"], loc="best")
         loss.set(xlabel="epoch (0: linear probe)", ylabel="loss")
         accuracy.plot(epochs, [100 * p["val_accuracy"] for p in curves], "o-", ms=3, color=_VAL)
         accuracy.set(xlabel="epoch (0: linear probe)", ylabel="val accuracy, %")

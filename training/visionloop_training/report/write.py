@@ -13,6 +13,10 @@ from visionloop_training.data import Blobs
 from visionloop_training.report import plots
 
 MISTAKES = 24
+DIFFERENCES = 12  # of each kind
+CONFUSIONS = 10  # pairs of classes
+FEW = 30  # test images of a class, too few for its scores to say much
+_LARGEST_MATRIX = 16  # classes; a larger one is folded away, the pairs above tell more
 _THUMBNAIL = 144  # pixels
 
 
@@ -34,7 +38,9 @@ def page(document: dict[str, Any], blobs: Blobs) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f} %"
+    environment.filters["points"] = lambda share: f"{100 * share:+.1f}".replace("-", "−")
     calibration, evaluation = document["calibration"], document["evaluation"]
+    confusion = evaluation["confusion"]
     return environment.get_template("page.html.j2").render(
         d=document,
         e=evaluation,
@@ -47,11 +53,40 @@ def page(document: dict[str, Any], blobs: Blobs) -> str:
                 ("test", evaluation["reliability"]),
             ]
         ),
-        largest=max(max(row) for row in evaluation["confusion"]) or 1,
+        shares=[[n / max(1, sum(row)) for n in row] for row in confusion],
+        small_matrix=len(confusion) <= _LARGEST_MATRIX,
+        confusions=_confusions(document),
         mistakes=_mistakes(document, blobs),
         mistakes_total=sum(p["label"] != p["predicted"] for p in document["predictions"]),
+        differences=_differences(document, blobs),
+        few=[name for name, scores in evaluation["classes"].items() if scores["support"] < FEW],
+        unequal=_unequal(evaluation["slices"]),
         seconds=sum(document["timings"].values()),
     )
+
+
+def _confusions(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The pairs of classes that are mixed up most often."""
+    ids = [label["id"] for label in document["labels"]]
+    pairs = [
+        {"label": ids[row], "answer": ids[column], "images": n, "of": sum(counts)}
+        for row, counts in enumerate(document["evaluation"]["confusion"])
+        for column, n in enumerate(counts)
+        if row != column and n
+    ]
+    return sorted(pairs, key=lambda pair: -pair["images"])[:CONFUSIONS]
+
+
+def _unequal(slices: dict[str, Any]) -> list[str]:
+    """The attributes with a gap that is more than chance."""
+    return [
+        name
+        for name, values in slices.items()
+        if any(
+            value["adjusted_p_value"] is not None and value["adjusted_p_value"] < 0.05
+            for value in values.values()
+        )
+    ]
 
 
 def _mistakes(document: dict[str, Any], blobs: Blobs) -> list[dict[str, Any]]:
@@ -62,6 +97,23 @@ def _mistakes(document: dict[str, Any], blobs: Blobs) -> list[dict[str, Any]]:
         {**p, "sure": max(p["probabilities"]), "picture": _thumbnail(p["sha256"], blobs)}
         for p in wrong[:MISTAKES]
     ]
+
+
+def _differences(document: dict[str, Any], blobs: Blobs) -> list[dict[str, Any]]:
+    """Images that one of the two models gets right: those that were lost come first, and of each
+    kind those that the wrong model was surest of."""
+    comparison = document["comparison"]
+    if comparison is None:
+        return []
+    told: list[dict[str, Any]] = []
+    for kind, wrong in (("lost", "candidate_probability"), ("gained", "stable_probability")):
+        images = sorted(comparison[kind], key=lambda image: -image[wrong])
+        shown = [
+            {**image, "picture": _thumbnail(image["sha256"], blobs)}
+            for image in images[:DIFFERENCES]
+        ]
+        told.append({"kind": kind, "total": len(images), "images": shown})
+    return told
 
 
 def _thumbnail(sha256: str, blobs: Blobs) -> str:

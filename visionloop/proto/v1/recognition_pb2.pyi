@@ -67,14 +67,16 @@ class ImageStatus(_message.Message):
     def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Classification(_message.Message):
-    __slots__ = ("labels", "not_sure", "threshold")
+    __slots__ = ("labels", "not_sure", "threshold", "not_sure_reason")
     LABELS_FIELD_NUMBER: _ClassVar[int]
     NOT_SURE_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    NOT_SURE_REASON_FIELD_NUMBER: _ClassVar[int]
     labels: _containers.RepeatedCompositeFieldContainer[ScoredLabel]
     not_sure: bool
     threshold: float
-    def __init__(self, labels: _Optional[_Iterable[_Union[ScoredLabel, _Mapping]]] = ..., not_sure: bool = ..., threshold: _Optional[float] = ...) -> None: ...
+    not_sure_reason: str
+    def __init__(self, labels: _Optional[_Iterable[_Union[ScoredLabel, _Mapping]]] = ..., not_sure: bool = ..., threshold: _Optional[float] = ..., not_sure_reason: _Optional[str] = ...) -> None: ...
 
 class ScoredLabel(_message.Message):
     __slots__ = ("class_id", "name", "probability")

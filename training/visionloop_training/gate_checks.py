@@ -1,0 +1,285 @@
+"""The gate's checks, one function each: what is compared, when it refuses, how it says so."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from visionloop_training import slices as attribute_slices
+from visionloop_training.config import GateConfig
+from visionloop_training.evaluate import Evaluation, Scored
+from visionloop_training.metrics import Flags
+from visionloop_training.parity import Parity
+from visionloop_training.significance import (
+    Pairs,
+    holm,
+    lower_bound,
+    mcnemar_worse,
+    non_inferiority,
+    pairs,
+)
+
+FIRST = "beats-majority-class"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One question of the gate and its answer."""
+
+    name: str
+    passed: bool
+    words: str
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """The images that both models answer, and who is right on them: (n,) each."""
+
+    scored: Scored
+    candidate: Flags
+    stable: Flags
+
+    def table(self, keep: Flags) -> Pairs:
+        """The paired outcomes on some of them."""
+        return pairs(self.candidate[keep], self.stable[keep], self.scored.groups[keep])
+
+    def digests(self, keep: Flags) -> list[str]:
+        """The names of some of them."""
+        items = zip(self.scored.items, keep, strict=True)
+        return [item.sha256 for item, wanted in items if wanted]
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What running a model takes; the stable version's where there is one."""
+
+    candidate_bytes: int
+    candidate_milliseconds: float  # median for one image
+    stable_bytes: int | None = None
+    stable_milliseconds: float | None = None
+
+
+def paired(table: Pairs, config: GateConfig, alpha: float) -> tuple[Check, float, float]:
+    """The policy's test on all comparable images: (check, p-value, bound of the difference)."""
+    b, c, n = table.effective
+    bound = float(lower_bound(b, c, n, alpha))
+    if config.policy == "not-significantly-worse":
+        p_value = float(mcnemar_worse(b, c))
+        passed = p_value >= alpha
+        sign = "≥" if passed else "<"
+        word = "not significantly worse" if passed else "significantly worse"
+        verdict = f"{word} (exact McNemar p = {p_value:.3g} {sign} {alpha:.3g})"
+    else:
+        p_value = float(non_inferiority(b, c, n, config.margin))
+        passed = p_value < alpha
+        word = "non-inferior" if passed else "not shown to be non-inferior"
+        verdict = (
+            f"{word}: the difference is at least {100 * bound:+.1f} points "
+            f"({100 * (1 - alpha):.4g} % one-sided), the margin is {-100 * config.margin:.1f}"
+        )
+    words = f"{verdict}; {_shown(table, 'test images')}; {_sight(table)}"
+    return Check(config.policy, passed, words, _numbers(table, p_value)), p_value, bound
+
+
+def beats_majority(evaluation: Evaluation, why: str) -> Check:
+    """Of a candidate without an opponent."""
+    accuracy, majority = evaluation.accuracy.value, evaluation.majority_share
+    passed = accuracy > majority
+    return Check(
+        FIRST,
+        passed,
+        f"{why}; the candidate's {accuracy:.1%} on {evaluation.images} test images "
+        f"{'beats' if passed else 'does not beat'} always answering the commonest class "
+        f"({majority:.1%})",
+        {"accuracy": accuracy, "majority_share": majority, "images": evaluation.images},
+    )
+
+
+def recent(compared: Compared, tested: frozenset[str] | None, config: GateConfig) -> Check:
+    """Is it worse on the test images that joined since the stable version's snapshot?
+
+    They are the nearest to what production sees now. The older ones are told beside them.
+    """
+    name = "recent-images"
+    if tested is None:
+        return Check(name, True, "which images joined since is not known: the snapshot is gone")
+    joined = np.array([item.sha256 not in tested for item in compared.scored.items], dtype=bool)
+    table, older = compared.table(joined), compared.table(~joined)
+    numbers = {"recent": _numbers(table), "older": _numbers(older)}
+    if not table.n:
+        return Check(name, True, "no test image joined since the stable version", numbers)
+    p_value = numbers["recent"]["p_value"]
+    worse = p_value < config.alpha
+    words = (
+        f"{'significantly' if worse else 'not significantly'} worse on images that joined since "
+        f"(p = {p_value:.3g}); {_shown(table, 'recent images')}; {_sight(table)}"
+    )
+    return Check(name, _may_pass(worse, config), words, numbers)
+
+
+def classes(compared: Compared, class_ids: Sequence[str], config: GateConfig) -> Check:
+    """Is it worse on the images of one class?"""
+    labels = compared.scored.labels
+    parts = {class_ids[index]: labels == index for index in np.unique(labels)}
+    return _family("classes", "class", compared, parts, config)
+
+
+def slices(compared: Compared, config: GateConfig) -> Check:
+    """Is it worse on the images of one attribute value?"""
+    parts: dict[str, Flags] = {}
+    for place in attribute_slices.places([item.attributes for item in compared.scored.items]):
+        inside = np.zeros(len(compared.candidate), dtype=bool)
+        inside[place.inside] = True
+        parts[f"{place.attribute}={place.value}"] = inside
+    return _family("slices", "slice", compared, parts, config)
+
+
+def _family(
+    name: str, one: str, compared: Compared, parts: dict[str, Flags], config: GateConfig
+) -> Check:
+    """Exact McNemar on each part, Holm over all of them."""
+    tables = {part: compared.table(inside) for part, inside in parts.items()}
+    numbers = {part: _numbers(table) for part, table in tables.items()}
+    if not numbers:
+        nothing: dict[str, Any] = {"parts": {}, "worse": []}
+        return Check(name, True, f"there is no {one} with enough images to compare", nothing)
+    adjusted = holm([found["p_value"] for found in numbers.values()])
+    for found, p_value in zip(numbers.values(), adjusted.tolist(), strict=True):
+        found["adjusted_p_value"] = p_value
+    worse = [part for part, found in numbers.items() if found["adjusted_p_value"] < config.alpha]
+    if not worse:
+        words = f"no {one} of {len(numbers)} is significantly worse (Holm, {config.alpha:g})"
+    else:
+        words = f"significantly worse on {one} " + ", ".join(
+            f"{part} ({_shown(tables[part], 'images')}; "
+            f"Holm-adjusted p = {numbers[part]['adjusted_p_value']:.3g})"
+            for part in worse
+        )
+    return Check(name, _may_pass(bool(worse), config), words, {"parts": numbers, "worse": worse})
+
+
+def _may_pass(worse: bool, config: GateConfig) -> bool:
+    return not worse or config.regressions == "report"
+
+
+def budgets(
+    evaluation: Evaluation, config: GateConfig, parity: Parity | None, costs: Costs | None
+) -> list[Check]:
+    """What the candidate must keep whatever the stable version does."""
+    checks: list[Check] = []
+    if parity is not None:
+        # A difference beyond the limit has stopped the run before.
+        found = parity.max_probability_difference
+        words = (
+            f"model.onnx follows the trained network within {found:.1g} of probability on "
+            f"{parity.images} real images (limit {parity.limit:g})"
+        )
+        numbers = {"max_probability_difference": found, "limit": parity.limit}
+        checks.append(Check("parity", True, words, numbers))
+    ece = evaluation.ece
+    passed = config.max_ece is None or ece.low <= config.max_ece
+    words = f"calibration error {ece.value:.3f} (95 %: {ece.low:.3f} to {ece.high:.3f}), "
+    words += _limit(config.max_ece, "{:g}")
+    checks.append(
+        Check(
+            "calibration",
+            passed,
+            words,
+            {"ece": ece.value, "low": ece.low, "high": ece.high, "limit": config.max_ece},
+        )
+    )
+    if costs is not None:
+        checks += [_latency(costs, config), _size(costs, config)]
+    return checks
+
+
+def _latency(costs: Costs, config: GateConfig) -> Check:
+    ours, theirs, limit = (
+        costs.candidate_milliseconds,
+        costs.stable_milliseconds,
+        config.max_latency_ratio,
+    )
+    ratio = ours / theirs if theirs else None
+    words = f"{ours:.3g} ms for one image"
+    if ratio is not None:
+        words += f", {ratio:.2f} times the stable version's {theirs:.3g} ms"
+    words += f", {_limit(limit, '{:g} times')}"
+    passed = limit is None or ratio is None or ratio <= limit
+    numbers = {"milliseconds": ours, "stable_milliseconds": theirs, "ratio": ratio, "limit": limit}
+    return Check("latency", passed, words, numbers)
+
+
+def _size(costs: Costs, config: GateConfig) -> Check:
+    limit, size = config.max_megabytes, costs.candidate_bytes
+    words = f"model.onnx has {size / 1e6:.3g} MB"
+    if costs.stable_bytes is not None:
+        words += f", the stable version's {costs.stable_bytes / 1e6:.3g} MB"
+    words += f", {_limit(limit, '{:g} MB')}"
+    passed = limit is None or size <= limit * 1e6
+    numbers = {"bytes": size, "stable_bytes": costs.stable_bytes, "limit_megabytes": limit}
+    return Check("size", passed, words, numbers)
+
+
+def looks(before: Sequence[int], config: GateConfig) -> Check:
+    """How often images of this test split have decided about the model already.
+
+    Every decision on the same images is another chance for a worse model to pass by luck.
+    """
+    number, planned = len(before) + 1, config.planned_looks
+    words = f"look {number} at this test split"
+    if before:
+        shown = ", ".join(str(version) for version in before[-5:])
+        words += f" (after version{'s' * (len(before) > 1)} {'… ' * (len(before) > 5)}{shown})"
+    if planned is None:
+        words += "; alpha is not divided (gate.planned_looks)"
+    elif number <= planned:
+        words += f" of {planned} planned; alpha {config.alpha:g} / {planned}"
+    else:
+        words += (
+            f", and {planned} were planned: what it says now is no longer news. Label new test "
+            "images, or raise gate.planned_looks and accept the weaker promise"
+        )
+    passed = planned is None or number <= planned
+    return Check(
+        "looks", passed, words, {"look": number, "before": list(before), "planned": planned}
+    )
+
+
+def _limit(limit: float | None, form: str) -> str:
+    return "no limit set" if limit is None else f"limit {form.format(limit)}"
+
+
+def _numbers(table: Pairs, p_value: float | None = None) -> dict[str, Any]:
+    """Of a table, for gate.json; the p-value is McNemar's "worse" unless another is given."""
+    b, c, _ = table.effective
+    return {
+        "images": table.n,
+        "both_right": table.both,
+        "only_candidate_right": table.candidate,
+        "only_stable_right": table.stable,
+        "both_wrong": table.neither,
+        "difference": table.difference,
+        "smallest_visible_difference": table.smallest_visible_difference if table.n else None,
+        "design_effect": table.design_effect,
+        "p_value": float(mcnemar_worse(b, c)) if p_value is None else p_value,
+    }
+
+
+def _shown(table: Pairs, images: str) -> str:
+    return (
+        f"{_percent(table.both + table.candidate, table.n)} against "
+        f"{_percent(table.both + table.stable, table.n)} on {table.n} {images}; only the "
+        f"candidate right on {table.candidate}, only the stable version on {table.stable}"
+    )
+
+
+def _sight(table: Pairs) -> str:
+    return (
+        f"this test set sees differences from {100 * table.smallest_visible_difference:.1f} points"
+    )
+
+
+def _percent(hits: int, n: int) -> str:
+    return f"{100 * hits / n:.1f} %"
