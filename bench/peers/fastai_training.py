@@ -6,13 +6,13 @@ it would download them.
 """
 
 import time
-from pathlib import Path
 
 import torch
 from fastai.vision.all import (
     CategoryBlock,
     DataBlock,
     ImageBlock,
+    IndexSplitter,
     LabelSmoothingCrossEntropy,
     Normalize,
     Resize,
@@ -25,22 +25,18 @@ from training_job import BACKBONE, Job, epochs_within, network
 BATCH = 32
 started = time.perf_counter()
 job = Job.given()
-items = [(*pair, False) for pair in job.train] + [(*pair, True) for pair in job.val]
+label_of = dict([*job.train, *job.val])
 block = DataBlock(
     blocks=(ImageBlock, CategoryBlock(vocab=list(range(job.classes)))),
-    get_x=lambda item: Path(item[0]),
-    get_y=lambda item: item[1],
-    splitter=lambda rows: (
-        [at for at, row in enumerate(rows) if not row[2]],
-        [at for at, row in enumerate(rows) if row[2]],
-    ),
+    get_y=lambda path: label_of[path],
+    splitter=IndexSplitter(range(len(job.train), len(label_of))),
     item_tfms=Resize(job.size, method=ResizeMethod.Squish),
     batch_tfms=[
         *aug_transforms(flip_vert=True),
         Normalize.from_stats([0.5] * 3, [0.5] * 3, cuda=False),
     ],
 )
-loaders = block.dataloaders(items, bs=BATCH, num_workers=0)
+loaders = block.dataloaders(list(label_of), bs=BATCH, num_workers=0)
 learner = vision_learner(
     loaders, BACKBONE, pretrained=False, normalize=False, loss_func=LabelSmoothingCrossEntropy()
 )
@@ -63,5 +59,5 @@ learner.model.zero_grad()
 learner.model.train()
 with learner.no_bar(), learner.no_logging():
     learner.fine_tune(max(1, epochs - 1), base_lr=2e-3)
-    scores, _ = learner.get_preds(dl=loaders.test_dl([(path, 0, False) for path in job.test]))
+    scores, _ = learner.get_preds(dl=loaders.test_dl(job.test))
 job.answer(torch.as_tensor(scores).argmax(1).tolist(), epochs=epochs)
