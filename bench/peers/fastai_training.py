@@ -48,7 +48,7 @@ learner.model[0].model.load_state_dict(
 
 def trial() -> None:
     """One step's work, with the batch norms at rest."""
-    inputs, labels = loaders.one_batch()
+    inputs, labels = (part.as_subclass(torch.Tensor) for part in loaders.one_batch())
     learner.loss_func(learner.model(inputs), labels).backward()
 
 
