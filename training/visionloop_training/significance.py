@@ -25,7 +25,7 @@ POWER = 2.4865
 # Taken off the count of disagreements. Counts are whole numbers and the score test forgets it:
 # without this, models worse by exactly the margin pass in up to 5.6 % of cases at alpha 5 %; with
 # it in at most 4.9 % (exact, for 100, 200 and 656 images, margins of 0.5 to 5 points, and for 2,000
-# at one point; 1 to 20 % of disagreements). The price is 1 point of power for 656 images, 4 for 200.
+# at one point; 1 to 20 % of disagreements). Price: 1 point of power for 656 images, 4 for 200.
 _CONTINUITY = 0.25
 
 
