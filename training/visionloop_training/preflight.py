@@ -68,7 +68,8 @@ def check(subject: Subject) -> list[str]:
 
 def _processes(subject: Subject) -> Iterator[str]:
     subject.workers.check_slices(subject.config.fit.slices)
-    yield f"{subject.workers.count} processes"
+    count = subject.workers.count
+    yield f"{count} process{'es' if count > 1 else ''}"
 
 
 def _device(_subject: Subject) -> Iterator[str]:
