@@ -99,7 +99,7 @@ def check_flat(server: Server, misbehave: Callable[[Server], None], rounds: int)
     serves(server)
     assert front_end(server) == pid  # it has not died and come back
     assert memory(pid) - before < ROOM
-    assert server.metric("visionloop_inflight_requests") == 0
+    wait_for(lambda: server.metric("visionloop_inflight_requests") == 0)
 
 
 def settled(pid: int, idle: int) -> None:

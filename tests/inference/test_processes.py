@@ -130,7 +130,7 @@ def test_a_front_end_that_dies_is_started_again_on_the_same_port(server: Server)
     wait_for(lambda: server.metric("visionloop_restarts_total", process="front_end") == 1)
     wait_for(lambda: answers(server), hint="an answer of the new front end")
     assert server.metric("grpc_server_handled_total", grpc_method="Recognize") >= counted + 1
-    assert server.metric("visionloop_inflight_requests") == 0
+    wait_for(lambda: server.metric("visionloop_inflight_requests") == 0)
 
 
 def test_a_killed_supervisor_leaves_nobody_behind(server: Server) -> None:
