@@ -27,7 +27,7 @@ demo: $(READY) ## the whole loop on real photographs: import, train, serve, corr
 	$(BIN)/python -m visionloop.demo --output build/demo
 
 test: $(READY) ## all tests that need no long run (ALL_DATABASES=1: labeling's core on Postgres, too)
-	$(BIN)/python -m pytest tests -m 'not images'
+	$(BIN)/python -m pytest tests -m 'not images' --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test-kill: $(READY) ## the kill tests, each many times over
 	KILL_ROUNDS=25 $(BIN)/python -m pytest tests -m kill

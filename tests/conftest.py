@@ -1,10 +1,20 @@
-"""What all tests share: the shared fixtures, and the rule that CI skips nothing."""
+"""What all tests share: fixtures, the order of files, and the rule that CI skips nothing."""
 
 import os
 
 import pytest
 
 pytest_plugins = ["support.browser", "support.helm", "support.postgres", "support.stores"]
+
+
+# Files go to the next free process in this order. Were the ones of minutes last, one process would
+# work on them while the others idle.
+LONG_FILES = ("tests/e2e/", "tests/training/", "tests/charts/test_training_pods")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG_FILES))
 
 
 @pytest.hookimpl(wrapper=True)
