@@ -1,11 +1,16 @@
 """What all tests share: fixtures, the order of files, and the rule that CI skips nothing."""
 
 import os
+import signal
 
 import pytest
 
 pytest_plugins = ["support.browser", "support.helm", "support.postgres", "support.stores"]
 
+
+# What the tests' own starter ignores (nohup, a shell's &) would be ignored by the programs, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Files go to the next free process in this order. Were the ones of minutes last, one process would
 # work on them while the others idle.
