@@ -53,6 +53,23 @@ REFUSED = [
     ),
     ("inference", [STORE, "--set=insecure=true,grpcRoute.enabled=true"], "names no Gateway"),
     ("inference", [STORE, "--set=insecure=true,ingress.enabled=true"], "names no host"),
+    ("inference", [STORE, "--set=insecure=true,httpRoute.enabled=true"], "names no Gateway"),
+    (
+        "inference",
+        [STORE, "--set=insecure=true,service.type=LoadBalancer", "--set=httpRoute.enabled=true"],
+        "a Service of type LoadBalancer does not open",
+    ),
+    (
+        "labeling-ingest",
+        [STORE, DATABASE, "--set=insecure=true", '--set-json=database.policyFrom=[{"x":{}}]'],
+        "without database.policyFor",
+    ),
+    (
+        "labeling-ingest",
+        [STORE, DATABASE, "--set=insecure=true,networkPolicy.enabled=false"]
+        + ["--set=database.policyFor.app=postgres"],
+        "networkPolicy.enabled is false",
+    ),
     ("labeling-ingest", [STORE, "--set=insecure=true"], "database.existingSecret names no"),
     ("labeling-ingest", [STORE, DATABASE], "passwords would come in the clear"),
     (

@@ -1,4 +1,5 @@
-{{/* Ways in from outside of the cluster. Each takes root, kind/port and the values of that way. */}}
+{{/* Ways in from outside of the cluster. Each takes root, kind/port and the values of that way; a
+route may lead in what begins with `path`, and nothing else. */}}
 {{- define "visionloop.gatewayRoute" -}}
 {{- $name := include "visionloop.fullname" .root }}
 apiVersion: gateway.networking.k8s.io/v1
@@ -22,6 +23,10 @@ spec:
     - backendRefs:
         - name: {{ $name }}
           port: {{ .port }}
+      {{- with .path }}
+      matches:
+        - path: {type: PathPrefix, value: {{ . }}}
+      {{- end }}
 {{- end -}}
 
 {{- define "visionloop.ingress" -}}

@@ -6,6 +6,8 @@ Pod Identity, GKE, an instance's role), and no key is anywhere in the cluster. *
 
 {{- define "visionloop.storeEnv" -}}
 {{- $store := .Values.global.store -}}
+- name: VISIONLOOP_STORE # so that `kubectl exec` finds it, too: doctor, models list
+  value: {{ $store.url | quote }}
 {{- with $store.endpoint }}
 - name: AWS_ENDPOINT_URL_S3
   value: {{ . | quote }}

@@ -1,7 +1,6 @@
 {{/* The program's command line. What the chart itself decides stands first; `settings` cannot name
 it (values.schema.json refuses that). */}}
 {{- define "inference.args" -}}
-- --store={{ .Values.global.store.url }}
 - --host=0.0.0.0
 - --port=8001
 - --http-port=8002

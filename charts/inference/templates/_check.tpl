@@ -27,6 +27,14 @@
 {{- if and .Values.grpcRoute.enabled (not .Values.grpcRoute.parentRefs) }}
 - grpcRoute.enabled, but grpcRoute.parentRefs names no Gateway.
 {{- end }}
+{{- with .Values.httpRoute }}
+{{- if and .enabled (not .parentRefs) }}
+- httpRoute.enabled, but httpRoute.parentRefs names no Gateway.
+{{- end }}
+{{- if and .enabled (eq $.Values.tls.mode "off") (ne $.Values.service.type "ClusterIP") }}
+- httpRoute leads to the HTTP port, which a Service of type {{ $.Values.service.type }} does not open, for metrics are on it. Set service.type=ClusterIP, or tls.mode.
+{{- end }}
+{{- end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
 - ingress.enabled, but ingress.hosts names no host.
 {{- end }}

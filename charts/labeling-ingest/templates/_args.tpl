@@ -1,7 +1,6 @@
 {{/* The program's command line. What the chart itself decides stands first; `settings` cannot name
 it (values.schema.json refuses that). */}}
 {{- define "labeling.args" -}}
-- --store={{ .Values.global.store.url }}
 - --host=0.0.0.0
 - --http-port=8080
 - --grpc-port=8081

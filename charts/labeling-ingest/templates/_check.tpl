@@ -36,6 +36,12 @@
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
 - ingress.enabled, but ingress.hosts names no host.
 {{- end }}
+{{- if and .Values.database.policyFrom (not .Values.database.policyFor) }}
+- database.policyFrom without database.policyFor: there is no policy for it to stand in.
+{{- end }}
+{{- if and .Values.database.policyFor (not .Values.networkPolicy.enabled) }}
+- database.policyFor makes a NetworkPolicy, and networkPolicy.enabled is false.
+{{- end }}
 {{- if and .Values.imports.networks (not .Values.imports.urls) }}
 - imports.networks without imports.urls=true: the NetworkPolicy would keep imports from them.
 {{- end }}

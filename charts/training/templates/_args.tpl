@@ -1,5 +1,4 @@
 {{- define "training.args" -}}
-- --store={{ .Values.global.store.url }}
 - --dataset={{ .Values.dataset }}
 - --model={{ .Values.model | default .Values.dataset }}
 - --snapshot={{ .Values.snapshot }}

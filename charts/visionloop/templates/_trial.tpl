@@ -5,7 +5,8 @@ app.kubernetes.io/component: trial
 {{- end -}}
 
 {{/* A server of one pod: StatefulSet, Service and NetworkPolicy. Takes root, name, image, port,
-container (YAML), data and scratch (where they are mounted). */}}
+container (YAML), data and scratch (where they are mounted), from (the labels of who may reach it;
+empty: this namespace). */}}
 {{- define "trial.server" -}}
 {{- $root := .root -}}
 apiVersion: apps/v1
@@ -100,7 +101,13 @@ spec:
     - ports:
         - {port: {{ .port }}, protocol: TCP}
       from:
+        {{- if .from }}
+        - podSelector:
+            matchLabels:
+              {{- toYaml .from | nindent 14 }}
+        {{- else }}
         - podSelector: {} # this namespace
+        {{- end }}
 {{- end -}}
 
 {{- define "trial.storeContainer" -}}
