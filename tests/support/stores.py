@@ -107,7 +107,7 @@ def _die_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def running_s3_server(folder: Path) -> Iterator[S3Server]:
+def running_s3_server(folder: Path, identities: dict[str, Any] = RIGHTS) -> Iterator[S3Server]:
     """Starts SeaweedFS with its data in `folder`; tries again when a port is taken."""
     program = weed_program()
     if program is None:
@@ -118,7 +118,7 @@ def running_s3_server(folder: Path) -> Iterator[S3Server]:
         data = folder / f"data-{attempt}"
         data.mkdir()
         rights = folder / "rights.json"
-        rights.write_text(json.dumps(RIGHTS))
+        rights.write_text(json.dumps(identities))
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [
