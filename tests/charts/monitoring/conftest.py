@@ -1,6 +1,7 @@
 """One start of the real programs for all tests of the contract."""
 
 import contextlib
+import re
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from support.inference_server import wait_for
 from support.prometheus_rules import ALL_ON, rule_groups
 from support.prometheus_server import Prometheus, running_prometheus
 from support.running_loop import RunningLoop, running_loop, store_in
@@ -53,6 +55,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory, helm_program: object) -> I
         )
         with loop.busy():
             run = training.result()
+            agreed = re.compile(r'\nvisionloop_suggestion_agreement_total\{[^}]*agreed="yes"')
+            wait_for(lambda: agreed.search(loop.labeling.get("/metrics")[1]), hint=agreed.pattern)
         found = Watched(loop, prometheus, run)
         for text in [*loop.scrape(), *run.scrapes]:
             for family in text_string_to_metric_families(text):
