@@ -51,6 +51,14 @@ class FlagParser(StrictParser):
         self.register("type", Path, _path)
         self.add_argument("--version", action="version", version=f"{prog} {visionloop.__version__}")
 
+    def flags(self) -> dict[str, argparse.Action]:
+        """All flags but --help and --version, by their names as Python names (max_batch)."""
+        return {
+            action.dest: action
+            for action in self._actions
+            if action.option_strings and action.dest not in ("help", "version")
+        }
+
     def parse(
         self, arguments: Sequence[str], environment: Mapping[str, str] = os.environ
     ) -> argparse.Namespace:
@@ -58,11 +66,7 @@ class FlagParser(StrictParser):
 
         Raises ConfigurationError; `--help` and `--version` print and exit as usual.
         """
-        flags = {
-            action.dest: action
-            for action in self._actions
-            if action.option_strings and action.dest not in ("help", "version")
-        }
+        flags = self.flags()
         file = (
             None
             if {"-h", "--help", "--version"} & set(arguments)
@@ -219,6 +223,14 @@ def check_above_zero(name: str, value: float) -> None:
     if not value > 0:
         raise ConfigurationError(
             f"--{name} is {value}; it must be above 0", field=name.replace("-", "_")
+        )
+
+
+def check_range(name: str, value: float, least: float, most: float) -> None:
+    """Raises ConfigurationError unless `least` to `most`, both allowed. `name` is the flag's."""
+    if not least <= value <= most:  # NaN is not, either
+        raise ConfigurationError(
+            f"--{name} is {value}; it must be {least:g} to {most:g}", field=name.replace("-", "_")
         )
 
 

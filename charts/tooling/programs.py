@@ -6,16 +6,15 @@ is told by the program and its page of docs, not here: words change more often t
 """
 
 import argparse
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from visionloop.flags import comma_separated, seconds
-from visionloop_inference import settings as inference
-from visionloop_labeling import settings as labeling
+from visionloop.flags import FlagParser, comma_separated, seconds
+from visionloop_inference import flags as inference
+from visionloop_labeling import flags as labeling
 from visionloop_training.config import TrainingConfig, presets
 
-_NOT_SETTINGS = {"help", "version", "config", "ready_file"}
+_NOT_SETTINGS = frozenset({"config", "ready_file"})
 # What the charts decide: other values of theirs, or what a pod must be.
 INFERENCE_OWN = frozenset(
     {
@@ -36,26 +35,26 @@ LABELING_OWN = frozenset(
 def settings_schemas() -> dict[str, Any]:
     """By the name that values.yaml refers to them by."""
     return {
-        "inferenceSettings": _schema(inference._parser(), INFERENCE_OWN),
-        "labelingSettings": _schema(labeling._parser(), LABELING_OWN),
+        "inferenceSettings": _schema(inference.parser(), INFERENCE_OWN),
+        "labelingSettings": _schema(labeling.parser(), LABELING_OWN),
         "trainingPreset": {"enum": ["", *presets()]},
         "trainingConfig": _inlined(TrainingConfig.model_json_schema()),
     }
 
 
-def _schema(parser: argparse.ArgumentParser, own: Collection[str]) -> dict[str, Any]:
+def _schema(parser: FlagParser, own: frozenset[str]) -> dict[str, Any]:
     properties = {
-        action.dest.replace("_", "-"): _property(action)
-        for action in parser._actions
-        if action.option_strings and action.dest not in _NOT_SETTINGS | set(own)
+        name.replace("_", "-"): _property(flag)
+        for name, flag in parser.flags().items()
+        if name not in _NOT_SETTINGS | own
     }
     return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
-def _property(action: argparse.Action) -> dict[str, Any]:
-    if action.choices is not None:
-        return {"enum": list(action.choices)}
-    if isinstance(action, argparse._StoreTrueAction):
+def _property(flag: argparse.Action) -> dict[str, Any]:
+    if flag.choices is not None:
+        return {"enum": list(flag.choices)}
+    if isinstance(flag, argparse._StoreTrueAction):
         return {"type": "boolean"}
     types: dict[Any, dict[str, Any]] = {
         int: {"type": "integer"},
@@ -65,7 +64,7 @@ def _property(action: argparse.Action) -> dict[str, Any]:
         Path: {"type": "string"},
         None: {"type": "string"},
     }
-    return types[action.type]
+    return types[flag.type]
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from visionloop.errors import ConfigurationError
+from visionloop_inference import flags
 from visionloop_inference import settings as module
 from visionloop_inference.settings import parse
 
@@ -139,9 +140,7 @@ def test_every_setting_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_documentation_has_every_setting_with_its_default() -> None:
     text = (Path(__file__).parents[2] / "docs/serving.md").read_text()
-    for action in module._parser()._actions:
-        if action.dest in ("help", "version"):
-            continue
+    for action in flags.parser().flags().values():
         shown = "" if action.default in (None, ()) else action.default
         if action.default is False:
             shown = "off"
