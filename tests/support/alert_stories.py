@@ -42,6 +42,11 @@ class AlertCase:
     chosen: dict[str, str] = field(default_factory=dict)  # which of several rules of that name
 
 
+def series(metric: str, **labels: str) -> str:
+    """One series as promtool and PromQL write it: metric{name="value",…}."""
+    return metric + "{" + ",".join(f'{name}="{value}"' for name, value in labels.items()) + "}"
+
+
 def check(cases: list[AlertCase], groups: list[dict[str, Any]], folder: Path) -> None:
     """Every story comes out as told."""
     rules = folder / "rules.yaml"
@@ -96,7 +101,7 @@ def check_complete(cases: list[AlertCase], groups: list[dict[str, Any]]) -> None
 def _entry(case: AlertCase, story: Story) -> dict[str, Any]:
     which = {"alertname": case.alert, "alertstate": "firing", **case.chosen}
     labels = {**which, "severity": case.severity, **story.labels}
-    sample = {"labels": f"ALERTS{_matchers(labels)}", "value": 1}
+    sample = {"labels": series("ALERTS", **labels), "value": 1}
     return {
         "interval": story.interval,
         "input_series": [
@@ -104,13 +109,9 @@ def _entry(case: AlertCase, story: Story) -> dict[str, Any]:
         ],
         "promql_expr_test": [
             {
-                "expr": f"ALERTS{_matchers(which)}",
+                "expr": series("ALERTS", **which),
                 "eval_time": story.at,
                 "exp_samples": [sample] if story in case.fires else [],
             }
         ],
     }
-
-
-def _matchers(labels: dict[str, str]) -> str:
-    return "{" + ",".join(f'{name}="{value}"' for name, value in labels.items()) + "}"

@@ -54,6 +54,12 @@ def rule_groups(chart: str, **values: Any) -> list[dict[str, Any]]:
     return [group for one in rules for group in one["spec"]["groups"]]
 
 
+def rule_group(chart: str, name: str, **values: Any) -> list[dict[str, Any]]:
+    """The one group visionloop-<chart>-<name>, with the keywords of `rule_groups`."""
+    groups = rule_groups(chart, **values)
+    return [group for group in groups if group["name"] == f"visionloop-{chart}-{name}"]
+
+
 def alerts(groups: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The alerting rules of the groups."""
     return (rule for group in groups for rule in group["rules"] if "alert" in rule)

@@ -28,6 +28,13 @@ def test_each_alert_says_how_bad_it_is_and_what_it_means(chart: str) -> None:
         assert rule["alert"].startswith("Visionloop")
 
 
+def test_no_group_of_inference_is_without_its_file_of_stories() -> None:
+    """Each of those files sees that its own group is complete."""
+    for group in rule_groups("inference"):
+        name = group["name"].removeprefix("visionloop-inference-")
+        assert Path(__file__).with_name(f"test_inference_{name}_alerts.py").exists()
+
+
 def test_every_alert_has_its_runbook_and_every_runbook_its_alert() -> None:
     names = {rule["alert"] for chart in ALL_ON for rule in alerts(rule_groups(chart))}
     pages = {path.stem for path in RUNBOOKS.glob("*.md")} - {"README"}
