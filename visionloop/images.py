@@ -23,7 +23,6 @@ them would do. At the default limits one image takes at most about 1.1 GB while 
 """
 
 import io
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageFile
+from PIL import ExifTags, Image, ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -48,6 +47,8 @@ from visionloop.image_containers import (
     png_exif,
     sniff,
 )
+from visionloop.image_pixels import oriented, rgb, scale_colour_key
+from visionloop.strict_pillow import only_image_errors, truncated_files_refused
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -97,7 +98,7 @@ def read_header(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Header:
     Raises ImageError for everything that shows without decoding: limits, formats that are not
     taken, files that are cut.
     """
-    with _only_image_errors(), _open(data, limits) as opened:
+    with only_image_errors(), _open(data, limits) as opened:
         return opened.header
 
 
@@ -106,7 +107,7 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
 
     Raises ImageError, and nothing else, whatever the bytes.
     """
-    with _only_image_errors(), _open(data, limits) as opened:
+    with only_image_errors(), _open(data, limits) as opened:
         return opened.pixels()
 
 
@@ -114,7 +115,7 @@ def decode_with_header(
     data: bytes, limits: Limits = DEFAULT_LIMITS
 ) -> tuple[Header, NDArray[np.uint8]]:
     """What `read_header` and `decode` give, for one opening of the file."""
-    with _only_image_errors(), _open(data, limits) as opened:
+    with only_image_errors(), _open(data, limits) as opened:
         return opened.header, opened.pixels()
 
 
@@ -125,7 +126,7 @@ def colour_profile(data: bytes, limits: Limits = DEFAULT_LIMITS) -> bytes | None
     nothing about what `decode` made of them. The bytes are as untrusted as the image. Raises
     ImageError.
     """
-    with _only_image_errors(), _open(data, limits) as opened:
+    with only_image_errors(), _open(data, limits) as opened:
         image = opened.image
         if image.mode not in ("RGB", "RGBA", "RGBX", "P"):
             return None
@@ -156,10 +157,10 @@ class _Opened:
 
     def pixels(self) -> NDArray[np.uint8]:
         self.image.load()
-        oriented = _oriented(_rgb(self.image, self.sample_bits), self.orientation)
-        if oriented.shape[:2] != (self.header.height, self.header.width):
+        pixels = oriented(rgb(self.image, self.sample_bits), self.orientation)
+        if pixels.shape[:2] != (self.header.height, self.header.width):
             raise broken(Refusal.CORRUPT, "its pixels are not of the size that its header says")
-        return oriented
+        return pixels
 
 
 @contextmanager
@@ -180,14 +181,14 @@ def _open(data: bytes, limits: Limits) -> Iterator[_Opened]:
         raise _not_taken(data)
     frames = count_frames(data, format_name, partial(_check_size, limits))
     plugin, media_type = _PLUGINS[format_name]
-    with _truncated_filesbroken(), plugin(io.BytesIO(data)) as image:
+    with truncated_files_refused(), plugin(io.BytesIO(data)) as image:
         width, height = image.size
         sample_bits = 16
         if isinstance(image, TiffImageFile):
             width, height = _check_tiff(image, limits)
             sample_bits = 12 if image.tag_v2.get(_BITS_PER_SAMPLE) in (12, (12,)) else 16
         elif isinstance(image, PngImageFile):
-            _scale_colour_key(image, bit_depth=data[24])
+            scale_colour_key(image, bit_depth=data[24])
             if "exif" not in image.info and (exif := png_exif(data)):
                 image.info["exif"] = exif
         _check_size(limits, width, height)
@@ -271,84 +272,6 @@ def _orientation(image: ImageFile.ImageFile) -> int:
         return 1
 
 
-# --- pixels
-
-_WHITE = (255, 255, 255)
-_ROWS_AT_ONCE = 256  # of float64 samples, so that stretching needs little memory
-
-
-def _rgb(image: Image.Image, sample_bits: int) -> NDArray[np.uint8]:
-    """(height, width, 3) uint8 of a loaded image of any mode."""
-    if image.mode.startswith("I;16"):
-        samples = np.asarray(image)
-        gray = (samples >> (sample_bits - 8)).astype(np.uint8)
-        if isinstance(key := image.info.get("transparency"), int):
-            gray[samples == key] = 255
-        return _three_channels(gray)
-    if image.mode in ("I", "F"):
-        return _three_channels(_stretched(image))
-    if image.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-        return np.array(converted)
-    if image.mode == "La":
-        image = image.convert("LA")
-    if image.mode in ("LA", "PA", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-    if image.mode == "RGBA":
-        page = Image.new("RGB", image.size, _WHITE)
-        page.paste(image, mask=image.getchannel("A"))
-        image = page
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _stretched(image: Image.Image) -> NDArray[np.uint8]:
-    """A 32-bit image from its own minimum (0) to its maximum (255); all 0 when they are equal.
-
-    Samples that are no finite number become 0.
-    """
-    samples = np.asarray(image)  # (height, width) int32 or float32
-    finite = np.isfinite(samples)
-    gray = np.zeros(samples.shape, np.uint8)
-    if not finite.any():
-        return gray
-    any_finite = samples.flat[finite.argmax()]
-    low = float(np.min(samples, where=finite, initial=any_finite))
-    high = float(np.max(samples, where=finite, initial=any_finite))
-    if high <= low:
-        return gray
-    for top in range(0, len(samples), _ROWS_AT_ONCE):
-        rows = slice(top, top + _ROWS_AT_ONCE)
-        part = np.where(finite[rows], samples[rows], low).astype(np.float64)
-        gray[rows] = np.rint((part - low) * (255 / (high - low)))
-    return gray
-
-
-def _three_channels(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.repeat(gray[:, :, np.newaxis], 3, axis=2)
-
-
-def _scale_colour_key(image: PngImageFile, bit_depth: int) -> None:
-    """PNG names its transparent colour in samples of the file, Pillow compares it with pixels that
-    it scaled to 8 bits."""
-    key = image.info.get("transparency")
-    if image.mode == "RGB" and bit_depth == 16 and isinstance(key, tuple):
-        image.info["transparency"] = tuple(value >> 8 for value in key)
-    elif image.mode == "L" and bit_depth < 8 and isinstance(key, int):
-        image.info["transparency"] = key * 255 // (2**bit_depth - 1)
-
-
-def _oriented(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Undoes EXIF orientation 1..8, the way a viewer does."""
-    if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
-
-
 # --- refusing
 
 
@@ -363,54 +286,3 @@ def _not_taken(data: bytes) -> ImageError:
     else:
         what = "these bytes are not an image"
     return ImageError(f"{what}; {TAKEN}", reason=Refusal.NOT_AN_IMAGE)
-
-
-@contextmanager
-def _only_image_errors() -> Iterator[None]:
-    """Pillow's plugins let through whatever their parsing raised: OSError, ValueError,
-    SyntaxError, struct.error, KeyError, AttributeError, zlib.error, OverflowError and more."""
-    try:
-        yield
-    except ImageError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(
-            f"the image has too many pixels: {error}", reason=Refusal.TOO_MANY_PIXELS
-        ) from error
-    except MemoryError as error:
-        raise ImageError(
-            "the image needs more memory than this process has left; scale it down",
-            reason=Refusal.TOO_MANY_PIXELS,
-        ) from error
-    except Exception as error:
-        why = str(error) or type(error).__name__
-        reason = Refusal.TRUNCATED if "truncated" in why.lower() else Refusal.CORRUPT
-        raise broken(reason, f"it cannot be decoded ({why})") from error
-
-
-_strict = threading.Lock()
-_decoding = 0
-_lenient = False
-
-
-@contextmanager
-def _truncated_filesbroken() -> Iterator[None]:
-    """Pillow has one switch for the whole process that makes it fill what is missing with gray.
-
-    Where some other library turned it on, it is off while an image is decoded here and on again
-    after the last one; where nobody did, nothing is touched.
-    """
-    global _decoding, _lenient
-    with _strict:
-        _decoding += 1
-        if ImageFile.LOAD_TRUNCATED_IMAGES:
-            _lenient = True
-            ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        yield
-    finally:
-        with _strict:
-            _decoding -= 1
-            if _lenient and not _decoding:
-                _lenient = False
-                ImageFile.LOAD_TRUNCATED_IMAGES = True
