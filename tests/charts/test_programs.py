@@ -9,7 +9,7 @@ from support.charts import Object, ValueSet, every_value_set, one_of, pods, rend
 
 import visionloop_inference.settings
 import visionloop_labeling.settings
-from visionloop.cli.main import _parser as cli_parser
+from visionloop.cli.main import parser as cli_parser
 from visionloop.telemetry import inference as _declares_metrics  # noqa: F401
 from visionloop.telemetry import metrics
 from visionloop_labeling import migrate_command
