@@ -59,7 +59,7 @@ def test_inference_understands_its_settings(values: ValueSet) -> None:
 def test_labeling_understands_its_settings(values: ValueSet) -> None:
     for arguments, variables in started(values, "visionloop-labeling"):
         if arguments[0] == "migrate":
-            assert migrate_command._parser().parse_args(arguments[1:])
+            assert migrate_command.parser().parse_args(arguments[1:])
             assert variables == {"VISIONLOOP_DATABASE": "VISIONLOOP_DATABASE"} | variables
             continue
         settings = visionloop_labeling.settings.parse(arguments, variables)

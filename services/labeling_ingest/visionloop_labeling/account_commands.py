@@ -18,6 +18,7 @@ from visionloop.errors import ConfigurationError
 from visionloop.flags import StrictParser
 from visionloop_labeling import accounts, passwords, tokens
 from visionloop_labeling.accounts import Role
+from visionloop_labeling.commands import database_flags, database_url
 from visionloop_labeling.database import Database, open_beside
 
 _Verb: TypeAlias = Callable[[Database, argparse.Namespace, Output], None]
@@ -28,12 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     """Runs one command; gives its exit code. Raises VisionloopError."""
     options = _parser().parse_args(arguments)
     output = Output(as_json=options.json)
-    if not options.database:
-        raise ConfigurationError(
-            "--database is missing; name the service's (or set VISIONLOOP_DATABASE)",
-            field="database",
-        )
-    database = open_beside(options.database)
+    database = open_beside(database_url(options))
     try:
         verb: _Verb = options.verb
         verb(database, options, output)
@@ -44,13 +40,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> StrictParser:
-    common = StrictParser(add_help=False)
-    common.add_argument(
-        "--database",
-        default=os.environ.get("VISIONLOOP_DATABASE", ""),
-        help="the service's database; VISIONLOOP_DATABASE does as well",
-    )
-    common.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    common = database_flags()
     parser = StrictParser("visionloop-labeling account", description="Who may use the service.")
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
 

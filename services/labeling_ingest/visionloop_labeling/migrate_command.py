@@ -6,24 +6,18 @@ deployment without this step is not wrong; with it, a migration that fails ends 
 the new version takes a request, and says why in a log of its own.
 """
 
-import os
 from collections.abc import Sequence
 
 from visionloop.cli.output import Output
-from visionloop.errors import ConfigurationError
 from visionloop.flags import StrictParser
+from visionloop_labeling.commands import database_flags, database_url
 from visionloop_labeling.database import open_database, revision
 
 
 def run(arguments: Sequence[str]) -> int:
     """Migrates; gives the exit code. Raises VisionloopError."""
-    options = _parser().parse_args(arguments)
-    if not options.database:
-        raise ConfigurationError(
-            "--database is missing; name the service's (or set VISIONLOOP_DATABASE)",
-            field="database",
-        )
-    database = open_database(options.database, connections=1)
+    options = parser().parse_args(arguments)
+    database = open_database(database_url(options), connections=1)
     try:
         found = revision(database)
     finally:
@@ -35,15 +29,10 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> StrictParser:
-    parser = StrictParser(
+def parser() -> StrictParser:
+    """The command's flags."""
+    return StrictParser(
         "visionloop-labeling migrate",
+        parents=[database_flags()],
         description="Brings the database's tables up to date; several may run it at once.",
     )
-    parser.add_argument(
-        "--database",
-        default=os.environ.get("VISIONLOOP_DATABASE", ""),
-        help="the service's database; VISIONLOOP_DATABASE does as well",
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    return parser

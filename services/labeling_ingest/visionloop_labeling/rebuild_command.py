@@ -1,16 +1,14 @@
 """`visionloop-labeling rebuild`: the tables that follow from the label log, written anew."""
 
-import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from sqlalchemy import select
 
 from visionloop.cli.output import Output
-from visionloop.errors import ConfigurationError
 from visionloop.flags import StrictParser
 from visionloop_labeling import datasets, validation
+from visionloop_labeling.commands import database_flags, database_url
 from visionloop_labeling.database import Database, open_database
 from visionloop_labeling.rebuild import Rebuilt, rebuild
 from visionloop_labeling.schema import Dataset
@@ -22,13 +20,8 @@ def run(arguments: Sequence[str]) -> int:
     """Runs the command; gives its exit code. Raises VisionloopError."""
     options = _parser().parse_args(arguments)
     output = Output(as_json=options.json)
-    if not options.database:
-        raise ConfigurationError(
-            "--database is missing; name the service's (or set VISIONLOOP_DATABASE)",
-            field="database",
-        )
     # It locks whole datasets for long: on SQLite the service must not wait for it.
-    database = open_database(options.database)
+    database = open_database(database_url(options))
     try:
         names = options.datasets or _all_names(database)
         found = {name: _rebuild(database, name, keep=not options.check) for name in names}
@@ -40,25 +33,20 @@ def run(arguments: Sequence[str]) -> int:
     return DIFFERENCES if options.check and differ else 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> StrictParser:
     parser = StrictParser(
         "visionloop-labeling rebuild",
+        parents=[database_flags()],
         description="Folds the label log anew into the tables that follow from it (current labels, "
         "places in the queue, counts) and says where they differed. A dataset is locked meanwhile; "
         "with SQLite stop the service first.",
     )
     parser.add_argument("datasets", nargs="*", metavar="DATASET", help="without any: all of them")
     parser.add_argument(
-        "--database",
-        default=os.environ.get("VISIONLOOP_DATABASE", ""),
-        help="the service's database; VISIONLOOP_DATABASE does as well",
-    )
-    parser.add_argument(
         "--check",
         action="store_true",
         help="change nothing; the exit code is 1 where something differs",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     return parser
 
 
