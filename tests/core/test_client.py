@@ -60,7 +60,7 @@ class Servicer(recognition_pb2_grpc.RecognitionServicer):
         self.peers: list[str] = []
         self.seconds_left: list[float] = []
 
-    def Recognize(  # noqa: N802
+    def Recognize(
         self, request: pb.RecognizeRequest, context: grpc.ServicerContext
     ) -> pb.RecognizeResponse:
         self.requests.append(request)

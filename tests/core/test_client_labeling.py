@@ -48,7 +48,7 @@ class Servicer(labeling_pb2_grpc.LabelingIngestServicer):
         self.interrupt: Callable[[int, grpc.ServicerContext], None] = lambda rows, context: None
         self.requests: list[object] = []
 
-    def SubmitImages(  # noqa: N802
+    def SubmitImages(
         self, requests: Iterator[pb.SubmitImageRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.SubmitImageReceipt]:
         self.streams += 1
@@ -66,11 +66,11 @@ class Servicer(labeling_pb2_grpc.LabelingIngestServicer):
                 replayed=replayed,
             )
 
-    def CreateDataset(self, request: pb.CreateDatasetRequest, _: object) -> pb.Dataset:  # noqa: N802
+    def CreateDataset(self, request: pb.CreateDatasetRequest, _: object) -> pb.Dataset:
         self.requests.append(request)
         return self._dataset(request.name)
 
-    def ListDatasets(self, request: object, _: object) -> pb.ListDatasetsResponse:  # noqa: N802
+    def ListDatasets(self, request: object, _: object) -> pb.ListDatasetsResponse:
         return pb.ListDatasetsResponse(datasets=[self._dataset("a"), self._dataset("b")])
 
     def _dataset(self, name: str) -> pb.Dataset:
@@ -81,7 +81,7 @@ class Servicer(labeling_pb2_grpc.LabelingIngestServicer):
         dataset.settings.ratios.train = 1.0
         return dataset
 
-    def SubmitLabel(  # noqa: N802
+    def SubmitLabel(
         self, request: pb.SubmitLabelRequest, context: grpc.ServicerContext
     ) -> pb.SubmitLabelReceipt:
         self.requests.append(request)
@@ -89,7 +89,7 @@ class Servicer(labeling_pb2_grpc.LabelingIngestServicer):
             context.abort(grpc.StatusCode.ABORTED, "label 4 has come since")
         return pb.SubmitLabelReceipt(sequence=5, class_id="c1", current=True)
 
-    def CreateSnapshot(  # noqa: N802
+    def CreateSnapshot(
         self, request: pb.CreateSnapshotRequest, context: grpc.ServicerContext
     ) -> pb.SnapshotReceipt:
         if request.dataset == "none":
@@ -99,7 +99,7 @@ class Servicer(labeling_pb2_grpc.LabelingIngestServicer):
             left_out={"no_class": 1},
         )  # fmt: skip
 
-    def ExportLabels(  # noqa: N802
+    def ExportLabels(
         self, request: pb.ExportLabelsRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.ExportedLabel]:
         for number in range(3):
@@ -112,7 +112,7 @@ class Servicer(labeling_pb2_grpc.LabelingIngestServicer):
         if request.dataset == "breaks":
             context.abort(grpc.StatusCode.UNAVAILABLE, "draining")
 
-    def Export(  # noqa: N802
+    def Export(
         self, request: pb.ExportRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.ExportPiece]:
         self.requests.append(request)
@@ -121,7 +121,7 @@ class Servicer(labeling_pb2_grpc.LabelingIngestServicer):
             context.abort(grpc.StatusCode.UNAVAILABLE, "draining")
         yield pb.ExportPiece(data=b"c")
 
-    def GetHistory(self, request: object, _: object) -> pb.GetHistoryResponse:  # noqa: N802
+    def GetHistory(self, request: object, _: object) -> pb.GetHistoryResponse:
         response = pb.GetHistoryResponse()
         event = response.events.add(
             sequence=1, event_id="e", class_id="c1", class_name="crack",

@@ -40,7 +40,7 @@ class Servicer(recognition_pb2_grpc.RecognitionServicer):
         self.refuse: dict[int, pb.RecognizeStreamResponse] = {}
         self.end_after: int | None = None
 
-    def RecognizeStream(  # noqa: N802
+    def RecognizeStream(
         self, requests: Iterator[pb.RecognizeRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.RecognizeStreamResponse]:
         self.streams += 1
@@ -57,7 +57,7 @@ class Servicer(recognition_pb2_grpc.RecognitionServicer):
                 status=pb.ImageStatus(), response=answered(request)
             )
 
-    def SubmitFeedback(  # noqa: N802
+    def SubmitFeedback(
         self, request: pb.SubmitFeedbackRequest, context: grpc.ServicerContext
     ) -> pb.SubmitFeedbackResponse:
         self.metadata.append(dict(context.invocation_metadata()))
@@ -67,7 +67,7 @@ class Servicer(recognition_pb2_grpc.RecognitionServicer):
         self.feedback.append(request)
         return pb.SubmitFeedbackResponse(id=request.id, created=request.id not in known)
 
-    def Recognize(  # noqa: N802
+    def Recognize(
         self, request: pb.RecognizeRequest, context: grpc.ServicerContext
     ) -> pb.RecognizeResponse:
         self.requests.append(request)

@@ -249,7 +249,7 @@ def test_logs_and_progress_need_no_library() -> None:
 
 
 class Recognition(recognition_grpc.RecognitionServicer):
-    async def Recognize(self, request: object, context: grpc.aio.ServicerContext) -> object:  # noqa: N802
+    async def Recognize(self, request: object, context: grpc.aio.ServicerContext) -> object:
         model = request.model
         if model == "abort":
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
@@ -263,16 +263,16 @@ class Recognition(recognition_grpc.RecognitionServicer):
 
 
 class Labeling(labeling_pb2_grpc.LabelingIngestServicer):
-    async def SubmitImages(  # noqa: N802
+    async def SubmitImages(
         self, requests: AsyncIterator[object], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[object]:
         async for request in requests:
             yield labeling_pb2.SubmitImageReceipt(ordinal=request.ordinal)
 
-    def ExportLabels(self, request: object, context: object) -> Iterator[object]:  # noqa: N802
+    def ExportLabels(self, request: object, context: object) -> Iterator[object]:
         yield from (labeling_pb2.ExportedLabel(sha256=str(n)) for n in range(3))
 
-    def ListDatasets(self, request: object, context: object) -> object:  # noqa: N802
+    def ListDatasets(self, request: object, context: object) -> object:
         return labeling_pb2.ListDatasetsResponse()
 
 

@@ -70,17 +70,17 @@ class OpenInference(Extensions):
         self._decoder = decoder
         self._routes: dict[bytes, Route] = {}
 
-    async def ServerLive(  # noqa: N802 — the RPCs' names, here and below
+    async def ServerLive(
         self, _request: pb.ServerLiveRequest, _context: object
     ) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
 
-    async def ServerReady(  # noqa: N802
+    async def ServerReady(
         self, _request: pb.ServerReadyRequest, _context: object
     ) -> pb.ServerReadyResponse:
         return pb.ServerReadyResponse(ready=self._catalogue.ready)
 
-    async def ModelReady(  # noqa: N802
+    async def ModelReady(
         self, request: pb.ModelReadyRequest, _context: object
     ) -> pb.ModelReadyResponse:
         try:
@@ -89,7 +89,7 @@ class OpenInference(Extensions):
             ready = False
         return pb.ModelReadyResponse(ready=ready)
 
-    async def ServerMetadata(  # noqa: N802
+    async def ServerMetadata(
         self, _request: pb.ServerMetadataRequest, _context: object
     ) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(
@@ -98,7 +98,7 @@ class OpenInference(Extensions):
             extensions=self._offer.extensions,
         )
 
-    async def ModelMetadata(  # noqa: N802
+    async def ModelMetadata(
         self, request: pb.ModelMetadataRequest, _context: object
     ) -> pb.ModelMetadataResponse:
         version = self._version(request.name, request.version)
@@ -106,13 +106,13 @@ class OpenInference(Extensions):
             return metadata(version, [version.number])
         return metadata(version, sorted(self._catalogue.model(request.name).versions))
 
-    async def ModelConfig(  # noqa: N802
+    async def ModelConfig(
         self, request: pb.ModelConfigRequest, _context: object
     ) -> pb.ModelConfigResponse:
         version = self._version(request.name, request.version)
         return pb.ModelConfigResponse(config=config(version, self._offer))
 
-    async def ModelInfer(  # noqa: N802
+    async def ModelInfer(
         self, request: bytes | pb.ModelInferRequest, context: InferContext
     ) -> bytes | pb.ModelInferResponse:
         if isinstance(request, bytes):
@@ -121,7 +121,7 @@ class OpenInference(Extensions):
         answer = await self._infer(take_apart(data), len(data), deadline_of(context))
         return pb.ModelInferResponse.FromString(answer)
 
-    async def ModelStreamInfer(  # noqa: N802
+    async def ModelStreamInfer(
         self, requests: AsyncIterator[bytes | pb.ModelInferRequest], context: InferContext
     ) -> AsyncIterator[bytes | pb.ModelStreamInferResponse]:
         """A request that fails is answered in the stream, which goes on."""

@@ -39,7 +39,7 @@ class Extensions(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         check_version(version)
         return self._catalogue.model(model).version(version)
 
-    async def ModelStatistics(  # noqa: N802 — the RPCs' names, here and below
+    async def ModelStatistics(
         self, request: pb.ModelStatisticsRequest, _context: object
     ) -> pb.ModelStatisticsResponse:
         number = ""
@@ -50,7 +50,7 @@ class Extensions(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         found = await self._ask("statistics", {"model": request.name, "version": number})
         return pb.ModelStatisticsResponse(model_stats=map(_statistics, found["models"]))
 
-    async def RepositoryIndex(  # noqa: N802
+    async def RepositoryIndex(
         self, request: pb.RepositoryIndexRequest, _context: object
     ) -> pb.RepositoryIndexResponse:
         _check_repository(request.repository_name)
@@ -68,7 +68,7 @@ class Extensions(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
             ]
         )
 
-    async def RepositoryModelLoad(  # noqa: N802
+    async def RepositoryModelLoad(
         self, request: pb.RepositoryModelLoadRequest, _context: object
     ) -> pb.RepositoryModelLoadResponse:
         _check_repository(request.repository_name)
@@ -83,14 +83,14 @@ class Extensions(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         await self._ask("load", wanted)
         return pb.RepositoryModelLoadResponse()
 
-    async def RepositoryModelUnload(  # noqa: N802
+    async def RepositoryModelUnload(
         self, request: pb.RepositoryModelUnloadRequest, _context: object
     ) -> pb.RepositoryModelUnloadResponse:
         _check_repository(request.repository_name)
         await self._ask("unload", {"model": request.model_name})
         return pb.RepositoryModelUnloadResponse()
 
-    async def SystemSharedMemoryStatus(  # noqa: N802
+    async def SystemSharedMemoryStatus(
         self, request: pb.SystemSharedMemoryStatusRequest, _context: object
     ) -> pb.SystemSharedMemoryStatusResponse:
         response = pb.SystemSharedMemoryStatusResponse()
@@ -100,7 +100,7 @@ class Extensions(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
             found.offset, found.byte_size = region.offset, region.size
         return response
 
-    async def SystemSharedMemoryRegister(  # noqa: N802
+    async def SystemSharedMemoryRegister(
         self, request: pb.SystemSharedMemoryRegisterRequest, _context: object
     ) -> pb.SystemSharedMemoryRegisterResponse:
         await self._shared_memory().register(
@@ -108,7 +108,7 @@ class Extensions(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         )
         return pb.SystemSharedMemoryRegisterResponse()
 
-    async def SystemSharedMemoryUnregister(  # noqa: N802
+    async def SystemSharedMemoryUnregister(
         self, request: pb.SystemSharedMemoryUnregisterRequest, _context: object
     ) -> pb.SystemSharedMemoryUnregisterResponse:
         if self._regions is not None:  # clients tidy up by this before they register anything
@@ -123,12 +123,12 @@ class Extensions(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
             )
         return self._regions
 
-    async def CudaSharedMemoryStatus(  # noqa: N802
+    async def CudaSharedMemoryStatus(
         self, _request: pb.CudaSharedMemoryStatusRequest, _context: object
     ) -> pb.CudaSharedMemoryStatusResponse:
         return pb.CudaSharedMemoryStatusResponse()  # there are none
 
-    async def CudaSharedMemoryRegister(  # noqa: N802
+    async def CudaSharedMemoryRegister(
         self, _request: pb.CudaSharedMemoryRegisterRequest, _context: object
     ) -> pb.CudaSharedMemoryRegisterResponse:
         raise UnimplementedError(
@@ -136,12 +136,12 @@ class Extensions(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
             "tensors in the message"
         )
 
-    async def CudaSharedMemoryUnregister(  # noqa: N802
+    async def CudaSharedMemoryUnregister(
         self, _request: pb.CudaSharedMemoryUnregisterRequest, _context: object
     ) -> pb.CudaSharedMemoryUnregisterResponse:
         return pb.CudaSharedMemoryUnregisterResponse()  # perf_analyzer insists on OK
 
-    async def TraceSetting(  # noqa: N802
+    async def TraceSetting(
         self, request: pb.TraceSettingRequest, _context: object
     ) -> pb.TraceSettingResponse:
         if request.model_name:
@@ -158,7 +158,7 @@ class Extensions(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
             response.settings[name].value.extend(values)
         return response
 
-    async def LogSettings(  # noqa: N802
+    async def LogSettings(
         self, request: pb.LogSettingsRequest, _context: object
     ) -> pb.LogSettingsResponse:
         level = (await self._ask("log", {}))["level"]

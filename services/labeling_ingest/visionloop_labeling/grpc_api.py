@@ -128,20 +128,20 @@ class LabelingServicer(labeling_pb2_grpc.LabelingIngestServicer):
         self._service = service
         self._quotas = quotas
 
-    async def CreateDataset(  # noqa: N802 - the name on the wire
+    async def CreateDataset(
         self, request: pb.CreateDatasetRequest, context: _Context
     ) -> pb.Dataset:
         """See labeling.proto."""
         return dataset_message(await _answer(context, self._create(request)))
 
-    async def ListDatasets(  # noqa: N802 - the name on the wire
+    async def ListDatasets(
         self, _request: pb.ListDatasetsRequest, context: _Context
     ) -> pb.ListDatasetsResponse:
         """See labeling.proto."""
         found = await _answer(context, self._service.list_datasets())
         return pb.ListDatasetsResponse(datasets=[dataset_message(one) for one in found])
 
-    async def SubmitImages(  # noqa: N802 - the name on the wire
+    async def SubmitImages(
         self, requests: AsyncIterator[pb.SubmitImageRequest], context: _Context
     ) -> AsyncIterator[pb.SubmitImageReceipt]:
         """See labeling.proto."""
@@ -152,20 +152,20 @@ class LabelingServicer(labeling_pb2_grpc.LabelingIngestServicer):
         async for receipt in _answers(context, receipts):
             yield receipt_message(receipt)
 
-    async def SubmitLabel(  # noqa: N802 - the name on the wire
+    async def SubmitLabel(
         self, request: pb.SubmitLabelRequest, context: _Context
     ) -> pb.SubmitLabelReceipt:
         """See labeling.proto."""
         return recorded_message(await _answer(context, self._say(request)))
 
-    async def CreateSnapshot(  # noqa: N802 - the name on the wire
+    async def CreateSnapshot(
         self, request: pb.CreateSnapshotRequest, context: _Context
     ) -> pb.SnapshotReceipt:
         """See labeling.proto."""
         cut = await _answer(context, self._service.create_snapshot(request.dataset))
         return snapshot_message(cut)
 
-    async def ExportLabels(  # noqa: N802 - the name on the wire
+    async def ExportLabels(
         self, request: pb.ExportLabelsRequest, context: _Context
     ) -> AsyncIterator[pb.ExportedLabel]:
         """See labeling.proto."""
@@ -173,7 +173,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingIngestServicer):
             for label in page:
                 yield label_message(label)
 
-    async def Export(  # noqa: N802 - the name on the wire
+    async def Export(
         self, request: pb.ExportRequest, context: _Context
     ) -> AsyncIterator[pb.ExportPiece]:
         """See labeling.proto."""
@@ -183,7 +183,7 @@ class LabelingServicer(labeling_pb2_grpc.LabelingIngestServicer):
         async for piece in _answers(context, pieces):
             yield pb.ExportPiece(data=piece)
 
-    async def GetHistory(  # noqa: N802 - the name on the wire
+    async def GetHistory(
         self, request: pb.GetHistoryRequest, context: _Context
     ) -> pb.GetHistoryResponse:
         """See labeling.proto."""
