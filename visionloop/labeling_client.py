@@ -246,7 +246,7 @@ class LabelingClient:
         """
         request = pb.ExportRequest(dataset=dataset, format=format_number(format), snapshot=snapshot)
         with self._errors(timeout):
-            for piece in self._stub.Export(request, timeout=timeout):
+            for piece in self._stub.Export(request, timeout=timeout, metadata=self._metadata):
                 yield piece.data
 
     def history(self, dataset: str, sha256: str) -> list[LabelEvent]:

@@ -131,17 +131,36 @@ class Servicer(labeling_pb2_grpc.LabelingIngestServicer):
         return response
 
 
+class Callers(grpc.ServerInterceptor):
+    """Writes down the token of each call, by the RPC's name."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, str] = {}
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        metadata = dict(handler_call_details.invocation_metadata)
+        name = handler_call_details.method.rpartition("/")[2]
+        self.tokens[name] = metadata.get("authorization", "")
+        return continuation(handler_call_details)
+
+
 class Service:
     """A server that can go away and come back on its port, with its rows."""
 
     def __init__(self) -> None:
         self.servicer = Servicer()
+        self.callers = Callers()
         self.port = 0
         self.start()
 
     def start(self) -> None:
         self.server = grpc.server(
             futures.ThreadPoolExecutor(8),
+            interceptors=[self.callers],
             options=[("grpc.max_receive_message_length", 96 * 2**20), ("grpc.so_reuseport", 0)],
         )
         labeling_pb2_grpc.add_LabelingIngestServicer_to_server(self.servicer, self.server)
@@ -412,6 +431,20 @@ def test_receipts_out_of_turn_are_an_error(service: Service, client: LabelingCli
 
 
 # --- the other calls
+
+
+def test_every_call_carries_the_token(service: Service) -> None:
+    with LabelingClient(service.target, token="secret") as client:
+        client.create_dataset("cells")
+        client.list_datasets()
+        list(client.submit_images([row(0)]))
+        client.submit_label("d", "0" * 64, "crack")
+        client.create_snapshot("d")
+        list(client.export_labels("d"))
+        list(client.export("d"))
+        client.history("d", "0" * 64)
+    rpcs = {method.name for method in pb.DESCRIPTOR.services_by_name["LabelingIngest"].methods}
+    assert service.callers.tokens == dict.fromkeys(rpcs, "Bearer secret")
 
 
 def test_datasets(client: LabelingClient) -> None:
