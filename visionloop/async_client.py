@@ -1,0 +1,187 @@
+"""`AsyncClient`: what `visionloop.client` says, on asyncio. Apps import it from there."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from types import TracebackType
+from typing import Self
+
+import grpc
+import grpc.aio
+
+from visionloop.channels import error_from
+from visionloop.client_base import (
+    DEFAULT_CHANNELS,
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT,
+    SERVICE,
+    ClientBase,
+    closed,
+)
+from visionloop.proto.v1 import recognition_pb2 as pb
+from visionloop.proto.v1 import recognition_pb2_grpc
+from visionloop.recognition_messages import (
+    FeedbackReceipt,
+    Image,
+    Recognition,
+    feedback_of,
+    name_of,
+    read_image,
+    requests_of,
+    results_of,
+    sources_of,
+    template_of,
+)
+from visionloop.recognition_stream import Service, batches_async, streamed_async
+
+
+class AsyncClient(ClientBase):
+    """`Client` on asyncio. Make and use it within one event loop; tasks may share it."""
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        channels: int = DEFAULT_CHANNELS,
+        retries: int = 0,
+        credentials: grpc.ChannelCredentials | None = None,
+        token: str | None = None,
+    ) -> None:
+        super().__init__(target, timeout, channels, retries, token)
+        self._count = channels
+        self._credentials = credentials
+        # Opened by the first call, because a channel belongs to the loop that is running then.
+        self._channels: list[grpc.aio.Channel] = []
+
+    async def recognize(
+        self,
+        images: Image | Sequence[Image],
+        *,
+        model: str = "",
+        version: str = "",
+        top_k: int = 0,
+        routing_key: str = "",
+        priority: int = 0,
+        timeout: float | None = None,  # noqa: ASYNC109 - a gRPC deadline, which the server sees
+    ) -> list[Recognition]:
+        """See `Client.recognize`. Files are read in a thread."""
+        self._check_open()
+        seconds = self._seconds(timeout)
+        deadline = time.monotonic() + seconds
+        template = template_of(model, version, top_k, routing_key, priority)
+        sources = sources_of(images)
+        loaded = [
+            (name_of(n, source), await _read_async(source)) for n, source in enumerate(sources)
+        ]
+        self._check_open()  # it may have been closed while the files were read
+        self._open()
+        turns = asyncio.Semaphore(self._count)
+
+        async def ask(names: list[str], request: pb.RecognizeRequest) -> list[Recognition]:
+            async with turns:
+                stub = self._stub()
+                left = deadline - time.monotonic()
+                try:
+                    response = await stub.Recognize(request, timeout=left, metadata=self._metadata)
+                except (asyncio.CancelledError, grpc.RpcError, grpc.aio.UsageError) as error:
+                    if self._closed and not _cancelled():
+                        raise closed() from error
+                    if not isinstance(error, grpc.RpcError):
+                        raise
+                    raise error_from(error, SERVICE, self.target, seconds) from error
+                return results_of(names, response, self.target)
+
+        requests = requests_of(loaded, template)
+        tasks = [asyncio.create_task(ask(names, request)) for names, request in requests]
+        try:
+            return [result for answers in await asyncio.gather(*tasks) for result in answers]
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def recognize_stream(
+        self,
+        images: Iterable[Image] | AsyncIterable[Image],
+        *,
+        model: str = "",
+        version: str = "",
+        top_k: int = 0,
+        routing_key: str = "",
+        priority: int = 0,
+        timeout: float | None = None,
+    ) -> AsyncIterator[Recognition]:
+        """See `Client.recognize_stream`; `async for` goes through the results."""
+        self._check_open()
+        limit = None if timeout is None else self._seconds(timeout)
+        template = template_of(model, version, top_k, routing_key, priority)
+        self._open()
+        options = {"timeout": limit, "metadata": self._metadata}
+        service = Service(self._stubs, self.target, self._failure(limit), options)
+        return streamed_async(service, batches_async(images, template))
+
+    async def submit_feedback(
+        self,
+        prediction: str | Recognition,
+        *,
+        class_id: str | None = None,
+        image: Image | None = None,
+        image_sha256: str | None = None,
+        note: str = "",
+        feedback_id: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - a gRPC deadline, which the server sees
+    ) -> FeedbackReceipt:
+        """See `Client.submit_feedback`. A file is read in a thread."""
+        self._check_open()
+        seconds = self._seconds(timeout)
+        data = None if image is None else await _read_async(image)
+        request = feedback_of(prediction, class_id, data, image_sha256, note, feedback_id)
+        self._open()
+        stub = self._stub()
+        try:
+            answer = await stub.SubmitFeedback(request, timeout=seconds, metadata=self._metadata)
+        except (asyncio.CancelledError, grpc.RpcError, grpc.aio.UsageError) as error:
+            if isinstance(error, asyncio.CancelledError) and (_cancelled() or not self._closed):
+                raise
+            raise self._failure(seconds)(error) from error
+        return FeedbackReceipt(answer.id, answer.created)
+
+    async def close(self) -> None:
+        """Closes the connections; calls that are under way fail."""
+        self._closed = True
+        for channel in self._channels:
+            await channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def _open(self) -> None:
+        if self._channels:
+            return
+        for _ in range(self._count):
+            if self._credentials:
+                channel = grpc.aio.secure_channel(self.target, self._credentials, self._options)
+            else:
+                channel = grpc.aio.insecure_channel(self.target, self._options)
+            self._channels.append(channel)
+            self._stubs.append(recognition_pb2_grpc.RecognitionStub(channel))
+
+
+async def _read_async(source: Image) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    return await asyncio.to_thread(read_image, source)
+
+
+def _cancelled() -> bool:
+    """Whether somebody cancelled this task; grpc.aio raises CancelledError on a close as well."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
