@@ -9,33 +9,20 @@ import contextlib
 import logging
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from visionloop.errors import ConfigurationError, UnavailableError, VisionloopError
 from visionloop.telemetry import inference as metrics
-from visionloop_inference.children import Child
-from visionloop_inference.control import Control, Message
+from visionloop_inference.control import Message
+from visionloop_inference.hosted_front_end import Answer, HostedFrontEnd
 from visionloop_inference.hosted_runner import HostedRunner
 from visionloop_inference.restarts import next_pause
 from visionloop_inference.settings import Settings
 
 log = logging.getLogger(__name__)
 
-MODULE = "visionloop_inference.front_end"
-START_PATIENCE = 60.0  # seconds
 LINK_PAUSE = 1.0  # seconds before a link that the machine had no room for is tried again
-
-# glibc gives every buffer above 128 KiB back to the kernel and faults it in again for the next
-# message: with these, 150 kB requests cost a tenth less. Larger ones keep more than they save.
-ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
-    "MALLOC_TOP_PAD_": str(8 * 2**20),
-}
-
-Answer = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 class FrontEnds:
@@ -46,7 +33,7 @@ class FrontEnds:
         self.count = max(1, settings.front_end_processes)
         self._address = ""
         self.local = ""  # the gRPC target of the first one, for this program's own HTTP port
-        self._process = settings.front_end_processes > 0
+        self._in_processes = settings.front_end_processes > 0
         self._answer = answer
         self._hosted: list[HostedFrontEnd] = []
         self._keepers: list[asyncio.Task[None]] = []
@@ -79,11 +66,11 @@ class FrontEnds:
             for index in range(self.count)
         ]
 
-    def _new(self, index: int, address: str) -> "HostedFrontEnd":
+    def _new(self, index: int, address: str) -> HostedFrontEnd:
         local = Path(self._folder.name) / f"front-end-{index}.sock"
         local.unlink(missing_ok=True)
         return HostedFrontEnd(
-            index, address, str(local), self.settings, self._answer, self._process
+            index, address, str(local), self.settings, self._answer, process=self._in_processes
         )
 
     async def _keep(self, index: int, address: str) -> None:
@@ -132,7 +119,7 @@ class FrontEnds:
         with contextlib.suppress(ValueError):
             self._runners.remove(runner)
 
-    def _link(self, runner: HostedRunner, hosted: "HostedFrontEnd") -> None:
+    def _link(self, runner: HostedRunner, hosted: HostedFrontEnd) -> None:
         if runner not in self._runners or hosted not in self._hosted or self._closing:
             return  # gone while this waited
         try:
@@ -153,6 +140,7 @@ class FrontEnds:
         self._say(self._routes[model])
 
     def forget(self, model: str) -> None:
+        """The model is not known any more."""
         self._routes.pop(model, None)
         self._say({"do": "forget", "model": model})
 
@@ -167,6 +155,7 @@ class FrontEnds:
             self._say(message)
 
     def log_level(self, level: str) -> None:
+        """Of all loggers, until the next one; by its name in `logging`."""
         self._log = {"do": "log", "level": level}
         self._say(self._log)
 
@@ -188,6 +177,7 @@ class FrontEnds:
         await asyncio.gather(*(hosted.child.stop(seconds + 2.0) for hosted in self._hosted))
 
     def hurry(self) -> None:
+        """While they drain: they no longer wait until it is quiet."""
         self._say({"do": "hurry"})
 
     async def close(self) -> None:
@@ -202,108 +192,6 @@ class FrontEnds:
         if self._port_holder is not None:
             self._port_holder.close()
         self._folder.cleanup()
-
-
-class HostedFrontEnd:
-    """One front end as the supervisor sees it."""
-
-    def __init__(
-        self,
-        index: int,
-        address: str,
-        local: str,
-        settings: Settings,
-        answer: Answer,
-        process: bool,
-    ) -> None:
-        self.index = index
-        self.local = local
-        self._answer = answer
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        # Where the start fails for another reason, nobody is left to hear of this one.
-        self._listening.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self.child = Child(f"front end {index}", self._hear)
-        self.child.ended.add_done_callback(self._gone)
-        if process:
-            self.child.spawn(MODULE, ALLOCATOR)
-        else:
-            self.child.start_task(_serve)
-        self.send(
-            {
-                "do": "start",
-                "address": address,
-                "socket": local,
-                "index": index,
-                "settings": settings.to_message(),
-            },
-            [],
-        )
-
-    async def listening(self) -> int:
-        """The port. Raises ConfigurationError if it cannot listen, UnavailableError if it died or
-        took too long."""
-        try:
-            async with asyncio.timeout(START_PATIENCE):
-                return await self._listening
-        except TimeoutError as error:
-            raise UnavailableError(
-                f"front end {self.index} does not listen after {START_PATIENCE:.0f} s"
-            ) from error
-
-    def send(self, message: Message, fds: list[int]) -> None:
-        self.child.send(message, fds)
-
-    def say(self, message: Message) -> None:
-        """As `send`, to one that may be gone: it is told when it is back."""
-        try:
-            self.child.send(message)
-        except UnavailableError as error:
-            if not self.child.ended.done():
-                # It does not read: what it would miss cannot be repeated, so it starts afresh.
-                log.error("%s; it is started again", error)
-                self.child.kill()
-
-    def _hear(self, message: Message) -> None:
-        match message["said"]:
-            case "listening" | "refused" if self._listening.done():
-                log.debug("nobody waits any more for front end %d", self.index)
-            case "listening":
-                self._listening.set_result(message["port"])
-            case "refused":
-                self._listening.set_exception(
-                    ConfigurationError(message["problem"], field=message.get("field", "port"))
-                )
-            case "ask":
-                task = asyncio.create_task(self._reply(message))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-            case other:
-                log.debug("front end %d said %s: %s", self.index, other, message)
-
-    async def _reply(self, message: Message) -> None:
-        reply: Message = {"do": "reply", "id": message["id"]}
-        try:
-            reply["ok"] = await self._answer(message["kind"], message["payload"])
-        except VisionloopError as error:
-            reply["error"] = {"code": error.grpc_code, "message": str(error)[:4096]}
-        except Exception:
-            log.exception("answering %s failed", message["kind"])
-            reply["error"] = {"code": "INTERNAL", "message": "a fault of the server; see its log"}
-        self.say(reply)
-
-    def _gone(self, ended: asyncio.Future[str]) -> None:
-        if not self._listening.done():
-            self._listening.set_exception(
-                UnavailableError(f"front end {self.index} {ended.result()} before it listened")
-            )
-
-
-async def _serve(control: Control) -> None:
-    # Here, because gRPC and its servicers are 30 MB which a supervisor of processes does without.
-    from visionloop_inference.front_end import FrontEnd
-
-    await FrontEnd(control).run()
 
 
 def held_port(host: str, port: int) -> tuple[socket.socket, int]:
