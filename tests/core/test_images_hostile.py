@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.hostile_images import bombs
+from support.mutated_images import mend_png
 from support.photographs import variants
 
 from visionloop.errors import ImageError
@@ -89,17 +89,6 @@ def damaged(draw: st.DrawFn) -> bytes:
     if draw(st.booleans()):
         mend_png(data)
     return bytes(data)
-
-
-def mend_png(data: bytearray) -> None:
-    """Gives every chunk its right checksum, so that damage gets past the first wall."""
-    position = 8
-    while data[:4] == b"\x89PNG" and position + 12 <= len(data):
-        end = position + 12 + int.from_bytes(data[position : position + 4], "big")
-        if end > len(data):
-            return
-        data[end - 4 : end] = zlib.crc32(data[position + 4 : end - 4]).to_bytes(4, "big")
-        position = end
 
 
 @settings(max_examples=DAMAGED, deadline=None)
