@@ -172,7 +172,7 @@ def _from_file(action: argparse.Action, entry: "Entry") -> object:
 
 def _text_from_file(action: argparse.Action, entry: "Entry") -> str:
     value = entry.value
-    if isinstance(value, list) and getattr(action.type, "takes_list", False):
+    if isinstance(value, list) and action.type is comma_separated:
         value = ",".join(map(str, value))
     if not isinstance(value, str):
         raise entry.wrong("a text in quotes")
@@ -184,9 +184,6 @@ def _text_from_file(action: argparse.Action, entry: "Entry") -> str:
 def comma_separated(text: str) -> tuple[str, ...]:
     """The type of flags that take several names: `a, b` on the command line, a list in a file."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-comma_separated.takes_list = True  # type: ignore[attr-defined]
 
 
 def _path(text: str) -> Path:

@@ -38,26 +38,27 @@ class Value:
 
 
 def read_values(path: Path) -> list[Value]:
-    """The top values of a file. Raises ValueError naming the key whose comment is wrong."""
+    """The top values of a file. Raises ValueError naming what is wrong in it."""
     text = path.read_text(encoding="utf-8")
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     if node is None:
         return []
+    if not isinstance(node, yaml.MappingNode):
+        raise ValueError(f"{path} must hold names and values")
     return _children(node, yaml.safe_load(text), text.splitlines(), "")
 
 
-def _children(node: yaml.Node, defaults: Any, lines: list[str], prefix: str) -> list[Value]:
-    assert isinstance(node, yaml.MappingNode)  # noqa: S101 - the callers looked
+def _children(node: yaml.MappingNode, defaults: Any, lines: list[str], prefix: str) -> list[Value]:
     return [_value(key, value, defaults[key.value], lines, prefix) for key, value in node.value]
 
 
 def _value(key: yaml.Node, node: yaml.Node, default: Any, lines: list[str], prefix: str) -> Value:
     path = f"{prefix}{key.value}"
     description, schema = _comment(lines, key.start_mark.line, key.start_mark.column, path)
-    is_leaf = not isinstance(node, yaml.MappingNode) or not node.value or "$ref" in schema
-    if "$ref" in schema and schema["$ref"] == "image":
-        is_leaf = False  # its keys are described one by one
-    below = [] if is_leaf else _children(node, default, lines, f"{path}.")
+    below = []
+    # A shared definition describes its keys; those of `image` are in the table, each, all the same.
+    if isinstance(node, yaml.MappingNode) and schema.get("$ref", "image") == "image":
+        below = _children(node, default, lines, f"{path}.")
     return Value(path, default, description, schema, below)
 
 

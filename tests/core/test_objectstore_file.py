@@ -84,7 +84,7 @@ class TestFolders:
                     write(key, b"2")
         assert [stat.key for stat in file_store.list()] == ["a/b"]
 
-    @pytest.mark.skipif(not os.path.exists("/proc/self"), reason="needs /proc")  # noqa: PTH110
+    @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
     def test_a_root_that_cannot_be_made(self) -> None:
         with pytest.raises(VisionloopError, match="/proc/self/store") as caught:
             open_store("file:///proc/self/store")

@@ -240,7 +240,10 @@ def test_the_latency_objective_is_a_bucket_edge() -> None:
 
 
 def test_logs_and_progress_need_no_library() -> None:
-    code = "import sys, visionloop.telemetry; print([m for m in ('prometheus_client', 'grpc', 'tqdm', 'numpy') if m in sys.modules])"  # noqa: E501
+    code = """
+import sys, visionloop.telemetry
+print([m for m in ("prometheus_client", "grpc", "tqdm", "numpy") if m in sys.modules])
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -105,9 +105,8 @@ def _measured(handler: _Handler, service: str, method: str) -> _Handler:
         kind, function, make = "unary", handler.unary_unary, "unary_unary"
     build = getattr(grpc, f"{make}_rpc_method_handler")
     measured = _wrapped(function, (kind, service, method))
-    return build(  # type: ignore[no-any-return]
-        measured, handler.request_deserializer, handler.response_serializer
-    )
+    counted: _Handler = build(measured, handler.request_deserializer, handler.response_serializer)
+    return counted
 
 
 def _wrapped(function: Any, labels: tuple[str, str, str]) -> Callable[[Any, Any], Any]:
