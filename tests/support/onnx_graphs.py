@@ -154,24 +154,6 @@ def fp16() -> onnx.ModelProto:
     )
 
 
-def boolean() -> onnx.ModelProto:
-    """y = not x; bool [n, 3] to [n, 3]."""
-    return model(
-        [node("Not", ["x"], ["y"])],
-        [value("x", TensorProto.BOOL, ["n", 3])],
-        [value("y", TensorProto.BOOL, ["n", 3])],
-    )
-
-
-def nan_maker() -> onnx.ModelProto:
-    """y = the square root of x, NaN where x is negative; float32 [n, 4] to [n, 4]."""
-    return model(
-        [node("Sqrt", ["x"], ["y"])],
-        [value("x", TensorProto.FLOAT, ["n", 4])],
-        [value("y", TensorProto.FLOAT, ["n", 4])],
-    )
-
-
 def lookup(entries: int = 10) -> onnx.ModelProto:
     """y = 10 · index; int64 [n, 1] to float32 [n, 1]; the run fails for an index ≥ `entries`."""
     return model(

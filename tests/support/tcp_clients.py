@@ -17,7 +17,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (
     0, 1, 3, 4, 6, 7, 8, 9,
 )  # fmt: skip
-END_STREAM, ACK, END_HEADERS = 1, 1, 4
+END_STREAM, END_HEADERS = 1, 4
 INITIAL_WINDOW_SIZE = 4
 TIMEOUT = 30.0
 
@@ -67,18 +67,6 @@ class RawClient:
         """Everything; a server that has hung up is no error here."""
         with contextlib.suppress(ConnectionError):
             self.socket.sendall(data)
-
-    def hung_up(self, patience: float = TIMEOUT) -> bool:
-        """Reads until the other side closes; False when it does not within `patience` seconds."""
-        self.socket.settimeout(patience)
-        try:
-            while self.socket.recv(65536):
-                pass
-        except ConnectionError:
-            return True
-        except TimeoutError:
-            return False
-        return True
 
     def reset(self) -> None:
         """Closes without a goodbye: the other side gets an RST."""
