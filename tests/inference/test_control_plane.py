@@ -24,7 +24,7 @@ from visionloop.errors import CorruptError, NotFoundError, UnavailableError
 from visionloop.objectstore import open_store
 from visionloop.repository import ModelRepository
 from visionloop.telemetry import metrics
-from visionloop_inference import front_ends
+from visionloop_inference import front_ends, hosted_front_end
 from visionloop_inference.answers import Answers
 from visionloop_inference.catalogue import Catalogue
 from visionloop_inference.children import Child
@@ -175,7 +175,7 @@ def test_a_front_end_that_comes_up_too_slowly_is_started_once_more(
 
         monkeypatch.setattr(Child, "send", recorded)
         with monkeypatch.context() as patch:
-            patch.setattr(front_ends, "START_PATIENCE", 0.0)
+            patch.setattr(hosted_front_end, "START_PATIENCE", 0.0)
             os.kill(dead.child.pid, signal.SIGKILL)
             await until(lambda: restarts("front_end") >= before + 2)
 
