@@ -125,7 +125,9 @@ TUNED = tuple(
 
 
 @pytest.mark.kill
-def test_a_job_that_was_killed_and_stopped_makes_the_same_model(site: Site):
+def test_a_job_that_was_killed_and_stopped_makes_the_same_model(
+    site: Site, capsys: pytest.CaptureFixture[str]
+):
     site.write({"0": 40, "1": 40})
     assert main(flags(site, *TUNED, "--no-promote")) == 0
 
@@ -146,7 +148,12 @@ def test_a_job_that_was_killed_and_stopped_makes_the_same_model(site: Site):
         assert stopped.wait(timeout=300) == 85, said
     assert "run the same command again" in said
 
+    # Killed after fitting: the checkpoint at its end is the first one that is saved here.
+    killed = program(site, *TUNED, "--no-promote", **{ENVIRONMENT_VARIABLE: "checkpoint.saved"})
+    assert killed.returncode == -signal.SIGKILL
+    capsys.readouterr()
     assert main(flags(site, *TUNED, "--no-promote")) == 0
+    assert "fitting was over, after step" in capsys.readouterr().err
     graphs = [site.repository.read("reader", number).files["model.onnx"] for number in (1, 2)]
     assert graphs[0].sha256 == graphs[1].sha256
     assert list(site.store.list("models/reader/checkpoints/")) == []

@@ -47,13 +47,32 @@ def test_what_was_saved_is_found_again(store: ObjectStore) -> None:
 def test_two_are_kept(file_store: ObjectStore) -> None:
     saved(file_store, 1, 2, 3)
     saved(file_store, 3, 4)  # by the process that went on
-    assert keys(file_store) == ["0000000003.safetensors", "0000000004.safetensors", "latest.json"]
+    steps = [name.partition("-")[0] for name in keys(file_store)]
+    assert steps == ["0000000003", "0000000004", "latest.json"]
+
+
+def test_another_of_the_same_step_leaves_the_one_before_whole(file_store: ObjectStore) -> None:
+    """As at the end, or after a retry: killed between the two writes, the pointer still holds."""
+    saved(file_store, 5)
+    pointer = file_store.get(FOLDER + "latest.json").data
+    other = Checkpoint(5, {"a": torch.ones(3)}, {"over": True})
+    checkpoints = Checkpoints(file_store, "cells", "run", 1e6)
+    assert checkpoints.latest() is not None
+    checkpoints.save(other)
+    checkpoints.close()
+    found = latest(file_store)
+    assert found is not None
+    assert found.facts == {"over": True}
+    file_store.put(FOLDER + "latest.json", pointer)
+    found = latest(file_store)
+    assert found is not None
+    assert found.facts == at(5).facts
 
 
 @pytest.mark.parametrize("harm", ["torn", "gone"])
 def test_one_that_is_not_whole_is_passed_over(file_store: ObjectStore, harm: str) -> None:
     saved(file_store, 1, 2)
-    newest = FOLDER + "0000000002.safetensors"
+    [newest] = [stat.key for stat in file_store.list(FOLDER + "0000000002-")]
     if harm == "gone":
         file_store.delete(newest)
     else:

@@ -1,11 +1,14 @@
 """Fitting: repeatable, leaves frozen stages alone, and notices when it went wrong."""
 
+import shutil
+
 import pytest
 import torch
 from support.tiny_network import fitted, tiny_backbone
 from support.training_site import Site
 
 from visionloop.errors import ConfigurationError, RefusedError
+from visionloop_training import fit as fit_module
 from visionloop_training import heads
 from visionloop_training.checkpoint import Checkpoints
 from visionloop_training.cores import usable_cores
@@ -107,6 +110,32 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(digits: Site, recipe: str):
     told = ("epoch", "train_loss", "val_loss", "learning_rate")
     for a, b in zip(whole.history, resumed.history, strict=True):
         assert [getattr(a, name) for name in told] == [getattr(b, name) for name in told]
+
+
+@pytest.mark.parametrize("epochs", [0, 3])
+def test_a_fit_that_was_over_is_not_done_again(
+    digits: Site, epochs: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever came after it: not a step, not even the train images' features."""
+    settings = (f"fit.epochs={epochs}", "fit.keep=best", "fit.freeze=stem")
+    kept = Checkpoints(digits.store, "reader", "a-run", every_seconds=1e6)
+    first = fitted(digits, *settings, checkpoints=kept)
+    kept.close()
+
+    def learns(*_: object) -> None:
+        raise AssertionError("it trains again")
+
+    monkeypatch.setattr(fit_module._Run, "probe", learns)
+    monkeypatch.setattr(fit_module._Run, "fine_tune", learns)
+    shutil.rmtree(digits.cache / "activations")
+    kept = Checkpoints(digits.store, "reader", "a-run", every_seconds=1e6)
+    again = fitted(digits, *settings, checkpoints=kept)
+    assert len(list((digits.cache / "activations").rglob("*.npy"))) == len(first.val_logits)
+    weights = [f.network.state_dict() for f in (first, again)]
+    assert all(torch.equal(a, b) for a, b in zip(*(w.values() for w in weights), strict=True))
+    assert torch.equal(first.val_logits, again.val_logits)
+    assert (again.history, again.kept_epoch) == (first.history, first.kept_epoch)
+    assert (again.rates, again.probe_penalty) == (first.rates, first.probe_penalty)
 
 
 def test_frozen_stages_stay_and_the_others_learn(digits: Site):

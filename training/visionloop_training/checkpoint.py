@@ -1,12 +1,14 @@
 """Checkpoints in the store: what a run needs to go on, bit for bit, after its process was killed.
 
-    models/<model>/checkpoints/<run>/<step>.safetensors   weights, optimiser, averages; facts
-    models/<model>/checkpoints/<run>/latest.json          which one, its sha256; written after it
+    models/<model>/checkpoints/<run>/<step>-<sha256>.safetensors   weights, optimiser, …; facts
+    models/<model>/checkpoints/<run>/latest.json                   which one; written after it
 
 `<run>` is a digest of all that decides what the run makes of its snapshot: the same command finds
 its own checkpoints and no others. A checkpoint is copied to memory at once and written by a thread
 while training goes on; of several that are waiting, the newest is written. The one before is kept
-until the next is there: a torn or lost object costs minutes, never the run. Nothing is pickled.
+until the next is there: a torn or lost object costs minutes, never the run. Names hold a digest, so
+that one of a step that is there already (after a retry, at the end) never overwrites the one that
+`latest.json` still names. Nothing is pickled.
 """
 
 import hashlib
@@ -148,12 +150,12 @@ class Checkpoints:
         self._store.put(self._key(entry), data)
         failpoint("checkpoint.written")
         old = self._entries
-        self._entries = [entry, *(one for one in old if one.step != entry.step)][:_KEPT]
+        self._entries = [entry, *(one for one in old if one != entry)][:_KEPT]
         latest = record_bytes(_Latest(entries=self._entries))
         self._store.put(self._folder + "latest.json", latest)
         failpoint("checkpoint.saved")
         for one in old:
-            if one not in self._entries and one.step != entry.step:
+            if one not in self._entries:
                 self._store.delete(self._key(one))
         _log.info(
             "checkpoint of step %d saved",
@@ -173,4 +175,4 @@ class Checkpoints:
         return Checkpoint(entry.step, load(data), facts)
 
     def _key(self, entry: _Entry) -> str:
-        return f"{self._folder}{entry.step:010d}.safetensors"
+        return f"{self._folder}{entry.step:010d}-{entry.sha256[:16]}.safetensors"

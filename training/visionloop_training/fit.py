@@ -18,13 +18,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from visionloop.failpoints import failpoint
+from visionloop_training import fit_state
 from visionloop_training.batches import Batches, Slice
 from visionloop_training.checkpoint import Checkpoint, Checkpoints
 from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Dataset, Item
 from visionloop_training.distributed import Workers
 from visionloop_training.features import Features
-from visionloop_training.fit_state import Epoch, Failure, Progress, copied, restore, weights_of
+from visionloop_training.fit_state import Epoch, Failure, Progress, weights_of
 from visionloop_training.fitted import Fitted
 from visionloop_training.heads import fit_head
 from visionloop_training.learner import Learner
@@ -64,8 +65,12 @@ def fit(
     variants = features.variants or 1
     tuned = config.fit.epochs > 0 and network.frozen < len(network.backbone.stages)
     features.prepare(data.val, 1)
-    features.prepare(data.train, variants if tuned else 1)
-    state = run.fine_tune() if tuned else run.probe()
+    found = checkpoints.latest() if checkpoints else None
+    state = fit_state.take_back(found, network)
+    if state is None:
+        features.prepare(data.train, variants if tuned else 1)
+        state = run.fine_tune(found) if tuned else run.probe()
+        run.end(state)
     network.eval()
     logits, _ = run.outputs(data.val)
     collapse.check_alive(logits, run.val_labels)
@@ -107,7 +112,7 @@ class _Run:
         self._data = data
         self._seed = config.seed
         self._config = config.fit
-        self._checkpoints = checkpoints
+        self._checkpoints = checkpoints if workers.leads else None
         self._stop = stop
         self._pretrained = network.backbone.weights_sha256 is not None
         self.val_labels = torch.tensor([item.label for item in data.val], device=network.device)
@@ -149,10 +154,9 @@ class _Run:
         self._watch.epoch(first)
         return Progress(found.penalty, [first])
 
-    def fine_tune(self) -> Progress:
+    def fine_tune(self, found: Checkpoint | None) -> Progress:
         """Trains until it goes well, or the retries are used up; leaves the kept weights."""
         self._start = weights_of(self._network)
-        found = self._checkpoints.latest() if self._checkpoints else None
         state = self.probe() if found is None else Progress.of(found.facts)
         while True:
             try:
@@ -174,6 +178,11 @@ class _Run:
                 _log.warning("%s; again, at %.2g", error, self.rates(again).head)
                 state = again
 
+    def end(self, state: Progress) -> None:
+        """Saves what was learned, from which a run that is killed later goes on."""
+        if self._checkpoints:
+            self._checkpoints.save(fit_state.finished(self._network, state))
+
     def _epochs(self, state: Progress, found: Checkpoint | None) -> None:
         """Runs what is left of the epochs."""
         self._learner.freeze(self._network.frozen)
@@ -184,7 +193,7 @@ class _Run:
         average = MovingAverage(self._network, self._config.ema)
         if found is not None:
             _log.info("going on from the checkpoint of step %d", found.step)
-            best = restore(found.tensors, self._network, optimiser, average)
+            best = fit_state.restore(found.tensors, self._network, optimiser, average)
             average.steps = state.average_steps
         while not state.over:
             started = time.perf_counter()
@@ -240,9 +249,9 @@ class _Run:
         """Saves a checkpoint when it is time, and stops when told to."""
         if self._workers.any(self._stop.told):
             self._stop.tell()
-        saves = self._checkpoints if self._workers.leads else None
+        saves = self._checkpoints
         if saves and (self._stop.told or saves.due):
-            tensors = copied(self._network, optimiser, average, best)
+            tensors = fit_state.copied(self._network, optimiser, average, best)
             saves.save(Checkpoint(state.step, tensors, state.facts()))
             if self._stop.told:
                 saves.flush()

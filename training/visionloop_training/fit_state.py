@@ -1,13 +1,17 @@
 """What fine-tuning is between two steps, and what a checkpoint holds: plain facts, and tensors."""
 
+import logging
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from visionloop_training.checkpoint import Checkpoint
 from visionloop_training.recipe import optimisers
 from visionloop_training.recipe.moving_average import MovingAverage
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,3 +112,21 @@ def restore(
         name: torch.empty_like(tensor).copy_(parts["best"][name])
         for name, tensor in network.state_dict().items()
     }
+
+
+def finished(network: nn.Module, state: Progress) -> Checkpoint:
+    """The checkpoint of a fit that is over: of its tensors only the kept weights are needed."""
+    state.over = True
+    weights = {f"network/{name}": tensor.cpu() for name, tensor in weights_of(network).items()}
+    return Checkpoint(state.step, weights, state.facts())
+
+
+def take_back(found: Checkpoint | None, network: nn.Module) -> Progress | None:
+    """Puts the weights of a fit that is over into the network; None where it is not over yet."""
+    if found is None or not found.facts["over"]:
+        return None
+    network.load_state_dict(
+        {name.removeprefix("network/"): tensor for name, tensor in found.tensors.items()}
+    )
+    _log.info("fitting was over, after step %d: going on from its end", found.step)
+    return Progress.of(found.facts)
