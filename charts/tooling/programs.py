@@ -13,6 +13,7 @@ from visionloop.flags import FlagParser, comma_separated, seconds
 from visionloop_inference import flags as inference
 from visionloop_labeling import flags as labeling
 from visionloop_training.config import TrainingConfig, presets
+from visionloop_training.config_source import NO_PRESET
 
 _NOT_SETTINGS = frozenset({"config", "ready_file"})
 # What the charts decide: other values of theirs, or what a pod must be.
@@ -37,7 +38,7 @@ def settings_schemas() -> dict[str, Any]:
     return {
         "inferenceSettings": _schema(inference.parser(), INFERENCE_OWN),
         "labelingSettings": _schema(labeling.parser(), LABELING_OWN),
-        "trainingPreset": {"enum": ["", *presets()]},
+        "trainingPreset": {"enum": ["", NO_PRESET, *presets()]},
         "trainingConfig": _inlined(TrainingConfig.model_json_schema()),
     }
 

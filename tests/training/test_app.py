@@ -12,6 +12,7 @@ from support.training_site import FIRST, PROBE, Site
 
 from visionloop.failpoints import ENVIRONMENT_VARIABLE
 from visionloop_training.app import main
+from visionloop_training.config import dump, load
 
 
 def flags(site: Site, *more: str) -> list[str]:
@@ -114,6 +115,18 @@ def test_the_effective_configuration_is_shown(capsys):
     shown = capsys.readouterr().out
     assert "seed: 3" in shown
     assert "policy: not-significantly-worse" in shown
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [((), "balanced"), (("--preset", "none"), "none"), (("--preset", "fast"), "fast")],
+)
+def test_without_a_preset_balanced_is_taken(
+    given: tuple[str, ...], meant: str, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("VISIONLOOP_PRESET", raising=False)
+    assert main(["--show-config", *given]) == 0
+    assert capsys.readouterr().out == dump(load(meant))
 
 
 # Fine-tunes a little, on one thread: the same bits each time.

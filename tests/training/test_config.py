@@ -23,6 +23,10 @@ def test_presets_are_valid(preset: str):
     assert config.load(preset) != config.TrainingConfig()
 
 
+def test_no_preset_is_every_settings_own_default():
+    assert config.load("none") == config.load() == config.TrainingConfig()
+
+
 @pytest.mark.parametrize(
     ("override", "field", "word"),
     [

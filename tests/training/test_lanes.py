@@ -71,6 +71,7 @@ def test_nothing_new_is_told_with_every_number(probed: Site, capsys: pytest.Capt
     site.write(dict.fromkeys(FIRST, 45))
     settings = [part for setting in PROBE for part in ("--set", setting)]
     where = ["--store", site.url, "--dataset", "digits", "--model", "reader"]
+    where += ["--preset", "none"]  # as it was made
     cache = ["--cache", str(site.folder / "cache")]
     assert main([*where, *cache, *settings, "--if-needed", "--lane", "auto"]) == 0
     told = capsys.readouterr().out

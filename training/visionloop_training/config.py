@@ -1,7 +1,8 @@
 """The training configuration: every knob, its default and its reason, in one validated tree.
 
-Sources in order, later ones win: the defaults below, a preset (presets/*.yaml), a YAML file, and
-`--set a.b=value`. Unknown keys are errors, and every error names the field.
+Sources in order, later ones win: the defaults below, a preset (presets/*.yaml; `visionloop-train`
+takes `balanced` where none is named), a YAML file, and `--set a.b=value`. Unknown keys are errors,
+and every error names the field.
 """
 
 import sys

@@ -9,9 +9,11 @@ import yaml
 
 from visionloop.errors import ConfigurationError, NotFoundError
 
+NO_PRESET = "none"  # every setting at its own default
+
 
 def presets() -> list[str]:
-    """The names that `--preset` takes."""
+    """The names that `--preset` takes, beside `none`."""
     folder = resources.files("visionloop_training") / "presets"
     return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name[-5:] == ".yaml")
 
@@ -22,9 +24,11 @@ def tree_of(preset: str | None, file: Path | None, overrides: Sequence[str]) -> 
     Raises NotFoundError for a missing file or preset, ConfigurationError for what is no settings.
     """
     tree: dict[str, Any] = {}
-    if preset:
+    if preset and preset != NO_PRESET:
         if preset not in presets():
-            raise NotFoundError(f"--preset {preset}: there are {', '.join(presets())}")
+            raise NotFoundError(
+                f"--preset {preset}: there are {', '.join(presets())}, and {NO_PRESET}"
+            )
         text = resources.files("visionloop_training").joinpath(f"presets/{preset}.yaml").read_text()
         _merge(tree, _mapping(text, f"preset {preset}"))
     if file:

@@ -14,6 +14,7 @@ from visionloop.flags import StrictParser
 from visionloop_training import launch
 
 PROGRAM = "visionloop-train"
+DEFAULT_PRESET = "balanced"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,7 +35,11 @@ def parser() -> argparse.ArgumentParser:
         default=_environment("snapshot") or "latest",
         help="snapshot id, a unique prefix of one, or latest (default)",
     )
-    add("--preset", default=_environment("preset"), help="fast, balanced, best or demo")
+    add(
+        "--preset",
+        default=_environment("preset") or DEFAULT_PRESET,
+        help=f"fast, balanced, best or demo ({DEFAULT_PRESET}); none: every setting's own default",
+    )
     add("--config", type=Path, default=_path("config"), metavar="FILE", help="YAML file")
     add("--set", action="append", metavar="KEY=VALUE", help="one setting, as fit.epochs=5")
     add("--cache", type=Path, default=_path("cache"), metavar="DIR", help="features and images")
