@@ -87,7 +87,7 @@ class TensorOutput(Record):
     """One named output. `shape` leaves out the batch dimension."""
 
     name: str
-    kind: Literal["logits", "probabilities", "embedding"]
+    kind: Literal["logits", "probabilities", "embedding", "distance"]
     datatype: Literal["FP32"] = "FP32"
     shape: list[int]
 
@@ -119,15 +119,17 @@ class ConformalSets(Record):
 
 
 class Thresholds(Record):
-    """When an answer is "not sure": its best probability is below `not_sure`, or the image's energy
-    -log(sum(exp(logits))) is above `energy`: then it is unlike what the model was trained for.
+    """When an answer is "not sure": its best probability is below `not_sure`, or the image is
+    unlike what the model was trained for: the graph's output of kind `distance` is above `distance`
+    or, in bundles of before there was one, the energy -log(sum(exp(logits))) above `energy`.
 
-    `energy` and `conformal` are written only where they are set, so a bundle without them is as the
-    first ones were. A reader that does not know them refuses those that have them.
+    All but `not_sure` are written only where they are set, so a bundle without them is as the first
+    ones were. A reader that does not know them refuses those that have them.
     """
 
     not_sure: Probability
     energy: float | None = None
+    distance: float | None = None
     conformal: ConformalSets | None = None  # what `not_sure` was made from
 
     @model_serializer(mode="wrap")

@@ -60,7 +60,10 @@ def test_thresholds_that_are_not_set_are_not_written(tmp_path: Path) -> None:
     plain = write_bundle(tmp_path, 1)
     assert json.loads(record_bytes(plain))["thresholds"] == {"not_sure": 0.6}
     full = Thresholds(
-        not_sure=0.7, energy=-3.5, conformal=ConformalSets(score="lac", coverage=0.9, quantile=0.3)
+        not_sure=0.7,
+        energy=-3.5,
+        distance=0.2,
+        conformal=ConformalSets(score="lac", coverage=0.9, quantile=0.3),
     )
     parsed = parse_bundle(record_bytes(plain.model_copy(update={"thresholds": full})))
     assert isinstance(parsed, ClassificationBundle)

@@ -15,7 +15,7 @@ from PIL import Image
 from support.bundles import LABELS, NOT_SURE, answers, build_bundle, encoded, graph
 from support.inference_server import Server, running_server, wait_for
 
-from visionloop.bundle import Bundle, Thresholds
+from visionloop.bundle import Bundle, ClassificationBundle, TensorOutput, Thresholds
 from visionloop.client import Client
 from visionloop.prediction_id import PredictionId
 from visionloop.proto.v1 import recognition_pb2 as pb
@@ -49,7 +49,10 @@ def test_an_answer_that_is_no_number_is_an_error_of_its_image(tmp_path: Path) ->
 
 
 def test_an_image_unlike_the_training_images_is_not_sure_however_probable(tmp_path: Path) -> None:
-    bundle = build_bundle(tmp_path, golden=1, before_ready=1)
+    old = build_bundle(tmp_path, golden=1, before_ready=1)
+    distance = TensorOutput(name="distance", kind="distance", shape=[1])
+    bundle = old.model_copy(update={"outputs": [*old.outputs, distance]})
+    far = np.asarray([[0.1], [0.3], [np.nan]], np.float32)
     logits = np.asarray([[9.0, 1.0, 1.0], [2.0, -6.0, -6.0], [9.0, 8.9, 1.0]], np.float32)
     chances = np.asarray(
         [[0.99, 0.005, 0.005], [0.99, 0.005, 0.005], [0.5, 0.49, 0.01]], np.float32
@@ -58,24 +61,28 @@ def test_an_image_unlike_the_training_images_is_not_sure_however_probable(tmp_pa
         {
             "logits": Tensor("FP32", logits.shape, logits.tobytes()),
             "probabilities": Tensor("FP32", chances.shape, chances.tobytes()),
+            "distance": Tensor("FP32", far.shape, far.tobytes()),
         }
     )
     decoded = [Decoded(np.zeros((1, 1, 3), np.uint8), 1, 1, "0" * 64)] * 3
     request = pb.RecognizeRequest(images=[pb.EncodedImage(id=name) for name in "abc"])
 
-    def reasons(thresholds: Thresholds) -> list[tuple[bool, str]]:
+    def reasons(
+        thresholds: Thresholds, bundle: ClassificationBundle = bundle
+    ) -> list[tuple[bool, str]]:
         task = Classification(bundle.model_copy(update={"thresholds": thresholds}))
         told = [r.classification for r in task.respond(request, decoded, answer).results]
         return [(one.not_sure, one.not_sure_reason) for one in told]
 
     low = (True, "low_probability")
     assert reasons(Thresholds(not_sure=NOT_SURE)) == [(False, ""), (False, ""), low]
-    # Energies are about -9, -2 and -9.6.
-    assert reasons(Thresholds(not_sure=NOT_SURE, energy=-5.0)) == [
-        (False, ""),
-        (True, "unfamiliar"),
-        low,
-    ]
+    unfamiliar = (True, "unfamiliar")
+    # What is no number is not known to be near.
+    by_distance = [(False, ""), unfamiliar, unfamiliar]
+    assert reasons(Thresholds(not_sure=NOT_SURE, distance=0.2)) == by_distance
+    # Bundles of before there was a distance: energies are about -9, -2 and -9.6.
+    by_energy = [(False, ""), unfamiliar, low]
+    assert reasons(Thresholds(not_sure=NOT_SURE, energy=-5.0), old) == by_energy
 
 
 def test_answers_are_those_of_onnxruntime(server: Server) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from visionloop_training import not_sure
 from visionloop_training.config import NotSureConfig
-from visionloop_training.metrics import Floats, Integers, energy, softmax
+from visionloop_training.metrics import Floats, Integers, softmax
 
 
 def test_the_threshold_reaches_the_target_on_what_it_answers():
@@ -100,22 +100,12 @@ def test_too_few_val_images_for_the_promise_say_so_and_answer_nothing(score: str
     assert sets.sets(drawn(np.random.default_rng(6), 50, 3)[0]).all()
 
 
-def test_the_energy_limit_lets_the_familiar_share_pass():
+def test_the_distance_limit_lets_the_familiar_share_pass():
     random = np.random.default_rng(7)
     passed = []
     for _ in range(300):
-        limit = not_sure.energy_limit(random.normal(size=150), 0.95)
+        limit = not_sure.distance_limit(random.normal(size=150), 0.95)
         passed.append((random.normal(size=500) <= limit).mean())
     assert np.mean(passed) == pytest.approx(0.95, abs=0.005)
     few = random.normal(size=20)
-    assert not_sure.energy_limit(few, 0.99) == few.max()
-    assert not_sure.energy_limit(few, 1.0) is None
-
-
-def test_an_image_that_excites_nothing_is_unfamiliar_however_sure_it_sounds():
-    random = np.random.default_rng(8)
-    known = random.normal(size=(300, 4)) + 9 * np.eye(4)[random.integers(0, 4, 300)]
-    limit = not_sure.energy_limit(energy(known), 0.99)
-    strange = np.array([[3.0, -4.0, -4.0, -4.0]])  # probability 0.997, but all logits are low
-    assert softmax(strange).max() > 0.99
-    assert energy(strange)[0] > limit
+    assert not_sure.distance_limit(few, 0.99) == pytest.approx(few.max(), abs=1e-5)

@@ -28,7 +28,8 @@ def test_a_first_version_is_published_and_promoted(trained: tuple[Site, pipeline
     assert bundle.provenance.snapshot == result.snapshot
     assert bundle.provenance.backbone == "tf_efficientnet_lite0"
     assert bundle.provenance.parent_version is None
-    assert {output.kind for output in bundle.outputs} == {"logits", "probabilities", "embedding"}
+    kinds = {output.kind for output in bundle.outputs}
+    assert kinds == {"logits", "probabilities", "embedding", "distance"}
     [move] = site.repository.history("reader")
     assert (move.version, move.previous, move.who) == (1, None, "tester")
     assert move.why.startswith("gate passed: there is no stable version yet")
@@ -46,7 +47,8 @@ def test_the_golden_images_replay_without_torch(
     assert (given.name, given.type) == (bundle.input.name, "tensor(uint8)")
     assert given.shape[1:] == [bundle.input.height, bundle.input.width, 3]
     names = [output.name for output in session.get_outputs()]
-    assert names == ["logits", "probabilities", "embedding"]
+    assert names == [output.name for output in bundle.outputs]
+    assert names == ["logits", "probabilities", "embedding", "distance"]
     items = pydantic.TypeAdapter(list[GoldenItem]).validate_json(
         (tmp_path / bundle.golden.file).read_bytes()
     )
@@ -54,11 +56,12 @@ def test_the_golden_images_replay_without_torch(
     limit = bundle.golden.max_probability_difference["default"]
     for item in items:
         pixels = bundle.preprocessing(decode((tmp_path / item.file).read_bytes()))
-        logits, probabilities, embedding = session.run(names, {given.name: pixels[None]})
+        logits, probabilities, embedding, distance = session.run(names, {given.name: pixels[None]})
         np.testing.assert_allclose(probabilities[0], item.probabilities, atol=limit)
         scaled = np.exp(logits[0] / bundle.calibration.temperature)
         np.testing.assert_allclose(probabilities[0], scaled / scaled.sum(), atol=1e-5)
         assert list(embedding.shape[1:]) == bundle.output("embedding").shape
+        assert list(distance.shape[1:]) == bundle.output("distance").shape
 
 
 def test_the_report_holds_what_was_measured(trained: tuple[Site, pipeline.Result], tmp_path: Path):
@@ -76,8 +79,10 @@ def test_the_report_holds_what_was_measured(trained: tuple[Site, pipeline.Result
     assert json.loads((tmp_path / "report/gate.json").read_text()) == report["gate"]
     assert report["evaluation"]["macro_f1"]["value"] == bundle.metrics["macro_f1"]
     assert report["evaluation"]["macro_auroc"]["low"] > 0.5
-    assert bundle.thresholds.energy == report["calibration"]["energy"]
     told = report["not_sure"]
+    assert bundle.thresholds.energy is None
+    assert bundle.thresholds.distance == told["distance"]
+    assert told["unfamiliar"] < 0.2
     assert told["answered"] * told["answered_accuracy"] <= bundle.metrics["accuracy"] + 1e-9
     page = (tmp_path / "report/report.html").read_text()
     assert "Digit 0" in page
@@ -226,7 +231,8 @@ def test_a_graph_that_differs_is_never_published(site: Site, monkeypatch):
     with pytest.raises(RefusedError, match="parity"):
         site.train(*PROBE)
     assert site.repository.versions("reader") == []
-    assert not list(site.store.list("models/"))
+    left = [stat.key for stat in site.store.list("models/")]
+    assert all(key.startswith("models/reader/checkpoints/") for key in left)
 
 
 def test_the_proof_runs_at_several_batch_sizes(trained: tuple[Site, pipeline.Result]):

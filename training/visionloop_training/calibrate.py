@@ -17,7 +17,6 @@ from visionloop_training.metrics import (
     Floats,
     Integers,
     ReliabilityBin,
-    energy,
     expected_calibration_error,
     log_loss,
     reliability,
@@ -38,9 +37,8 @@ class Calibrated:
     loss_before: float
     loss_after: float
     not_sure: float  # lowest probability of a sure answer
-    energy: float | None  # above it an image is unfamiliar; None: off
     sets: PredictionSets | None  # where the threshold is a conformal one
-    coverage: float  # share of val that gets an answer
+    coverage: float  # share of val with a probability that is high enough
     answered_accuracy: float
     reliability_before: list[ReliabilityBin]
     reliability_after: list[ReliabilityBin]
@@ -57,11 +55,7 @@ def calibrate(logits: Floats, labels: Integers, config: NotSureConfig) -> Calibr
         threshold = sets.not_sure
     else:
         threshold = not_sure.threshold(after, labels, config)
-    energies = energy(logits)
-    limit = not_sure.energy_limit(energies, config.familiar)
     answered = after.max(axis=1) >= threshold
-    if limit is not None:
-        answered &= energies <= limit
     right = after.argmax(axis=1) == labels
     return Calibrated(
         temperature=temperature,
@@ -70,7 +64,6 @@ def calibrate(logits: Floats, labels: Integers, config: NotSureConfig) -> Calibr
         loss_before=log_loss(logits, labels),
         loss_after=log_loss(logits / temperature, labels),
         not_sure=threshold,
-        energy=limit,
         sets=sets,
         coverage=float(answered.mean()),
         answered_accuracy=float(right[answered].mean()) if answered.any() else 0.0,

@@ -76,8 +76,8 @@ class NotSureConfig(Section):
         0.99,
         gt=0.0,
         le=1.0,
-        description="Share of images like those of val that count as familiar; the others, with a "
-        'higher energy, are answered "not sure" whatever the probability. 1: off.',
+        description="Share of images like those of val that count as familiar; what lies further "
+        'from the train images is answered "not sure" whatever the probability. 1: off.',
     )
 
 

@@ -18,6 +18,7 @@ from visionloop_training import intervals, metrics
 from visionloop_training.auroc import auroc
 from visionloop_training.data import Blobs, Item
 from visionloop_training.export import Session
+from visionloop_training.familiarity import OUTPUT
 from visionloop_training.intervals import Interval
 from visionloop_training.metrics import Flags, Floats, Integers
 from visionloop_training.significance import group_numbers
@@ -32,7 +33,7 @@ class Scored:
 
     items: tuple[Item, ...]
     probabilities: Floats  # (n, classes)
-    energies: Floats | None = None  # (n,), of the logits; None where the graph gives none
+    distances: Floats | None = None  # (n,), from train images; None where the graph gives none
 
     @cached_property
     def labels(self) -> Integers:
@@ -54,8 +55,8 @@ class Scored:
         """The part whose places are true in `keep`."""
         chosen = tuple(i for i, wanted in zip(self.items, keep, strict=True) if wanted)
         flags = np.array(keep, dtype=bool)
-        energies = None if self.energies is None else self.energies[flags]
-        return Scored(chosen, self.probabilities[flags], energies)
+        distances = None if self.distances is None else self.distances[flags]
+        return Scored(chosen, self.probabilities[flags], distances)
 
 
 def score(
@@ -64,22 +65,21 @@ def score(
     preprocessing: Preprocessing,
     items: Sequence[Item],
     output: str = "probabilities",
-    logits: str | None = None,
 ) -> Scored:
     """Runs the graph on the items' encoded images, `_BATCH` at a time; `output` is its name for
-    the calibrated probabilities, `logits` for the logits, where energies are wanted."""
+    the calibrated probabilities."""
     parts: list[Floats] = []
-    energies: list[Floats] = []
+    distances: list[Floats] = []
     starts = range(0, len(items), _BATCH)
     for start in progress(starts, description="evaluate", unit="batches"):
         shas = [item.sha256 for item in items[start : start + _BATCH]]
         images = np.stack(blobs.prepared(shas, preprocessing))
         outputs = session(images)
         parts.append(outputs[output])
-        if logits is not None:
-            energies.append(metrics.energy(outputs[logits].astype(np.float64)))
+        if OUTPUT in outputs:
+            distances.append(outputs[OUTPUT][:, 0])
     return Scored(
-        tuple(items), np.concatenate(parts), np.concatenate(energies) if energies else None
+        tuple(items), np.concatenate(parts), np.concatenate(distances) if distances else None
     )
 
 

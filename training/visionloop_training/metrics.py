@@ -115,13 +115,6 @@ def softmax(logits: Floats) -> Floats:
     return result
 
 
-def energy(logits: Floats) -> Floats:
-    """-log Σ exp(logit) along the last axis: high for what is unlike train (Liu et al. 2020)."""
-    most = logits.max(axis=-1)
-    found: Floats = -(most + np.log(np.exp(logits - most[..., None]).sum(axis=-1)))
-    return found
-
-
 def log_loss(logits: Floats, labels: Integers) -> float:
     """Mean negative log-likelihood."""
     shifted = logits - logits.max(axis=1, keepdims=True)

@@ -1,9 +1,9 @@
-"""When to answer "not sure": thresholds on probability and energy, fitted on val.
+"""When to answer "not sure": thresholds on probability and distance, fitted on val.
 
     threshold      the lowest probability at which the answers on val reach a target accuracy
     fit_sets       split conformal sets: for new images like val's, the true class is in the set
                    with the wanted probability, whatever the model and however few the val images
-    energy_limit   above it an image is unlike val's, whatever the probabilities say
+    distance_limit above it an image is unlike val's, whatever the probabilities say
 
 The service compares one probability with one threshold. A conformal set has one class just where
 the best probability is high enough, so sets become a threshold, too: at most 1 - coverage of all
@@ -108,12 +108,10 @@ def _sums(probabilities: Floats) -> Floats:
     return sums
 
 
-def energy_limit(energies: Floats, familiar: float) -> float | None:
-    """The energy that a new image like val's stays below with probability `familiar`.
+def distance_limit(distances: Floats, familiar: float) -> float:
+    """The distance (`familiarity`) that a new image like val's stays below with this probability.
 
-    Where val is too small to say (99 images for 0.99) its highest energy. None: `familiar` is 1.
+    Where val is too small to say (99 images for 0.99) its largest.
     """
-    if familiar >= 1.0:
-        return None
-    rank = min(len(energies), math.ceil((len(energies) + 1) * familiar))
-    return float(np.sort(energies)[rank - 1])
+    rank = min(len(distances), math.ceil((len(distances) + 1) * familiar))
+    return float(np.sort(distances)[rank - 1]) + _CLEAR

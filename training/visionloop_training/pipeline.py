@@ -24,7 +24,17 @@ from visionloop.errors import ConfigurationError, ConflictError
 from visionloop.objectstore import ObjectStore
 from visionloop.repository import CurrentAliases, ModelRepository
 from visionloop.snapshot import Snapshot, SnapshotRepository
-from visionloop_training import cache, fresh, gate, parity, preflight, publish, report, triggers
+from visionloop_training import (
+    cache,
+    familiarity,
+    fresh,
+    gate,
+    parity,
+    preflight,
+    publish,
+    report,
+    triggers,
+)
 from visionloop_training.calibrate import Calibrated, calibrate
 from visionloop_training.classes import notes
 from visionloop_training.config import TrainingConfig
@@ -175,6 +185,11 @@ def run(request: Request) -> Result | None:
             expected = lane.export(path, calibrated.temperature, properties(data))
             session = Session(path, torch.get_num_threads())
 
+        with clock("familiarity"):
+            session, distance = familiarity.add(
+                path, session, data, blobs, preprocessing, config.not_sure.familiar
+            )
+
         with clock("parity"):
             golden = publish.golden_items(data, config.parity.images)
             images = blobs.prepared([item.sha256 for item in golden], preprocessing)
@@ -184,7 +199,7 @@ def run(request: Request) -> Result | None:
             publish.write_golden(folder, golden, answers, blobs)
 
         with clock("evaluate"):
-            scored = score(session, blobs, preprocessing, data.test, logits="logits")
+            scored = score(session, blobs, preprocessing, data.test)
             evaluation = evaluate(scored, data.class_ids)
             fresh.write_sketch(folder, data, session, preprocessing, blobs)
 
@@ -222,6 +237,7 @@ def run(request: Request) -> Result | None:
                 scored=scored,
                 opponent=opponent,
                 verdict=verdict,
+                distance=distance,
                 features_computed=lane.computed,
                 timings=clock.seconds,
             )
@@ -241,6 +257,7 @@ def run(request: Request) -> Result | None:
                 calibrated=calibrated,
                 parity=proof,
                 evaluation=evaluation,
+                distance=distance,
             )
             repository.publish(bundle, folder)
             lane.finished()

@@ -37,6 +37,7 @@ from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Blobs, Dataset, Item
 from visionloop_training.evaluate import Evaluation
 from visionloop_training.export import INPUT, Session
+from visionloop_training.familiarity import OUTPUT
 from visionloop_training.lanes import Origin
 from visionloop_training.made import Made
 from visionloop_training.metrics import Floats
@@ -104,6 +105,7 @@ def make_bundle(
     calibrated: Calibrated,
     parity: Parity,
     evaluation: Evaluation,
+    distance: float | None,
 ) -> ClassificationBundle:
     """bundle.json for the files in `folder`."""
     height, width = preprocessing.output_size
@@ -125,13 +127,14 @@ def make_bundle(
                 name="probabilities", kind="probabilities", shape=[int(shapes["probabilities"][1])]
             ),
             TensorOutput(name="embedding", kind="embedding", shape=[int(shapes["embedding"][1])]),
+            *([] if distance is None else [TensorOutput(name=OUTPUT, kind="distance", shape=[1])]),
         ],
         calibration=Calibration(
             temperature=calibrated.temperature,
             ece_before=calibrated.ece_before,
             ece_after=calibrated.ece_after,
         ),
-        thresholds=thresholds(calibrated),
+        thresholds=thresholds(calibrated, distance),
         golden=GoldenSet(
             file=GOLDEN,
             items=parity.images,
@@ -158,12 +161,12 @@ def make_bundle(
     )
 
 
-def thresholds(calibrated: Calibrated) -> Thresholds:
-    """When an answer of the model is "not sure"."""
+def thresholds(calibrated: Calibrated, distance: float | None) -> Thresholds:
+    """When an answer of the model is "not sure"; `distance` as `familiarity.add` found it."""
     sets = calibrated.sets
     return Thresholds(
         not_sure=calibrated.not_sure,
-        energy=calibrated.energy,
+        distance=distance,
         conformal=None
         if sets is None
         else ConformalSets(score=sets.score, coverage=sets.coverage, quantile=sets.quantile),

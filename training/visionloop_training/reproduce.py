@@ -27,7 +27,7 @@ from visionloop.images import decode
 from visionloop.objectstore import ObjectStore
 from visionloop.repository import file_entry
 from visionloop.snapshot import SnapshotRepository
-from visionloop_training import parity, publish
+from visionloop_training import familiarity, parity, publish
 from visionloop_training.calibrate import calibrate
 from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Blobs, Dataset, dataset
@@ -134,7 +134,10 @@ def reproduce(
         calibrated = calibrate(learned.val_logits.numpy(), labels, config.not_sure)
         path = folder / publish.GRAPH
         module = lane.export(path, calibrated.temperature, properties(data))
-        session = Session(path, torch.get_num_threads())
+        session, _ = familiarity.add(
+            path, Session(path, torch.get_num_threads()), data, blobs, lane.preprocessing,
+            config.not_sure.familiar,
+        )  # fmt: skip
         golden = publish.golden_items(data, config.parity.images)
         images = blobs.prepared([item.sha256 for item in golden], lane.preprocessing)
         limit = config.parity.max_probability_difference

@@ -150,6 +150,7 @@ def _classification_facts(bundle: ClassificationBundle) -> dict[str, object]:
         "parent version": origin.parent_version,
         "temperature": bundle.calibration.temperature,
         "not sure below": bundle.thresholds.not_sure,
+        "unfamiliar above distance": bundle.thresholds.distance,
         "unfamiliar above energy": bundle.thresholds.energy,
     }
 

@@ -157,8 +157,6 @@ class Classification:
         self.bundle = bundle
         output = bundle.output("probabilities")
         self._output = output.name if output is not None else None
-        logits = bundle.output("logits") if bundle.thresholds.energy is not None else None
-        self._logits = logits.name if logits is not None else None
         self._counted: dict[tuple[int, bool], Any] = {}
 
     def respond(
@@ -190,16 +188,23 @@ class Classification:
         return response
 
     def _unfamiliar(self, answer: Answer) -> NDArray[np.bool_] | None:
-        """(rows,): whether an image's energy -log Σ exp(logit) is above the bundle's limit.
+        """(rows,): whether an image lies further from the training images than the bundle's limit.
 
-        None where the bundle sets none, or has no logits to make it from.
+        That is a distance that the graph gives or, in older bundles, the energy -log Σ exp(logit).
+        None where the bundle sets no limit, or lacks the output. What is no number is unfamiliar.
         """
-        limit = self.bundle.thresholds.energy
-        tensor = answer.outputs.get(self._logits) if self._logits is not None else None
-        if limit is None or tensor is None:
-            return None
-        found: NDArray[np.bool_] = -np.logaddexp.reduce(tensor.array, axis=1) > limit
-        return found
+        limits = self.bundle.thresholds
+        if limits.distance is not None:
+            distances = self._array(answer, "distance")
+            return None if distances is None else ~(distances[:, 0] <= limits.distance)
+        logits = self._array(answer, "logits") if limits.energy is not None else None
+        return None if logits is None else ~(-np.logaddexp.reduce(logits, axis=1) <= limits.energy)
+
+    def _array(self, answer: Answer, kind: str) -> NDArray[np.float32] | None:
+        """(rows, …): the output of this kind; None where the bundle or the answer has none."""
+        output = self.bundle.output(kind)
+        tensor = answer.outputs.get(output.name) if output is not None else None
+        return None if tensor is None else tensor.array
 
     def _tell(
         self,

@@ -32,6 +32,7 @@ def document(
     scored: Scored,
     opponent: Opponent | None,
     verdict: Verdict,
+    distance: float | None,
     features_computed: int,
     timings: Mapping[str, float],
 ) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def document(
             "features_computed": features_computed,
         },
         "calibration": asdict(calibrated),
-        "not_sure": _not_sure(scored, calibrated),
+        "not_sure": _not_sure(scored, calibrated, distance),
         "parity": asdict(parity),
         "evaluation": evaluation.as_json(),
         "gate": verdict.as_json(),
@@ -81,16 +82,17 @@ def _class_images(data: Dataset) -> dict[str, dict[str, int]]:
     }
 
 
-def _not_sure(scored: Scored, calibrated: Calibrated) -> dict[str, Any]:
+def _not_sure(scored: Scored, calibrated: Calibrated, distance: float | None) -> dict[str, Any]:
     """What the thresholds, fitted on val, do on test."""
     n = len(scored.items)
     low = scored.probabilities.max(axis=1) < calibrated.not_sure
     unfamiliar = low & False
-    if calibrated.energy is not None and scored.energies is not None:
-        unfamiliar = scored.energies > calibrated.energy
+    if distance is not None and scored.distances is not None:
+        unfamiliar = scored.distances > distance
     answered = ~(low | unfamiliar)
     right = int((scored.right & answered).sum())
-    told = {
+    told: dict[str, Any] = {
+        "distance": distance,
         "low_probability": float(low.mean()),
         "unfamiliar": float(unfamiliar.mean()),
         "answered": float(answered.mean()),
