@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DATA ?= visionloop-data
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-images test-kill test-fuzz bench-serving bench-ingest bench-training bench-accuracy bench-accuracy-peers \
+.PHONY: help venv demo test test-images test-kill test-cluster test-fuzz bench-serving bench-ingest bench-training bench-accuracy bench-accuracy-peers \
 	bench-labeling-scale bench-labelling-page bench-gate bench-backbones perf-analyzer charts-verify charts-snapshots charts-checkov soak lint format protos lock \
 	lock-images images charts-run serve label up clean
 
@@ -27,7 +27,7 @@ demo: $(READY) ## the whole loop on real photographs: import, train, serve, corr
 	$(BIN)/python -m visionloop.demo --output build/demo
 
 test: $(READY) ## all tests that need no long run (ALL_DATABASES=1: labeling's core on Postgres, too)
-	$(BIN)/python -m pytest tests -m 'not images' --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests -m 'not images and not cluster' --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test-kill: $(READY) ## the kill tests, each many times over
 	KILL_ROUNDS=25 $(BIN)/python -m pytest tests -m kill
@@ -37,6 +37,9 @@ test-images: $(READY) ## builds the images for real and runs the programs from t
 
 charts-run: $(READY) ## the charts' serving pods, run from freshly built images (root, buildah, mmdebstrap)
 	$(BIN)/python -m pytest tests/images/test_rendered_pods.py -m images
+
+test-cluster: $(READY) ## the loop on the cluster that KUBECONFIG points at (CLUSTER_VALUES=…: registry of the images)
+	$(BIN)/python -m pytest tests/cluster -m cluster
 
 test-fuzz: $(READY) ## the fuzz tests, each with FUZZ_CASES cases (100000)
 	FUZZ_CASES=$${FUZZ_CASES:-100000} $(BIN)/python -m pytest --timeout 7200 tests/core/test_images_hostile.py \

@@ -25,7 +25,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
     report = yield
-    must_run = os.environ.get("REQUIRE_ALL") == "1" and not item.get_closest_marker("gpu")
+    elsewhere = item.get_closest_marker("gpu") or item.get_closest_marker("cluster")
+    must_run = os.environ.get("REQUIRE_ALL") == "1" and not elsewhere
     if report.skipped and must_run and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"REQUIRE_ALL=1, but this test was skipped: {call.excinfo}"
