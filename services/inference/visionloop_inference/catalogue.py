@@ -237,7 +237,7 @@ class RoutedModel:
         return UnavailableError(f"model {self.name!r} is not ready: {problem}")
 
     def update(self, message: Mapping[str, Any]) -> None:
-        """Takes what the supervisor says of this model (see `children`)."""
+        """Takes what the supervisor says of this model (see `front_end`)."""
         self.problem, self.wanted = message["problem"], message["wanted"]
         self.stable = message["stable"]
         canary = message["canary"]
@@ -247,6 +247,7 @@ class RoutedModel:
             self.versions.pop(number).retire()
 
     def retire(self) -> None:
+        """No request is routed here any more: each version goes after its last user."""
         for version in self.versions.values():
             version.retire()
         self.versions.clear()
@@ -333,5 +334,6 @@ class Catalogue:
         return versions[number]
 
     def close(self) -> None:
+        """Forgets every model, for the end."""
         for name in tuple(self.models):
             self.forget(name)

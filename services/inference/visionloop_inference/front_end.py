@@ -2,11 +2,13 @@
 
 A front end parses, decodes and admits; it holds no graph. It follows the supervisor's messages:
 
-    start   {address, socket, index, settings}          listen; said: listening {port}
+    start   {address, socket, index, settings}          listen; said: listening {port}, or
+                                                        refused {problem}
     link    {bundle, instance} + fds    a runner's socket and arena
-    model   {model, problem, stable, canary, versions}  the routes of one model, all of them
+    model   {model, wanted, problem,
+             stable, canary, versions}                  the routes of one model, all of them
     forget  {model}                                     a model that is not served any more
-    server  {ready, reason, default}                    readiness of the whole
+    server  {ready, stopping, reason, default}          readiness of the whole
     log     {level}                                     how much to log
     regions {regions: [{name, key, offset, size}]}      shared memory of callers, all of it
     drain   {quiet, seconds}                            serve until it is quiet, then end
