@@ -7,11 +7,12 @@ indirect=True).
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from support.labeling_site import Site, open_site
 from support.postgres import PostgresServer
 
 from visionloop.images import Limits
@@ -126,3 +127,16 @@ def core(database_url: str, tmp_path: Path) -> Iterator[Core]:
     yield made
     ingest.close()
     database.close()
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """Async tests run on asyncio, as the service does."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def site(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str) -> AsyncIterator[Site]:
+    """A service with accounts, for all tests of a module."""
+    async with open_site(tmp_path_factory.mktemp("site")) as made:
+        yield made

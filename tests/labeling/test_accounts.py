@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import grpc
 import pytest
 from sqlalchemy import select, text
-from support.labeling_site import CHEAP, Site, open_site, password_of
+from support.labeling_site import CHEAP, Site, password_of
 from support.pictures import noise
 
 from visionloop.errors import (
@@ -36,17 +36,6 @@ from visionloop_labeling.throttle import (
 
 pytestmark = pytest.mark.anyio
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-async def site(tmp_path_factory, anyio_backend):
-    async with open_site(tmp_path_factory.mktemp("site")) as made:
-        yield made
 
 
 async def status(client, path: str = "/v1/session") -> int:

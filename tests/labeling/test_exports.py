@@ -329,10 +329,6 @@ def test_memory_is_flat(format_name: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 class TestOverTheService:
     @pytest.fixture
-    def anyio_backend(self) -> str:
-        return "asyncio"
-
-    @pytest.fixture
     async def client(self, tmp_path, migrated_sqlite, anyio_backend):
         path = tmp_path / "l.db"
         path.write_bytes(migrated_sqlite.read_bytes())

@@ -12,11 +12,6 @@ from visionloop_labeling.labels import AuthorKind
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def value(metric, *labels: str) -> float:
     return values()[metric.metric.name].get(labels, [0.0])[0]
 

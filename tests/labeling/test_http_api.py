@@ -19,11 +19,6 @@ LIMIT = 40_000  # bytes
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def client(tmp_path, anyio_backend):
     database = open_database(f"sqlite:///{tmp_path / 'l.db'}")
     service = LabelingService(

@@ -25,17 +25,6 @@ from visionloop_labeling.throttle import REMEMBERED, Buckets
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-async def site(tmp_path_factory, anyio_backend):
-    async with open_site(tmp_path_factory.mktemp("site")) as made:
-        yield made
-
-
 async def endless(sent: list[int]):
     yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
     while sum(sent) < 2**30:

@@ -24,11 +24,6 @@ PAGES = (
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def client(tmp_path_factory, anyio_backend) -> AsyncIterator[httpx.AsyncClient]:
     folder = tmp_path_factory.mktemp("pages")
     database = open_database(f"sqlite:///{folder / 'l.db'}")

@@ -28,11 +28,6 @@ one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def client(core) -> AsyncIterator[httpx.AsyncClient]:
     service = LabelingService(core.database, core.store, Limits())
     transport = httpx.ASGITransport(make_api(service))

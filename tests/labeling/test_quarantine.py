@@ -25,11 +25,6 @@ pytestmark = pytest.mark.anyio
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def count(core, table) -> int:
     with core.database.read() as session:
         return session.scalar(select(func.count()).select_from(table))

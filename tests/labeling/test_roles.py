@@ -22,17 +22,6 @@ CALLERS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-async def site(tmp_path_factory, anyio_backend):
-    async with open_site(tmp_path_factory.mktemp("site")) as made:
-        yield made
-
-
 def served(site: Site) -> Iterator[tuple[str, str]]:
     for route in iter_route_contexts(site.api.routes):
         yield from ((method, route.path) for method in route.methods - {"HEAD"})

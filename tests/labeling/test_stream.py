@@ -13,11 +13,6 @@ from visionloop_labeling.stream import _ROWS_IN_FLIGHT, IngestStream, _size
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_a_caller_who_takes_no_receipts_holds_up_nobody_else(core) -> None:
     stream = IngestStream(core.ingest)
     much_was_read = asyncio.Event()
