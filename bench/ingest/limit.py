@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.ingest.pictures import unlike
@@ -23,8 +24,16 @@ from visionloop.snapshot import blob_key
 from visionloop_labeling.duplicates import fingerprint
 
 
-def images_per_second(folder: Path, files: list[Path], count: int, salt: int) -> float:
-    """Of all cores together, over `count` images."""
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What all cores together do, and the CPU of one image."""
+
+    images_per_second: float
+    cpu_ms: float
+
+
+def measure(folder: Path, files: list[Path], count: int, salt: int) -> Limit:
+    """Over `count` images."""
     cores = len(os.sched_getaffinity(0))
     share = count // cores
     command = [sys.executable, "-m", "bench.ingest.limit", str(folder), str(share)]
@@ -42,12 +51,12 @@ def images_per_second(folder: Path, files: list[Path], count: int, salt: int) ->
     start = time.perf_counter()
     for process in running:
         _said(process, "go\n")
-    for process in running:
-        _line(process)
+    cpu_seconds = sum(float(_line(process)) for process in running)
     seconds = time.perf_counter() - start
     for process in running:
         process.communicate()
-    return share * cores / seconds
+    images = share * cores
+    return Limit(images / seconds, 1000 * cpu_seconds / images)
 
 
 def _line(process: "subprocess.Popen[str]") -> str:
@@ -70,12 +79,13 @@ def main() -> None:
     fingerprint(decode(files[0]))
     print("ready", flush=True)
     sys.stdin.readline()
+    before = time.process_time()
     for image in unlike(files, int(count), int(salt)):
         pixels = decode(image)
         hashlib.sha256(pixels.data).hexdigest()
         fingerprint(pixels)
         store.put_if_absent(blob_key(hashlib.sha256(image).hexdigest()), image)
-    print("done", flush=True)
+    print(time.process_time() - before, flush=True)
 
 
 if __name__ == "__main__":

@@ -97,3 +97,11 @@ def test_what_cannot_be_rebuilt_is_said(labelled, database_url: str, monkeypatch
     monkeypatch.setenv("VISIONLOOP_DATABASE", "")
     with pytest.raises(ConfigurationError, match="VISIONLOOP_DATABASE"):
         rebuild_command.run(["cells"])
+
+
+def test_a_mistyped_file_is_not_made_and_found_in_order(tmp_path, monkeypatch) -> None:
+    missing = tmp_path / "data" / "typo.db"
+    monkeypatch.setenv("VISIONLOOP_DATABASE", f"sqlite:///{missing}")
+    with pytest.raises(ConfigurationError, match=r"there is no database .*typo\.db"):
+        rebuild_command.run(["--check"])
+    assert not missing.parent.exists()

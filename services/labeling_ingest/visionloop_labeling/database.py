@@ -130,8 +130,8 @@ def insert_missing(
     session.execute(dialect.insert(plain(table)).on_conflict_do_nothing(), rows)
 
 
-def take_ids(session: Session, table: type[Table], count: int) -> Iterator[int]:
-    """Row ids for `count` new rows, ascending.
+def take_ids(session: Session, table: type[Table], count: int, *, above: int = 0) -> Iterator[int]:
+    """Row ids for `count` new rows, ascending; `above` is the highest that is taken and unwritten.
 
     Rows that have their ids are written in one go at the end of a transaction, each once and as it
     became; without, each must be written first to get one.
@@ -144,7 +144,8 @@ def take_ids(session: Session, table: type[Table], count: int) -> Iterator[int]:
         return iter(sorted(session.scalars(taken)))
     # Nobody else writes, and SQLite itself would go on from here as well.
     last = session.scalar(select(func.max(plain(table).c.id))) or 0
-    return iter(range(last + 1, last + 1 + count))
+    first = max(last, above) + 1
+    return iter(range(first, first + count))
 
 
 def open_database(url: str, *, connections: int = DEFAULT_CONNECTIONS) -> Database:

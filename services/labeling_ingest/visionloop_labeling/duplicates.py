@@ -168,6 +168,8 @@ class HashIndex:
         distances = np.bitwise_count(known ^ hashes[:, None])  # (8, n) uint8
         nearest = distances.min(axis=0)
         found = np.flatnonzero(nearest <= MAX_DISTANCE)
+        if not found.size:
+            return []
         found = found[np.argsort(nearest[found], kind="stable")]
         orientations = distances[:, found].argmin(axis=0)
         return [

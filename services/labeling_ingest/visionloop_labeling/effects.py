@@ -2,13 +2,12 @@
 
 Rows take effect one after the other, so the outcome does not depend on how a stream was cut into
 groups. The statements do not: whatever the rows will ask about is read for all of them first, row
-ids included, and everything new waits in the session for one flush, which writes each row once, as
-it became in the end. Asking in between (which group has room for a near duplicate?) flushes what
-there is, and costs that. Receipts and what nobody asks about before the commit go last, as plain
-rows.
+ids included, and everything new waits (`new_rows`, receipts, edges) and is written in the end, one
+statement a table, each row once and as it became. Asking in between (which group has room for a
+near duplicate?) writes what there is first, and costs that.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -18,12 +17,12 @@ from sqlalchemy.orm import Session
 from visionloop.errors import InvalidInputError
 from visionloop_labeling import quarantine
 from visionloop_labeling.annotation import Annotation, Draft, Size
-from visionloop_labeling.database import take_ids
 from visionloop_labeling.duplicates import Likeness
 from visionloop_labeling.groups import GroupBook
 from visionloop_labeling.inspection import Inspection
 from visionloop_labeling.labels import AuthorKind, LabelLog, Statement
 from visionloop_labeling.neighbours import Neighbourhood
+from visionloop_labeling.new_rows import NewRows
 from visionloop_labeling.receipts import (
     ImageRow,
     Outcome,
@@ -32,7 +31,14 @@ from visionloop_labeling.receipts import (
     ReceiptBook,
     refused,
 )
-from visionloop_labeling.schema import Dataset, Item, NearDuplicate, QualityFlag, plain
+from visionloop_labeling.schema import (
+    Dataset,
+    ImageGroup,
+    Item,
+    NearDuplicate,
+    QualityFlag,
+    plain,
+)
 
 
 class Effects:
@@ -49,11 +55,11 @@ class Effects:
         self._dataset = dataset
         self._neighbourhood = neighbourhood
         self._rows = rows
+        self._new = NewRows(session)
         self._book = ReceiptBook(session, dataset, rows)
-        self._log = LabelLog(session, dataset)
-        self._groups = GroupBook(session, dataset, rows)
+        self._log = LabelLog(session, dataset, self._new)
+        self._groups = GroupBook(session, dataset, rows, self._new)
         self._items = _items_of(session, dataset, rows)
-        self._ids: Iterator[int] = iter(())
         self._flags: list[dict[str, object]] = []  # rows of `QualityFlag`
         self._edges: list[dict[str, object]] = []  # of `NearDuplicate`
         self._named: dict[str, Annotation | InvalidInputError] = {}  # by the label's class name
@@ -69,6 +75,7 @@ class Effects:
             # A row of this very group may have answered it, if the caller sent it twice.
             found = answer or self._book.find(row)
             receipts.append(found or self._book.keep(row, self._perform(row, said[id(row)])))
+        self._new.write()  # first: what the session changed may refer to it
         self._session.flush()
         if self._flags:
             self._session.execute(insert(plain(QualityFlag)), self._flags)
@@ -86,7 +93,7 @@ class Effects:
         drafts = [row.row.draft() for row in rows if row.inspection is not None]
         self._log.learn_names(draft for draft in drafts if draft is not None)
         said = {id(row): self._resolve(row) for row in rows}
-        self._log.expect(one for one in said.values() if isinstance(one, Annotation))
+        self._log.expect([one for one in said.values() if isinstance(one, Annotation)])
         return said
 
     def _resolve(self, prepared: Prepared) -> Annotation | Receipt | None:
@@ -118,8 +125,8 @@ class Effects:
         new = list({row.sha256 for row in rows if row.sha256 not in self._items})
         if new:
             quarantine.release(self._session, self._dataset, new)
-            self._ids = take_ids(self._session, Item, len(new))
-            self._groups.reserve(len(new))
+            for table in (Item, ImageGroup):
+                self._new.reserve(table, len(new))
 
     def _perform(self, prepared: Prepared, said: Annotation | Receipt | None) -> Receipt:
         if isinstance(said, Receipt):
@@ -156,8 +163,9 @@ class Effects:
             sha256, row.group, pixel_sha256=inspection.pixel_sha256, alike=alike
         )
         self._dataset.last_position += 1
-        item = Item(
-            id=next(self._ids),
+        item = self._new.add(
+            Item,
+            id=self._new.id_of(Item),
             dataset_id=self._dataset.id,
             position=self._dataset.last_position,
             sha256=sha256,
@@ -169,8 +177,9 @@ class Effects:
             state="open",
             priority=0.0,
             why={},
+            leased_by=None,
+            leased_until=None,
         )
-        self._session.add(item)
         self._log.welcome(item, group)
         self._flags += [
             {"dataset_id": self._dataset.id, "flag": flag, "item_id": item.id}

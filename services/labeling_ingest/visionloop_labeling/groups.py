@@ -12,14 +12,14 @@ which leaves out the less protected one.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from visionloop_labeling import datasets
-from visionloop_labeling.database import take_ids
 from visionloop_labeling.duplicates import MAX_GROUP, Likeness
+from visionloop_labeling.new_rows import NewRows
 from visionloop_labeling.receipts import Prepared
 from visionloop_labeling.schema import Blob, Dataset, ImageGroup, Item
 from visionloop_labeling.splits import PROTECTION
@@ -31,9 +31,12 @@ class GroupBook:
     What the rows may be linked to firmly is read at the beginning, in three queries for all.
     """
 
-    def __init__(self, session: Session, dataset: Dataset, rows: Sequence[Prepared]) -> None:
+    def __init__(
+        self, session: Session, dataset: Dataset, rows: Sequence[Prepared], new: NewRows
+    ) -> None:
         self._session = session
         self._dataset = dataset
+        self._new = new
         usable = [(row.row, row.inspection) for row in rows if row.inspection is not None]
         pixels = {inspection.pixel_sha256 for _, inspection in usable}
         declared = {row.group for row, _ in usable} - {""}
@@ -43,7 +46,6 @@ class GroupBook:
         wanted = {id for ids in (*self._pixels.values(), *self._declared.values()) for id in ids}
         query = select(ImageGroup).where(ImageGroup.id.in_(wanted))
         self._groups = {one.id: one for one in session.scalars(query)} if wanted else {}
-        self._ids: Iterator[int] = iter(())
 
     def place(
         self, sha256: str, declared: str, *, pixel_sha256: str, alike: Sequence[Likeness]
@@ -53,7 +55,7 @@ class GroupBook:
         `alike` keys are item ids. An own group may not be written before the transaction ends.
         """
         linked = self._linked(pixel_sha256, declared)
-        group = self._merge(linked) or _room_among(self._session, alike) or self._own(sha256)
+        group = self._merge(linked) or self._room_among(alike) or self._own(sha256)
         group.size += 1
         self._groups[group.id] = group
         self._pixels[pixel_sha256].add(group.id)
@@ -61,16 +63,16 @@ class GroupBook:
             self._declared[declared].add(group.id)
         return group
 
-    def reserve(self, images: int) -> None:
-        """Takes the row ids that so many new images may need."""
-        self._ids = take_ids(self._session, ImageGroup, images)
-
     def _own(self, sha256: str) -> ImageGroup:
-        own = ImageGroup(
-            id=next(self._ids), dataset_id=self._dataset.id, key=f"g-{sha256[:24]}", size=0
+        return self._new.add(
+            ImageGroup,
+            id=self._new.id_of(ImageGroup),
+            dataset_id=self._dataset.id,
+            key=f"g-{sha256[:24]}",
+            split=None,
+            split_sequence=None,
+            size=0,
         )
-        self._session.add(own)
-        return own
 
     def declare(self, item: Item, declared: str) -> None:
         """Gives an item that had none its declared group, and merges what can be merged."""
@@ -115,6 +117,8 @@ class GroupBook:
         if not groups:
             return None
         kept = max(groups, key=lambda group: (PROTECTION[group.split], -group.id))
+        if len(groups) > 1:
+            self._new.settle()
         for group in groups:
             if group is kept or group.split not in (None, kept.split):
                 continue
@@ -126,6 +130,28 @@ class GroupBook:
             self._session.delete(group)
             self._merged[group.id] = kept.id
         return kept
+
+    def _room_among(self, alike: Sequence[Likeness]) -> ImageGroup | None:
+        """The most protected, then most alike, group of near duplicates that has room."""
+        if not alike:
+            return None
+        self._new.settle()
+        closeness: dict[int, float] = {}
+        keys = [found.key for found in alike]
+        group_of = dict(
+            self._session.execute(select(Item.id, Item.group_id).where(Item.id.in_(keys)))
+            .tuples()
+            .all()
+        )
+        for found in alike:
+            group = group_of[found.key]
+            closeness[group] = max(closeness.get(group, -1.0), found.correlation)
+        query = select(ImageGroup).where(ImageGroup.id.in_(closeness), ImageGroup.size < MAX_GROUP)
+        return max(
+            self._session.scalars(query),
+            key=lambda group: (PROTECTION[group.split], closeness[group.id], -group.id),
+            default=None,
+        )
 
 
 def give_to_train(
@@ -149,23 +175,3 @@ def give_to_train(
             group.split_sequence = dataset.last_sequence
         placed[item_id] = (group.key, group.split)
     return placed
-
-
-def _room_among(session: Session, alike: Sequence[Likeness]) -> ImageGroup | None:
-    """The most protected, then most alike, group of near duplicates that has room."""
-    if not alike:
-        return None
-    closeness: dict[int, float] = {}
-    keys = [found.key for found in alike]
-    group_of = dict(
-        session.execute(select(Item.id, Item.group_id).where(Item.id.in_(keys))).tuples().all()
-    )
-    for found in alike:
-        group = group_of[found.key]
-        closeness[group] = max(closeness.get(group, -1.0), found.correlation)
-    query = select(ImageGroup).where(ImageGroup.id.in_(closeness), ImageGroup.size < MAX_GROUP)
-    return max(
-        session.scalars(query),
-        key=lambda group: (PROTECTION[group.split], closeness[group.id], -group.id),
-        default=None,
-    )

@@ -16,6 +16,7 @@ from visionloop_labeling import datasets
 from visionloop_labeling.annotation import stored_class_ids
 from visionloop_labeling.classes import ClassBook, ClassState, naming
 from visionloop_labeling.fold import AuthorKind, ItemState, Standing
+from visionloop_labeling.new_rows import NewRows
 from visionloop_labeling.schema import (
     Dataset,
     ImageGroup,
@@ -37,12 +38,13 @@ COUNTERS: Final = {
 
 
 class Heads:
-    """Writes where images stand. The dataset is locked."""
+    """Writes where images stand; first labels of images wait in `new`. The dataset is locked."""
 
-    def __init__(self, session: Session, dataset: Dataset, book: ClassBook) -> None:
+    def __init__(self, session: Session, dataset: Dataset, book: ClassBook, new: NewRows) -> None:
         self._session = session
         self._dataset = dataset
         self._book = book
+        self._new = new
         # The session forgets what nobody holds, and would ask the database again for each row.
         self._counts: dict[int, dict[str, SplitCount]] = {}
         self._groups: dict[int, ImageGroup] = {}
@@ -63,59 +65,74 @@ class Heads:
 
     def move(self, item: Item, before: Standing, after: Standing) -> None:
         """Brings the tables from where the image stood to where it stands."""
+        meant = self._meant(after)
         if (before.label, before.disputed) != (after.label, after.disputed):
             self._write_head(item, before, after)
         if before.label is not after.label:
-            self._count(item, before, after)
-        self._settle(item, after)
+            self._count(item, before, after, meant)
+        self._settle(item, after, meant)
+
+    def _meant(self, standing: Standing) -> list[LabelClass]:
+        """The classes that the label means now; none without a label."""
+        label = standing.label
+        return [] if label is None else self._book.meanings(label.annotation or {})
 
     def _write_head(self, item: Item, before: Standing, after: Standing) -> None:
-        if before.label is not after.label and _further(before.label):
-            self._session.execute(delete(LabelHeadClass).where(LabelHeadClass.item_id == item.id))
-        head = None if before.label is None else self._session.get_one(LabelHead, item.id)
+        head = None
+        if before.label is not None:
+            self._new.settle()  # the stored head may soon name an event that is not
+            head = self._session.get_one(LabelHead, item.id)
+            if before.label is not after.label and _further(before.label):
+                mine = LabelHeadClass.item_id == item.id
+                self._session.execute(delete(LabelHeadClass).where(mine))
         label = after.label
         if label is None:
             if head is not None:
                 self._session.delete(head)
                 self._dataset.labelled -= 1
             return
+        facts: dict[str, Any] = {
+            "event_row_id": label.id,
+            "sequence": label.sequence,
+            "class_id": label.class_id,
+            "annotation": label.annotation or {},
+            "author_kind": label.author_kind,
+            "disputed": after.disputed,
+        }
         if head is None:
             self._dataset.labelled += 1
-            head = LabelHead(item_id=item.id)
-            self._session.add(head)
-        head.event = label
-        head.sequence = label.sequence
-        head.class_id = label.class_id
-        head.annotation = label.annotation or {}
-        head.author_kind = label.author_kind
-        head.disputed = after.disputed
+            self._new.add(LabelHead, item_id=item.id, **facts)
+        else:
+            for name, value in facts.items():
+                setattr(head, name, value)
         if before.label is not label:
             for key in _further(label):
-                self._session.add(LabelHeadClass(item_id=item.id, class_id=self._book.get(key).id))
+                self._new.add(LabelHeadClass, item_id=item.id, class_id=self._book.get(key).id)
 
-    def _count(self, item: Item, before: Standing, after: Standing) -> None:
+    def _count(
+        self, item: Item, before: Standing, after: Standing, meant: Sequence[LabelClass]
+    ) -> None:
         if not (before.accepted or after.accepted):
             return
         group = self._group_of(item)
         if after.accepted and group.split is None and after.label is not None:
-            self._give_split(group, after.label)
+            self._give_split(group, after.label, meant)
         if group.split is None:
             return
-        for standing, change in ((before, -1), (after, +1)):
-            if standing.accepted and standing.label is not None:
-                meant = self._book.meanings(standing.label.annotation or {})
-                self.learn(meant)
-                for one in meant:
-                    self._add(one.id, group.split, change)
+        if before.accepted:
+            self._add(self._meant(before), group.split, -1)
+        if after.accepted:
+            self._add(meant, group.split, +1)
 
     def _group_of(self, item: Item) -> ImageGroup:
         held = self._groups.get(item.group_id)
         return held or self._session.get_one(ImageGroup, item.group_id)
 
-    def _give_split(self, group: ImageGroup, label: LabelEvent) -> None:
+    def _give_split(
+        self, group: ImageGroup, label: LabelEvent, named: Sequence[LabelClass]
+    ) -> None:
         # The dataset's name is the salt: the same import elsewhere gives the same splits.
         salt = self._dataset.name
-        named = self._book.meanings(label.annotation or {})
         if named:
             counts = self._rarest(named)
             group.split = choose_split(counts, 1, self._ratios, salt=salt, group=group.key)
@@ -131,17 +148,18 @@ class Heads:
         ]
         return min(images, key=lambda entry: (sum(entry[0].values()), entry[1]))[0]
 
-    def _add(self, class_id: int, split: str, change: int) -> None:
-        counts = self._counts[class_id]
-        if split not in counts:
-            counts[split] = SplitCount(class_id=class_id, split=split, images=0)
-            self._session.add(counts[split])
-        counts[split].images += change
+    def _add(self, classes: Sequence[LabelClass], split: str, change: int) -> None:
+        self.learn(classes)
+        for one in classes:
+            counts = self._counts[one.id]
+            if split not in counts:
+                counts[split] = SplitCount(class_id=one.id, split=split, images=0)
+                self._session.add(counts[split])
+            counts[split].images += change
 
-    def _settle(self, item: Item, after: Standing) -> None:
+    def _settle(self, item: Item, after: Standing, meant: Sequence[LabelClass]) -> None:
         """The image's place in the work; a change of it ends the lease that somebody has."""
-        annotation = None if after.label is None else after.label.annotation
-        outdated = annotation is not None and self._book.outdated(annotation)
+        outdated = any(one.state == ClassState.SPLIT for one in meant)
         state = after.state(outdated=outdated)
         if state is ItemState.REVIEW:
             item.why = _because(item, _why_review(after))

@@ -235,9 +235,17 @@ class Ingest:
     def _store_all(
         self, key_of: Callable[[str], str], images: Mapping[str, Prepared], passed: str
     ) -> None:
-        keys = [key_of(sha256) for sha256 in images]
-        for _ in self._pool.map(self._put, keys, [row.row.image for row in images.values()]):
-            failpoint(passed)
+        """All at once; a thread is given several, or handing over would cost as much as putting."""
+        objects = [(key_of(sha256), row.row.image) for sha256, row in images.items()]
+        shares = [objects[first::_STORE_THREADS] for first in range(_STORE_THREADS)]
+        for stored in self._pool.map(self._put_all, [share for share in shares if share]):
+            for _ in range(stored):
+                failpoint(passed)
+
+    def _put_all(self, objects: Sequence[tuple[str, bytes]]) -> int:
+        for key, image in objects:
+            self._put(key, image)
+        return len(objects)
 
     def _put(self, key: str, image: bytes) -> None:
         try:

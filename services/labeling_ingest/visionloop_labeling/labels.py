@@ -12,7 +12,7 @@ refused event leaves nothing behind.
 """
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
@@ -52,6 +52,7 @@ from visionloop_labeling.fold import (
     fold,
 )
 from visionloop_labeling.heads import Heads
+from visionloop_labeling.new_rows import NewRows
 from visionloop_labeling.schema import Blob, Dataset, ImageGroup, Item, LabelEvent
 from visionloop_labeling.statements import (
     Recorded,
@@ -80,15 +81,20 @@ _REFUSALS: Final = (InvalidInputError, NotFoundError, ConflictError, PermissionD
 
 
 class LabelLog:
-    """The label log of one dataset within one transaction. The dataset is locked."""
+    """The label log of one dataset within one transaction. The dataset is locked.
 
-    def __init__(self, session: Session, dataset: Dataset) -> None:
+    With `new`, what is recorded waits there, and is written by whoever gave it.
+    """
+
+    def __init__(self, session: Session, dataset: Dataset, new: NewRows | None = None) -> None:
         self._session = session
         self._dataset = dataset
+        self._new = new or NewRows(session)
+        self._writes = new is None
         self._task = datasets.settings_of(dataset).task
         self.classes = ClassBook(session, dataset)
         self._attributes = AttributeBook(session, dataset)
-        self._heads = Heads(session, dataset, self.classes)
+        self._heads = Heads(session, dataset, self.classes, self._new)
         self._recorded: list[LabelEvent] = []
         self._agreement = Agreement(session, self.classes)
         self._told: dict[int, list[LabelEvent]] = {}  # the events of images, where they are known
@@ -106,8 +112,9 @@ class LabelLog:
         names = {name for draft in drafts for name in draft.class_names()}
         self.classes.learn_names(validation.text(name, "label") for name in names)
 
-    def expect(self, said: Iterable[Annotation]) -> None:
+    def expect(self, said: Collection[Annotation]) -> None:
         """Reads together what will be asked when these (resolved) annotations are recorded."""
+        self._new.reserve(LabelEvent, len(said))
         keys = {key for one in said for key in one.class_ids()}
         self.classes.learn(keys)
         self._heads.learn(self.classes.meaning(self.classes.get(key)) for key in keys)
@@ -152,10 +159,11 @@ class LabelLog:
         after = fold([*events, event])
         event.applied = _applied(event, before, after)
         self._agreement.note(item, event, before)  # before `why` says something else
-        self._session.add(event)
         events.append(event)
         self._heads.move(item, before, after)
         self._recorded.append(event)
+        if self._writes:
+            self._new.settle()
         contradicted = ""
         if event.kind == EventKind.LABEL and contradicts(before.label, event):
             contradicted = self._words(before)
@@ -214,7 +222,9 @@ class LabelLog:
     ) -> LabelEvent:
         named = () if said is None else said.class_ids()
         self._dataset.last_sequence += 1
-        return LabelEvent(
+        return self._new.add(
+            LabelEvent,
+            id=self._new.id_of(LabelEvent),
             event_id=statement.event_id or str(uuid.uuid4()),
             dataset_id=self._dataset.id,
             sequence=self._dataset.last_sequence,

@@ -31,6 +31,7 @@ class Neighbourhood:
         self._session = session
         self._committed = committed
         self._overlay = HashIndex()
+        self._thumbnails: dict[int, bytes] = {}  # of the images in the overlay
 
     def alike(self, newcomer: Fingerprint) -> list[Likeness]:
         """The near duplicates, most alike first; keys are item ids."""
@@ -40,17 +41,21 @@ class Neighbourhood:
         return sorted(alike, key=lambda found: (-found.correlation, found.key))
 
     def _confirmed(self, newcomer: Fingerprint, found: Sequence[Candidate]) -> list[Likeness]:
-        query = (
-            select(Item.id, Blob.thumbnail)
-            .join(Blob, Blob.sha256 == Item.sha256)
-            .where(Item.id.in_([key for key, _, _ in found]))
-        )
-        thumbnails = dict(self._session.execute(query).tuples().all())
+        keys = [key for key, _, _ in found]
+        thumbnails = {key: self._thumbnails[key] for key in keys if key in self._thumbnails}
+        if stored := [key for key in keys if key not in thumbnails]:
+            query = (
+                select(Item.id, Blob.thumbnail)
+                .join(Blob, Blob.sha256 == Item.sha256)
+                .where(Item.id.in_(stored))
+            )
+            thumbnails.update(self._session.execute(query).tuples())
         return confirm(newcomer, found, thumbnails)
 
     def add(self, item_id: int, fingerprint: Fingerprint) -> None:
         """Makes an image of this transaction known to the rows after it."""
         self._overlay.add([item_id], fingerprint.hashes[:1])
+        self._thumbnails[item_id] = fingerprint.thumbnail.tobytes()
 
 
 class Neighbours:

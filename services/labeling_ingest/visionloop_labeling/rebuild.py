@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from visionloop_labeling.classes import ClassBook
 from visionloop_labeling.fold import Standing, fold
 from visionloop_labeling.heads import COUNTERS, Heads
+from visionloop_labeling.new_rows import NewRows
 from visionloop_labeling.schema import (
     Dataset,
     ImageGroup,
@@ -74,11 +75,13 @@ def rebuild(session: Session, dataset: Dataset) -> Rebuilt:
     counted = _counts(session, dataset)
     counters = _counters(dataset)
     session.execute(delete(SplitCount).where(SplitCount.class_id.in_(known)))
-    heads = Heads(session, dataset, book)
+    new = NewRows(session)
+    heads = Heads(session, dataset, book, new)
     rebuilt = Rebuilt()
     for items in _pages(session, dataset):
         before = _facts(session, items)
         _write(session, heads, items)
+        new.write()
         after = _facts(session, items)
         for item in items:
             rebuilt.compare(item.sha256, before[item.id], after[item.id])

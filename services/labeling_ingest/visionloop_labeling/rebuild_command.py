@@ -6,10 +6,12 @@ from dataclasses import asdict
 from sqlalchemy import select
 
 from visionloop.cli.output import Output
+from visionloop.errors import ConfigurationError
 from visionloop.flags import StrictParser
 from visionloop_labeling import datasets, validation
 from visionloop_labeling.commands import database_flags, database_url
 from visionloop_labeling.database import Database, open_database
+from visionloop_labeling.engines import sqlite_file
 from visionloop_labeling.rebuild import Rebuilt, rebuild
 from visionloop_labeling.schema import Dataset
 
@@ -20,8 +22,14 @@ def run(arguments: Sequence[str]) -> int:
     """Runs the command; gives its exit code. Raises VisionloopError."""
     options = _parser().parse_args(arguments)
     output = Output(as_json=options.json)
+    url = database_url(options)
+    file = sqlite_file(url)
+    if file is not None and not file.exists():  # to open it would make an empty one
+        raise ConfigurationError(
+            f"--database: there is no database {file}; name the service's", field="database"
+        )
     # It locks whole datasets for long: on SQLite the service must not wait for it.
-    database = open_database(database_url(options))
+    database = open_database(url)
     try:
         names = options.datasets or _all_names(database)
         found = {name: _rebuild(database, name, keep=not options.check) for name in names}

@@ -1,11 +1,7 @@
 """The types and naming rules that all tables share.
 
-Where many rows of a table are written at once and their ids are wanted, a column that the program
-fills and that differs from row to row is marked as `insert_sentinel`: then one INSERT … RETURNING
-does for all of them on every database. Without it SQLite would get a statement for each row.
-
-A session writes new rows of two tables in the order of their references only where a relationship
-says so: where one does nothing else, it is there for that (`lazy="raise"`: nobody follows it).
+A session writes the new rows of two tables in the order of their names, not of their references:
+whoever gives it both writes the first (`flush`) before the second, or has `new_rows` do it.
 """
 
 from datetime import UTC, datetime

@@ -15,7 +15,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, mapped_column
 
 from visionloop_labeling.schema.base import RowId, Table, UtcDateTime
 
@@ -93,7 +93,6 @@ class Item(Table):
     position: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(ForeignKey("blob.sha256"))
     group_id: Mapped[int] = mapped_column(ForeignKey("image_group.id"))
-    group: Mapped[ImageGroup] = relationship(lazy="raise")  # written first (see `base`)
     declared_group: Mapped[str] = mapped_column(String(200), default="")
     attributes: Mapped[dict[str, str]] = mapped_column(JSON)
     source: Mapped[str] = mapped_column(String(1000), default="")

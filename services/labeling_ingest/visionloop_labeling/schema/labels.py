@@ -14,10 +14,9 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, mapped_column
 
 from visionloop_labeling.schema.base import RowId, Table, UtcDateTime
-from visionloop_labeling.schema.images import Item
 
 
 class LabelEvent(Table):
@@ -41,11 +40,10 @@ class LabelEvent(Table):
     )
 
     id: Mapped[int] = mapped_column(RowId, primary_key=True)
-    event_id: Mapped[str] = mapped_column(String(36), unique=True, insert_sentinel=True)
+    event_id: Mapped[str] = mapped_column(String(36), unique=True)
     dataset_id: Mapped[int] = mapped_column(ForeignKey("dataset.id"))
     sequence: Mapped[int] = mapped_column(BigInteger)
     item_id: Mapped[int] = mapped_column(ForeignKey("item.id"))
-    item: Mapped[Item] = relationship(lazy="raise")  # written first (see `base`)
     kind: Mapped[str] = mapped_column(String(7), default="label")  # see fold.EventKind
     # The label of a submitted row, whose sender may not know of the label that is there.
     from_row: Mapped[bool] = mapped_column(default=False)
@@ -74,7 +72,6 @@ class LabelHead(Table):
 
     item_id: Mapped[int] = mapped_column(ForeignKey("item.id"), primary_key=True)
     event_row_id: Mapped[int] = mapped_column(ForeignKey("label_event.id"))
-    event: Mapped[LabelEvent] = relationship()  # set by whoever has not got its row id yet
     sequence: Mapped[int] = mapped_column(BigInteger)
     class_id: Mapped[int | None] = mapped_column(ForeignKey("label_class.id"))
     annotation: Mapped[dict[str, Any]] = mapped_column(JSON)
@@ -95,7 +92,6 @@ class LabelHeadClass(Table):
     __table_args__ = (Index(None, "class_id"),)
 
     item_id: Mapped[int] = mapped_column(ForeignKey("item.id"), primary_key=True)
-    item: Mapped[Item] = relationship(lazy="raise")  # written first (see `base`)
     class_id: Mapped[int] = mapped_column(ForeignKey("label_class.id"), primary_key=True)
 
 
