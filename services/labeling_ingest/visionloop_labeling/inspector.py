@@ -10,6 +10,9 @@ without ever meaning another process that got the same number.
     service → nursery    b"end <number>"           →  the exit status as waitpid gives it
     service → worker     REQUEST, image            →  REPLY, JSON, bytes
 
+Where the service asks several at once, the answers go back together after the last: each one that
+comes by itself wakes the service, whose threads wait for one another.
+
 A worker has no more than it needs: the socket, an environment without secrets, no new files (limit
 FSIZE), no core dumps, no new privileges, address space for one image of the largest size, and CPU
 seconds for each image, after which the kernel kills it. When the service dies, by whatever, the
@@ -42,8 +45,9 @@ from visionloop.images import Limits, Refusal
 from visionloop_labeling.inspection import Inspection, inspect
 from visionloop_labeling.renditions import RECIPES, render
 
-# Kind of request, index of the recipe (previews only), bytes of the image that follows.
-REQUEST: Final = struct.Struct("!BBI")
+# Kind of request, index of the recipe (previews only), whether another request follows at once,
+# bytes of the image that follows.
+REQUEST: Final = struct.Struct("!BB?I")
 # Status, bytes of the JSON, bytes of the rest.
 REPLY: Final = struct.Struct("!BII")
 INSPECT, PREVIEW = 1, 2
@@ -119,13 +123,17 @@ def _work(asked: socket.socket, limits: Limits, cpu_seconds: int, nursery: int) 
     code = 1
     try:
         _confine(limits, nursery)
+        answers: list[bytes] = []
         while (head := _received(asked, REQUEST.size)) is not None:
-            kind, recipe, size = REQUEST.unpack(head)
+            kind, recipe, more, size = REQUEST.unpack(head)
             image = _received(asked, size)
             if image is None:
                 break
             _allow_cpu(cpu_seconds)
-            asked.sendall(_answer(kind, recipe, bytes(image), limits))
+            answers.append(_answer(kind, recipe, bytes(image), limits))
+            if not more:
+                asked.sendall(b"".join(answers))
+                answers.clear()
         code = 0
     finally:
         os._exit(code)  # nothing of the nursery's is ours to clean up

@@ -44,7 +44,7 @@ RECYCLED_AFTER: Final = 2000  # images
 CPU_SECONDS: Final = 20  # for one image; the largest allowed takes about 1
 WALL_SECONDS: Final = 60.0  # for one image, on a machine with much else to do
 # Images that one worker is given at once, because handing them over one by one costs much of what
-# it takes to look at a small one. Their answers (5 kB each) fit into a socket.
+# it takes to look at a small one.
 HAND: Final = 8
 HAND_BYTES: Final = 2**20  # of all of them; larger ones go one by one
 _FINGERPRINT_BYTES: Final = 8 * 8 + THUMBNAIL_SIDE**2
@@ -135,7 +135,7 @@ class WorkerPool:
     def inspect_all(self, images: Sequence[bytes]) -> list[Inspected]:
         """One worker gets all of them at once (for at most `HAND` that are small), in their order.
 
-        Where it dies, the image it was looking at and those behind are looked at one by one.
+        Where it dies, they are looked at one by one.
         """
         found: list[Inspected] = []
         if 1 < len(images) <= HAND and sum(map(len, images)) <= HAND_BYTES:
@@ -173,12 +173,10 @@ class WorkerPool:
         return _done(answer)
 
     def _ask_in_turn(self, images: Sequence[bytes]) -> list[Answer]:
-        """The answers for images in a row, up to the one that no answer came for."""
-        answers: list[Answer] = []
+        """The answers for images in a row; none where their worker died."""
         with self._free, suppress(_Died), self._worker() as worker:
-            for answer in worker.ask_all(INSPECT, 0, images, self._wall_seconds):
-                answers.append(answer)  # noqa: PERF402 - what came before it died counts
-        return answers
+            return worker.ask_all(INSPECT, 0, images, self._wall_seconds)
+        return []
 
     @contextmanager
     def _worker(self) -> Iterator[Worker]:

@@ -49,7 +49,7 @@ class Neighbourhood:
                 .join(Blob, Blob.sha256 == Item.sha256)
                 .where(Item.id.in_(stored))
             )
-            thumbnails.update(self._session.execute(query).tuples())
+            thumbnails.update(self._session.execute(query).tuples().all())
         return confirm(newcomer, found, thumbnails)
 
     def add(self, item_id: int, fingerprint: Fingerprint) -> None:

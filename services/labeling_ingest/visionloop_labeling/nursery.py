@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 from visionloop.errors import UnavailableError
@@ -43,24 +43,25 @@ class Worker:
 
     def ask(self, kind: int, recipe: int, image: bytes, seconds: float) -> Answer:
         """Status, JSON and bytes. Raises OSError when it died, TimeoutError when it overran."""
-        return next(self.ask_all(kind, recipe, [image], seconds))
+        return self.ask_all(kind, recipe, [image], seconds)[0]
 
     def ask_all(
         self, kind: int, recipe: int, images: Sequence[bytes], seconds: float
-    ) -> Iterator[Answer]:
+    ) -> list[Answer]:
         """The same for several images, which wait in the socket while it looks at one of them.
 
-        `seconds` are for each. Their answers must fit into the socket, or both would wait for ever.
+        `seconds` are for all. Their answers come together after the last: where it died of one,
+        those before it are lost, too.
         """
         self.asked += len(images)
         if self._received:
             raise ConnectionAbortedError("an inspector answered what nobody asked")
         self._socket.settimeout(seconds)
-        self._socket.sendall(
-            b"".join(p for one in images for p in (REQUEST.pack(kind, recipe, len(one)), one))
-        )
-        for _ in images:
-            yield self._answer(time.monotonic() + seconds)
+        last = len(images) - 1
+        heads = [REQUEST.pack(kind, recipe, n < last, len(one)) for n, one in enumerate(images)]
+        self._socket.sendall(b"".join(p for pair in zip(heads, images, strict=True) for p in pair))
+        deadline = time.monotonic() + seconds
+        return [self._answer(deadline) for _ in images]
 
     def _answer(self, deadline: float) -> Answer:
         status, words, rest = REPLY.unpack(self._receive(REPLY.size, deadline))
