@@ -7,7 +7,10 @@ Writes build/bench/ingest.json and prints the table. Three parts:
 - rate      images a second of one gRPC stream of labelled rows into the program as an operator
             starts it (SQLite, file store), for JPEGs of 20 kB and 200 kB. In every round the limit
             loop (see `limit`) runs just before; `ratio` is the median over the rounds of one by the
-            other. Service, workers, sender and limit loop share all cores of the machine. The rate
+            other. Service, workers, sender and limit loop share all cores of the machine. The limit
+            loop waits for the disk with its core idle, the service does not: on a slow disk `ratio`
+            flatters it, and `cpu_ratio`, CPU of an image in the limit loop by that in service and
+            sender together, says what it would be with a disk that never lets wait. The rate
             is the sustained one: before the first round the service takes WARM_UP rows that do not
             count, because the limit loop imports everything and decodes an image before its clock
             starts, too. What they take is told (`warm_up_seconds`): the decoding processes are
@@ -100,6 +103,7 @@ def _rate(scratch: Path, size: int, options: argparse.Namespace) -> dict[str, An
         "images_per_second": round(median(rates), 1),
         "limit_images_per_second": round(median([one["limit"] for one in rounds]), 1),
         "ratio": round(median([one["ratio"] for one in rounds]), 3),
+        "cpu_ratio": round(median([one["cpu_ratio"] for one in rounds]), 3),
         "spread": round(spread(rates), 3),
         "service_cpu_ms": round(median([one["service_cpu_ms"] for one in rounds]), 3),
         "sender_cpu_ms": round(median([one["sender_cpu_ms"] for one in rounds]), 3),
@@ -123,6 +127,7 @@ def _round(
         "service_cpu_ms": round(1000 * sent.service_cpu / sent.rows, 3),
         "sender_cpu_ms": round(1000 * sent.sender_cpu / sent.rows, 3),
         "limit_cpu_ms": round(possible.cpu_ms, 3),
+        "cpu_ratio": round(possible.cpu_ms / (1000 * sent.cpu / sent.rows), 3),
         "rss_mb": round(usage(service.pid).rss / 2**20),
     }
 
@@ -135,8 +140,9 @@ def _check(sent: Sent) -> None:
 def _shown(size: int, one: dict[str, Any]) -> str:
     return (
         f"{size // 1000:4} kB  {one['images_per_second']:7.1f}/s of {one['limit']:7.1f}/s, ratio "
-        f"{one['ratio']:.2f}, CPU an image: service {one['service_cpu_ms']:.2f} ms, sender "
-        f"{one['sender_cpu_ms']:.2f} ms, limit {one['limit_cpu_ms']:.2f} ms; {one['rss_mb']} MB"
+        f"{one['ratio']:.2f}; CPU of an image: service {one['service_cpu_ms']:.2f} ms, sender "
+        f"{one['sender_cpu_ms']:.2f} ms, limit {one['limit_cpu_ms']:.2f} ms, ratio "
+        f"{one['cpu_ratio']:.2f}; {one['rss_mb']} MB"
     )
 
 

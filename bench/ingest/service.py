@@ -32,6 +32,11 @@ class Sent:
     sender_cpu: float
     outcomes: dict[str, int]
 
+    @property
+    def cpu(self) -> float:
+        """Of all of them."""
+        return self.service_cpu + self.sender_cpu
+
 
 class Service:
     """A running `visionloop-labeling` with its database and store in `folder`."""
