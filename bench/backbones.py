@@ -66,6 +66,7 @@ def measure(name: str) -> dict[str, Any]:
 
     from visionloop_training import backbones
     from visionloop_training.export import Graph, Session, export
+    from visionloop_training.links import Softmax
     from visionloop_training.network import Network
 
     torch.manual_seed(0)
@@ -81,7 +82,7 @@ def measure(name: str) -> dict[str, Any]:
         "first_stages": list(backbone.stage_names[:3]),
         "embedding": backbone.width,
     }
-    graph = Graph(network, temperature=1.0)
+    graph = Graph(network, Softmax(1.0))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         export(graph, path, height, width, {})

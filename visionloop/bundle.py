@@ -7,6 +7,7 @@ format (what the JSON says); `visionloop.repository` writes, reads and verifies 
 Every bundle has a task, which says what it holds beside the graph:
 
     classification   what training makes: image in, calibrated class probabilities out
+    multi_label      the same, where an image may have several classes or none: each a yes or no
     tensors          any ONNX graph as it is: tensors in, tensors out (`visionloop models add`)
 """
 
@@ -38,10 +39,14 @@ __all__ = [
     "Calibration",
     "Canary",
     "ClassificationBundle",
+    "ClassifierBundle",
     "ConformalSets",
     "DatatypeName",
     "GoldenItem",
     "GoldenSet",
+    "LabelCalibration",
+    "LabelThresholds",
+    "MultiLabelBundle",
     "Pin",
     "Provenance",
     "Signature",
@@ -105,6 +110,21 @@ class Calibration(Record):
     ece_after: Probability
 
 
+class LabelCalibration(Record):
+    """How `probabilities` are made from `logits` where each class is a question of its own:
+    sigmoid(logits / temperatures + biases), in the order of the labels; both are in the graph.
+
+    Fitted class by class on val by minimising the negative log-likelihood (Platt 1999). ECE over 15
+    equal-width bins, mean over the classes, on val before (1 and 0) and after.
+    """
+
+    method: Literal["platt"] = "platt"
+    temperatures: list[Annotated[float, Field(gt=0.0)]]
+    biases: list[float]
+    ece_before: Probability
+    ece_after: Probability
+
+
 class ConformalSets(Record):
     """How the classes that an image may be of follow from its probabilities.
 
@@ -136,6 +156,18 @@ class Thresholds(Record):
     def _without_what_is_not_set(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = serialize(self)
         return {name: value for name, value in fields.items() if value is not None}
+
+
+class LabelThresholds(Record):
+    """From which probability on an image has a class: `present`, in the order of the labels.
+
+    Chosen class by class on val, by the named rule. The image is unlike what the model was trained
+    for where the graph's output of kind `distance` is above `distance`; None: nobody looks.
+    """
+
+    method: Literal["max_f1", "target_precision"]
+    present: list[Probability]
+    distance: float | None = None
 
 
 class GoldenSet(Record):
@@ -249,16 +281,16 @@ class Bundle(Record):
         return self
 
 
-class ClassificationBundle(Bundle):
-    """Images in, class probabilities out, with everything that proves it serves as tested."""
+class ClassifierBundle(Bundle):
+    """Images in, class probabilities out, with everything that proves it serves as tested.
 
-    task: Literal["classification"] = "classification"
+    What a probability means, and when an answer is given, the subclasses say.
+    """
+
     labels: Annotated[list[BundleLabel], Field(min_length=2)]
     input: TensorInput
     preprocessing: Preprocessing
     outputs: Annotated[list[TensorOutput], Field(min_length=1)]
-    calibration: Calibration
-    thresholds: Thresholds
     golden: GoldenSet
     metrics: dict[str, float]
     provenance: Provenance
@@ -288,7 +320,7 @@ class ClassificationBundle(Bundle):
         return self.provenance.run_id
 
     @model_validator(mode="after")
-    def _agrees_with_itself(self) -> "ClassificationBundle":
+    def _agrees_with_itself(self) -> "ClassifierBundle":
         _check_listed([self.golden.file], self.files)
         _check_label_ids(self.labels)
         _ = self.signature  # names and shapes
@@ -297,6 +329,33 @@ class ClassificationBundle(Bundle):
     def output(self, kind: str) -> TensorOutput | None:
         """The output of this kind, or None when the bundle has none."""
         return next((output for output in self.outputs if output.kind == kind), None)
+
+
+class ClassificationBundle(ClassifierBundle):
+    """One class an image: the probabilities of an image are of one distribution."""
+
+    task: Literal["classification"] = "classification"
+    calibration: Calibration
+    thresholds: Thresholds
+
+
+class MultiLabelBundle(ClassifierBundle):
+    """Any number of classes an image, or none: each probability answers a question of its own."""
+
+    task: Literal["multi_label"] = "multi_label"
+    calibration: LabelCalibration
+    thresholds: LabelThresholds
+
+    @model_validator(mode="after")
+    def _one_of_each_for_a_label(self) -> "MultiLabelBundle":
+        for name, values in (
+            ("calibration.temperatures", self.calibration.temperatures),
+            ("calibration.biases", self.calibration.biases),
+            ("thresholds.present", self.thresholds.present),
+        ):
+            if len(values) != len(self.labels):
+                raise ValueError(f"{name} has {len(values)} values for {len(self.labels)} labels")
+        return self
 
 
 class TensorsBundle(Bundle):
@@ -336,6 +395,7 @@ class TensorsBundle(Bundle):
 
 _TASKS: dict[str, type[Bundle]] = {
     "classification": ClassificationBundle,
+    "multi_label": MultiLabelBundle,
     "tensors": TensorsBundle,
 }
 

@@ -29,16 +29,25 @@ ROUTING_KEY = "visionloop-routing-key"
 
 @dataclass(frozen=True, slots=True)
 class ScoredLabel:
-    """A class with its calibrated probability, 0..1."""
+    """A class with its calibrated probability, 0..1.
+
+    `present` is None where an image has one class (the first is the answer); else it says whether
+    the image shows this class, which is to say that the probability reaches `threshold`.
+    """
 
     class_id: str
     name: str
     probability: float
+    present: bool | None = None
+    threshold: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Recognition:
     """What the service says of one image.
+
+    `multi_label` says that the model gives an image any number of classes, or none: `present` are
+    those it shows, and `labels` its likeliest ones beside them.
 
     Either `error` is set (an ImageError for an image that was refused) and `labels` is empty, or
     the other way round. `width` and `height` are in pixels after EXIF orientation.
@@ -54,12 +63,20 @@ class Recognition:
     prediction_id: str = ""
     width: int = 0
     height: int = 0
+    multi_label: bool = False
     error: VisionloopError | None = field(default=None, compare=False)
 
     @property
     def label(self) -> ScoredLabel | None:
         """The best label, or None when there is an error."""
         return self.labels[0] if self.labels else None
+
+    @property
+    def present(self) -> tuple[ScoredLabel, ...]:
+        """The classes that the image shows, likeliest first: the best label, or any number."""
+        if self.multi_label:
+            return tuple(label for label in self.labels if label.present)
+        return self.labels[:1]
 
 
 def template_of(
@@ -121,12 +138,11 @@ def results_of(names: list[str], response: pb.RecognizeResponse, target: str) ->
             image_id=name,
             model=response.model,
             version=response.version,
-            labels=tuple(
-                ScoredLabel(label.class_id, label.name, label.probability)
-                for label in result.classification.labels
-            ),
-            not_sure=result.classification.not_sure,
-            not_sure_reason=result.classification.not_sure_reason,
+            labels=_labels(result),
+            multi_label=result.HasField("multi_label"),
+            not_sure=result.classification.not_sure or result.multi_label.not_sure,
+            not_sure_reason=result.classification.not_sure_reason
+            or result.multi_label.not_sure_reason,
             prediction_id=result.prediction_id,
             width=result.width,
             height=result.height,
@@ -134,6 +150,17 @@ def results_of(names: list[str], response: pb.RecognizeResponse, target: str) ->
         )
         for name, result in zip(names, response.results, strict=True)
     ]
+
+
+def _labels(result: pb.ImageResult) -> tuple[ScoredLabel, ...]:
+    if result.HasField("multi_label"):
+        return tuple(
+            ScoredLabel(one.class_id, one.name, one.probability, one.present, one.threshold)
+            for one in result.multi_label.labels
+        )
+    return tuple(
+        ScoredLabel(one.class_id, one.name, one.probability) for one in result.classification.labels
+    )
 
 
 _CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}

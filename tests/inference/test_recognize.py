@@ -22,7 +22,7 @@ from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop.proto.v1 import recognition_pb2_grpc
 from visionloop_inference.datatypes import Answer, Tensor
 from visionloop_inference.decoding import Decoded
-from visionloop_inference.recognition import Classification
+from visionloop_inference.results import Classification
 
 GRAPH = graph(1).SerializeToString()
 

@@ -10,6 +10,7 @@ from visionloop.errors import ConfigurationError
 from visionloop_training import backbones
 from visionloop_training.backbones import torchvision_cuts
 from visionloop_training.export import Graph, Session, export
+from visionloop_training.links import Softmax
 from visionloop_training.network import Network
 
 # One small member of every family, with an input it takes.
@@ -142,7 +143,7 @@ def test_the_exported_graph_answers_as_the_network(name: str, tmp_path):
     size = FAMILIES.get(name, 64)
     backbone, pixels = backbones.build(name, "none", size)
     network = Network(backbone, pixels.preprocessing(size, "squash"), classes=3, frozen=0).eval()
-    graph = Graph(network, temperature=0.5)
+    graph = Graph(network, Softmax(0.5))
     export(graph, tmp_path / "model.onnx", size, size, {"visionloop.dataset": "test"})
     session = Session(tmp_path / "model.onnx", threads=1)
     images = np.random.default_rng(0).integers(0, 256, (5, size, size, 3), dtype=np.uint8)

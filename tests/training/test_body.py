@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from visionloop.errors import RefusedError
 from visionloop_training.body import Body, LinearHead
 from visionloop_training.export import Session
+from visionloop_training.links import Link, Sigmoids, Softmax
 
 WIDTH, CLASSES = 5, 3
 
@@ -42,12 +44,12 @@ def classifier(path: Path, *, embedding: str = "embedding") -> None:
     path.write_bytes(model.SerializeToString())
 
 
-def new_head(classes: int) -> LinearHead:
+def new_head(classes: int, link: Link | None = None) -> LinearHead:
     random = np.random.default_rng(1)
     return LinearHead(
         random.normal(size=(classes, WIDTH)).astype(np.float32),
         random.normal(size=classes).astype(np.float32),
-        1.7,
+        link or Softmax(1.7),
     )
 
 
@@ -60,13 +62,24 @@ def test_the_new_head_answers_on_the_old_embedding(tmp_path: Path):
     np.testing.assert_array_equal(new["embedding"], old["embedding"])
     logits = old["embedding"] @ head.weight.T + head.bias
     np.testing.assert_allclose(new["logits"], logits, rtol=1e-5, atol=1e-5)
-    scaled = np.exp(logits / head.temperature)
+    scaled = np.exp(logits / 1.7)
     expected = scaled / scaled.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(new["probabilities"], expected, rtol=1e-4)
     written = onnx.load(tmp_path / "new.onnx")
     names = {one.name for one in written.graph.initializer}
     assert "head.weight" not in names  # nothing of the old head is carried along
     assert [(p.key, p.value) for p in written.metadata_props] == [("a", "b")]
+
+
+def test_the_new_head_may_answer_each_class_by_itself(tmp_path: Path):
+    classifier(tmp_path / "old.onnx")
+    link = Sigmoids([0.5, 1.0, 2.0, 3.0], [0.0, -1.0, 2.0, 0.5])
+    head = new_head(classes=4, link=link)
+    Body.cut(tmp_path / "old.onnx", "embedding").with_head(head, tmp_path / "new.onnx", {})
+    images = np.random.default_rng(2).integers(0, 256, (7, 4, 4, 3), dtype=np.uint8)
+    found = Session(tmp_path / "new.onnx", 1)(images)
+    expected = link(torch.from_numpy(found["logits"])).numpy()
+    np.testing.assert_allclose(found["probabilities"], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_body_keeps_its_digest_through_heads(tmp_path: Path):

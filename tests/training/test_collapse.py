@@ -33,8 +33,18 @@ def test_numbers_that_are_none_are_divergence():
 
 
 def test_far_below_the_probe_is_a_collapse_and_a_little_is_not():
-    with pytest.raises(CollapsedError, match=r"gets 60\.0% of val right, the linear probe 95\.0%"):
+    with pytest.raises(CollapsedError, match=r"reaches 60\.0% on val, the linear probe 95\.0%"):
         check_against_probe(0.95, 0.60, 200)
     check_against_probe(0.95, 0.88, 200)
     check_against_probe(0.95, 0.60, 4)  # four images cannot tell
     check_against_probe(0.5, 0.9, 200)
+
+
+def test_of_several_classes_no_to_all_is_an_answer_and_the_same_logits_are_none():
+    truth = torch.zeros(40, 3)
+    truth[:2] = 1.0
+    logits = torch.full((40, 3), -5.0)
+    with pytest.raises(CollapsedError, match="all 40 val images get the same answer"):
+        check_alive(logits, truth)
+    logits[7, 2] -= 0.1
+    check_alive(logits, truth)

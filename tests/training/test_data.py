@@ -3,12 +3,16 @@
 import re
 
 import pytest
+import torch
+from support import shapes
 from support.digits import pictures, rows, write_digits
 from support.training_site import PROBE, Site
 
 from visionloop.errors import CorruptError, InvalidInputError, NotFoundError
-from visionloop.snapshot import SnapshotClass, SnapshotRepository, blob_key
-from visionloop_training.data import Blobs, dataset
+from visionloop.snapshot import SnapshotClass, SnapshotRepository, SnapshotRow, blob_key
+from visionloop_training.classes import notes
+from visionloop_training.data import Blobs, Dataset, dataset
+from visionloop_training.targets import targets
 
 
 def read(site: Site):
@@ -77,3 +81,61 @@ def test_a_damaged_cache_is_fetched_anew(site: Site):
     [path] = (site.folder / "blobs").rglob(item.sha256)
     path.write_bytes(whole[:-3])
     assert blobs.read(item.sha256) == whole
+
+
+def read_shapes(site: Site, made: list[SnapshotRow], task: str = "multi_label") -> Dataset:
+    shapes.write_rows(site.store, "shapes", made, task)
+    return dataset(SnapshotRepository(site.store).read("shapes", "latest"))
+
+
+def test_several_classes_an_image_become_rows_of_zeros_and_ones(site: Site):
+    made, _ = shapes.rows(40)
+    data = read_shapes(site, made)
+    assert (data.task, data.class_ids) == ("multi_label", shapes.CLASSES)
+    rows = targets(data.test, data)
+    assert (rows.dtype, tuple(rows.shape)) == (torch.float32, (8, 3))
+    labels = {row.sha256: set(row.labels) for row in made}
+    for item, row in zip(data.test, rows.tolist(), strict=True):
+        assert dict(zip(shapes.CLASSES, row, strict=True)) == {
+            name: float(name in labels[item.sha256]) for name in shapes.CLASSES
+        }
+    assert any(not item.classes for item in data.train)  # "none of these" is an answer
+
+
+def test_a_class_without_a_train_image_leaves_its_images_to_the_others(site: Site):
+    made = [
+        row.model_copy(update={"labels": tuple(c for c in row.labels if c != "bar")})
+        if row.split == "train"
+        else row
+        for row in shapes.rows(60)[0]
+    ]
+    data = read_shapes(site, made)
+    assert data.class_ids == ("disc", "square")
+    assert data.left_out == {"bar": ("val", "test")}
+    assert (len(data.val), len(data.test)) == (12, 12)
+    assert "no image counts as having it" in notes(data, None)[0]
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "words"),
+    [
+        (
+            "multi_label",
+            {"class_id": "disc", "labels": ()},
+            "1 of 40 images are labelled as having",
+        ),
+        ("classification", {"class_id": "disc"}, "labels of several classes"),
+        ("detection", {}, "is one of detection"),
+    ],
+)
+def test_labels_of_two_kinds_are_refused(site: Site, task: str, change, words: str):
+    made, _ = shapes.rows(40)
+    made[0] = made[0].model_copy(update=change)
+    with pytest.raises(InvalidInputError, match=words):
+        read_shapes(site, made, task)
+
+
+def test_all_images_with_the_same_classes_teach_nothing(site: Site):
+    made = [row.model_copy(update={"labels": ("bar", "disc")}) for row in shapes.rows(40)[0]]
+    with pytest.raises(InvalidInputError, match="all train images are of the same classes"):
+        read_shapes(site, made)

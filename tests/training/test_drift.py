@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from visionloop.errors import CorruptError
-from visionloop_training.drift import Sketch, embedding_drift, label_drift
+from visionloop_training.drift import Sketch, embedding_drift, label_drift, presence_drift
 
 
 def test_the_same_mix_of_labels_is_no_drift():
@@ -33,6 +33,17 @@ def test_a_class_that_stays_away_counts_and_one_that_came_later_does_not():
     assert label_drift({"a": 100, "b": 100}, {"b": 100}).p_value < 1e-6
     assert label_drift({"a": 10, "b": 10}, {}).p_value == 1.0
     assert label_drift({"a": 10}, {"a": 20}).p_value == 1.0
+
+
+def test_where_images_have_several_classes_each_drifts_by_itself():
+    before, now = {"crack": 500, "dust": 300, "stain": 10}, {"crack": 50, "dust": 70, "new": 90}
+    found = presence_drift(before, 1000, now, 100)
+    assert set(found) == set(before)
+    assert (found["crack"].psi, found["crack"].p_value) == (pytest.approx(0.0, abs=1e-3), 1.0)
+    assert found["dust"].psi > 0.5
+    assert found["dust"].p_value < 1e-6
+    assert found["stain"].p_value > 0.5  # one in a hundred, and none of a hundred
+    assert presence_drift({}, 10, {}, 10) == {}
 
 
 def sample(n: int, moved: float = 0.0, seed: int = 0, width: int = 40) -> np.ndarray:

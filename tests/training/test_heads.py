@@ -78,3 +78,31 @@ def test_a_fit_can_be_repeated(monkeypatch: pytest.MonkeyPatch):
     for a, b in zip(first.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
     assert copy.deepcopy(first).state_dict().keys() == first.state_dict().keys()
+
+
+def test_of_several_classes_each_gets_the_regression_it_would_get_alone():
+    torch.manual_seed(0)
+    x = torch.randn(300, 5)
+    truth = (x[:, :2] + torch.randn(300, 2) > torch.tensor([0.0, 1.0])).float()
+    weights, penalty = torch.rand(300), [1e-2]
+    together, alone = build_head(5, 2, HeadConfig()), build_head(5, 2, HeadConfig())
+    found = fit_head(together, (x, truth, weights), (x, truth), penalty)
+    assert 0.7 < found.val_accuracy < 1.0  # mean average precision
+    labels = truth[:, 1].long()
+    # Two softmax logits share the weights of the sigmoid's one, so their squares are half as much.
+    fit_head(alone, (x, labels, weights), (x, labels), [2 * p for p in penalty])
+    difference = alone.weight[1] - alone.weight[0]
+    torch.testing.assert_close(together.weight[1], difference, atol=2e-3, rtol=1e-2)
+
+
+def test_a_weight_moves_the_share_of_yeses_of_its_class_alone():
+    torch.manual_seed(0)
+    x = torch.randn(500, 3)
+    truth = (x[:, :2] + torch.randn(500, 2) > 1.5).float()
+    plain, weighed = build_head(3, 2, HeadConfig()), build_head(3, 2, HeadConfig())
+    for head, positives in ((plain, None), (weighed, torch.tensor([10.0, 1.0]))):
+        fit_head(head, (x, truth, torch.ones(500)), (x, truth), [1e-3], positives=positives)
+    with torch.no_grad():
+        before, after = ((head(x) > 0).float().mean(0) for head in (plain, weighed))
+    assert after[0] > 2 * before[0]
+    assert after[1].item() == pytest.approx(before[1].item(), abs=0.01)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
 
 from visionloop_training.config import load
 from visionloop_training.recipe import losses
@@ -54,3 +55,46 @@ def test_every_loss_pulls_towards_its_target(name: str):
     loss(logits, HARD).sum().backward()
     assert (logits.grad[HARD == 1] < 0).all()
     assert (logits.grad[HARD == 0] > 0).all()
+
+
+SEVERAL = torch.tensor(
+    [[1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 0, 1], [1, 1, 1, 1], [0, 0, 1, 0]]
+).float()
+WEIGHTS = torch.tensor([3.0, 1.0, 0.5, 10.0])
+
+
+def of_several(*settings: str, positives: torch.Tensor | None = None) -> losses.Criterion:
+    config = load(overrides=("fit.label_smoothing=0", *settings)).fit
+    return losses.criterion(config, several=True, positives=positives)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "bce"])
+def test_of_several_classes_each_is_a_yes_or_no_with_its_weight(name: str):
+    for targets in (SEVERAL, SEVERAL * 0.7 + 0.1):  # after mixup, too
+        expected = F.binary_cross_entropy_with_logits(
+            LOGITS[:5], targets, pos_weight=WEIGHTS, reduction="none"
+        ).mean(1)
+        loss = of_several(f"fit.loss={name}", positives=WEIGHTS)
+        torch.testing.assert_close(loss(LOGITS[:5], targets), expected)
+
+
+def test_focal_of_several_classes_is_torchvisions():
+    expected = sigmoid_focal_loss(LOGITS[:5], SEVERAL, alpha=-1, gamma=1.5).mean(1)
+    loss = of_several("fit.loss=focal", "fit.focal_gamma=1.5")
+    torch.testing.assert_close(loss(LOGITS[:5], SEVERAL), expected)
+
+
+def test_smoothing_of_several_classes_goes_half_way_to_either_answer():
+    loss = of_several("fit.label_smoothing=0.1", "fit.loss=mse")
+    p = torch.sigmoid(LOGITS[:5])
+    smoothed = SEVERAL * 0.9 + 0.05
+    expected = (smoothed * (1 - p) ** 2 + (1 - smoothed) * p**2).mean(1)
+    torch.testing.assert_close(loss(LOGITS[:5], SEVERAL), expected)
+
+
+@pytest.mark.parametrize("name", ["bce", "focal", "mse"])
+def test_every_loss_of_several_classes_pulls_towards_its_target(name: str):
+    logits = torch.zeros(5, 4, requires_grad=True)
+    of_several(f"fit.loss={name}", positives=WEIGHTS)(logits, SEVERAL).sum().backward()
+    assert (logits.grad[SEVERAL == 1] < 0).all()
+    assert (logits.grad[SEVERAL == 0] > 0).all()

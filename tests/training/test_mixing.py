@@ -57,3 +57,13 @@ def test_activations_of_any_shape_can_be_blended():
         inputs = torch.randn(shape)
         found, _, _ = mixed(MixingConfig(mixup=1.0), (0, 0, 0), inputs, *batch()[1:])
         assert found.shape == inputs.shape
+
+
+def test_several_labels_are_mixed_each_in_its_share():
+    """Image i has the classes up to i."""
+    images, _, weights = batch()
+    targets = torch.ones(6, 6).tril()
+    blended, mixed_targets, _ = mixed(MixingConfig(mixup=1.0), (0, 1, 0), images, targets, weights)
+    for image, row in zip(blended, mixed_targets, strict=True):
+        shares = torch.linalg.lstsq(targets.T, row).solution  # of the six images
+        torch.testing.assert_close(image.mean(), shares @ torch.arange(6.0), atol=1e-4, rtol=1e-4)

@@ -19,7 +19,15 @@ from visionloop_training.metrics import Flags, Floats, Integers
 def auroc(
     probabilities: Floats, labels: Integers, groups: Integers
 ) -> tuple[Interval | None, list[Interval | None]]:
-    """(macro, by class) for probabilities (n, classes), labels (n,) and groups (n,).
+    """(macro, by class) for probabilities (n, classes), labels (n,) and groups (n,); see
+    `auroc_of`."""
+    return auroc_of(probabilities, labels[:, None] == np.arange(probabilities.shape[1]), groups)
+
+
+def auroc_of(
+    probabilities: Floats, truth: Flags, groups: Integers
+) -> tuple[Interval | None, list[Interval | None]]:
+    """(macro, by class) for probabilities and truth (n, classes), and groups (n,).
 
     None for a class that has no images, or all of them; the macro mean is over the others. The
     interval is made on the logit scale, which keeps it between 0 and 1.
@@ -30,7 +38,7 @@ def auroc(
     areas: list[float] = []
     smallest: list[int] = []
     for index in range(probabilities.shape[1]):
-        inside = labels == index
+        inside = truth[:, index]
         fewer = int(min(inside.sum(), (~inside).sum()))
         if not fewer:
             by_class.append(None)
@@ -68,4 +76,5 @@ def _interval(area: float, influence: Floats, places: Integers, fewer: int) -> I
         low, high = (certain.low, 1.0) if area > 0.5 else (0.0, 1 - certain.low)
         return Interval(area, min(area, low), max(area, high), n)
     half = float(norm.ppf(0.5 + CONFIDENCE / 2)) * error / (area * (1 - area))
-    return Interval(area, float(expit(logit(area) - half)), float(expit(logit(area) + half)), n)
+    low, high = float(expit(logit(area) - half)), float(expit(logit(area) + half))
+    return Interval(area, min(area, low), max(area, high), n)  # rounding must not part them

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from visionloop.errors import RefusedError
+from visionloop_training.links import Link, Softmax
 
 Floats = NDArray[np.float32]
 _HEAD = "visionloop.head"
@@ -22,11 +23,11 @@ _HEAD = "visionloop.head"
 
 @dataclass(frozen=True, slots=True)
 class LinearHead:
-    """probabilities = softmax((embedding · weightᵀ + bias) / temperature)."""
+    """probabilities = link(embedding · weightᵀ + bias)."""
 
     weight: Floats  # (classes, width)
     bias: Floats  # (classes,)
-    temperature: float
+    link: Link
 
 
 class Body:
@@ -78,22 +79,16 @@ class Body:
         [embedding] = graph.output
         batch = embedding.type.tensor_type.shape.dim[0]
         classes = len(head.bias)
-        names = [f"{_HEAD}.{part}" for part in ("weight", "bias", "temperature", "scaled")]
-        weight, bias, temperature, scaled = names
+        constants = {"weight": head.weight, "bias": head.bias, **_constants(head.link)}
         graph.initializer.extend(
-            [
-                numpy_helper.from_array(head.weight.astype(np.float32), weight),
-                numpy_helper.from_array(head.bias.astype(np.float32), bias),
-                numpy_helper.from_array(np.array(head.temperature, np.float32), temperature),
-            ]
+            numpy_helper.from_array(np.asarray(value, np.float32), f"{_HEAD}.{name}")
+            for name, value in constants.items()
         )
-        graph.node.extend(
-            [
-                helper.make_node("Gemm", [self.embedding, weight, bias], ["logits"], transB=1),
-                helper.make_node("Div", ["logits", temperature], [scaled]),
-                helper.make_node("Softmax", [scaled], ["probabilities"], axis=-1),
-            ]
+        weight, bias = f"{_HEAD}.weight", f"{_HEAD}.bias"
+        graph.node.append(
+            helper.make_node("Gemm", [self.embedding, weight, bias], ["logits"], transB=1)
         )
+        graph.node.extend(_link_nodes(head.link))
         del graph.output[:]
         for name in ("logits", "probabilities"):
             value = helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, classes])
@@ -103,6 +98,28 @@ class Body:
         helper.set_model_props(model, metadata)
         onnx.checker.check_model(model)
         path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _constants(link: Link) -> dict[str, NDArray[np.float32] | float]:
+    if isinstance(link, Softmax):
+        return {"temperature": link.temperature}
+    parts = {"temperature": "temperatures", "shift": "biases"}
+    return {name: link.get_buffer(buffer).numpy() for name, buffer in parts.items()}
+
+
+def _link_nodes(link: Link) -> list[onnx.NodeProto]:
+    """From `logits` to `probabilities`."""
+    temperature, scaled, shift, shifted = (
+        f"{_HEAD}.{name}" for name in ("temperature", "scaled", "shift", "shifted")
+    )
+    divided = helper.make_node("Div", ["logits", temperature], [scaled])
+    if isinstance(link, Softmax):
+        return [divided, helper.make_node("Softmax", [scaled], ["probabilities"], axis=-1)]
+    return [
+        divided,
+        helper.make_node("Add", [scaled, shift], [shifted]),
+        helper.make_node("Sigmoid", [shifted], ["probabilities"]),
+    ]
 
 
 def _needed(nodes: Sequence[onnx.NodeProto], wanted: str) -> list[bool] | None:

@@ -17,15 +17,17 @@ def notes(data: Dataset, stable_classes: Sequence[str] | None) -> list[str]:
 
     `stable_classes` are the stable version's, None where there is none.
     """
+    several = data.task == "multi_label"
+    left = "no image counts as having it" if several else "its images are left out"
     found = [
         f"class {name!r} has labels in {' and '.join(splits)} but none in train, so nothing can be "
-        "learned of it: its images are left out; label some more"
+        f"learned of it: {left}; label some more"
         for name, splits in sorted(data.left_out.items())
     ]
     if stable_classes is not None:
         found += _changes(data, stable_classes)
     counts = {
-        split: Counter(item.label for item in getattr(data, split))
+        split: Counter(place for item in getattr(data, split) for place in item.classes)
         for split in ("train", "val", "test")
     }
     for place, name in enumerate(data.class_ids):

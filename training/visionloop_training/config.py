@@ -33,6 +33,7 @@ __all__ = [
     "FitConfig",
     "GateConfig",
     "HeadConfig",
+    "LabelsConfig",
     "MixingConfig",
     "NotSureConfig",
     "ParityConfig",
@@ -81,6 +82,20 @@ class NotSureConfig(Section):
     )
 
 
+class LabelsConfig(Section):
+    """From which probability on an image has a class, where it may have several (`multi_label`);
+    fitted on val, class by class."""
+
+    threshold: Literal["max_f1", "target_precision"] = Field(
+        "max_f1",
+        description="`max_f1`: the threshold of the class's highest F1. `target_precision`: the "
+        "lowest one at which so many of its yeses are right.",
+    )
+    target_precision: Probability = Field(
+        0.9, description="Wanted share of right answers among the yeses of each class."
+    )
+
+
 class GateConfig(Section):
     """When a candidate may replace the stable version."""
 
@@ -95,7 +110,11 @@ class GateConfig(Section):
         "difference must lie above -margin; needs many test images. `not-significantly-worse`: "
         "refused only if the exact McNemar test finds it worse; for small test sets.",
     )
-    margin: Probability = Field(0.01, description="Largest loss of accuracy `non-inferior` takes.")
+    margin: Probability = Field(
+        0.01,
+        description="Largest loss of accuracy (of the mean Jaccard index, where images may have "
+        "several classes) that `non-inferior` takes.",
+    )
     alpha: float = Field(0.05, gt=0.0, lt=0.5, description="Level of the one-sided test.")
     planned_looks: int | None = Field(
         None,
@@ -163,6 +182,7 @@ class TrainingConfig(Section):
     head: HeadConfig = HeadConfig()
     fit: FitConfig = FitConfig()
     not_sure: NotSureConfig = NotSureConfig()
+    labels: LabelsConfig = LabelsConfig()
     parity: ParityConfig = ParityConfig()
     gate: GateConfig = GateConfig()
     triggers: TriggersConfig = TriggersConfig()

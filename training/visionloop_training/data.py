@@ -1,4 +1,7 @@
-"""A snapshot's images as training reads them: items with a class index, pixels by digest.
+"""A snapshot's images as training reads them: items with class indices, pixels by digest.
+
+The dataset's task says whether an image has one class or any number of them, none included; a
+snapshot that says both is refused.
 
 Blobs come through the node's image cache, verified against their digest; decoding and
 resizing are `visionloop.images` and the bundle's own `Preprocessing`, so training sees what the
@@ -9,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +22,11 @@ from visionloop.errors import CorruptError, ImageError, InvalidInputError
 from visionloop.image_cache import ImageCache
 from visionloop.objectstore import ObjectStore
 from visionloop.preprocessing import Preprocessing
-from visionloop.snapshot import SPLITS, Snapshot
+from visionloop.snapshot import SPLITS, Snapshot, SnapshotRow
 
 Pixels = NDArray[np.uint8]  # (height, width, 3) RGB
+Task = Literal["classification", "multi_label"]
+SEVERAL = -1  # the `label` of an item that may have any number of classes
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +34,16 @@ class Item:
     """One labelled image."""
 
     sha256: str
-    label: int  # place in `Dataset.class_ids`
+    label: int  # place in `Dataset.class_ids`; SEVERAL: see `labels`
     group: str
     attributes: tuple[tuple[str, str], ...]
     weight: float
+    labels: tuple[int, ...] = ()  # places, ascending, of an item that may have any number of them
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The places of all its classes."""
+        return self.labels if self.label == SEVERAL else (self.label,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,45 +58,49 @@ class Dataset:
     val: tuple[Item, ...]
     test: tuple[Item, ...]
     # Classes without a train image, with the splits that their images are in: nothing can be
-    # learned of them, so those images are in none of the three.
+    # learned of them. Images of such a class alone are in none of the three; where an image may
+    # have several classes, it stays with the others.
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    task: Task = "classification"
 
 
 def dataset(snapshot: Snapshot) -> Dataset:
     """The snapshot's items by split. Raises InvalidInputError when nothing can be learned."""
     manifest = snapshot.manifest
-    if manifest.task != "classification":
+    task = manifest.task
+    if task == "detection":
         raise InvalidInputError(
-            f"dataset {manifest.dataset} is one of {manifest.task}; this program trains "
-            "classifiers, of images with one class each",
+            f"dataset {manifest.dataset} is one of {task}; this program trains classifiers, of "
+            "images with one class each (classification) or with any number (multi_label)",
             field="snapshot",
         )
-    class_of = {row.sha256: row.class_id for row in snapshot.rows if row.class_id is not None}
-    if len(class_of) < len(snapshot.rows):
-        raise InvalidInputError(
-            f"dataset {manifest.dataset}, snapshot {manifest.id[:19]}: "
-            f"{len(snapshot.rows) - len(class_of)} images have no class",
-            field="snapshot",
-        )
-    used = set(class_of.values())
-    learned = {class_of[row.sha256] for row in snapshot.split("train")}
+    shown = _classes_of(snapshot, task)
+    used = {class_id for named in shown.values() for class_id in named}
+    learned = {class_id for row in snapshot.split("train") for class_id in shown[row.sha256]}
     # A class that nobody has labelled yet is no mistake; there is only nothing to learn of it. Nor
     # is one whose only images came into val or test: it must not keep the others from training.
     classes = [entry for entry in manifest.classes if entry.id in learned]
     ids = tuple(entry.id for entry in classes)
     place = {class_id: index for index, class_id in enumerate(ids)}
+    several = task == "multi_label"
+
+    def item(row: SnapshotRow) -> Item:
+        places = sorted(place[name] for name in shown[row.sha256] if name in learned)
+        return Item(
+            sha256=row.sha256,
+            label=SEVERAL if several else places[0],
+            group=row.group_id,
+            attributes=tuple(sorted(row.attributes.items())),
+            weight=row.weight,
+            labels=tuple(places) if several else (),
+        )
+
     parts: dict[str, tuple[Item, ...]] = {}
     for split in SPLITS:
         parts[split] = tuple(
-            Item(
-                sha256=row.sha256,
-                label=place[class_of[row.sha256]],
-                group=row.group_id,
-                attributes=tuple(sorted(row.attributes.items())),
-                weight=row.weight,
-            )
+            item(row)
             for row in sorted(snapshot.split(split), key=lambda row: row.sha256)
-            if class_of[row.sha256] in learned
+            if several or shown[row.sha256][0] in learned
         )
     _check(manifest.dataset, manifest.id, sorted(used), parts)
     return Dataset(
@@ -99,11 +115,41 @@ def dataset(snapshot: Snapshot) -> Dataset:
             name: tuple(
                 split
                 for split in SPLITS
-                if any(class_of[row.sha256] == name for row in snapshot.split(split))
+                if any(name in shown[row.sha256] for row in snapshot.split(split))
             )
             for name in sorted(used - learned)
         },
+        task=task,
     )
+
+
+def _classes_of(snapshot: Snapshot, task: Task) -> dict[str, tuple[str, ...]]:
+    """The class ids of each image, by its sha256. Raises InvalidInputError for mixed kinds."""
+    manifest = snapshot.manifest
+    where = f"dataset {manifest.dataset}, snapshot {manifest.id[:19]}"
+    if task == "multi_label":
+        single = sum(row.class_id is not None for row in snapshot.rows)
+        if single:
+            raise InvalidInputError(
+                f"{where}: its task is multi_label, and {single} of {len(snapshot.rows)} images "
+                "are labelled as having one class: what else they show is not known. Make a "
+                "snapshot of one kind of label",
+                field="snapshot",
+            )
+        return {row.sha256: row.labels for row in snapshot.rows}
+    mixed = sum(bool(row.labels) for row in snapshot.rows)
+    if mixed:
+        raise InvalidInputError(
+            f"{where}: its task is classification, and {mixed} of {len(snapshot.rows)} images have "
+            "labels of several classes; make a dataset of the task multi_label of them",
+            field="snapshot",
+        )
+    found = {row.sha256: (row.class_id,) for row in snapshot.rows if row.class_id is not None}
+    if len(found) < len(snapshot.rows):
+        raise InvalidInputError(
+            f"{where}: {len(snapshot.rows) - len(found)} images have no class", field="snapshot"
+        )
+    return dict(found)
 
 
 def _check(
@@ -131,10 +177,11 @@ def _check(
             "label at least a few images of every class",
             field="snapshot",
         )
-    learned = {item.label for item in parts["train"]}
+    learned = {item.classes for item in parts["train"]}
     if len(learned) < 2:
+        same = "the same classes" if parts["train"][0].label == SEVERAL else "one class"
         raise InvalidInputError(
-            f"{where}: all train images are of one class, {len(labelled)} are labelled "
+            f"{where}: all train images are of {same}, {len(labelled)} are labelled "
             f"({', '.join(map(repr, labelled[:5]))}); label more images of the others",
             field="snapshot",
         )

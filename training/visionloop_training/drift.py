@@ -13,7 +13,7 @@ reference of those would find drift always.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.stats import chi2, f
 
 from visionloop.errors import CorruptError
+from visionloop_training.significance import holm
 
 DIRECTIONS = 16
 SKETCH = "sketch/embedding.safetensors"
@@ -51,6 +52,27 @@ def label_drift(before: Mapping[str, int], now: Mapping[str, int]) -> LabelDrift
     expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
     statistic = float(((table - expected) ** 2 / expected).sum())
     return LabelDrift(psi, float(chi2.sf(statistic, table.shape[1] - 1)), int(b.sum()))
+
+
+def presence_drift(
+    before: Mapping[str, int], images_before: int, now: Mapping[str, int], images: int
+) -> dict[str, LabelDrift]:
+    """Where an image may have several classes: for each class the shares of images with and without
+    it; p-values are Holm's over the classes."""
+    found = {
+        name: label_drift(
+            {"with": count, "without": images_before - count},
+            {"with": now.get(name, 0), "without": images - now.get(name, 0)},
+        )
+        for name, count in sorted(before.items())
+    }
+    if not found:
+        return {}
+    adjusted = holm([drift.p_value for drift in found.values()]).tolist()
+    return {
+        name: replace(drift, p_value=p_value)
+        for (name, drift), p_value in zip(found.items(), adjusted, strict=True)
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """From the trained network to model.onnx, and onnxruntime sessions on such files.
 
 The graph takes `images` (batch, height, width, 3) uint8 and gives `logits`, `probabilities` (with
-the temperature inside) and `embedding`; the batch is dynamic and the weights are in the file, so
-one digest names the model. Opset 20 is what onnxruntime, TensorRT and OpenVINO all read. Export
-runs in eval mode: in train mode dropout would stay in the graph without a word.
+the calibration inside, `links`) and `embedding`; the batch is dynamic and the weights are in the
+file, so one digest names the model. Opset 20 is what onnxruntime, TensorRT and OpenVINO all read.
+Export runs in eval mode: in train mode dropout would stay in the graph without a word.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from visionloop.errors import VisionloopError
+from visionloop_training.links import Link
 from visionloop_training.network import Network
 
 OPSET = 20
@@ -30,17 +31,17 @@ _MAX_BATCH = 4096
 
 
 class Graph(nn.Module):
-    """What is exported: the network with softmax(logits / temperature)."""
+    """What is exported: the network with its link, from logits to probabilities."""
 
-    def __init__(self, network: Network, temperature: float) -> None:
+    def __init__(self, network: Network, link: Link) -> None:
         super().__init__()
         self.network = network
-        self.temperature = temperature
+        self.link = link
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 images -> logits, calibrated probabilities, embedding."""
         logits, embedding = self.network(images)
-        return logits, torch.softmax(logits / self.temperature, dim=1), embedding
+        return logits, self.link(logits), embedding
 
 
 def export(graph: Graph, path: Path, height: int, width: int, metadata: dict[str, str]) -> None:

@@ -123,13 +123,14 @@ def add(
 
 
 def known(items: Sequence[Item]) -> list[Item]:
-    """The train images to compare with: of each class in turn, in the order of their digests.
+    """The train images to compare with: of each class (where an image may have several: of each set
+    of classes) in turn, in the order of their digests.
 
     So a rare class is there with as many as a common one, as long as it has them.
     """
-    queues: dict[int, list[Item]] = {}
+    queues: dict[tuple[int, ...], list[Item]] = {}
     for item in items:
-        queues.setdefault(item.label, []).append(item)
+        queues.setdefault(item.classes, []).append(item)
     turns = [
         queue[turn]
         for turn in range(max(map(len, queues.values())))

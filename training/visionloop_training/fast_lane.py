@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from visionloop.errors import RefusedError
 from visionloop.preprocessing import Preprocessing
@@ -29,8 +28,10 @@ from visionloop_training.export import INPUT, Session
 from visionloop_training.fit_state import Epoch
 from visionloop_training.heads import HeadFit, fit_head
 from visionloop_training.lanes import Learned, Origin, Surroundings
-from visionloop_training.learner import image_weights
+from visionloop_training.learner import class_weights, image_weights
+from visionloop_training.links import Link
 from visionloop_training.stable import Version
+from visionloop_training.targets import log_loss, targets
 
 _BATCH = 32
 _EMBEDDING = "embedding"
@@ -104,28 +105,29 @@ class FastLane:
         data, seed = self._data, self._config.seed
         torch.manual_seed(seed)
         train, val = self._embeddings(data.train), self._embeddings(data.val)
-        labels = torch.tensor([item.label for item in data.train])
+        truth = targets(data.train, data)
         weights = torch.tensor(image_weights(data, self._config.fit))
         self._head = nn.Linear(train.shape[1], len(data.class_ids))
         probe = fit_head(
             self._head,
-            (train, labels, weights),
-            (val, torch.tensor([item.label for item in data.val])),
+            (train, truth, weights),
+            (val, targets(data.val, data)),
             self._config.fit.probe_penalty,
+            positives=class_weights(data, self._config.fit),
         )
         with torch.no_grad():
-            loss = F.cross_entropy(self._head(train), labels).item()
+            loss = log_loss(self._head(train), truth, reduction="mean").item()
             logits = self._head(val)
         return NewHead(probe, loss, time.perf_counter() - started, logits)
 
-    def export(self, path: Path, temperature: float, metadata: dict[str, str]) -> nn.Module:
+    def export(self, path: Path, link: Link, metadata: dict[str, str]) -> nn.Module:
         """The body with the new head. It must agree with the stable version's own file, whose
         embedding goes through the head in torch."""
         head = LinearHead(
-            self._head.weight.detach().numpy(), self._head.bias.detach().numpy(), temperature
+            self._head.weight.detach().numpy(), self._head.bias.detach().numpy(), link
         )
         self._body.with_head(head, path, metadata)
-        return _Composed(self._stable.session, self._head, temperature)
+        return _Composed(self._stable.session, self._head, link)
 
     def finished(self) -> None:
         """Nothing was kept but the cache."""
@@ -152,14 +154,14 @@ class FastLane:
 class _Composed(nn.Module):
     """What the new file must answer: the old file's embedding, then the head as it was fitted."""
 
-    def __init__(self, session: Session, head: nn.Linear, temperature: float) -> None:
+    def __init__(self, session: Session, head: nn.Linear, link: Link) -> None:
         super().__init__()
         self._session = session
         self._head = head
-        self._temperature = temperature
+        self._link = link
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 images (batch, height, width, 3) -> logits, probabilities, embedding."""
         embedding = torch.from_numpy(self._session(images.numpy())[_EMBEDDING])
         logits = self._head(embedding)
-        return logits, torch.softmax(logits / self._temperature, dim=1), embedding
+        return logits, self._link(logits), embedding

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from visionloop.failpoints import failpoint
 from visionloop_training import fit_state
@@ -35,6 +34,7 @@ from visionloop_training.recipe.collapse import CollapsedError, DivergedError
 from visionloop_training.recipe.moving_average import MovingAverage
 from visionloop_training.recipe.rates import Rates, rates_for
 from visionloop_training.stop import Stop
+from visionloop_training.targets import log_loss, score, targets
 from visionloop_training.watch import Watch
 
 _log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def fit(
         run.end(state)
     network.eval()
     logits, _ = run.outputs(data.val)
-    collapse.check_alive(logits, run.val_labels)
+    collapse.check_alive(logits, run.val_truth)
     return Fitted(
         network=network.cpu(),
         history=state.history,
@@ -115,7 +115,7 @@ class _Run:
         self._checkpoints = checkpoints if workers.leads else None
         self._stop = stop
         self._pretrained = network.backbone.weights_sha256 is not None
-        self.val_labels = torch.tensor([item.label for item in data.val], device=network.device)
+        self.val_truth = targets(data.val, data).to(network.device)
 
     def rates(self, state: Progress) -> Rates:
         """Lower after each failure."""
@@ -138,17 +138,18 @@ class _Run:
         started = time.perf_counter()
         train = self.outputs(self._data.train)[1]
         val = self.outputs(self._data.val)[1]
-        head, labels = self._network.head, self._learner.labels
+        head, truth = self._network.head, self._learner.truth
         found = fit_head(
             head,
-            (train, labels, self._learner.weights),
-            (val, self.val_labels),
+            (train, truth, self._learner.weights),
+            (val, self.val_truth),
             self._config.probe_penalty,
             self._seed,
+            self._learner.positives,
         )
         with torch.no_grad():
             self._workers.agree(head)
-            loss = F.cross_entropy(head(train), labels).item()
+            loss = log_loss(head(train), truth, reduction="mean").item()
         seconds = time.perf_counter() - started
         first = Epoch(0, loss, found.val_loss, found.val_accuracy, 0.0, seconds)
         self._watch.epoch(first)
@@ -265,8 +266,8 @@ class _Run:
             Epoch(
                 epoch=state.epoch,
                 train_loss=state.total / len(self._data.train),
-                val_loss=F.cross_entropy(logits, self.val_labels).item(),
-                val_accuracy=(logits.argmax(1) == self.val_labels).float().mean().item(),
+                val_loss=log_loss(logits, self.val_truth, reduction="mean").item(),
+                val_accuracy=score(logits, self.val_truth),
                 learning_rate=rate,
                 seconds=time.perf_counter() - started,
             )
@@ -281,7 +282,7 @@ class _Run:
         """Raises CollapsedError from half of the epochs on; a slow start is no collapse."""
         if 2 * state.epoch < self._config.epochs or 0 < state.best < state.epoch:
             return
-        collapse.check_alive(logits, self.val_labels)
+        collapse.check_alive(logits, self.val_truth)
         if self._pretrained:
             best = max(epoch.val_accuracy for epoch in state.history[1:])
             probe = state.history[0].val_accuracy

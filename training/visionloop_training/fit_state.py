@@ -21,7 +21,7 @@ class Epoch:
     epoch: int
     train_loss: float  # with label smoothing and weights, as optimised; the probe's is without
     val_loss: float
-    val_accuracy: float
+    val_accuracy: float  # or mean average precision (`targets.score`)
     learning_rate: float  # of the head, at the epoch's end
     seconds: float
 

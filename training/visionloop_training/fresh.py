@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
+from visionloop.bundle import MultiLabelBundle
 from visionloop.preprocessing import Preprocessing
 from visionloop.snapshot import Snapshot
 from visionloop_training.data import Blobs, Dataset, Item
 from visionloop_training.drift import SKETCH, EmbeddingDrift, Sketch, embedding_drift
 from visionloop_training.export import Session
 from visionloop_training.stable import Version
+from visionloop_training.targets import multi_hot
 
 _SKETCHED, _ENOUGH = 512, 64  # images of a sketch: at most, and from how many on val and test do
 _BATCH = 32
@@ -55,17 +57,41 @@ class Met:
     embeddings: NDArray[np.float32] | None  # (n, width)
 
     def errors(self, class_ids: Sequence[str]) -> Errors | None:
-        """None where it promised no accuracy. `class_ids` are those of the items' labels."""
-        best = self.stable.bundle.metrics.get("accuracy_low")
-        answers = [self.stable.class_ids[place] for place in self.probabilities.argmax(axis=1)]
-        labels = [class_ids[item.label] for item in self.items]
-        known = [label in self.stable.class_ids for label in labels]
-        n = sum(known)
-        if best is None or n == 0:
+        """None where it promised no accuracy. `class_ids` are those of the items' labels.
+
+        An image of several classes is wrong where one of them is.
+        """
+        bundle = self.stable.bundle
+        several = isinstance(bundle, MultiLabelBundle)
+        best = bundle.metrics.get("subset_accuracy_low" if several else "accuracy_low")
+        if best is None:
             return None
-        wrong = sum(k and a != b for k, a, b in zip(known, answers, labels, strict=True))
+        right = (
+            self._sets_right(class_ids, bundle.thresholds.present)
+            if isinstance(bundle, MultiLabelBundle)
+            else self._right(class_ids)
+        )
+        n = len(right)
+        if n == 0:
+            return None
+        wrong = n - sum(right)
         p_value = float(binomtest(wrong, n, 1.0 - best, alternative="greater").pvalue)
         return Errors(wrong, n, 1.0 - best, p_value)
+
+    def _right(self, class_ids: Sequence[str]) -> list[bool]:
+        """Of the images of classes that it knows."""
+        answers = [self.stable.class_ids[place] for place in self.probabilities.argmax(axis=1)]
+        labels = [class_ids[item.label] for item in self.items]
+        pairs = zip(answers, labels, strict=True)
+        return [answer == label for answer, label in pairs if label in self.stable.class_ids]
+
+    def _sets_right(self, class_ids: Sequence[str], present: Sequence[float]) -> list[bool]:
+        """Of all images, in the classes that it knows."""
+        shared = [name for name in class_ids if name in self.stable.class_ids]
+        truth = multi_hot(self.items, len(class_ids))[:, [class_ids.index(n) for n in shared]]
+        answers = self.probabilities >= np.array(present, np.float32)
+        theirs = answers[:, [self.stable.class_ids.index(name) for name in shared]]
+        return [bool(same) for same in (truth == theirs).all(axis=1)] if shared else []
 
     def drift(self, blobs: Blobs) -> EmbeddingDrift | None:
         """None where the stable version gives no embeddings."""

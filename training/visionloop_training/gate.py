@@ -14,6 +14,7 @@ import numpy as np
 
 from visionloop_training import gate_checks
 from visionloop_training.config import GateConfig
+from visionloop_training.data import Item
 from visionloop_training.evaluate import Evaluation, Scored
 from visionloop_training.gate_checks import Check, Compared, Costs
 from visionloop_training.metrics import Flags
@@ -39,8 +40,9 @@ class Verdict:
     passed: bool  # all checks
     policy: str
     reason: str
-    candidate_accuracy: float
+    candidate_accuracy: float  # or whatever `score` names, here and below
     images: int
+    score: str = "accuracy"
     mode: str = "auto"
     checks: list[Check] = field(default_factory=list)
     stable_version: int | None = None
@@ -110,8 +112,8 @@ def decide(
     `seen_groups` are those of its own train and val; `looks` the versions of the model that images
     of this test split have judged before; `costs` what both models cost to run.
     """
-    change = _label_change(candidate, class_ids, stable.class_ids) if stable else None
-    others = gate_checks.budgets(evaluation, config, parity, costs)
+    change = label_change(candidate.items, class_ids, stable.class_ids) if stable else None
+    others = gate_checks.budgets(evaluation.ece, config, parity, costs)
     others.append(gate_checks.looks(looks, config))
     shared, fresh = _comparable(candidate, class_ids, seen_groups, stable)
     if stable is None or not any(shared):
@@ -126,7 +128,7 @@ def decide(
             majority_share=evaluation.majority_share,
             looks=list(looks),
             label_change=change,
-            **_outcome([first, *others], FIRST, config),
+            **outcome([first, *others], FIRST, config),
         )
     keep = np.array(shared)
     compared = Compared(
@@ -165,12 +167,12 @@ def decide(
         gained=compared.digests(compared.candidate & ~compared.stable),
         lost=compared.digests(compared.stable & ~compared.candidate),
         label_change=change,
-        notes=_notes(stable),
-        **_outcome(checks, config.policy, config),
+        notes=notes_on(stable.seen),
+        **outcome(checks, config.policy, config),
     )
 
 
-def _outcome(checks: list[Check], policy: str, config: GateConfig) -> dict[str, Any]:
+def outcome(checks: list[Check], policy: str, config: GateConfig) -> dict[str, Any]:
     """Passed if all checks are; the reason is that of those that are not, or else of the first."""
     failed = [check for check in checks if not check.passed]
     told = failed or checks[:1]
@@ -202,8 +204,9 @@ def _comparable(
     return [f and i.label in known for f, i in zip(fresh, candidate.items, strict=True)], fresh
 
 
-def _notes(stable: Opponent) -> list[str]:
-    if stable.seen is not None:
+def notes_on(seen: frozenset[str] | None) -> list[str]:
+    """What people should know of what the stable version has seen."""
+    if seen is not None:
         return []
     return [
         "the stable version's snapshot is gone, so test images that it was trained on cannot "
@@ -211,12 +214,13 @@ def _notes(stable: Opponent) -> list[str]:
     ]
 
 
-def _label_change(
-    candidate: Scored, ours: Sequence[str], theirs: Sequence[str]
+def label_change(
+    items: Sequence[Item], ours: Sequence[str], theirs: Sequence[str]
 ) -> LabelChange | None:
+    """None where the classes are the same. `items` are the test images, of our classes."""
     added = [name for name in ours if name not in theirs]
     removed = [name for name in theirs if name not in ours]
     if not added and not removed:
         return None
-    images = sum(ours[item.label] in added for item in candidate.items)
+    images = sum(any(ours[place] in added for place in item.classes) for item in items)
     return LabelChange(added, removed, images)

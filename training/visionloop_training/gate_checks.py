@@ -1,6 +1,6 @@
 """The gate's checks, one function each: what is compared, when it refuses, how it says so."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,8 @@ import numpy as np
 from visionloop_training import slices as attribute_slices
 from visionloop_training.config import GateConfig
 from visionloop_training.evaluate import Evaluation, Scored
-from visionloop_training.metrics import Flags
+from visionloop_training.intervals import Interval
+from visionloop_training.metrics import Flags, Integers
 from visionloop_training.parity import Parity
 from visionloop_training.significance import (
     Pairs,
@@ -116,31 +117,46 @@ def recent(compared: Compared, tested: frozenset[str] | None, config: GateConfig
         f"{'significantly' if worse else 'not significantly'} worse on images that joined since "
         f"(p = {p_value:.3g}); {_shown(table, 'recent images')}; {_sight(table)}"
     )
-    return Check(name, _may_pass(worse, config), words, numbers)
+    return Check(name, may_pass(worse, config), words, numbers)
 
 
 def classes(compared: Compared, class_ids: Sequence[str], config: GateConfig) -> Check:
     """Is it worse on the images of one class?"""
     labels = compared.scored.labels
-    parts = {class_ids[index]: labels == index for index in np.unique(labels)}
-    return _family("classes", "class", compared, parts, config)
+    tables = {class_ids[index]: compared.table(labels == index) for index in np.unique(labels)}
+    return family("classes", "class", tables, config)
 
 
 def slices(compared: Compared, config: GateConfig) -> Check:
     """Is it worse on the images of one attribute value?"""
-    parts: dict[str, Flags] = {}
-    for place in attribute_slices.places([item.attributes for item in compared.scored.items]):
-        inside = np.zeros(len(compared.candidate), dtype=bool)
-        inside[place.inside] = True
-        parts[f"{place.attribute}={place.value}"] = inside
-    return _family("slices", "slice", compared, parts, config)
+    return by_attribute(
+        [item.attributes for item in compared.scored.items],
+        compared.candidate,
+        compared.stable,
+        compared.scored.groups,
+        config,
+    )
 
 
-def _family(
-    name: str, one: str, compared: Compared, parts: dict[str, Flags], config: GateConfig
+def by_attribute(
+    attributes: Sequence[attribute_slices.Attributes],
+    candidate: Flags,
+    stable: Flags,
+    groups: Integers,
+    config: GateConfig,
 ) -> Check:
+    """The slices' check, for images (n,) that the two answer right."""
+    tables = {
+        f"{place.attribute}={place.value}": pairs(
+            candidate[place.inside], stable[place.inside], groups[place.inside]
+        )
+        for place in attribute_slices.places(attributes)
+    }
+    return family("slices", "slice", tables, config)
+
+
+def family(name: str, one: str, tables: Mapping[str, Pairs], config: GateConfig) -> Check:
     """Exact McNemar on each part, Holm over all of them."""
-    tables = {part: compared.table(inside) for part, inside in parts.items()}
     numbers = {part: _numbers(table) for part, table in tables.items()}
     if not numbers:
         nothing: dict[str, Any] = {"parts": {}, "worse": []}
@@ -157,17 +173,18 @@ def _family(
             f"Holm-adjusted p = {numbers[part]['adjusted_p_value']:.3g})"
             for part in worse
         )
-    return Check(name, _may_pass(bool(worse), config), words, {"parts": numbers, "worse": worse})
+    return Check(name, may_pass(bool(worse), config), words, {"parts": numbers, "worse": worse})
 
 
-def _may_pass(worse: bool, config: GateConfig) -> bool:
+def may_pass(worse: bool, config: GateConfig) -> bool:
+    """Whether a part that is worse is only reported."""
     return not worse or config.regressions == "report"
 
 
 def budgets(
-    evaluation: Evaluation, config: GateConfig, parity: Parity | None, costs: Costs | None
+    ece: Interval, config: GateConfig, parity: Parity | None, costs: Costs | None
 ) -> list[Check]:
-    """What the candidate must keep whatever the stable version does."""
+    """What the candidate must keep whatever the stable version does. `ece` is of the test split."""
     checks: list[Check] = []
     if parity is not None:
         # A difference beyond the limit has stopped the run before.
@@ -178,7 +195,6 @@ def budgets(
         )
         numbers = {"max_probability_difference": found, "limit": parity.limit}
         checks.append(Check("parity", True, words, numbers))
-    ece = evaluation.ece
     passed = config.max_ece is None or ece.low <= config.max_ece
     words = f"calibration error {ece.value:.3f} (95 %: {ece.low:.3f} to {ece.high:.3f}), "
     words += _limit(config.max_ece, "{:g}")

@@ -1,10 +1,10 @@
 """Heads on the embedding, and their first fit on cached embeddings: the probe.
 
 Seconds instead of minutes, and the best start for fine-tuning: a head that already fits does not
-push noise into the pretrained stages below it. A linear head gets multinomial logistic regression
-(L-BFGS); one with hidden layers is trained by Adam, keeping its best epoch on val. Embeddings are
-standardised for the fit and the scaling is folded into the first layer afterwards, so the result
-is a plain head.
+push noise into the pretrained stages below it. A linear head gets logistic regression by L-BFGS
+(multinomial, or one for each class where an image may have several); one with hidden layers is
+trained by Adam, keeping its best epoch on val. Embeddings are standardised for the fit and the
+scaling is folded into the first layer afterwards, so the result is a plain head.
 """
 
 import copy
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from visionloop_training.recipe_config import HeadConfig
+from visionloop_training.targets import log_loss, score
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -36,7 +36,7 @@ class HeadFit:
 
     penalty: float
     val_loss: float
-    val_accuracy: float
+    val_accuracy: float  # mean average precision, where an image may have several classes
 
 
 def build_head(width: int, classes: int, config: HeadConfig) -> nn.Module:
@@ -61,10 +61,12 @@ def fit_head(
     val: tuple[Tensor, Tensor],
     penalties: Sequence[float],
     seed: int = 0,
+    positives: Tensor | None = None,
 ) -> HeadFit:
     """Fits `head` in place, with the penalty that gives the lowest val loss; leaves it in eval.
 
-    `train` is embeddings (n, width), labels (n,) and weights (n,); `val` the first two.
+    `train` is embeddings (n, width), targets (see `targets`) and weights (n,); `val` the first two.
+    `positives` is as in `targets.log_loss`.
     """
     x, labels, weights = train
     mean, deviation = x.mean(0), x.std(0, correction=0) + 1e-6
@@ -74,9 +76,9 @@ def fit_head(
     for penalty in penalties:
         trial = copy.deepcopy(head)
         if isinstance(trial, nn.Linear):
-            _regress(trial, scaled, penalty)
+            _regress(trial, scaled, penalty, positives)
         else:
-            _train(trial, scaled, scaled_val, penalty, seed)
+            _train(trial, scaled, scaled_val, penalty, seed, positives)
         found = HeadFit(penalty, *_score(trial, *scaled_val))
         if best is None or found.val_loss < best[0].val_loss:
             best = found, trial
@@ -91,16 +93,26 @@ def fit_head(
     return best[0]
 
 
-def _regress(layer: nn.Linear, train: tuple[Tensor, Tensor, Tensor], penalty: float) -> None:
-    """Logistic regression, from zero: convex, so where it starts does not matter."""
+def _regress(
+    layer: nn.Linear,
+    train: tuple[Tensor, Tensor, Tensor],
+    penalty: float,
+    positives: Tensor | None,
+) -> None:
+    """Logistic regression, from zero: convex, so where it starts does not matter.
+
+    Of several classes the loss is a mean over them, and so is the penalty: each class gets the
+    regression that it would get alone.
+    """
     x, labels, weights = train
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
+    penalty /= labels.shape[1] if labels.ndim == 2 else 1
     optimiser = torch.optim.LBFGS(layer.parameters(), max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimiser.zero_grad()
-        each = F.cross_entropy(layer(x), labels, reduction="none")
+        each = log_loss(layer(x), labels, positives)
         total = (each * weights).sum() / weights.sum() + penalty * layer.weight.square().sum()
         total.backward()  # type: ignore[no-untyped-call]
         return total
@@ -114,6 +126,7 @@ def _train(
     val: tuple[Tensor, Tensor],
     penalty: float,
     seed: int,
+    positives: Tensor | None,
 ) -> None:
     """Adam on batches, one order an epoch; the epoch with the lowest val loss stays."""
     x, labels, weights = train
@@ -126,7 +139,7 @@ def _train(
         for batch in torch.randperm(len(x)).to(x.device).tensor_split(batches):
             if len(batch) < 2:
                 continue  # batch norm over one image is none
-            each = F.cross_entropy(head(x[batch]), labels[batch], reduction="none")
+            each = log_loss(head(x[batch]), labels[batch], positives)
             loss = (each * weights[batch]).mean()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -141,11 +154,10 @@ def _train(
 
 @torch.no_grad()
 def _score(head: nn.Module, x: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Loss and accuracy."""
+    """Loss and accuracy, or mean average precision."""
     head.eval()
     logits = head(x)
-    accuracy = (logits.argmax(1) == labels).float().mean().item()
-    return F.cross_entropy(logits, labels).item(), accuracy
+    return log_loss(logits, labels, reduction="mean").item(), score(logits, labels)
 
 
 def _copied(head: nn.Module) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ from visionloop_training.distributed import Workers
 from visionloop_training.export import Graph, export
 from visionloop_training.features import Features
 from visionloop_training.fit import fit
+from visionloop_training.links import Link
 from visionloop_training.network import Network
 from visionloop_training.stop import Stop
 from visionloop_training.watch import Watch
@@ -86,7 +87,7 @@ class Lane(Protocol):
     def fit(self) -> Learned:
         """Learns. Raises RefusedError when that fails, PreemptedError when told to stop."""
 
-    def export(self, path: Path, temperature: float, metadata: dict[str, str]) -> nn.Module:
+    def export(self, path: Path, link: Link, metadata: dict[str, str]) -> nn.Module:
         """Writes model.onnx; returns the module that the file must agree with."""
 
     def finished(self) -> None:
@@ -150,9 +151,9 @@ class FullLane:
         self._network = fitted.network
         return fitted
 
-    def export(self, path: Path, temperature: float, metadata: dict[str, str]) -> nn.Module:
+    def export(self, path: Path, link: Link, metadata: dict[str, str]) -> nn.Module:
         """By torch's exporter; the module is the trained network itself."""
-        graph = Graph(self._network, temperature)
+        graph = Graph(self._network, link)
         export(graph, path, *self.preprocessing.output_size, metadata)
         return graph
 
@@ -163,7 +164,7 @@ class FullLane:
 
     def _run_key(self) -> str:
         """Names the run by all that decides its weights, so that only its like goes on from it."""
-        skipped = {"gate", "parity", "not_sure", "triggers", "card"}
+        skipped = {"gate", "parity", "not_sure", "labels", "triggers", "card"}
         return run_key(
             {
                 "snapshot": self._data.snapshot,

@@ -15,6 +15,7 @@ from torch.nn import Parameter
 from torch.nn import functional as F
 
 from visionloop.errors import RefusedError
+from visionloop_training import targets
 from visionloop_training.batches import Slice
 from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Dataset
@@ -27,6 +28,7 @@ from visionloop_training.recipe.losses import criterion
 from visionloop_training.recipe_config import FitConfig
 
 _log = logging.getLogger(__name__)
+_HEAVIEST = 100.0  # of a class's images against the others
 _COMPILES_FROM = 3000  # steps; compiling costs about a minute
 
 
@@ -41,8 +43,12 @@ class Learner:
         self._seed = config.seed
         self._mixing = config.mixing
         self._config = config.fit
-        self._loss = criterion(config.fit)
-        self.labels = torch.tensor([item.label for item in data.train], device=network.device)
+        self.truth = targets.targets(data.train, data).to(network.device)
+        self.positives = class_weights(data, config.fit)
+        if self.positives is not None:
+            self.positives = self.positives.to(network.device)
+        several = data.task == "multi_label"
+        self._loss = criterion(config.fit, several=several, positives=self.positives)
         self.weights = torch.tensor(image_weights(data, config.fit), device=network.device)
         self._trains_statistics = config.fit.batch_norm == "train" or (
             config.fit.batch_norm == "auto" and network.backbone.weights_sha256 is None
@@ -92,20 +98,20 @@ class Learner:
             zero = torch.zeros((), device=self._network.device)
             return [*(torch.zeros_like(p) for p in trained), zero]
         self._ready(len(one.places))
-        targets = F.one_hot(self.labels[one.places], self._network.classes).float()
+        truth = targets.rows(self.truth[one.places], self._network.classes)
         seed_step(self._seed, step, one.number)
-        inputs, targets, weights = mixing.mixed(
+        inputs, truth, weights = mixing.mixed(
             self._mixing,
             (self._seed, step, one.number),
             one.inputs,
-            targets,
+            truth,
             self.weights[one.places],
         )
         with statistics_kept(self._network, keep=one.number > 0):
             with torch.autocast(self._network.device.type, torch.bfloat16, enabled=self._half):
                 embedding = F.dropout(self._embed(inputs), self._config.dropout)
                 logits = self._network.head(embedding).float()
-            loss = (self._loss(logits, targets) * weights).sum() / size
+            loss = (self._loss(logits, truth) * weights).sum() / size
             gradients = torch.autograd.grad(
                 loss, trained, allow_unused=True, materialize_grads=True
             )
@@ -125,14 +131,29 @@ class Learner:
 
 
 def image_weights(data: Dataset, config: FitConfig) -> list[float]:
-    """One weight per train image, 1 on average."""
+    """One weight per train image, 1 on average.
+
+    Where an image may have several classes they are weighed one by one (`class_weights`) instead.
+    """
     counts = Counter(item.label for item in data.train)
-    balanced = config.class_weights == "balanced"
+    balanced = config.class_weights == "balanced" and data.task == "classification"
     weights = [item.weight / (counts[item.label] if balanced else 1.0) for item in data.train]
     mean = sum(weights) / len(weights)
     if mean <= 0:
         raise RefusedError("every train image has weight 0; nothing can be learned")
     return [weight / mean for weight in weights]
+
+
+def class_weights(data: Dataset, config: FitConfig) -> Tensor | None:
+    """(classes,) what a train image that has a class counts against one that has not, so that both
+    kinds count alike: their number without over that with. None: each image counts once.
+
+    At most 100: a class of a few images among many thousands would drown all others.
+    """
+    if data.task == "classification" or config.class_weights == "none":
+        return None
+    having = targets.targets(data.train, data).sum(0)
+    return ((len(data.train) - having) / having).clamp(1 / _HEAVIEST, _HEAVIEST)
 
 
 def _uses_bfloat16(config: FitConfig, device: torch.device) -> bool:

@@ -2,7 +2,7 @@
 
 import logging
 
-from visionloop.bundle import ClassificationBundle
+from visionloop.bundle import ClassifierBundle
 from visionloop.errors import CorruptError, NotFoundError
 from visionloop.objectstore.transfers import in_parallel
 from visionloop.repository import ModelRepository
@@ -23,7 +23,7 @@ def earlier_looks(repository: ModelRepository, model: str, dataset: str) -> list
         except (NotFoundError, CorruptError) as error:
             _log.warning("version %d cannot be read: %s", version, error)
             return
-        if isinstance(bundle, ClassificationBundle) and bundle.provenance.dataset == dataset:
+        if isinstance(bundle, ClassifierBundle) and bundle.provenance.dataset == dataset:
             found.append(version)
 
     in_parallel(look, repository.versions(model))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from pydantic import ValidationError
 
-from visionloop.bundle import ClassificationBundle
+from visionloop.bundle import ClassifierBundle
 from visionloop_training.config import TrainingConfig
 
 # Sections that do not change what is made.
@@ -38,7 +38,7 @@ class Made:
         )
 
 
-def same_training(bundle: ClassificationBundle, config: TrainingConfig) -> bool:
+def same_training(bundle: ClassifierBundle, config: TrainingConfig) -> bool:
     """Whether the version was made with this configuration.
 
     Settings that came later have their defaults there: they were what the program did then.

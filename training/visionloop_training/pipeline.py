@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from visionloop.aliases import pinned_words
-from visionloop.bundle import ClassificationBundle
+from visionloop.bundle import ClassifierBundle
 from visionloop.errors import ConfigurationError, ConflictError
 from visionloop.objectstore import ObjectStore
 from visionloop.repository import CurrentAliases, ModelRepository
@@ -35,14 +35,12 @@ from visionloop_training import (
     report,
     triggers,
 )
-from visionloop_training.calibrate import Calibrated, calibrate
 from visionloop_training.classes import notes
 from visionloop_training.config import TrainingConfig
 from visionloop_training.cores import usable_cores
 from visionloop_training.costs import measured_costs
 from visionloop_training.data import Blobs, Dataset, dataset
 from visionloop_training.distributed import Workers
-from visionloop_training.evaluate import evaluate, score
 from visionloop_training.export import Session
 from visionloop_training.fast_lane import FastLane
 from visionloop_training.lanes import FullLane, Lane, Learned, Surroundings, open_checkpoints
@@ -51,6 +49,7 @@ from visionloop_training.made import Made, same_training
 from visionloop_training.stable import Version, full_version
 from visionloop_training.stable import stable as stable_version
 from visionloop_training.stop import Stop
+from visionloop_training.tasks import Task, check_same_task, task_of
 from visionloop_training.triggers import Asked, Decision
 from visionloop_training.watch import Watch
 
@@ -141,8 +140,10 @@ def run(request: Request) -> Result | None:
         )
         snapshot = snapshots.read(request.dataset, chosen)
         data = dataset(snapshot)
+        task = task_of(data, config)
         before = repository.aliases(request.model)  # what a promotion will be conditional on
         stable = stable_version(request.store, request.model, before, request.cache)
+        check_same_task(data, stable)
         blobs = Blobs(request.store, request.cache / "blobs")
         decision = _decide(request, data, snapshot, stable, blobs)
         if decision.lane is None:
@@ -175,14 +176,13 @@ def run(request: Request) -> Result | None:
         return None
 
     with clock("calibrate"):
-        val_labels = torch.tensor([item.label for item in data.val]).numpy()
-        calibrated = calibrate(learned.val_logits.numpy(), val_labels, config.not_sure)
+        task.calibrate(learned.val_logits.numpy())
 
     with tempfile.TemporaryDirectory(prefix="visionloop-train-") as temporary:
         folder, preprocessing = Path(temporary), lane.preprocessing
         with clock("export"):
             path = folder / publish.GRAPH
-            expected = lane.export(path, calibrated.temperature, properties(data))
+            expected = lane.export(path, task.link, properties(data))
             session = Session(path, torch.get_num_threads())
 
         with clock("familiarity"):
@@ -199,19 +199,13 @@ def run(request: Request) -> Result | None:
             publish.write_golden(folder, golden, answers, blobs)
 
         with clock("evaluate"):
-            scored = score(session, blobs, preprocessing, data.test)
-            evaluation = evaluate(scored, data.class_ids)
+            task.evaluate(session, blobs, preprocessing)
             fresh.write_sketch(folder, data, session, preprocessing, blobs)
 
         with clock("gate"):
-            opponent = stable.opponent(data.test, blobs) if stable else None
-            verdict = gate.decide(
-                scored,
-                evaluation,
-                data.class_ids,
-                frozenset(item.group for item in (*data.train, *data.val)),
-                opponent,
-                config.gate,
+            verdict = task.decide(
+                stable,
+                blobs,
                 parity=proof,
                 costs=measured_costs(
                     folder / publish.GRAPH, session, preprocessing, stable, blobs, golden[0]
@@ -231,18 +225,14 @@ def run(request: Request) -> Result | None:
                 config=config,
                 origin=lane.origin,
                 fitted=learned,
-                calibrated=calibrated,
                 parity=proof,
-                evaluation=evaluation,
-                scored=scored,
-                opponent=opponent,
                 verdict=verdict,
-                distance=distance,
+                parts=task.report(verdict, distance),
                 features_computed=lane.computed,
                 timings=clock.seconds,
             )
             report.write(folder / "report", document, blobs)
-            bundle = publish.make_bundle(
+            fields = publish.bundle_fields(
                 folder=folder,
                 model=request.model,
                 version=version,
@@ -254,11 +244,9 @@ def run(request: Request) -> Result | None:
                 made=Made.here(request.workers.count),
                 preprocessing=preprocessing,
                 session=session,
-                calibrated=calibrated,
                 parity=proof,
-                evaluation=evaluation,
-                distance=distance,
             )
+            bundle = task.bundle(fields, proof, distance)
             repository.publish(bundle, folder)
             lane.finished()
 
@@ -276,7 +264,7 @@ def run(request: Request) -> Result | None:
         pinned=pinned_words(request.model, before.aliases),
         metrics=bundle.metrics,
         notes=told,
-        summary=_summary(data, learned, calibrated, proof, lane),
+        summary=_summary(data, learned, task, proof, lane),
         timings=clock.seconds,
     )
 
@@ -333,7 +321,7 @@ def _lane(
 def _promote(
     request: Request,
     repository: ModelRepository,
-    bundle: ClassificationBundle,
+    bundle: ClassifierBundle,
     before: CurrentAliases,
     verdict: gate.Verdict,
 ) -> tuple[bool, str]:
@@ -379,16 +367,14 @@ def _sizes(data: Dataset) -> str:
 
 
 def _summary(
-    data: Dataset, learned: Learned, calibrated: Calibrated, proof: parity.Parity, lane: Lane
+    data: Dataset, learned: Learned, task: Task, proof: parity.Parity, lane: Lane
 ) -> dict[str, Any]:
     return {
         "lane": lane.origin.lane,
         "train_images": len(data.train),
         "val_images": len(data.val),
         "test_images": len(data.test),
-        "ece_before": calibrated.ece_before,
-        "ece_after": calibrated.ece_after,
-        "not_sure": calibrated.not_sure,
+        **task.summary(),
         "parity_max_abs_probability_difference": proof.max_probability_difference,
         "features_computed": lane.computed,
         "kept_epoch": learned.kept_epoch,

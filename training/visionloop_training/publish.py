@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pydantic_core
 
@@ -20,22 +21,16 @@ from visionloop import images
 from visionloop.bundle import (
     BundleFile,
     BundleLabel,
-    Calibration,
-    ClassificationBundle,
-    ConformalSets,
     GoldenItem,
     GoldenSet,
     Provenance,
     TensorInput,
     TensorOutput,
-    Thresholds,
 )
 from visionloop.preprocessing import Preprocessing
 from visionloop.repository import file_entry
-from visionloop_training.calibrate import Calibrated
 from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Blobs, Dataset, Item
-from visionloop_training.evaluate import Evaluation
 from visionloop_training.export import INPUT, Session
 from visionloop_training.familiarity import OUTPUT
 from visionloop_training.lanes import Origin
@@ -69,11 +64,13 @@ def golden_items(data: Dataset, wanted: int) -> list[Item]:
     """
     chosen: list[Item] = []
     for split in (data.test, data.val, data.train):
-        queues = [[i for i in split if i.label == label] for label in range(len(data.class_ids))]
+        queues = [[i for i in split if place in i.classes] for place in range(len(data.class_ids))]
+        queues.append([i for i in split if not i.classes])
         longest = max(map(len, queues))
         turns = [q[turn] for turn in range(longest) for q in queues if turn < len(q)]
-        chosen += turns[: wanted - len(chosen)]
-    return chosen
+        # An image of several classes stands in several queues.
+        chosen += {item.sha256: item for item in turns}.values()
+    return chosen[:wanted]
 
 
 def write_golden(folder: Path, items: Sequence[Item], probabilities: Floats, blobs: Blobs) -> None:
@@ -89,7 +86,7 @@ def write_golden(folder: Path, items: Sequence[Item], probabilities: Floats, blo
     (folder / GOLDEN).write_bytes(pydantic_core.to_json(entries, indent=1))
 
 
-def make_bundle(
+def bundle_fields(
     *,
     folder: Path,
     model: str,
@@ -102,47 +99,37 @@ def make_bundle(
     made: Made,
     preprocessing: Preprocessing,
     session: Session,
-    calibrated: Calibrated,
     parity: Parity,
-    evaluation: Evaluation,
-    distance: float | None,
-) -> ClassificationBundle:
-    """bundle.json for the files in `folder`."""
+) -> dict[str, Any]:
+    """What bundle.json says of the files in `folder`, but for what depends on the task."""
     height, width = preprocessing.output_size
     shapes = session.shapes
-    return ClassificationBundle(
-        model=model,
-        version=version,
-        created=datetime.now(UTC),
-        labels=[
+    return {
+        "model": model,
+        "version": version,
+        "created": datetime.now(UTC),
+        "labels": [
             BundleLabel(id=class_id, name=name)
             for class_id, name in zip(data.class_ids, data.class_names, strict=True)
         ],
-        graph=GRAPH,
-        input=TensorInput(name=INPUT, height=height, width=width),
-        preprocessing=preprocessing,
-        outputs=[
+        "graph": GRAPH,
+        "input": TensorInput(name=INPUT, height=height, width=width),
+        "preprocessing": preprocessing,
+        "outputs": [
             TensorOutput(name="logits", kind="logits", shape=[int(shapes["logits"][1])]),
             TensorOutput(
                 name="probabilities", kind="probabilities", shape=[int(shapes["probabilities"][1])]
             ),
             TensorOutput(name="embedding", kind="embedding", shape=[int(shapes["embedding"][1])]),
-            *([] if distance is None else [TensorOutput(name=OUTPUT, kind="distance", shape=[1])]),
+            *([TensorOutput(name=OUTPUT, kind="distance", shape=[1])] if OUTPUT in shapes else []),
         ],
-        calibration=Calibration(
-            temperature=calibrated.temperature,
-            ece_before=calibrated.ece_before,
-            ece_after=calibrated.ece_after,
-        ),
-        thresholds=thresholds(calibrated, distance),
-        golden=GoldenSet(
+        "golden": GoldenSet(
             file=GOLDEN,
             items=parity.images,
             before_ready=min(8, parity.images),
             max_probability_difference={"default": parity.limit},
         ),
-        metrics=headline(evaluation, parity, data),
-        provenance=Provenance(
+        "provenance": Provenance(
             dataset=data.name,
             snapshot=data.snapshot,
             parent_version=parent_version,
@@ -157,34 +144,13 @@ def make_bundle(
             config=config.model_dump(mode="json"),
             libraries=libraries(),
         ),
-        files=_entries(folder),
-    )
+        "files": _entries(folder),
+    }
 
 
-def thresholds(calibrated: Calibrated, distance: float | None) -> Thresholds:
-    """When an answer of the model is "not sure"; `distance` as `familiarity.add` found it."""
-    sets = calibrated.sets
-    return Thresholds(
-        not_sure=calibrated.not_sure,
-        distance=distance,
-        conformal=None
-        if sets is None
-        else ConformalSets(score=sets.score, coverage=sets.coverage, quantile=sets.quantile),
-    )
-
-
-def headline(evaluation: Evaluation, parity: Parity, data: Dataset) -> dict[str, float]:
-    """The numbers that lists and the alias history show."""
+def counts(parity: Parity, data: Dataset) -> dict[str, float]:
+    """The headline numbers that are no measure of the model's answers."""
     return {
-        "accuracy": evaluation.accuracy.value,
-        "accuracy_low": evaluation.accuracy.low,
-        "accuracy_high": evaluation.accuracy.high,
-        "balanced_accuracy": evaluation.balanced_accuracy.value,
-        "macro_precision": evaluation.macro_precision.value,
-        "macro_recall": evaluation.macro_recall.value,
-        "macro_f1": evaluation.macro_f1.value,
-        **({} if evaluation.macro_auroc is None else {"macro_auroc": evaluation.macro_auroc.value}),
-        "test_ece": evaluation.ece.value,
         "parity_max_abs_probability_difference": parity.max_probability_difference,
         "train_images": len(data.train),
         "val_images": len(data.val),

@@ -157,7 +157,8 @@ class FitConfig(Section):
     sampler: Literal["all", "balanced"] = Field(
         "all",
         description="`all`: each image once an epoch. `balanced`: as many images an epoch, but "
-        "equally many of each class; rare ones repeat, in other variants.",
+        "equally many of each class; rare ones repeat, in other variants. Only where an image has "
+        "one class.",
     )
     slices: int = Field(
         1,
@@ -206,7 +207,8 @@ class FitConfig(Section):
     loss: Loss = Field(
         "cross_entropy",
         description="`cross_entropy`; `bce`: one yes or no per class; `focal`: easy images count "
-        "less; `mse`: squared error of the probabilities (Brier).",
+        "less; `mse`: squared error of the probabilities (Brier). Where an image may have several "
+        "classes each is of a yes or no per class, and the first two are the same.",
     )
     focal_gamma: float = Field(
         2.0, ge=0.0, le=10.0, description="How much less an easy image counts."
@@ -215,7 +217,9 @@ class FitConfig(Section):
     dropout: float = Field(0.2, ge=0.0, lt=1.0, description="On the embedding, in fine-tuning.")
     class_weights: Literal["none", "balanced"] = Field(
         "none",
-        description="`balanced`: a class counts inversely to its number of train images.",
+        description="`balanced`: a class counts inversely to its number of train images; where an "
+        "image may have several, those with a class count as much as those without (up to 100 "
+        "times).",
     )
     batch_norm: Literal["auto", "frozen", "train"] = Field(
         "auto",

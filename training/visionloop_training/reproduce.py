@@ -21,17 +21,15 @@ import pydantic
 import torch
 from pydantic import ValidationError
 
-from visionloop.bundle import ClassificationBundle, GoldenItem, Provenance
+from visionloop.bundle import ClassifierBundle, GoldenItem, Provenance
 from visionloop.errors import NotFoundError, RefusedError
 from visionloop.images import decode
 from visionloop.objectstore import ObjectStore
 from visionloop.repository import file_entry
 from visionloop.snapshot import SnapshotRepository
 from visionloop_training import familiarity, parity, publish
-from visionloop_training.calibrate import calibrate
 from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Blobs, Dataset, dataset
-from visionloop_training.evaluate import evaluate, score
 from visionloop_training.export import Session
 from visionloop_training.fast_lane import FastLane
 from visionloop_training.lanes import FullLane, Lane, Surroundings
@@ -40,9 +38,11 @@ from visionloop_training.metrics import Floats
 from visionloop_training.pipeline import properties
 from visionloop_training.stable import Version, version
 from visionloop_training.stop import Stop
+from visionloop_training.tasks import task_of
 
 _SHARES = (
     "accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "test_ece",
+    "mean_average_precision", "micro_f1", "jaccard", "subset_accuracy",
 )  # fmt: skip
 
 
@@ -117,6 +117,7 @@ def reproduce(
     config = _config(published.bundle)
     torch.set_num_threads(made_of.threads or config.threads or torch.get_num_threads())
     data = dataset(SnapshotRepository(store).read(made_of.dataset, made_of.snapshot))
+    task = task_of(data, config)
     blobs = Blobs(store, cache / "blobs")
     with tempfile.TemporaryDirectory(prefix="visionloop-reproduce-") as temporary:
         folder = Path(temporary)
@@ -130,10 +131,9 @@ def reproduce(
                 f"{made_of.backbone_sha256}; install those"
             )
         learned = lane.fit()
-        labels = np.array([item.label for item in data.val])
-        calibrated = calibrate(learned.val_logits.numpy(), labels, config.not_sure)
+        task.calibrate(learned.val_logits.numpy())
         path = folder / publish.GRAPH
-        module = lane.export(path, calibrated.temperature, properties(data))
+        module = lane.export(path, task.link, properties(data))
         session, _ = familiarity.add(
             path, Session(path, torch.get_num_threads()), data, blobs, lane.preprocessing,
             config.not_sure.familiar,
@@ -142,8 +142,8 @@ def reproduce(
         images = blobs.prepared([item.sha256 for item in golden], lane.preprocessing)
         limit = config.parity.max_probability_difference
         proof = parity.prove(module, session, images, limit)
-        scored = score(session, blobs, lane.preprocessing, data.test)
-        numbers = publish.headline(evaluate(scored, data.class_ids), proof, data)
+        task.evaluate(session, blobs, lane.preprocessing)
+        numbers = task.headline(proof)
         expected, found = _golden(published, session)
         rebuilt = file_entry(path).sha256
     before = published.bundle.files[published.bundle.graph].sha256
@@ -160,7 +160,7 @@ def reproduce(
     )
 
 
-def _config(bundle: ClassificationBundle) -> TrainingConfig:
+def _config(bundle: ClassifierBundle) -> TrainingConfig:
     try:
         return TrainingConfig.model_validate(bundle.provenance.config)
     except ValidationError as error:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from visionloop.bundle import ClassificationBundle
+from visionloop.bundle import ClassifierBundle
 from visionloop.errors import CorruptError, NotFoundError, RefusedError
 from visionloop.objectstore import ObjectStore
 from visionloop.repository import CurrentAliases, ModelRepository
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 class Version:
     """One published classifier. Files are fetched, and checked, when they are first needed."""
 
-    def __init__(self, store: ObjectStore, bundle: ClassificationBundle, cache: Path) -> None:
+    def __init__(self, store: ObjectStore, bundle: ClassifierBundle, cache: Path) -> None:
         self.bundle = bundle
         self._store = store
         self._folder = cache / "models" / bundle.model / str(bundle.version)
@@ -126,7 +126,7 @@ def stable(store: ObjectStore, model: str, aliases: CurrentAliases, cache: Path)
 def version(store: ObjectStore, model: str, number: int, cache: Path) -> Version:
     """One version. Raises RefusedError where it is no classifier, NotFoundError, CorruptError."""
     bundle = ModelRepository(store).read(model, number)
-    if not isinstance(bundle, ClassificationBundle):
+    if not isinstance(bundle, ClassifierBundle):
         raise RefusedError(
             f"stable version {bundle.version} of {bundle.model} is of the task {bundle.task!r}, so "
             "no classifier can be compared with it; train under another --model name"

@@ -21,12 +21,12 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from visionloop.bundle import ClassificationBundle
+from visionloop.bundle import ClassifierBundle
 from visionloop.errors import ConfigurationError
 from visionloop.snapshot import Snapshot, diff
 from visionloop_training import fresh
 from visionloop_training.data import Blobs, Dataset, Item
-from visionloop_training.drift import label_drift
+from visionloop_training.drift import label_drift, presence_drift
 from visionloop_training.stable import Version
 from visionloop_training.triggers_config import TriggersConfig
 
@@ -185,7 +185,7 @@ def _decide(asked: Asked, triggers: Sequence[Trigger]) -> Decision:
 _TOLD = ("new_labels", "labels_since_full")  # what people can do something about
 
 
-def _same_snapshot(bundle: ClassificationBundle, now: Snapshot) -> bool:
+def _same_snapshot(bundle: ClassifierBundle, now: Snapshot) -> bool:
     made_of = bundle.provenance
     return (made_of.dataset, made_of.snapshot) == (now.manifest.dataset, now.manifest.id)
 
@@ -215,6 +215,8 @@ def _labels_since_full(
 def _label_drift(
     before: Snapshot, data: Dataset, fresh: Sequence[Item], config: TriggersConfig
 ) -> Trigger:
+    if data.task == "multi_label":
+        return _presence_drift(before, data, fresh, config)
     then = Counter(row.class_id for row in before.rows if row.class_id is not None)
     now = Counter(data.class_ids[item.label] for item in fresh)
     found = label_drift(then, now)
@@ -225,6 +227,24 @@ def _label_drift(
         f"{config.label_psi:g}), chi-squared p = {found.p_value:.2g}"
     )
     return Trigger("label_drift", "fast", fired, found.psi, config.label_psi, words)
+
+
+def _presence_drift(
+    before: Snapshot, data: Dataset, fresh: Sequence[Item], config: TriggersConfig
+) -> Trigger:
+    """Class by class, where an image may have several; it tells of the class that moved most."""
+    limit = config.label_psi
+    then = Counter(name for row in before.rows for name in row.labels)
+    now = Counter(data.class_ids[place] for item in fresh for place in item.classes)
+    drifts = presence_drift(then, len(before.rows), now, len(fresh))
+    moved = {name: one for name, one in drifts.items() if one.p_value < config.alpha}
+    name, found = max((moved or drifts).items(), key=lambda pair: pair[1].psi)
+    fired = len(fresh) >= config.min_fresh_images and bool(moved) and found.psi >= limit
+    words = (
+        f"of {len(fresh)} new images class {name!r} moved most: PSI {found.psi:.2f} (drift from "
+        f"{limit:g}), chi-squared p = {found.p_value:.2g}"
+    )
+    return Trigger("label_drift", "fast", fired, found.psi, limit, words)
 
 
 def _classes(data: Dataset, stable: Version) -> Trigger:
@@ -241,7 +261,7 @@ def _configuration(same: bool) -> Trigger:
     return Trigger("configuration", "full", not same, None, None, words)
 
 
-def _age(bundle: ClassificationBundle, config: TriggersConfig) -> Trigger:
+def _age(bundle: ClassifierBundle, config: TriggersConfig) -> Trigger:
     days = (datetime.now(UTC) - bundle.created).total_seconds() / 86_400
     fired = bool(config.max_age_days) and days >= config.max_age_days
     words = f"the last full training is {days:.1f} days ago (of {config.max_age_days:g})"

@@ -30,9 +30,7 @@ def _trained(model: str, result: "Result") -> str:
     lines = [
         f"version {result.version} of {model}, snapshot {result.snapshot[:19]}, "
         f"lane {result.summary['lane']}",
-        f"  test accuracy   {numbers['accuracy']:.1%} "
-        f"(95 %: {numbers['accuracy_low']:.1%} … {numbers['accuracy_high']:.1%}, "
-        f"{numbers['test_images']:.0f} images)",
+        _quality(numbers),
         f"  macro F1        {numbers['macro_f1']:.3f}",
         f"  calibration     ECE {result.summary['ece_before']:.3f} → "
         f"{result.summary['ece_after']:.3f} on val",
@@ -50,3 +48,17 @@ def _trained(model: str, result: "Result") -> str:
     seconds = ", ".join(f"{name} {value:.0f}" for name, value in result.timings.items())
     lines.append(f"  seconds         {seconds}")
     return "\n".join(lines) + "\n"
+
+
+def _quality(numbers: dict[str, float]) -> str:
+    """Accuracy, or mean average precision where an image may have several classes."""
+    name, words = "accuracy", "test accuracy   "
+    if name not in numbers:
+        name, words = "mean_average_precision", "test mAP        "
+    if name not in numbers:
+        return "  test mAP        - (no test image has a class)"
+    return (
+        f"  {words}{numbers[name]:.1%} "
+        f"(95 %: {numbers[f'{name}_low']:.1%} … {numbers[f'{name}_high']:.1%}, "
+        f"{numbers['test_images']:.0f} images)"
+    )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from visionloop.bundle import Bundle, ClassificationBundle, GoldenItem
+from visionloop.bundle import Bundle, ClassifierBundle, GoldenItem
 from visionloop.cli.output import Output
 from visionloop.cli.predict import open_client
 from visionloop.cli.store import open_from
@@ -64,7 +64,7 @@ def _check_model(repository: ModelRepository, client: Client, model: str) -> Che
     with tempfile.TemporaryDirectory(prefix="visionloop-check-") as name:
         folder = Path(name)
         bundle: Bundle = repository.fetch(model, version, folder)
-        if not isinstance(bundle, ClassificationBundle):  # no golden images are kept with it
+        if not isinstance(bundle, ClassifierBundle):  # no golden images are kept with it
             return Checked(model, version, 0, None, None)
         items = _ITEMS.validate_json((folder / bundle.golden.file).read_bytes())
         items = items[: bundle.golden.before_ready]
@@ -86,7 +86,7 @@ def _check_model(repository: ModelRepository, client: Client, model: str) -> Che
     return Checked(model, version, len(items), max(differences), allowed)
 
 
-def _difference(bundle: ClassificationBundle, item: GoldenItem, found: Recognition) -> float:
+def _difference(bundle: ClassifierBundle, item: GoldenItem, found: Recognition) -> float:
     """The largest difference of any class. Raises RefusedError for another version's answer."""
     if found.error is not None:
         raise found.error

@@ -11,6 +11,8 @@ from visionloop.bundle import (
     AliasMove,
     Bundle,
     ClassificationBundle,
+    ClassifierBundle,
+    MultiLabelBundle,
     TensorsBundle,
 )
 from visionloop.cli.output import Output
@@ -61,7 +63,7 @@ def _summary(
         unknown = {"task": None, "created": None, "accuracy": None}
         return row | unknown | {"origin": f"unreadable: {error}"}
     row |= {"task": bundle.task, "created": bundle.created, "accuracy": None, "origin": None}
-    if isinstance(bundle, ClassificationBundle):
+    if isinstance(bundle, ClassifierBundle):
         row["accuracy"] = bundle.metrics.get("accuracy")
         row["origin"] = bundle.provenance.snapshot[:19]
     elif isinstance(bundle, TensorsBundle):
@@ -91,7 +93,7 @@ def show(options: argparse.Namespace, output: Output) -> int:
         }
     )
     output.fields(_facts(bundle, _alias_names(repository.aliases(options.model).aliases, version)))
-    if isinstance(bundle, ClassificationBundle):
+    if isinstance(bundle, ClassifierBundle):
         output.line()
         output.table(["metric", "value"], [list(item) for item in bundle.metrics.items()])
     if history:
@@ -132,27 +134,33 @@ def _facts(bundle: Bundle, alias: str) -> dict[str, object]:
         "task": bundle.task,
         "created": bundle.created,
     }
-    if isinstance(bundle, ClassificationBundle):
-        facts |= _classification_facts(bundle)
+    if isinstance(bundle, ClassifierBundle):
+        facts |= _classifier_facts(bundle)
     elif isinstance(bundle, TensorsBundle):
         facts |= tensor_facts(bundle)
     return facts | {"size": f"{sum(file.size for file in bundle.files.values()) / 2**20:.1f} MiB"}
 
 
-def _classification_facts(bundle: ClassificationBundle) -> dict[str, object]:
+def _classifier_facts(bundle: ClassifierBundle) -> dict[str, object]:
     origin = bundle.provenance
-    return {
+    facts: dict[str, object] = {
         "classes": ", ".join(label.name for label in bundle.labels),
         "input": f"uint8 {bundle.input.height}×{bundle.input.width}×3",
         "backbone": origin.backbone,
         "lane": origin.lane if origin.lane == "full" else f"fast, body of {origin.body_version}",
         "dataset": f"{origin.dataset} {origin.snapshot[:19]}",
         "parent version": origin.parent_version,
-        "temperature": bundle.calibration.temperature,
-        "not sure below": bundle.thresholds.not_sure,
-        "unfamiliar above distance": bundle.thresholds.distance,
-        "unfamiliar above energy": bundle.thresholds.energy,
     }
+    if isinstance(bundle, ClassificationBundle):
+        facts["temperature"] = bundle.calibration.temperature
+        facts["not sure below"] = bundle.thresholds.not_sure
+        facts["unfamiliar above distance"] = bundle.thresholds.distance
+        facts["unfamiliar above energy"] = bundle.thresholds.energy
+    if isinstance(bundle, MultiLabelBundle):
+        limits = zip(bundle.labels, bundle.thresholds.present, strict=True)
+        facts["shows a class from"] = ", ".join(f"{one.name} {limit:.3g}" for one, limit in limits)
+        facts["unfamiliar above distance"] = bundle.thresholds.distance
+    return facts
 
 
 def promote(options: argparse.Namespace, output: Output) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from visionloop.cli.connection import credentials, token
 from visionloop.cli.output import Output
-from visionloop.client import IMAGES_PER_REQUEST, Client, Recognition
+from visionloop.client import IMAGES_PER_REQUEST, Client, Recognition, ScoredLabel
 from visionloop.errors import NotFoundError
 
 _DOUBTS = {"unfamiliar": "not sure: unlike what the model was trained for"}
@@ -23,9 +23,7 @@ def predict(options: argparse.Namespace, output: Output) -> int:
         if result.error is not None:
             output.note(f"{path}: {result.error}")
             continue
-        best = ", ".join(f"{label.name} {label.probability:.3f}" for label in result.labels)
-        doubt = f" ({_DOUBTS.get(result.not_sure_reason, 'not sure')})" if result.not_sure else ""
-        rows.append([path, best + doubt, result.version])
+        rows.append([path, _shown(result), result.version])
     if rows:
         output.table(["image", "what it shows", "version"], rows)
     output.result(
@@ -34,7 +32,8 @@ def predict(options: argparse.Namespace, output: Output) -> int:
                 "image": path,
                 "model": result.model,
                 "version": result.version,
-                "labels": [asdict(label) for label in result.labels],
+                "multi_label": result.multi_label,
+                "labels": [_plain(label) for label in result.labels],
                 "not_sure": result.not_sure,
                 "not_sure_reason": result.not_sure_reason,
                 "prediction_id": result.prediction_id,
@@ -44,6 +43,25 @@ def predict(options: argparse.Namespace, output: Output) -> int:
         ]
     )
     return 65 if any(result.error for result in results) else 0
+
+
+def _shown(result: Recognition) -> str:
+    """For people. Of a model of any number of classes, those that the image shows stand first."""
+    doubt = f" ({_DOUBTS.get(result.not_sure_reason, 'not sure')})" if result.not_sure else ""
+    if result.multi_label:
+        others = [label for label in result.labels if not label.present]
+        beside = f" (below their thresholds: {_scored(others)})" if others else ""
+        return (_scored(result.present) or "none of its classes") + doubt + beside
+    return _scored(result.labels) + doubt
+
+
+def _plain(label: ScoredLabel) -> dict[str, object]:
+    """As JSON; what one class an image has no use for is left out."""
+    return {name: value for name, value in asdict(label).items() if value is not None}
+
+
+def _scored(labels: Sequence[ScoredLabel]) -> str:
+    return ", ".join(f"{label.name} {label.probability:.3f}" for label in labels)
 
 
 def feedback(options: argparse.Namespace, output: Output) -> int:

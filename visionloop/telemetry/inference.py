@@ -50,7 +50,8 @@ IMAGE_ERRORS = _counter(
 )
 PREDICTIONS = _counter(
     "visionloop_predictions_total",
-    "Answered images by best class; confidence is sure or not_sure.",
+    "Answered images by best class, or by each class that they show; confidence is sure or "
+    "not_sure.",
     ("model", "class", "confidence"),
 )
 MODEL_INFO = _gauge(

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
-from visionloop.bundle import Bundle, ClassificationBundle
+from visionloop.bundle import Bundle, ClassifierBundle, MultiLabelBundle
 from visionloop.errors import (
     ConflictError,
     CorruptError,
@@ -138,10 +138,15 @@ class FeedbackInbox:
         bundle = self._find_bundle(prediction.model, prediction.version)
         if bundle is None:
             return  # a version that is not loaded any more: whoever drains the inbox checks it
+        if isinstance(bundle, MultiLabelBundle):
+            raise InvalidInputError(
+                f"class_id is {class_id!r}, and images of model {prediction.model!r} may have "
+                "several classes: one alone would deny the others. Say that the prediction is "
+                "wrong (`wrong`), or send all that the image shows to labeling-ingest",
+                field="class_id",
+            )
         known = (
-            [label.id for label in bundle.labels]
-            if isinstance(bundle, ClassificationBundle)
-            else []
+            [label.id for label in bundle.labels] if isinstance(bundle, ClassifierBundle) else []
         )
         if class_id not in known:
             shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from visionloop import images as pixels
-from visionloop.bundle import ClassificationBundle, GoldenItem
+from visionloop.bundle import ClassifierBundle, GoldenItem
 from visionloop.errors import CorruptError, ImageError, RefusedError
 
 PRECISION = "fp32"
@@ -30,7 +30,7 @@ class GoldenImage:
     probabilities: tuple[float, ...]
 
 
-def read_golden(bundle: ClassificationBundle, folder: Path) -> list[GoldenImage]:
+def read_golden(bundle: ClassifierBundle, folder: Path) -> list[GoldenImage]:
     """All golden images of a fetched bundle. Raises CorruptError.
 
     Only files that bundle.json lists are opened, so their digests were checked.
@@ -62,7 +62,7 @@ def read_golden(bundle: ClassificationBundle, folder: Path) -> list[GoldenImage]
     ]
 
 
-def tolerance(bundle: ClassificationBundle, provider: str, precision: str = PRECISION) -> float:
+def tolerance(bundle: ClassifierBundle, provider: str, precision: str = PRECISION) -> float:
     """The largest probability difference that the bundle allows here. Raises RefusedError."""
     allowed = bundle.golden.max_probability_difference
     for key in (f"{precision}/{provider}", "default"):
@@ -79,7 +79,7 @@ class GoldenTest:
 
     def __init__(
         self,
-        bundle: ClassificationBundle,
+        bundle: ClassifierBundle,
         run: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
         *,
         provider: str,

@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any, Protocol
 
-from visionloop.bundle import Bundle, ClassificationBundle
+from visionloop.bundle import Bundle, ClassifierBundle
 from visionloop.errors import CorruptError, RefusedError, UnavailableError, VisionloopError
 from visionloop_inference.children import Child
 from visionloop_inference.control import Control, Message
@@ -73,7 +73,7 @@ class HostedRunner:
         `patience` seconds, and many times what each image costs beside a full batch.
         """
         bundle = self.bundle
-        images = bundle.golden.items if isinstance(bundle, ClassificationBundle) else 0
+        images = bundle.golden.items if isinstance(bundle, ClassifierBundle) else 0
         seconds = patience + MANY * images * (self.batch + 1) * self.row_seconds
         self.child.send({"do": "replay"})
         try:

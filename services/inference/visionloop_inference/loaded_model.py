@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from visionloop.bundle import Bundle, ClassificationBundle, TensorsBundle, parse_bundle
+from visionloop.bundle import Bundle, ClassifierBundle, TensorsBundle, parse_bundle
 from visionloop.errors import CorruptError, NotFoundError, RefusedError
 from visionloop_inference.batching import BatchQueue
 from visionloop_inference.control import Message
@@ -155,7 +155,7 @@ class LoadedModel:
 
     def _golden_test(self, provider: str, precision: str) -> GoldenTest | None:
         bundle = self._bundle
-        if not isinstance(bundle, ClassificationBundle):
+        if not isinstance(bundle, ClassifierBundle):
             return None
         output = bundle.output("probabilities")
         if output is None:
@@ -174,7 +174,7 @@ class LoadedModel:
     def test(self) -> float:
         """Replays the first golden images; the largest difference. Raises RefusedError."""
         bundle = self._bundle
-        if isinstance(bundle, ClassificationBundle):
+        if isinstance(bundle, ClassifierBundle):
             for _ in range(bundle.golden.before_ready):
                 self._replay_one()
         return self._largest
@@ -228,4 +228,4 @@ def _read_bundle(folder: Path) -> Bundle:
 
 
 def _golden(bundle: Bundle, folder: Path) -> list[GoldenImage]:
-    return read_golden(bundle, folder) if isinstance(bundle, ClassificationBundle) else []
+    return read_golden(bundle, folder) if isinstance(bundle, ClassifierBundle) else []

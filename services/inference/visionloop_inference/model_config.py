@@ -8,7 +8,7 @@ the batch dimension and how many rows it may send.
 from dataclasses import dataclass
 from typing import Any
 
-from visionloop.bundle import ClassificationBundle
+from visionloop.bundle import ClassifierBundle
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop.signature import FREE, Signature, TensorSpec
 from visionloop_inference.catalogue import RoutedVersion
@@ -93,7 +93,7 @@ def config(version: RoutedVersion, offer: Offer) -> pb.ModelConfig:
         made.dynamic_batching.default_priority_level = NORMAL_PRIORITY
     made.model_transaction_policy.decoupled = False
     made.parameters["task"].string_value = version.bundle.task
-    if isinstance(version.bundle, ClassificationBundle):
+    if isinstance(version.bundle, ClassifierBundle):
         made.parameters["encoded_images"].string_value = "BYTES [n] or [n, 1]"
     return made
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import visionloop
-from visionloop.bundle import Bundle, ClassificationBundle
+from visionloop.bundle import Bundle, ClassifierBundle
 from visionloop.errors import ImageError, UnimplementedError, VisionloopError
 from visionloop.preprocessing import Preprocessing
 from visionloop.proto.inference import open_inference_pb2 as pb
@@ -191,7 +191,7 @@ class OpenInference(Extensions):
 
     async def _decode(self, plan: Plan, buffer: Buffer, bundle: Bundle) -> Tensor:
         """Encoded images as the pixels that the graph takes."""
-        if not isinstance(bundle, ClassificationBundle):
+        if not isinstance(bundle, ClassifierBundle):
             raise UnimplementedError(f"model {bundle.model!r} does not take encoded images")
         encoded = split_bytes(buffer, plan.rows, plan.inputs[0].field)
         rows = await decode_all(self._decoder, encoded, bundle.preprocessing)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from visionloop.bundle import ClassificationBundle
+from visionloop.bundle import ClassifierBundle
 from visionloop.errors import InvalidInputError, UnimplementedError
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop.signature import MAX_DIMENSIONS, Signature, TensorSpec
@@ -176,7 +176,7 @@ def _shared_bytes(spans: Sequence[Span], offer: Offer) -> int:
 def _is_encoded(request: pb.ModelInferRequest, version: RoutedVersion) -> bool:
     """Whether the request brings encoded images to a model of images."""
     return (
-        isinstance(version.bundle, ClassificationBundle)
+        isinstance(version.bundle, ClassifierBundle)
         and len(request.inputs) == 1
         and request.inputs[0].datatype == "BYTES"
     )

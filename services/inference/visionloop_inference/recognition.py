@@ -9,34 +9,26 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from visionloop.bundle import ClassificationBundle
+from visionloop.bundle import ClassifierBundle
 from visionloop.errors import (
     ImageError,
     InvalidInputError,
     OverloadedError,
-    UnimplementedError,
     VisionloopError,
 )
-from visionloop.prediction_id import PredictionId
 from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop.proto.v1 import recognition_pb2_grpc
 from visionloop.recognition_messages import ROUTING_KEY
-from visionloop.telemetry import inference as metrics
 from visionloop_inference.admission import check_count, deadline_of
 from visionloop_inference.auth import CALLER
-from visionloop_inference.catalogue import (
-    Catalogue,
-    GraphRunFailedError,
-    RoutedModel,
-    RoutedVersion,
-)
+from visionloop_inference.catalogue import Catalogue, RoutedModel, RoutedVersion
 from visionloop_inference.datatypes import Answer, Tensor
 from visionloop_inference.decoding import Decoded, Decoder
 from visionloop_inference.feedback import FeedbackInbox
 from visionloop_inference.incidents import shown
 from visionloop_inference.infer_stream import in_order
+from visionloop_inference.results import MAX_TOP_K, refuse, results_of
 
-MAX_TOP_K = 1000
 MAX_PRIORITY = 255
 MAX_KEY = 1024  # characters of a routing key
 STREAM_REQUESTS = 16  # of one stream at a time
@@ -44,8 +36,6 @@ STREAM_REQUESTS = 16  # of one stream at a time
 # bulk work wants it done, and the stream holds him back by itself.
 STREAM_PATIENCE = 30.0  # seconds
 LONGEST_PAUSE = 1.0
-# Why an answer is "not sure", the two words of the proto.
-LOW_PROBABILITY, UNFAMILIAR = "low_probability", "unfamiliar"
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -121,23 +111,23 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
         version: RoutedVersion,
         deadline: float | None,
     ) -> pb.RecognizeResponse:
-        task = classification_of(version)
+        results = results_of(version)
         count = len(request.images)
 
         def predicted(rows: int) -> float:
             return self._decoder.seconds(count) + version.seconds(rows)
 
         with model.admission.admit(count, request.ByteSize(), deadline, predicted):
-            images = await self._decode(request, task.bundle)
+            images = await self._decode(request, results.bundle)
             rows = [image.row for image in images if isinstance(image, Decoded)]
             answer = Answer({})
             if rows:
                 priority = min(request.priority, MAX_PRIORITY)
                 answer = await version.run([_pixels(rows)], len(rows), deadline, priority)
-        return task.respond(request, images, answer)
+        return results.respond(request, images, answer)
 
     async def _decode(
-        self, request: pb.RecognizeRequest, bundle: ClassificationBundle
+        self, request: pb.RecognizeRequest, bundle: ClassifierBundle
     ) -> Sequence[Decoded | ImageError]:
         async def one(image: pb.EncodedImage) -> Decoded | ImageError:
             try:
@@ -148,123 +138,6 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
         if len(request.images) == 1:
             return [await one(request.images[0])]
         return await asyncio.gather(*map(one, request.images))
-
-
-class Classification:
-    """How one version's answers are told: labels, threshold, and the counters of its classes."""
-
-    def __init__(self, bundle: ClassificationBundle) -> None:
-        self.bundle = bundle
-        output = bundle.output("probabilities")
-        self._output = output.name if output is not None else None
-        self._counted: dict[tuple[int, bool], Any] = {}
-
-    def respond(
-        self,
-        request: pb.RecognizeRequest,
-        images: Sequence[Decoded | ImageError],
-        answer: Answer,
-    ) -> pb.RecognizeResponse:
-        """One result per image. `answer` holds a row for each that could be decoded."""
-        bundle = self.bundle
-        response = pb.RecognizeResponse(model=bundle.model, version=bundle.version)
-        tensor = answer.outputs.get(self._output) if self._output is not None else None
-        probabilities = tensor.array if tensor is not None else None  # (rows, labels) float32
-        unfamiliar = self._unfamiliar(answer)  # (rows,)
-        row = 0
-        for sent, image in zip(request.images, images, strict=True):
-            result = response.results.add(image_id=sent.id)
-            if isinstance(image, ImageError):
-                _refuse(result.status, image)
-                continue
-            result.width, result.height = image.width, image.height
-            failure = answer.failures.get(row)
-            if failure is not None:
-                _refuse(result.status, GraphRunFailedError(failure))
-            elif probabilities is not None:
-                strange = unfamiliar is not None and bool(unfamiliar[row])
-                self._tell(result, probabilities[row], strange, request.top_k, image.sha256)
-            row += 1
-        return response
-
-    def _unfamiliar(self, answer: Answer) -> NDArray[np.bool_] | None:
-        """(rows,): whether an image lies further from the training images than the bundle's limit.
-
-        That is a distance that the graph gives or, in older bundles, the energy -log Σ exp(logit).
-        None where the bundle sets no limit, or lacks the output. What is no number is unfamiliar.
-        """
-        limits = self.bundle.thresholds
-        if limits.distance is not None:
-            distances = self._array(answer, "distance")
-            return None if distances is None else ~(distances[:, 0] <= limits.distance)
-        logits = self._array(answer, "logits") if limits.energy is not None else None
-        return None if logits is None else ~(-np.logaddexp.reduce(logits, axis=1) <= limits.energy)
-
-    def _array(self, answer: Answer, kind: str) -> NDArray[np.float32] | None:
-        """(rows, …): the output of this kind; None where the bundle or the answer has none."""
-        output = self.bundle.output(kind)
-        tensor = answer.outputs.get(output.name) if output is not None else None
-        return None if tensor is None else tensor.array
-
-    def _tell(
-        self,
-        result: pb.ImageResult,
-        probabilities: NDArray[np.float32],
-        unfamiliar: bool,
-        top_k: int,
-        sha256: str,
-    ) -> None:
-        """`probabilities` is (labels,). Ties keep the order of the labels."""
-        if not np.isfinite(probabilities).all():
-            _refuse(
-                result.status,
-                GraphRunFailedError("the graph's answer to this image is no number"),
-            )
-            return
-        bundle = self.bundle
-        labels = bundle.labels
-        order = np.argsort(-probabilities, kind="stable")[: top_k or MAX_TOP_K].tolist()
-        told = result.classification
-        for index in order:
-            label = labels[index]
-            told.labels.add(
-                class_id=label.id, name=label.name, probability=float(probabilities[index])
-            )
-        told.threshold = bundle.thresholds.not_sure
-        if unfamiliar:
-            told.not_sure_reason = UNFAMILIAR
-        elif told.labels[0].probability < told.threshold:
-            told.not_sure_reason = LOW_PROBABILITY
-        told.not_sure = bool(told.not_sure_reason)
-        result.prediction_id = str(PredictionId.new(bundle.model, bundle.version, sha256))
-        self._count(order[0], told.not_sure)
-
-    def _count(self, index: int, not_sure: bool) -> None:
-        counter = self._counted.get((index, not_sure))
-        if counter is None:
-            counter = self._counted[index, not_sure] = metrics.PREDICTIONS.labels(
-                **{
-                    "model": self.bundle.model,
-                    "class": self.bundle.labels[index].id,
-                    "confidence": "not_sure" if not_sure else "sure",
-                }
-            )
-        counter.inc()
-
-
-def classification_of(version: RoutedVersion) -> Classification:
-    """The version's way to tell answers, made once. Raises UnimplementedError for other tasks."""
-    found = version.plans.get(Classification)
-    if isinstance(found, Classification):
-        return found
-    bundle = version.bundle
-    if not isinstance(bundle, ClassificationBundle):
-        raise UnimplementedError(
-            f"model {version.model!r} takes tensors, not images: its task is {bundle.task!r}; "
-            "call inference.GRPCInferenceService/ModelInfer"
-        )
-    made = version.plans[Classification] = Classification(bundle)
-    return made
 
 
 def _check(request: pb.RecognizeRequest) -> None:
@@ -296,16 +169,9 @@ def _pixels(rows: Sequence[NDArray[np.uint8]]) -> Tensor:
     return Tensor("UINT8", pixels.shape, np.ascontiguousarray(pixels).reshape(-1).data)
 
 
-def _refuse(status: pb.ImageStatus, error: VisionloopError) -> None:
-    code: int = grpc.StatusCode[error.grpc_code].value[0]
-    status.code = code
-    status.reason = error.reason
-    status.message = str(error)
-
-
 def _failed(error: VisionloopError) -> pb.RecognizeStreamResponse:
     answer = pb.RecognizeStreamResponse(
         retry_after_seconds=getattr(error, "retry_after_seconds", None) or 0.0
     )
-    _refuse(answer.status, error)
+    refuse(answer.status, error)
     return answer

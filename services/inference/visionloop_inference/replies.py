@@ -8,7 +8,7 @@ outputs, joined in one copy. What is seldom asked for (typed contents) goes thro
 import math
 from collections.abc import Sequence
 
-from visionloop.bundle import Bundle, ClassificationBundle, TensorsBundle
+from visionloop.bundle import Bundle, ClassifierBundle, TensorsBundle
 from visionloop.errors import InvalidInputError, UnimplementedError
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop_inference.catalogue import GraphRunFailedError, RoutedVersion
@@ -145,7 +145,7 @@ def _begun(bundle: Bundle) -> pb.ModelInferResponse:
 
 def _labels(bundle: Bundle, tensor: Tensor, *, batched: bool) -> Sequence[str]:
     """The classes' names, where the tensor has one element for each in a row."""
-    if not isinstance(bundle, (ClassificationBundle, TensorsBundle)):
+    if not isinstance(bundle, (ClassifierBundle, TensorsBundle)):
         return ()
     elements = math.prod(tensor.shape[1:] if batched else tensor.shape)
     return [label.name for label in bundle.labels] if elements == len(bundle.labels) else ()

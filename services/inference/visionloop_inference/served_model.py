@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Collection
 from time import perf_counter
 
-from visionloop.bundle import Aliases, Canary, ClassificationBundle
+from visionloop.bundle import Aliases, Canary, ClassifierBundle
 from visionloop.errors import (
     ConfigurationError,
     CorruptError,
@@ -231,7 +231,7 @@ class ServedModel:
             return False
         self._check_wanted(version)
         version.move(State.PROVEN)
-        if isinstance(version.bundle, ClassificationBundle):
+        if isinstance(version.bundle, ClassifierBundle):
             log.info("%s passed all golden images; largest difference %.2g", version, difference)
         return True
 

@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from visionloop.bundle import Bundle, ClassificationBundle, Signature, TensorSpec
+from visionloop.bundle import Bundle, ClassifierBundle, Signature, TensorSpec
 from visionloop.errors import CorruptError, OverloadedError, RefusedError, VisionloopError
 from visionloop_inference.datatypes import DATATYPES
 from visionloop_inference.providers import CPU, Target, profiles, session, shrinking
@@ -217,7 +217,7 @@ def choose_graph(bundle: Bundle, provider: str, precision: str) -> tuple[str, st
     sibling = f"{bundle.graph.removesuffix('.onnx')}.fp16.onnx"
     passed = (
         sibling in bundle.files
-        and isinstance(bundle, ClassificationBundle)
+        and isinstance(bundle, ClassifierBundle)
         and f"fp16/{provider}" in bundle.golden.max_probability_difference
     )
     if precision == "fp32" or (precision == "auto" and (provider == "cpu" or not passed)):

@@ -21,7 +21,8 @@ DEFICIT_WEIGHT: Final = 0.3  # against 0.7 for the model's doubt
 
 
 def worth(margin: float, deficit: float) -> float:
-    """0 to 1. `margin` is between the two highest probabilities, `deficit` as in `deficits`."""
+    """0 to 1. `margin` is between the two highest probabilities, or between a probability and its
+    threshold where an image may have several classes; `deficit` as in `deficits`."""
     return (1.0 - DEFICIT_WEIGHT) * (1.0 - margin) + DEFICIT_WEIGHT * deficit
 
 

@@ -22,7 +22,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 from sqlalchemy import select
 
-from visionloop.bundle import ClassificationBundle
+from visionloop.bundle import ClassifierBundle
 from visionloop.errors import (
     CorruptError,
     DeadlineExceededError,
@@ -161,7 +161,7 @@ class FeedbackInbox:
             bundle = self._models.read(model, version)
         except NotFoundError as error:
             raise _RefusalError("unknown_model", str(error)) from error
-        if not isinstance(bundle, ClassificationBundle):
+        if not isinstance(bundle, ClassifierBundle):
             raise _RefusalError(
                 "no_dataset", f"{model}:{version} was not trained on a dataset of this service"
             )

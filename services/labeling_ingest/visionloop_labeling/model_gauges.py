@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass
 from typing import Final
 
-from visionloop.bundle import Bundle, ClassificationBundle
+from visionloop.bundle import Bundle, ClassifierBundle
 from visionloop.errors import CorruptError, NotFoundError
 from visionloop.objectstore import ObjectStore
 from visionloop.repository import ModelRepository
@@ -88,7 +88,7 @@ class ModelGauges:
         bundle = self._repository.read(model, number)
         return _Version(
             created=bundle.created.timestamp(),
-            scores=bundle.metrics if isinstance(bundle, ClassificationBundle) else {},
+            scores=bundle.metrics if isinstance(bundle, ClassifierBundle) else {},
             refused=self._refused(bundle),
         )
 

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from visionloop.bundle import ClassificationBundle
+from visionloop.bundle import ClassifierBundle
 from visionloop.errors import CorruptError, NotFoundError
 from visionloop.objectstore import ObjectStore
 from visionloop.repository import ModelRepository
@@ -35,7 +35,7 @@ class StableModels:
     def __init__(self, store: ObjectStore) -> None:
         self._repository = ModelRepository(store)
         self._read_at = float("-inf")
-        self._stable: dict[str, ClassificationBundle] = {}
+        self._stable: dict[str, ClassifierBundle] = {}
 
     def of(self, dataset_name: str, preferred: str) -> StableModel | None:
         """The stable version of the preferred model, or else of the one that was trained on the
@@ -63,7 +63,7 @@ class StableModels:
         }
         self._read_at = time.monotonic()
 
-    def _read(self, name: str) -> ClassificationBundle | None:
+    def _read(self, name: str) -> ClassifierBundle | None:
         try:
             version = self._repository.resolve(name, "stable")
             known = self._stable.get(name)
@@ -75,4 +75,4 @@ class StableModels:
         except CorruptError as error:
             _log.warning("a model cannot be asked: %s", error)
             return None
-        return bundle if isinstance(bundle, ClassificationBundle) else None
+        return bundle if isinstance(bundle, ClassifierBundle) else None

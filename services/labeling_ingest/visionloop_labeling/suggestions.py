@@ -241,6 +241,18 @@ class _Answer:
         ranked = [probability for _, probability in self.scores]
         self._probability = ranked[0] if ranked else 0.0
         self._margin = self._probability - (ranked[1] if len(ranked) > 1 else 0.0)
+        self._doubtful: list[list[object]] = [
+            [key, round(probability, 3)] for key, probability in self.scores[:2]
+        ]
+        if recognition.multi_label and ranked:
+            # Each class is a question of its own: the doubt is that about the nearest threshold.
+            distances = {
+                label.class_id: abs(label.probability - (label.threshold or 0.0))
+                for label in recognition.labels
+            }
+            key, probability = min(self.scores, key=lambda score: distances[score[0]])
+            self._margin = distances[key]
+            self._doubtful = [[key, round(probability, 3)]]
         deficit = deficits.get(meant, 0.0)
         self._rare = acquisition.DEFICIT_WEIGHT * deficit > 1.0 - self._margin
         self.worth = acquisition.worth(self._margin, deficit)
@@ -264,8 +276,8 @@ class _Answer:
         return "rare" if self._rare and not blind else "uncertain"
 
     def between(self) -> list[list[object]]:
-        """The two likeliest classes."""
-        return [[key, round(probability, 3)] for key, probability in self.scores[:2]]
+        """The two likeliest classes, or the one class that the doubt is about."""
+        return self._doubtful
 
 
 def _choose(

@@ -26,8 +26,8 @@ _STYLE: Any = {
 }
 
 
-def loss_curves(curves: Sequence[dict[str, float]], kept: int) -> Markup:
-    """Train and val loss, and val accuracy, by epoch; epoch 0 is the linear probe."""
+def loss_curves(curves: Sequence[dict[str, float]], kept: int, score: str = "accuracy") -> Markup:
+    """Train and val loss, and val accuracy (or another `score`), by epoch; epoch 0 is the probe."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 2.6), layout="constrained")
         loss, accuracy = figure.subplots(1, 2)
@@ -41,7 +41,7 @@ def loss_curves(curves: Sequence[dict[str, float]], kept: int) -> Markup:
         loss.legend(["train", "val"], loc="best")
         loss.set(xlabel="epoch (0: linear probe)", ylabel="loss")
         accuracy.plot(epochs, [100 * p["val_accuracy"] for p in curves], "o-", ms=3, color=_VAL)
-        accuracy.set(xlabel="epoch (0: linear probe)", ylabel="val accuracy, %")
+        accuracy.set(xlabel="epoch (0: linear probe)", ylabel=f"val {score}, %")
         for axes in (loss, accuracy):
             axes.axvline(kept, color=_INK, lw=0.8, ls=":", alpha=0.6)
             axes.grid(alpha=0.15, color=_INK)
@@ -49,7 +49,10 @@ def loss_curves(curves: Sequence[dict[str, float]], kept: int) -> Markup:
         return _svg(figure, "Loss and accuracy by epoch")
 
 
-def reliability(panels: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Markup:
+def reliability(
+    panels: Sequence[tuple[str, Sequence[dict[str, Any]]]],
+    words: tuple[str, str] = ("probability of the answer", "share right"),
+) -> Markup:
     """One reliability diagram per (title, bins): how often right, by how sure."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(2.5 * len(panels), 2.7), layout="constrained")
@@ -67,8 +70,8 @@ def reliability(panels: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Marku
                 color=_VAL,
                 zorder=3,
             )
-            axis.set(xlim=(0, 1), ylim=(0, 1), title=title, xlabel="probability of the answer")
-        axes[0].set_ylabel("share right")
+            axis.set(xlim=(0, 1), ylim=(0, 1), title=title, xlabel=words[0])
+        axes[0].set_ylabel(words[1])
         return _svg(figure, "Reliability diagrams")
 
 

@@ -39,30 +39,70 @@ def page(document: dict[str, Any], blobs: Blobs) -> str:
     )
     environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f} %"
     environment.filters["points"] = lambda share: f"{100 * share:+.1f}".replace("-", "−")
-    calibration, evaluation = document["calibration"], document["evaluation"]
-    confusion = evaluation["confusion"]
+    own = _of_labels if document["task"] == "multi_label" else _of_one_label
+    evaluation = document["evaluation"]
     return environment.get_template("page.html.j2").render(
         d=document,
         e=evaluation,
         names={label["id"]: label["name"] for label in document["labels"]},
-        curves=plots.loss_curves(document["fit"]["curves"], document["fit"]["kept_epoch"]),
-        reliability=plots.reliability(
-            [
-                ("val, before", calibration["reliability_before"]),
-                ("val, after", calibration["reliability_after"]),
-                ("test", evaluation["reliability"]),
-            ]
-        ),
-        shares=[[n / max(1, sum(row)) for n in row] for row in confusion],
-        small_matrix=len(confusion) <= _LARGEST_MATRIX,
-        confusions=_confusions(document),
-        mistakes=_mistakes(document, blobs),
-        mistakes_total=sum(p["label"] != p["predicted"] for p in document["predictions"]),
-        differences=_differences(document, blobs),
         few=[name for name, scores in evaluation["classes"].items() if scores["support"] < FEW],
         unequal=_unequal(evaluation["slices"]),
         seconds=sum(document["timings"].values()),
+        **own(document, blobs),
     )
+
+
+def _of_one_label(document: dict[str, Any], blobs: Blobs) -> dict[str, Any]:
+    """What the templates show of a model of one class an image."""
+    confusion = document["evaluation"]["confusion"]
+    return {
+        "curves": plots.loss_curves(document["fit"]["curves"], document["fit"]["kept_epoch"]),
+        "reliability": plots.reliability(_panels(document)),
+        "shares": [[n / max(1, sum(row)) for n in row] for row in confusion],
+        "small_matrix": len(confusion) <= _LARGEST_MATRIX,
+        "confusions": _confusions(document),
+        "mistakes": _mistakes(document, blobs),
+        "mistakes_total": sum(p["label"] != p["predicted"] for p in document["predictions"]),
+        "differences": _differences(document, blobs),
+    }
+
+
+def _of_labels(document: dict[str, Any], blobs: Blobs) -> dict[str, Any]:
+    """What the templates show of a model of any number of classes an image."""
+    wrong = [p for p in document["predictions"] if p["labels"] != p["predicted"]]
+    worst = sorted(wrong, key=lambda p: p["jaccard"])[:MISTAKES]
+    fit, comparison = document["fit"], document["comparison"]
+    kinds = ("lost", "gained") if comparison else ()
+    words = ("probability of a class", "share that has it")
+    return {
+        "curves": plots.loss_curves(
+            fit["curves"], fit["kept_epoch"], score="mean average precision"
+        ),
+        "reliability": plots.reliability(_panels(document), words),
+        "mistakes": _pictured(worst, blobs),
+        "mistakes_total": len(wrong),
+        "differences": [
+            {
+                "kind": kind,
+                "total": len(comparison[kind]),
+                "images": _pictured(comparison[kind][:DIFFERENCES], blobs),
+            }
+            for kind in kinds
+        ],
+    }
+
+
+def _panels(document: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Of the reliability diagrams."""
+    return [
+        ("val, before", document["calibration"]["reliability_before"]),
+        ("val, after", document["calibration"]["reliability_after"]),
+        ("test", document["evaluation"]["reliability"]),
+    ]
+
+
+def _pictured(images: list[dict[str, Any]], blobs: Blobs) -> list[dict[str, Any]]:
+    return [{**image, "picture": _thumbnail(image["sha256"], blobs)} for image in images]
 
 
 def _confusions(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -108,10 +148,7 @@ def _differences(document: dict[str, Any], blobs: Blobs) -> list[dict[str, Any]]
     told: list[dict[str, Any]] = []
     for kind, wrong in (("lost", "candidate_probability"), ("gained", "stable_probability")):
         images = sorted(comparison[kind], key=lambda image: -image[wrong])
-        shown = [
-            {**image, "picture": _thumbnail(image["sha256"], blobs)}
-            for image in images[:DIFFERENCES]
-        ]
+        shown = _pictured(images[:DIFFERENCES], blobs)
         told.append({"kind": kind, "total": len(images), "images": shown})
     return told
 

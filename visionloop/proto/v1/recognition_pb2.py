@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fvisionloop/v1/recognition.proto\x12\rvisionloop.v1\"\x95\x01\n\x10RecognizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12+\n\x06images\x18\x03 \x03(\x0b\x32\x1b.visionloop.v1.EncodedImage\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\x13\n\x0brouting_key\x18\x05 \x01(\t\x12\x10\n\x08priority\x18\x06 \x01(\r\"(\n\x0c\x45ncodedImage\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\n\n\x02id\x18\x02 \x01(\t\"`\n\x11RecognizeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12+\n\x07results\x18\x03 \x03(\x0b\x32\x1a.visionloop.v1.ImageResult\"\xc4\x01\n\x0bImageResult\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12*\n\x06status\x18\x02 \x01(\x0b\x32\x1a.visionloop.v1.ImageStatus\x12\x15\n\rprediction_id\x18\x03 \x01(\t\x12\r\n\x05width\x18\x04 \x01(\r\x12\x0e\n\x06height\x18\x05 \x01(\r\x12\x37\n\x0e\x63lassification\x18\n \x01(\x0b\x32\x1d.visionloop.v1.ClassificationH\x00\x42\x08\n\x06result\"<\n\x0bImageStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"z\n\x0e\x43lassification\x12*\n\x06labels\x18\x01 \x03(\x0b\x32\x1a.visionloop.v1.ScoredLabel\x12\x10\n\x08not_sure\x18\x02 \x01(\x08\x12\x11\n\tthreshold\x18\x03 \x01(\x01\x12\x17\n\x0fnot_sure_reason\x18\x04 \x01(\t\"B\n\x0bScoredLabel\x12\x10\n\x08\x63lass_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x01\"\x96\x01\n\x17RecognizeStreamResponse\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x1a.visionloop.v1.ImageStatus\x12\x32\n\x08response\x18\x02 \x01(\x0b\x32 .visionloop.v1.RecognizeResponse\x12\x1b\n\x13retry_after_seconds\x18\x03 \x01(\x01\"\xac\x01\n\x15SubmitFeedbackRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x15\n\rprediction_id\x18\x02 \x01(\t\x12\x12\n\x08\x63lass_id\x18\x03 \x01(\tH\x00\x12\x0f\n\x05wrong\x18\x04 \x01(\x08H\x00\x12\x0f\n\x05image\x18\x05 \x01(\x0cH\x01\x12\x16\n\x0cimage_sha256\x18\x06 \x01(\tH\x01\x12\x0c\n\x04note\x18\x07 \x01(\tB\t\n\x07verdictB\t\n\x07picture\"5\n\x16SubmitFeedbackResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\x32\x9c\x02\n\x0bRecognition\x12N\n\tRecognize\x12\x1f.visionloop.v1.RecognizeRequest\x1a .visionloop.v1.RecognizeResponse\x12^\n\x0fRecognizeStream\x12\x1f.visionloop.v1.RecognizeRequest\x1a&.visionloop.v1.RecognizeStreamResponse(\x01\x30\x01\x12]\n\x0eSubmitFeedback\x12$.visionloop.v1.SubmitFeedbackRequest\x1a%.visionloop.v1.SubmitFeedbackResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fvisionloop/v1/recognition.proto\x12\rvisionloop.v1\"\x95\x01\n\x10RecognizeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12+\n\x06images\x18\x03 \x03(\x0b\x32\x1b.visionloop.v1.EncodedImage\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\x13\n\x0brouting_key\x18\x05 \x01(\t\x12\x10\n\x08priority\x18\x06 \x01(\r\"(\n\x0c\x45ncodedImage\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\n\n\x02id\x18\x02 \x01(\t\"`\n\x11RecognizeResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12+\n\x07results\x18\x03 \x03(\x0b\x32\x1a.visionloop.v1.ImageResult\"\xf6\x01\n\x0bImageResult\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12*\n\x06status\x18\x02 \x01(\x0b\x32\x1a.visionloop.v1.ImageStatus\x12\x15\n\rprediction_id\x18\x03 \x01(\t\x12\r\n\x05width\x18\x04 \x01(\r\x12\x0e\n\x06height\x18\x05 \x01(\r\x12\x37\n\x0e\x63lassification\x18\n \x01(\x0b\x32\x1d.visionloop.v1.ClassificationH\x00\x12\x30\n\x0bmulti_label\x18\x0b \x01(\x0b\x32\x19.visionloop.v1.MultiLabelH\x00\x42\x08\n\x06result\"<\n\x0bImageStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"z\n\x0e\x43lassification\x12*\n\x06labels\x18\x01 \x03(\x0b\x32\x1a.visionloop.v1.ScoredLabel\x12\x10\n\x08not_sure\x18\x02 \x01(\x08\x12\x11\n\tthreshold\x18\x03 \x01(\x01\x12\x17\n\x0fnot_sure_reason\x18\x04 \x01(\t\"B\n\x0bScoredLabel\x12\x10\n\x08\x63lass_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x01\"c\n\nMultiLabel\x12*\n\x06labels\x18\x01 \x03(\x0b\x32\x1a.visionloop.v1.LabelAnswer\x12\x10\n\x08not_sure\x18\x02 \x01(\x08\x12\x17\n\x0fnot_sure_reason\x18\x03 \x01(\t\"f\n\x0bLabelAnswer\x12\x10\n\x08\x63lass_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x01\x12\x11\n\tthreshold\x18\x04 \x01(\x01\x12\x0f\n\x07present\x18\x05 \x01(\x08\"\x96\x01\n\x17RecognizeStreamResponse\x12*\n\x06status\x18\x01 \x01(\x0b\x32\x1a.visionloop.v1.ImageStatus\x12\x32\n\x08response\x18\x02 \x01(\x0b\x32 .visionloop.v1.RecognizeResponse\x12\x1b\n\x13retry_after_seconds\x18\x03 \x01(\x01\"\xac\x01\n\x15SubmitFeedbackRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x15\n\rprediction_id\x18\x02 \x01(\t\x12\x12\n\x08\x63lass_id\x18\x03 \x01(\tH\x00\x12\x0f\n\x05wrong\x18\x04 \x01(\x08H\x00\x12\x0f\n\x05image\x18\x05 \x01(\x0cH\x01\x12\x16\n\x0cimage_sha256\x18\x06 \x01(\tH\x01\x12\x0c\n\x04note\x18\x07 \x01(\tB\t\n\x07verdictB\t\n\x07picture\"5\n\x16SubmitFeedbackResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\x32\x9c\x02\n\x0bRecognition\x12N\n\tRecognize\x12\x1f.visionloop.v1.RecognizeRequest\x1a .visionloop.v1.RecognizeResponse\x12^\n\x0fRecognizeStream\x12\x1f.visionloop.v1.RecognizeRequest\x1a&.visionloop.v1.RecognizeStreamResponse(\x01\x30\x01\x12]\n\x0eSubmitFeedback\x12$.visionloop.v1.SubmitFeedbackRequest\x1a%.visionloop.v1.SubmitFeedbackResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,19 +38,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECOGNIZERESPONSE']._serialized_start=244
   _globals['_RECOGNIZERESPONSE']._serialized_end=340
   _globals['_IMAGERESULT']._serialized_start=343
-  _globals['_IMAGERESULT']._serialized_end=539
-  _globals['_IMAGESTATUS']._serialized_start=541
-  _globals['_IMAGESTATUS']._serialized_end=601
-  _globals['_CLASSIFICATION']._serialized_start=603
-  _globals['_CLASSIFICATION']._serialized_end=725
-  _globals['_SCOREDLABEL']._serialized_start=727
-  _globals['_SCOREDLABEL']._serialized_end=793
-  _globals['_RECOGNIZESTREAMRESPONSE']._serialized_start=796
-  _globals['_RECOGNIZESTREAMRESPONSE']._serialized_end=946
-  _globals['_SUBMITFEEDBACKREQUEST']._serialized_start=949
-  _globals['_SUBMITFEEDBACKREQUEST']._serialized_end=1121
-  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_start=1123
-  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_end=1176
-  _globals['_RECOGNITION']._serialized_start=1179
-  _globals['_RECOGNITION']._serialized_end=1463
+  _globals['_IMAGERESULT']._serialized_end=589
+  _globals['_IMAGESTATUS']._serialized_start=591
+  _globals['_IMAGESTATUS']._serialized_end=651
+  _globals['_CLASSIFICATION']._serialized_start=653
+  _globals['_CLASSIFICATION']._serialized_end=775
+  _globals['_SCOREDLABEL']._serialized_start=777
+  _globals['_SCOREDLABEL']._serialized_end=843
+  _globals['_MULTILABEL']._serialized_start=845
+  _globals['_MULTILABEL']._serialized_end=944
+  _globals['_LABELANSWER']._serialized_start=946
+  _globals['_LABELANSWER']._serialized_end=1048
+  _globals['_RECOGNIZESTREAMRESPONSE']._serialized_start=1051
+  _globals['_RECOGNIZESTREAMRESPONSE']._serialized_end=1201
+  _globals['_SUBMITFEEDBACKREQUEST']._serialized_start=1204
+  _globals['_SUBMITFEEDBACKREQUEST']._serialized_end=1376
+  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_start=1378
+  _globals['_SUBMITFEEDBACKRESPONSE']._serialized_end=1431
+  _globals['_RECOGNITION']._serialized_start=1434
+  _globals['_RECOGNITION']._serialized_end=1718
 # @@protoc_insertion_point(module_scope)

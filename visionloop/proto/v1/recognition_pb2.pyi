@@ -41,20 +41,22 @@ class RecognizeResponse(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., results: _Optional[_Iterable[_Union[ImageResult, _Mapping]]] = ...) -> None: ...
 
 class ImageResult(_message.Message):
-    __slots__ = ("image_id", "status", "prediction_id", "width", "height", "classification")
+    __slots__ = ("image_id", "status", "prediction_id", "width", "height", "classification", "multi_label")
     IMAGE_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     PREDICTION_ID_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     CLASSIFICATION_FIELD_NUMBER: _ClassVar[int]
+    MULTI_LABEL_FIELD_NUMBER: _ClassVar[int]
     image_id: str
     status: ImageStatus
     prediction_id: str
     width: int
     height: int
     classification: Classification
-    def __init__(self, image_id: _Optional[str] = ..., status: _Optional[_Union[ImageStatus, _Mapping]] = ..., prediction_id: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., classification: _Optional[_Union[Classification, _Mapping]] = ...) -> None: ...
+    multi_label: MultiLabel
+    def __init__(self, image_id: _Optional[str] = ..., status: _Optional[_Union[ImageStatus, _Mapping]] = ..., prediction_id: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., classification: _Optional[_Union[Classification, _Mapping]] = ..., multi_label: _Optional[_Union[MultiLabel, _Mapping]] = ...) -> None: ...
 
 class ImageStatus(_message.Message):
     __slots__ = ("code", "reason", "message")
@@ -87,6 +89,30 @@ class ScoredLabel(_message.Message):
     name: str
     probability: float
     def __init__(self, class_id: _Optional[str] = ..., name: _Optional[str] = ..., probability: _Optional[float] = ...) -> None: ...
+
+class MultiLabel(_message.Message):
+    __slots__ = ("labels", "not_sure", "not_sure_reason")
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    NOT_SURE_FIELD_NUMBER: _ClassVar[int]
+    NOT_SURE_REASON_FIELD_NUMBER: _ClassVar[int]
+    labels: _containers.RepeatedCompositeFieldContainer[LabelAnswer]
+    not_sure: bool
+    not_sure_reason: str
+    def __init__(self, labels: _Optional[_Iterable[_Union[LabelAnswer, _Mapping]]] = ..., not_sure: bool = ..., not_sure_reason: _Optional[str] = ...) -> None: ...
+
+class LabelAnswer(_message.Message):
+    __slots__ = ("class_id", "name", "probability", "threshold", "present")
+    CLASS_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    PRESENT_FIELD_NUMBER: _ClassVar[int]
+    class_id: str
+    name: str
+    probability: float
+    threshold: float
+    present: bool
+    def __init__(self, class_id: _Optional[str] = ..., name: _Optional[str] = ..., probability: _Optional[float] = ..., threshold: _Optional[float] = ..., present: bool = ...) -> None: ...
 
 class RecognizeStreamResponse(_message.Message):
     __slots__ = ("status", "response", "retry_after_seconds")

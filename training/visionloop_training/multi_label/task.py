@@ -1,0 +1,157 @@
+"""Any number of classes an image: the stages of `tasks.Task` for a sigmoid of each class."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from visionloop.bundle import LabelCalibration, LabelThresholds, MultiLabelBundle
+from visionloop.errors import RefusedError
+from visionloop.preprocessing import Preprocessing
+from visionloop_training import publish
+from visionloop_training.config import TrainingConfig
+from visionloop_training.data import Blobs, Dataset
+from visionloop_training.evaluate import score
+from visionloop_training.export import Session
+from visionloop_training.gate import Verdict
+from visionloop_training.gate_checks import Costs
+from visionloop_training.intervals import Interval
+from visionloop_training.links import Sigmoids
+from visionloop_training.metrics import Floats
+from visionloop_training.multi_label import gate
+from visionloop_training.multi_label.calibrate import Calibrated, calibrate
+from visionloop_training.multi_label.evaluate import LabelEvaluation, ScoredLabels, evaluate
+from visionloop_training.parity import Parity
+from visionloop_training.report.multi_label import parts
+from visionloop_training.stable import Version
+from visionloop_training.targets import multi_hot
+
+
+class MultiLabel:
+    """The stages, each with what the ones before it found."""
+
+    calibrated: Calibrated
+    scored: ScoredLabels
+    evaluation: LabelEvaluation
+
+    def __init__(self, data: Dataset, config: TrainingConfig) -> None:
+        self._data = data
+        self._config = config
+        self._theirs: tuple[Version, ScoredLabels] | None = None
+        self._distances: Floats | None = None
+
+    def calibrate(self, val_logits: Floats) -> None:
+        """Temperature, bias and threshold of each class."""
+        truth = multi_hot(self._data.val, len(self._data.class_ids))
+        self.calibrated = calibrate(val_logits, truth, self._config.labels)
+
+    @property
+    def link(self) -> Sigmoids:
+        """sigmoid(logits / temperatures + biases)."""
+        return Sigmoids(self.calibrated.temperatures, self.calibrated.biases)
+
+    def evaluate(self, session: Session, blobs: Blobs, preprocessing: Preprocessing) -> None:
+        """On test."""
+        found = score(session, blobs, preprocessing, self._data.test)
+        self._distances = found.distances
+        self.scored = ScoredLabels.of(found, self.calibrated.present)
+        self.evaluation = evaluate(self.scored, self._data.class_ids)
+
+    def decide(
+        self,
+        stable: Version | None,
+        blobs: Blobs,
+        *,
+        parity: Parity,
+        costs: Costs,
+        looks: Sequence[int],
+    ) -> Verdict:
+        """Paired on each image's Jaccard index."""
+        data = self._data
+        opponent = None
+        if stable is not None:
+            if not isinstance(stable.bundle, MultiLabelBundle):
+                raise RefusedError(f"stable is of the task {stable.bundle.task!r}")
+            answers = stable.answers(data.test, blobs)
+            theirs = ScoredLabels.of(answers, stable.bundle.thresholds.present)
+            self._theirs = stable, theirs
+            opponent = gate.Opponent(
+                version=stable.bundle.version,
+                answers=theirs.answers,
+                class_ids=stable.class_ids,
+                seen=stable.seen,
+                tested=stable.tested,
+            )
+        return gate.decide(
+            self.scored,
+            self.evaluation,
+            data.class_ids,
+            frozenset(item.group for item in (*data.train, *data.val)),
+            opponent,
+            self._config.gate,
+            parity=parity,
+            costs=costs,
+            looks=looks,
+        )
+
+    def headline(self, parity: Parity) -> dict[str, float]:
+        """The numbers that lists and the alias history show."""
+        found = self.evaluation
+        area, ranked = found.macro_auroc, found.mean_average_precision
+        return {
+            **({} if ranked is None else _with_ends("mean_average_precision", ranked)),
+            "macro_precision": found.macro_precision.value,
+            "macro_recall": found.macro_recall.value,
+            "macro_f1": found.macro_f1.value,
+            "micro_f1": found.micro_f1.value,
+            **({} if area is None else {"macro_auroc": area.value}),
+            "jaccard": found.jaccard.value,
+            **_with_ends("subset_accuracy", found.subset_accuracy),
+            "test_ece": found.ece.value,
+            **publish.counts(parity, self._data),
+        }
+
+    def report(self, verdict: Verdict, distance: float | None) -> dict[str, Any]:
+        """Its parts of report.json."""
+        data = self._data
+        theirs = None
+        if self._theirs is not None:
+            stable, answers = self._theirs
+            theirs = (stable.bundle.version, stable.class_ids, answers)
+        far = 0.0
+        if distance is not None and self._distances is not None:
+            far = float((self._distances > distance).mean())
+        return {
+            **parts(self.calibrated, self.scored, self.evaluation, theirs, verdict, data.class_ids),
+            "not_sure": {"distance": distance, "unfamiliar": far},
+        }
+
+    def bundle(
+        self, fields: dict[str, Any], parity: Parity, distance: float | None
+    ) -> MultiLabelBundle:
+        """bundle.json."""
+        found = self.calibrated
+        return MultiLabelBundle(
+            **fields,
+            calibration=LabelCalibration(
+                temperatures=found.temperatures,
+                biases=found.biases,
+                ece_before=found.ece_before,
+                ece_after=found.ece_after,
+            ),
+            thresholds=LabelThresholds(
+                method=self._config.labels.threshold, present=found.present, distance=distance
+            ),
+            metrics=self.headline(parity),
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Numbers of calibration for `--json`."""
+        found = self.calibrated
+        return {
+            "ece_before": found.ece_before,
+            "ece_after": found.ece_after,
+            "present": dict(zip(self._data.class_ids, found.present, strict=True)),
+        }
+
+
+def _with_ends(name: str, found: Interval) -> dict[str, float]:
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}

@@ -1,0 +1,80 @@
+"""What the report says of a model that gives each image one class."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from visionloop_training.calibrate import Calibrated
+from visionloop_training.evaluate import Evaluation, Scored, predictions
+from visionloop_training.gate import Opponent, Verdict
+
+
+def parts(
+    calibrated: Calibrated,
+    distance: float | None,
+    scored: Scored,
+    evaluation: Evaluation,
+    opponent: Opponent | None,
+    verdict: Verdict,
+    class_ids: tuple[str, ...],
+) -> dict[str, Any]:
+    """Its parts of report.json."""
+    return {
+        "calibration": asdict(calibrated),
+        "not_sure": _not_sure(scored, calibrated, distance),
+        "evaluation": evaluation.as_json(),
+        "comparison": _comparison(scored, opponent, verdict, class_ids),
+        "predictions": list(predictions(scored, class_ids)),
+    }
+
+
+def _not_sure(scored: Scored, calibrated: Calibrated, distance: float | None) -> dict[str, Any]:
+    """What the thresholds, fitted on val, do on test."""
+    n = len(scored.items)
+    low = scored.probabilities.max(axis=1) < calibrated.not_sure
+    unfamiliar = low & False
+    if distance is not None and scored.distances is not None:
+        unfamiliar = scored.distances > distance
+    answered = ~(low | unfamiliar)
+    right = int((scored.right & answered).sum())
+    told: dict[str, Any] = {
+        "distance": distance,
+        "low_probability": float(low.mean()),
+        "unfamiliar": float(unfamiliar.mean()),
+        "answered": float(answered.mean()),
+        "answered_accuracy": right / max(1, int(answered.sum())),
+        "wrong_and_sure": (int(answered.sum()) - right) / n,
+    }
+    if calibrated.sets is not None:
+        sets = calibrated.sets.sets(scored.probabilities)
+        told["set_coverage"] = float(sets[range(n), scored.labels].mean())
+        told["set_size"] = float(sets.sum(axis=1).mean())
+    return told
+
+
+def _comparison(
+    scored: Scored, opponent: Opponent | None, verdict: Verdict, class_ids: Sequence[str]
+) -> dict[str, Any] | None:
+    """The images on which the two models differ, with both answers; None without an opponent."""
+    if opponent is None:
+        return None
+    theirs = opponent.answers()
+    places = {item.sha256: place for place, item in enumerate(scored.items)}
+
+    def told(sha256: str) -> dict[str, Any]:
+        place = places[sha256]
+        ours = scored.probabilities[place]
+        return {
+            "sha256": sha256,
+            "label": class_ids[scored.items[place].label],
+            "candidate": class_ids[int(ours.argmax())],
+            "candidate_probability": round(float(ours.max()), 6),
+            "stable": theirs[place],
+            "stable_probability": round(float(opponent.scored.probabilities[place].max()), 6),
+        }
+
+    return {
+        "version": opponent.version,
+        "gained": [told(sha256) for sha256 in verdict.gained],
+        "lost": [told(sha256) for sha256 in verdict.lost],
+    }
