@@ -4,9 +4,10 @@ import argparse
 import getpass
 from pathlib import Path
 
+from visionloop.cli.flags.shared import DEFAULT_DATA
 from visionloop.objectstore import ObjectStore, open_existing_store
 
-DEFAULT_FOLDER = Path("visionloop-data/store")
+DEFAULT_FOLDER = Path(DEFAULT_DATA, "store")
 
 
 def open_from(options: argparse.Namespace) -> ObjectStore:

@@ -6,7 +6,7 @@ from visionloop.flags import StrictParser
 
 def add_import(verbs: Verbs, common: StrictParser) -> None:
     """`import SOURCE`."""
-    service = service_flags("labeling", 8081)
+    service = service_flags("labeling")
     imports = verb(
         verbs,
         "import",
@@ -60,7 +60,7 @@ def add_import(verbs: Verbs, common: StrictParser) -> None:
 def add_snapshots(verbs: Verbs, common: StrictParser) -> None:
     """`snapshots` and its verbs."""
     store = store_flags()
-    service = service_flags("labeling", 8081)
+    service = service_flags("labeling")
     snapshots = group(verbs, "snapshots", "the immutable datasets that models are trained on")
     create = verb(
         snapshots,
@@ -83,7 +83,7 @@ def add_snapshots(verbs: Verbs, common: StrictParser) -> None:
 
 def add_labels(verbs: Verbs, common: StrictParser) -> None:
     """`labels` and its verbs."""
-    service = service_flags("labeling", 8081)
+    service = service_flags("labeling")
     labels = group(verbs, "labels", "the labels of a dataset")
     export = verb(
         labels,

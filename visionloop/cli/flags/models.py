@@ -58,7 +58,7 @@ def add_models(verbs: Verbs, common: StrictParser) -> None:
 
 
 def _add_check(models: Verbs, parents: Sequence[StrictParser]) -> None:
-    service = service_flags("inference", 8001)
+    service = service_flags("inference")
     check = verb(
         models,
         "check",

@@ -6,7 +6,7 @@ from visionloop.flags import StrictParser
 
 def add_predict(verbs: Verbs, common: StrictParser) -> None:
     """`predict IMAGE …`."""
-    service = service_flags("inference", 8001)
+    service = service_flags("inference")
     predict = verb(
         verbs,
         "predict",
@@ -28,7 +28,7 @@ def add_predict(verbs: Verbs, common: StrictParser) -> None:
 
 def add_feedback(verbs: Verbs, common: StrictParser) -> None:
     """`feedback PREDICTION_ID`."""
-    service = service_flags("inference", 8001)
+    service = service_flags("inference")
     feedback = verb(
         verbs,
         "feedback",

@@ -10,6 +10,7 @@ from visionloop.flags import StrictParser
 Verbs: TypeAlias = "argparse._SubParsersAction[StrictParser]"
 
 DEFAULT_DATA = "visionloop-data"
+GRPC_PORTS = {"inference": 8001, "labeling": 8081}
 # The verbs' modules whose libraries are not in the bare install, and the extra that brings them.
 NEEDS = {
     "doctor": "core",
@@ -51,12 +52,12 @@ def store_flags() -> StrictParser:
     return flags
 
 
-def service_flags(name: str, port: int) -> StrictParser:
+def service_flags(name: str) -> StrictParser:
     """A parent for verbs that ask a service: where it is, and how it is trusted."""
     flags = StrictParser(add_help=False)
     flags.add_argument(
         "--target",
-        default=environment(f"{name.upper()}_TARGET", f"127.0.0.1:{port}"),
+        default=environment(f"{name.upper()}_TARGET", f"127.0.0.1:{GRPC_PORTS[name]}"),
         metavar="HOST:PORT",
         help=f"gRPC address of the {name} service (default: %(default)s)",
     )
