@@ -99,13 +99,7 @@ async def serve(settings: Settings) -> None:
 async def _listen(settings: Settings, service: LabelingService, readiness: Readiness) -> None:
     certificates = _certificates(settings)
     lines = RequestLines(settings.access_log)
-    gate = Gate(
-        service.database,
-        accounts=settings.accounts,
-        requests_per_second=settings.requests_per_second,
-        quotas=Quotas(service.database, images=settings.daily_images, size=settings.daily_bytes),
-        readiness=readiness,
-    )
+    gate = _gate(settings, service, readiness)
     api = make_api(
         service,
         gate,
@@ -144,21 +138,43 @@ async def _listen(settings: Settings, service: LabelingService, readiness: Readi
         _forget_what_stays()
         _announce(settings, ports)
         await readiness.stopping.wait()
-        _log.info("draining: serving on until no request has come for a while")
-        await grpc_server.not_serving()
-        await readiness.quiet(settings.drain_quiet_seconds, settings.drain_seconds / 2)
-        _log.info("draining: finishing what has been received")
-        service.drain()
-        await asyncio.gather(
-            grpc_server.stop(settings.drain_seconds),
-            http_server.stop(),
-            background.stop(settings.drain_seconds),
-        )
+        await _drain(settings, service, readiness, grpc_server, http_server, background)
         if suggester is not None:
             suggester.close()
         await gate.close()
         if probes is not None:
             await probes.stop()
+
+
+def _gate(settings: Settings, service: LabelingService, readiness: Readiness) -> Gate:
+    return Gate(
+        service.database,
+        accounts=settings.accounts,
+        requests_per_second=settings.requests_per_second,
+        quotas=Quotas(service.database, images=settings.daily_images, size=settings.daily_bytes),
+        readiness=readiness,
+    )
+
+
+async def _drain(
+    settings: Settings,
+    service: LabelingService,
+    readiness: Readiness,
+    grpc_server: GrpcServer,
+    http_server: HttpServer,
+    background: Background,
+) -> None:
+    """Serves on until it is quiet, then finishes what has been received."""
+    _log.info("draining: serving on until no request has come for a while")
+    await grpc_server.not_serving()
+    await readiness.quiet(settings.drain_quiet_seconds, settings.drain_seconds / 2)
+    _log.info("draining: finishing what has been received")
+    service.drain()
+    await asyncio.gather(
+        grpc_server.stop(settings.drain_seconds),
+        http_server.stop(),
+        background.stop(settings.drain_seconds),
+    )
 
 
 @contextmanager
