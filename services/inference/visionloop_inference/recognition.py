@@ -51,12 +51,12 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
         self._max_images = max_images
         self._feedback = feedback
 
-    async def Recognize(  # noqa: N802 — the RPCs' names, here and below
+    async def Recognize(
         self, request: pb.RecognizeRequest, context: Context
     ) -> pb.RecognizeResponse:
         return await self._recognize(request, context, deadline_of(context))
 
-    async def RecognizeStream(  # noqa: N802
+    async def RecognizeStream(
         self, requests: AsyncIterator[pb.RecognizeRequest], context: Context
     ) -> AsyncIterator[pb.RecognizeStreamResponse]:
         deadline = deadline_of(context)
@@ -72,7 +72,7 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
         async for answer in in_order(requests, one, STREAM_REQUESTS):
             yield answer
 
-    async def SubmitFeedback(  # noqa: N802
+    async def SubmitFeedback(
         self, request: pb.SubmitFeedbackRequest, _context: Context
     ) -> pb.SubmitFeedbackResponse:
         return await self._feedback.submit(request, CALLER.get())
