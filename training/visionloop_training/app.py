@@ -70,6 +70,8 @@ def _run(flags: argparse.Namespace) -> int:
         raise ConfigurationError(
             "--lane auto asks the triggers, so it needs --if-needed", field="lane"
         )
+    if flags.search:
+        require("search")
     _check_given(flags, ("store", "dataset", "model"))
 
     from visionloop.objectstore import open_existing_store
@@ -99,6 +101,7 @@ def _run(flags: argparse.Namespace) -> int:
             lane=flags.lane,
             if_needed=flags.if_needed,
             check_only=flags.check,
+            search_seconds=60.0 * (flags.search or 0.0),
             who=flags.who or "",
             checkpoint_seconds=flags.checkpoint_seconds,
             stop=stop,

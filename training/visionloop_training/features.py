@@ -63,16 +63,16 @@ class Features:
         self._workers = workers or Workers()
         self.computed = 0  # arrays that were not in the cache yet
         if network.frozen:
-            self._key = key_of(
-                {
-                    **pixels,
-                    "backbone": network.backbone.name,
-                    "weights": _digest(network.backbone.stages[: network.frozen]),
-                    "frozen": network.frozen,
-                    "augmentation": augmentation.model_dump(mode="json", exclude={"variants"}),
-                }
-            )
-            self._cache = ArrayCache(folder, "activations", self._key)
+            bottom: dict[str, object] = {
+                **pixels,
+                "backbone": network.backbone.name,
+                "weights": _digest(network.backbone.stages[: network.frozen]),
+                "frozen": network.frozen,
+            }
+            self._graph = key_of(bottom)
+            varied = augmentation.model_dump(mode="json", exclude={"variants"})
+            key = key_of({**bottom, "augmentation": varied})
+            self._cache = ArrayCache(folder, "activations", key)
 
     @property
     def variants(self) -> int | None:
@@ -137,7 +137,7 @@ class Features:
 
     def _bottom(self) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
         """The frozen stages as a function of uint8 images (batch, height, width, 3)."""
-        path = self._folder / "graphs" / f"{self._key}.onnx"
+        path = self._folder / "graphs" / f"{self._graph}.onnx"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             height, width = self._preprocessing.output_size

@@ -65,6 +65,14 @@ def parser() -> argparse.ArgumentParser:
         help="full: from the backbone (default). fast: a new head on the stable version's body, in "
         "seconds. auto: what the triggers call for, with --if-needed",
     )
+    add(
+        "--search",
+        type=_minutes,
+        default=_environment("search"),
+        metavar="MINUTES",
+        help="first try settings of fine-tuning for so long, judged on val, and train with the "
+        "best; needs the extra search",
+    )
     add("--check", action="store_true", help="only the checks before the first epoch, then stop")
     add(
         "--reproduce",
@@ -205,6 +213,16 @@ def _seconds(text: str) -> float:
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return seconds
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
+    if not 0 < minutes < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes above 0")
+    return minutes
 
 
 def _path(flag: str) -> Path | None:

@@ -158,9 +158,9 @@ class FullLane:
         return graph
 
     def finished(self) -> None:
-        """Removes the checkpoints."""
-        if self._checkpoints is not None:
-            self._checkpoints.remove()
+        """Removes the checkpoints, also those of such a run in another process."""
+        if self._open is not None:
+            (self._checkpoints or self._open(self._run_key())).remove()
 
     def _run_key(self) -> str:
         """Names the run by all that decides its weights, so that only its like goes on from it."""

@@ -6,15 +6,17 @@ still the one that a version was made with.
 
 import platform
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pydantic import ValidationError
 
 from visionloop.bundle import ClassifierBundle
 from visionloop_training.config import TrainingConfig
+from visionloop_training.search.space import SEARCHED
 
 # Sections that do not change what is made.
-_BESIDE = {"triggers", "card"}
+_BESIDE: dict[str, Any] = {"triggers": True, "card": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,11 @@ class Made:
         )
 
 
-def same_training(bundle: ClassifierBundle, config: TrainingConfig) -> bool:
-    """Whether the version was made with this configuration.
+def same_training(
+    bundle: ClassifierBundle, config: TrainingConfig, *, searched: bool = False
+) -> bool:
+    """Whether the version was made with this configuration; `searched`: but for what a search
+    would choose.
 
     Settings that came later have their defaults there: they were what the program did then.
     """
@@ -47,4 +52,5 @@ def same_training(bundle: ClassifierBundle, config: TrainingConfig) -> bool:
         then = TrainingConfig.model_validate(bundle.provenance.config)
     except ValidationError:
         return False  # of another time, or of other making
-    return then.model_dump(exclude=_BESIDE) == config.model_dump(exclude=_BESIDE)
+    beside = {**_BESIDE, **(SEARCHED if searched else {})}
+    return then.model_dump(exclude=beside) == config.model_dump(exclude=beside)

@@ -46,6 +46,9 @@ from visionloop_training.fast_lane import FastLane
 from visionloop_training.lanes import FullLane, Lane, Learned, Surroundings, open_checkpoints
 from visionloop_training.looks import earlier_looks
 from visionloop_training.made import Made, same_training
+from visionloop_training.search import stage as search
+from visionloop_training.search.record import SearchRecord
+from visionloop_training.search.table import as_json as search_json
 from visionloop_training.stable import Version, full_version
 from visionloop_training.stable import stable as stable_version
 from visionloop_training.stop import Stop
@@ -72,6 +75,7 @@ class Request:
     lane: Asked = "full"
     if_needed: bool = False  # train only where a trigger says so
     check_only: bool = False  # end after the checks that come before the first epoch
+    search_seconds: float = 0.0  # spent on better settings first
     who: str = ""
     checkpoint_seconds: float = 300.0
     stop: Stop = field(default_factory=Stop)
@@ -93,6 +97,7 @@ class Result:
     pinned: str = ""  # who keeps stable where it is, and why
     metrics: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # on classes, for people
+    searched: SearchRecord | None = None
     checked: list[str] = field(default_factory=list)  # by `check_only`
     summary: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
@@ -112,6 +117,7 @@ class Result:
             "pinned": self.pinned,
             "metrics": self.metrics,
             **({"checked": self.checked} if self.checked else {}),
+            **({"search": search_json(self.searched)} if self.searched else {}),
             **self.summary,
             "timings": self.timings,
         }
@@ -124,6 +130,8 @@ def run(request: Request) -> Result | None:
     that the user or the operator must act on.
     """
     config, repository = request.config, ModelRepository(request.store)
+    if request.search_seconds:
+        search.check(request.lane, request.workers)
     if request.force and config.gate.mode == "manual":
         raise ConfigurationError(
             "--force promotes and gate.mode=manual never does; leave one of them out", field="force"
@@ -165,6 +173,17 @@ def run(request: Request) -> Result | None:
         if request.check_only:
             number = stable.bundle.version if stable else None
             return Result(None, False, data.snapshot, number, decision, notes=told, checked=checked)
+
+    searched = None
+    if request.search_seconds and decision.lane == "full":
+        with clock("search"):
+            found = search.best(
+                data, config, _around(request, blobs), request.store, request.model,
+                request.checkpoint_seconds, request.search_seconds,
+            )  # fmt: skip
+            searched = found.record
+        request = replace(request, config=found.config)
+        config = request.config
 
     lane = _lane(request, decision, data, stable, blobs)
     with clock("backbone"):
@@ -228,6 +247,7 @@ def run(request: Request) -> Result | None:
                 parity=proof,
                 verdict=verdict,
                 parts=task.report(verdict, distance),
+                searched=searched,
                 features_computed=lane.computed,
                 timings=clock.seconds,
             )
@@ -249,6 +269,8 @@ def run(request: Request) -> Result | None:
             bundle = task.bundle(fields, proof, distance)
             repository.publish(bundle, folder)
             lane.finished()
+            if searched is not None:
+                found.file.remove()
 
     promoted, conflict = _promote(request, repository, bundle, before, verdict)
     cache.trim(request.cache)
@@ -264,6 +286,7 @@ def run(request: Request) -> Result | None:
         pinned=pinned_words(request.model, before.aliases),
         metrics=bundle.metrics,
         notes=told,
+        searched=searched,
         summary=_summary(data, learned, task, proof, lane),
         timings=clock.seconds,
     )
@@ -301,17 +324,23 @@ def _decide(
         weigh = triggers.weigh if request.if_needed else triggers.anything_new
         decision = weigh(
             request.lane, data, now, stable, full, blobs, request.config.triggers,
-            same_config=same_training(full.bundle, request.config) if full else False,
+            same_config=same_training(
+                full.bundle, request.config, searched=request.search_seconds > 0
+            ) if full else False,
         )  # fmt: skip
         return json.dumps(decision.as_json())
 
     return Decision.of(json.loads(request.workers.same(decided)))
 
 
+def _around(request: Request, blobs: Blobs) -> Surroundings:
+    return Surroundings(blobs, request.cache, request.stop, request.workers, request.watch)
+
+
 def _lane(
     request: Request, decision: Decision, data: Dataset, stable: Version | None, blobs: Blobs
 ) -> Lane:
-    around = Surroundings(blobs, request.cache, request.stop, request.workers, request.watch)
+    around = _around(request, blobs)
     if decision.lane == "fast" and stable is not None:
         return FastLane(data, request.config, around, stable)
     checkpoints = open_checkpoints(request.store, request.model, request.checkpoint_seconds)

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from visionloop_training.search.table import table
+
 if TYPE_CHECKING:
     from visionloop_training.pipeline import Result
     from visionloop_training.triggers import Decision
@@ -39,6 +41,9 @@ def _trained(model: str, result: "Result") -> str:
     if result.verdict:
         lines.append(f"  gate            {result.verdict.reason}")
     lines += [f"  note            {note}" for note in result.notes]
+    if result.searched:
+        first, *others = table(result.searched)
+        lines += [f"  search          {first}", *(f"{'':<18}{line}" for line in others)]
     stable = f"stable is version {result.stable}" if result.stable else "there is no stable version"
     lines.append(
         f"  {'promoted' if result.promoted else 'not promoted'}: {result.pinned or stable}"

@@ -23,7 +23,7 @@ LOADER_WAIT_RATIO = _gauge(
 )
 STAGE_INFO = _gauge(
     "visionloop_training_stage_info",
-    "1 for the stage that runs now (snapshot, preflight, backbone, fit, calibrate, export, parity, "
-    "evaluate, gate, publish), 0 for the others.",
+    "1 for the stage that runs now (snapshot, preflight, search, backbone, fit, calibrate, export, "
+    "familiarity, parity, evaluate, gate, publish), 0 for the others.",
     ("stage",),
 )

@@ -12,6 +12,8 @@ from visionloop_training.data import Dataset
 from visionloop_training.gate import Verdict
 from visionloop_training.lanes import Learned, Origin
 from visionloop_training.parity import Parity
+from visionloop_training.search.record import SearchRecord
+from visionloop_training.search.table import as_json as search_json
 
 FORMAT_VERSION = 2  # 1 had numbers where there are intervals now
 
@@ -27,6 +29,7 @@ def document(
     parity: Parity,
     verdict: Verdict,
     parts: Mapping[str, Any],
+    searched: SearchRecord | None,
     features_computed: int,
     timings: Mapping[str, float],
 ) -> dict[str, Any]:
@@ -56,6 +59,7 @@ def document(
             **fitted.recipe(),
             "features_computed": features_computed,
         },
+        "search": search_json(searched) if searched else None,
         "parity": asdict(parity),
         "gate": verdict.as_json(),
         **parts,
