@@ -26,6 +26,7 @@ QUICK = (
     "augment.brightness=0.2",
     "fit.freeze=blocks.5",
     "fit.epochs=2",
+    "fit.learning_rate=1e-3",
     "fit.batch_size=16",
     "fit.keep=last",
     "gate.policy=not-significantly-worse",

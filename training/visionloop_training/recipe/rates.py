@@ -35,7 +35,7 @@ class Rates:
 # For AdamW. Batch norm's were measured here (docs/training.md); the others follow the layer-wise
 # decay and the rates that BEiT, ConvNeXt and AutoGluon fine-tune with.
 _BY_KIND: dict[Kind, Rates] = {
-    "batch norm": Rates(1e-3, 0.5, 0.8),
+    "batch norm": Rates(3e-4, 1.0, 0.9),
     "layer norm": Rates(1e-3, 0.1, 0.75),
     "no norm": Rates(5e-4, 0.1, 0.8),
 }
