@@ -53,7 +53,7 @@ from visionloop_training.stable import Version, full_version
 from visionloop_training.stable import stable as stable_version
 from visionloop_training.stop import Stop
 from visionloop_training.tasks import Task, check_same_task, task_of
-from visionloop_training.triggers import Asked, Decision
+from visionloop_training.triggers import Asked, Decision, Situation
 from visionloop_training.watch import Watch
 
 _log = logging.getLogger(__name__)
@@ -321,14 +321,20 @@ def _decide(
         if request.again:
             return json.dumps(triggers.asked_for(request.lane, stable).as_json())
         full = full_version(request.store, stable, request.cache) if stable else None
+        searched = request.search_seconds > 0
+        situation = Situation(
+            asked=request.lane,
+            data=data,
+            now=now,
+            stable=stable,
+            full=full,
+            blobs=blobs,
+            config=request.config.triggers,
+            same_config=full is not None
+            and same_training(full.bundle, request.config, searched=searched),
+        )
         weigh = triggers.weigh if request.if_needed else triggers.anything_new
-        decision = weigh(
-            request.lane, data, now, stable, full, blobs, request.config.triggers,
-            same_config=same_training(
-                full.bundle, request.config, searched=request.search_seconds > 0
-            ) if full else False,
-        )  # fmt: skip
-        return json.dumps(decision.as_json())
+        return json.dumps(weigh(situation).as_json())
 
     return Decision.of(json.loads(request.workers.same(decided)))
 

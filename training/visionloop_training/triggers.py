@@ -65,6 +65,29 @@ class Decision:
         return cls(plain["lane"], plain["reason"], found)
 
 
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What is weighed: the data as it is now, and what the model in production was made of."""
+
+    asked: Asked
+    data: Dataset
+    now: Snapshot
+    stable: Version | None
+    full: Version | None  # of the full lane, whose body stable has (or stable); None with stable
+    blobs: Blobs
+    config: TriggersConfig
+    same_config: bool  # as `full` was made with
+
+    @property
+    def already_made(self) -> Version | None:
+        """The version that a run would only make again, if there is one."""
+        of_head = self.asked == "fast"
+        reference = self.stable if of_head else self.full
+        if reference is None or not _same_snapshot(reference.bundle, self.now):
+            return None
+        return reference if of_head or self.same_config else None
+
+
 def asked_for(asked: Asked, stable: Version | None) -> Decision:
     """Without any weighing: what the flag says. Raises ConfigurationError where that cannot be."""
     if asked == "fast" and stable is None:
@@ -76,43 +99,21 @@ def asked_for(asked: Asked, stable: Version | None) -> Decision:
     return Decision("full" if asked != "fast" else "fast", "asked for")
 
 
-def anything_new(
-    asked: Asked,
-    data: Dataset,
-    now: Snapshot,
-    stable: Version | None,
-    full: Version | None,
-    blobs: Blobs,
-    config: TriggersConfig,
-    *,
-    same_config: bool,
-) -> Decision:
+def anything_new(situation: Situation) -> Decision:
     """Without `--if-needed`: anything but the same snapshot with the same configuration is new."""
-    del data, blobs, config
-    decision = asked_for(asked, stable)
-    reference = stable if asked == "fast" else full
-    if reference and _same_snapshot(reference.bundle, now) and (same_config or asked == "fast"):
-        return _same(reference, now)
-    return decision
+    decision = asked_for(situation.asked, situation.stable)
+    made = situation.already_made
+    return decision if made is None else _same(made, situation.now)
 
 
-def weigh(
-    asked: Asked,
-    data: Dataset,
-    now: Snapshot,
-    stable: Version | None,
-    full: Version | None,
-    blobs: Blobs,
-    config: TriggersConfig,
-    *,
-    same_config: bool,
-) -> Decision:
-    """What to do. `full` is the version of the full lane that stable's body is of (or stable)."""
+def weigh(situation: Situation) -> Decision:
+    """With `--if-needed`: every trigger, and what they ask for together."""
+    asked, stable, full = situation.asked, situation.stable, situation.full
+    data, now, config = situation.data, situation.now, situation.config
     if stable is None or full is None:
         return _first(asked)
-    reference = stable if asked == "fast" else full
-    if _same_snapshot(reference.bundle, now) and (same_config or asked == "fast"):
-        return _same(reference, now)
+    if situation.already_made is not None:
+        return _same(situation.already_made, now)
     if stable.snapshot is None or full.snapshot is None:
         lost = Trigger(
             "history", "full", True, None, None, "the snapshot of the stable version is gone"
@@ -124,21 +125,25 @@ def weigh(
         _labels_since_full(asked, full.snapshot, now, len(data.train), config),
         _label_drift(stable.snapshot, data, new, config),
         _classes(data, stable),
-        _configuration(same_config),
+        _configuration(situation.same_config),
         _age(full.bundle, config),
     ]
+    return _decide(asked, [*triggers, *_of_new_images(situation, stable, new)])
+
+
+def _of_new_images(situation: Situation, stable: Version, new: Sequence[Item]) -> list[Trigger]:
+    """The triggers for which stable has to answer new images."""
+    config, blobs = situation.config, situation.blobs
     # In the order of digests the first ones are a random sample, and the same next time.
     shown = sorted(new, key=lambda item: item.sha256)[: config.fresh_images]
     if len(shown) >= config.min_fresh_images:
         met = fresh.meet(shown, stable, blobs)
-        triggers += [_fresh_errors(met, data, config), _embedding_drift(met, blobs, config)]
-    else:
-        words = f"{len(shown)} new images; {config.min_fresh_images} are needed to tell"
-        triggers += [
-            Trigger(name, "full", False, None, None, words)
-            for name in ("fresh_errors", "embedding_drift")
-        ]
-    return _decide(asked, triggers)
+        return [_fresh_errors(met, situation.data, config), _embedding_drift(met, blobs, config)]
+    words = f"{len(shown)} new images; {config.min_fresh_images} are needed to tell"
+    return [
+        Trigger(name, "full", False, None, None, words)
+        for name in ("fresh_errors", "embedding_drift")
+    ]
 
 
 def _same(reference: Version, now: Snapshot) -> Decision:
