@@ -8,6 +8,7 @@ from visionloop_training import gate
 from visionloop_training.config import GateConfig
 from visionloop_training.data import Item
 from visionloop_training.evaluate import Scored, evaluate
+from visionloop_training.verdict import Verdict
 
 CLASSES = ("one", "two")
 
@@ -25,7 +26,7 @@ def test_it_decides_as_the_gate_does(policy: str, difference: float):
     assert len(set(found)) == 2  # else this compares little
 
 
-def _judged(counts: np.ndarray, n: int, config: GateConfig) -> gate.Verdict:
+def _judged(counts: np.ndarray, n: int, config: GateConfig) -> Verdict:
     """The gate's own verdict on test images with these disagreements (2, 2, 2, 2)."""
     places = [
         place for place, count in np.ndenumerate(counts) for _ in range(int(count))

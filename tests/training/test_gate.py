@@ -13,7 +13,8 @@ from visionloop_training import gate
 from visionloop_training.config import GateConfig
 from visionloop_training.data import Item
 from visionloop_training.evaluate import Scored, evaluate
-from visionloop_training.gate_checks import Check, Costs
+from visionloop_training.gate_checks import FIRST, Check, Costs
+from visionloop_training.verdict import Beside, LabelChange, Verdict
 
 CLASSES = ("cat", "dog")
 SOFT = GateConfig(policy="not-significantly-worse", alpha=0.05)
@@ -44,7 +45,7 @@ def pair(both: int, candidate: int, stable: int, neither: int) -> tuple[Scored, 
     return scored(mine), scored(theirs)
 
 
-def verdict(counts: tuple[int, int, int, int], config: GateConfig, **changes) -> gate.Verdict:
+def verdict(counts: tuple[int, int, int, int], config: GateConfig, **changes) -> Verdict:
     mine, theirs = pair(*counts)
     opponent = gate.Opponent(
         version=3,
@@ -60,12 +61,11 @@ def verdict(counts: tuple[int, int, int, int], config: GateConfig, **changes) ->
         frozenset(),
         opponent,
         config,
-        costs=changes.get("costs"),
-        looks=changes.get("looks", ()),
+        Beside(costs=changes.get("costs"), looks=changes.get("looks", ())),
     )
 
 
-def check(judged: gate.Verdict, name: str) -> Check:
+def check(judged: Verdict, name: str) -> Check:
     [found] = [entry for entry in judged.checks if entry.name == name]
     return found
 
@@ -115,7 +115,7 @@ def test_the_first_version_must_beat_the_majority():
     for answers, expected in ((good, True), (lazy, False)):
         judged = gate.decide(answers, evaluate(answers, CLASSES), CLASSES, frozenset(), None, HARD)
         assert judged.passed is expected
-        assert judged.policy == gate.FIRST
+        assert judged.policy == FIRST
 
 
 def test_added_classes_are_compared_only_where_both_know_them():
@@ -128,7 +128,7 @@ def test_added_classes_are_compared_only_where_both_know_them():
     opponent = gate.Opponent(1, theirs, ("cat", "dog"), frozenset())
     judged = gate.decide(mine, evaluate(mine, names), names, frozenset(), opponent, SOFT)
     assert judged.images == 80
-    assert judged.label_change == gate.LabelChange(["owl"], [], 20)
+    assert judged.label_change == LabelChange(["owl"], [], 20)
 
 
 def test_other_column_orders_are_matched_by_class_id():
@@ -141,7 +141,7 @@ def test_other_column_orders_are_matched_by_class_id():
 
 def test_without_common_classes_the_majority_rule_holds():
     judged = verdict((30, 0, 0, 0), SOFT, class_ids=("owl", "fox"))
-    assert judged.policy == gate.FIRST
+    assert judged.policy == FIRST
     assert judged.label_change.removed == ["owl", "fox"]
 
 

@@ -10,12 +10,12 @@ from scipy.special import expit
 from visionloop_training.config import GateConfig, LabelsConfig
 from visionloop_training.data import SEVERAL, Item
 from visionloop_training.evaluate import Scored
-from visionloop_training.gate import Verdict
 from visionloop_training.multi_label import gate, ranking
 from visionloop_training.multi_label.calibrate import FEW, calibrate
 from visionloop_training.multi_label.evaluate import ScoredLabels, evaluate, jaccard
 from visionloop_training.multi_label.paired import PairedScores
 from visionloop_training.multi_label.thresholds import choose
+from visionloop_training.verdict import Verdict
 
 CLASSES = ("crack", "stain", "dust")
 SOFT = GateConfig(policy="not-significantly-worse", alpha=0.05)

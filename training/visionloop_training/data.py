@@ -63,6 +63,11 @@ class Dataset:
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
     task: Task = "classification"
 
+    @property
+    def learned_groups(self) -> frozenset[str]:
+        """The groups that a model of this data has learned from, in train or val."""
+        return frozenset(item.group for item in (*self.train, *self.val))
+
 
 def dataset(snapshot: Snapshot) -> Dataset:
     """The snapshot's items by split. Raises InvalidInputError when nothing can be learned."""

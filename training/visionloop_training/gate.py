@@ -7,68 +7,17 @@ mostly noise; so the verdict also says the smallest difference that this test se
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from visionloop_training import gate_checks
+from visionloop_training import gate_checks, verdict
 from visionloop_training.config import GateConfig
-from visionloop_training.data import Item
 from visionloop_training.evaluate import Evaluation, Scored
-from visionloop_training.gate_checks import Check, Compared, Costs
+from visionloop_training.gate_checks import Compared
 from visionloop_training.metrics import Flags
-from visionloop_training.parity import Parity
 from visionloop_training.significance import pairs
-
-FIRST = gate_checks.FIRST
-
-
-@dataclass(frozen=True, slots=True)
-class LabelChange:
-    """How the candidate's classes differ from the stable version's."""
-
-    added: list[str]
-    removed: list[str]
-    test_images_of_added: int
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The gate's answer with everything it rests on."""
-
-    passed: bool  # all checks
-    policy: str
-    reason: str
-    candidate_accuracy: float  # or whatever `score` names, here and below
-    images: int
-    score: str = "accuracy"
-    mode: str = "auto"
-    checks: list[Check] = field(default_factory=list)
-    stable_version: int | None = None
-    stable_accuracy: float | None = None
-    difference: float | None = None
-    difference_lower_bound: float | None = None
-    both_right: int | None = None
-    only_candidate_right: int | None = None
-    only_stable_right: int | None = None
-    both_wrong: int | None = None
-    p_value: float | None = None
-    alpha: float | None = None  # of this look
-    margin: float | None = None
-    smallest_visible_difference: float | None = None
-    design_effect: float | None = None  # images per independent observation
-    looks: list[int] = field(default_factory=list)  # versions this test split has judged before
-    excluded_images: int = 0  # in a group that a model has seen
-    gained: list[str] = field(default_factory=list)  # digests that only the candidate gets right
-    lost: list[str] = field(default_factory=list)  # and only the stable version
-    majority_share: float | None = None
-    label_change: LabelChange | None = None
-    notes: list[str] = field(default_factory=list)
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain dicts and lists: the content of report/gate.json."""
-        return asdict(self)
+from visionloop_training.verdict import ANSWERS_ALONE, Beside, Case, Comparison, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,89 +51,41 @@ def decide(
     seen_groups: frozenset[str],
     stable: Opponent | None,
     config: GateConfig,
-    *,
-    parity: Parity | None = None,
-    costs: Costs | None = None,
-    looks: Sequence[int] = (),
+    beside: Beside = ANSWERS_ALONE,
 ) -> Verdict:
-    """The verdict on a candidate.
-
-    `seen_groups` are those of its own train and val; `looks` the versions of the model that images
-    of this test split have judged before; `costs` what both models cost to run.
-    """
-    change = label_change(candidate.items, class_ids, stable.class_ids) if stable else None
-    others = gate_checks.budgets(evaluation.ece, config, parity, costs)
-    others.append(gate_checks.looks(looks, config))
-    shared, fresh = _comparable(candidate, class_ids, seen_groups, stable)
-    if stable is None or not any(shared):
-        why = "there is no stable version yet"
-        if stable is not None:
-            why = f"no test image can be compared with version {stable.version}"
-        first = gate_checks.beats_majority(evaluation, why)
-        return Verdict(
-            candidate_accuracy=evaluation.accuracy.value,
+    """The verdict on a candidate; `seen_groups` are those of its own train and val."""
+    case = Case.of("accuracy", candidate.items, class_ids, evaluation.ece, stable, config, beside)
+    compared, left_out = _comparable(candidate, class_ids, seen_groups, stable)
+    if stable is None or compared is None:
+        return verdict.first(
+            case,
+            gate_checks.beats_majority(evaluation, case.why_alone),
+            score=evaluation.accuracy.value,
+            commonest=evaluation.majority_share,
             images=evaluation.images,
-            stable_version=stable.version if stable else None,
-            majority_share=evaluation.majority_share,
-            looks=list(looks),
-            label_change=change,
-            **outcome([first, *others], FIRST, config),
         )
-    keep = np.array(shared)
-    compared = Compared(
-        scored=candidate.among(shared),
-        candidate=candidate.right[keep],
-        stable=stable.right(class_ids)[keep],
-    )
     table = pairs(compared.candidate, compared.stable, compared.scored.groups)
-    alpha = config.alpha / (config.planned_looks or 1)
-    primary, p_value, bound = gate_checks.paired(table, config, alpha)
+    primary, p_value, bound = gate_checks.paired(table, config, case.alpha)
+    found = Comparison(
+        table=table,
+        candidate=(table.both + table.candidate) / table.n,
+        stable=(table.both + table.stable) / table.n,
+        difference=table.difference,
+        lower_bound=bound,
+        smallest_visible_difference=table.smallest_visible_difference,
+        p_value=p_value,
+        gained=compared.digests(compared.candidate & ~compared.stable),
+        lost=compared.digests(compared.stable & ~compared.candidate),
+        excluded=left_out,
+        design_effect=table.design_effect,
+    )
     checks = [
         primary,
         gate_checks.recent(compared, stable.tested, config),
         gate_checks.classes(compared, class_ids, config),
         gate_checks.slices(compared, config),
-        *others,
     ]
-    return Verdict(
-        candidate_accuracy=(table.both + table.candidate) / table.n,
-        images=table.n,
-        stable_version=stable.version,
-        stable_accuracy=(table.both + table.stable) / table.n,
-        difference=table.difference,
-        difference_lower_bound=bound,
-        both_right=table.both,
-        only_candidate_right=table.candidate,
-        only_stable_right=table.stable,
-        both_wrong=table.neither,
-        p_value=p_value,
-        alpha=alpha,
-        margin=config.margin if config.policy == "non-inferior" else None,
-        smallest_visible_difference=table.smallest_visible_difference,
-        design_effect=table.design_effect,
-        looks=list(looks),
-        excluded_images=len(fresh) - sum(fresh),
-        gained=compared.digests(compared.candidate & ~compared.stable),
-        lost=compared.digests(compared.stable & ~compared.candidate),
-        label_change=change,
-        notes=notes_on(stable.seen),
-        **outcome(checks, config.policy, config),
-    )
-
-
-def outcome(checks: list[Check], policy: str, config: GateConfig) -> dict[str, Any]:
-    """Passed if all checks are; the reason is that of those that are not, or else of the first."""
-    failed = [check for check in checks if not check.passed]
-    told = failed or checks[:1]
-    if failed and checks[0].passed:
-        told = [*failed, checks[0]]
-    return {
-        "passed": not failed,
-        "policy": policy,
-        "reason": "; ".join(check.words for check in told),
-        "mode": config.mode,
-        "checks": checks,
-    }
+    return verdict.compared(case, stable, found, checks)
 
 
 def _comparable(
@@ -192,35 +93,23 @@ def _comparable(
     class_ids: Sequence[str],
     seen_groups: frozenset[str],
     stable: Opponent | None,
-) -> tuple[list[bool], list[bool]]:
-    """For each test image whether it may be compared, and whether it is new to both models."""
+) -> tuple[Compared | None, int]:
+    """What can be compared, and how many test images cannot because a model has seen them."""
     if stable is None:
-        return [], []
+        return None, 0
     seen = seen_groups | (stable.seen or frozenset())
     known = {index for index, name in enumerate(class_ids) if name in stable.class_ids}
     fresh = [seen.isdisjoint((item.group, item.sha256)) for item in candidate.items]
-    if len(known) < 2:
-        return [False] * len(fresh), fresh
-    return [f and i.label in known for f, i in zip(fresh, candidate.items, strict=True)], fresh
-
-
-def notes_on(seen: frozenset[str] | None) -> list[str]:
-    """What people should know of what the stable version has seen."""
-    if seen is not None:
-        return []
-    return [
-        "the stable version's snapshot is gone, so test images that it was trained on cannot "
-        "be left out; that can only favour the stable version"
-    ]
-
-
-def label_change(
-    items: Sequence[Item], ours: Sequence[str], theirs: Sequence[str]
-) -> LabelChange | None:
-    """None where the classes are the same. `items` are the test images, of our classes."""
-    added = [name for name in ours if name not in theirs]
-    removed = [name for name in theirs if name not in ours]
-    if not added and not removed:
-        return None
-    images = sum(any(ours[place] in added for place in item.classes) for item in items)
-    return LabelChange(added, removed, images)
+    left_out = len(fresh) - sum(fresh)
+    shared = [f and i.label in known for f, i in zip(fresh, candidate.items, strict=True)]
+    if len(known) < 2 or not any(shared):
+        return None, left_out
+    keep = np.array(shared)
+    return (
+        Compared(
+            scored=candidate.among(shared),
+            candidate=candidate.right[keep],
+            stable=stable.right(class_ids)[keep],
+        ),
+        left_out,
+    )

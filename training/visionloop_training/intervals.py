@@ -35,6 +35,10 @@ class Interval:
     high: float
     n: int
 
+    def as_metrics(self, name: str) -> dict[str, float]:
+        """With both ends, as bundle.json has its headline numbers."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
 
 def share(hits: int, n: int, design_effect: float = 1.0) -> Interval:
     """`hits` of `n` with Wilson's score interval for n / design_effect independent images."""

@@ -1,6 +1,5 @@
 """One class an image: the stages of `tasks.Task` for a softmax classifier."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from visionloop.bundle import (
@@ -16,13 +15,13 @@ from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Blobs, Dataset
 from visionloop_training.evaluate import Evaluation, Scored, evaluate, score
 from visionloop_training.export import Session
-from visionloop_training.gate_checks import Costs
 from visionloop_training.links import Softmax
 from visionloop_training.metrics import Floats
 from visionloop_training.parity import Parity
 from visionloop_training.report.one_label import parts
 from visionloop_training.stable import Version
 from visionloop_training.targets import one_class
+from visionloop_training.verdict import Beside, Verdict
 
 
 class OneLabel:
@@ -52,48 +51,31 @@ class OneLabel:
         self.scored = score(session, blobs, preprocessing, self._data.test)
         self.evaluation = evaluate(self.scored, self._data.class_ids)
 
-    def decide(
-        self,
-        stable: Version | None,
-        blobs: Blobs,
-        *,
-        parity: Parity,
-        costs: Costs,
-        looks: Sequence[int],
-    ) -> gate.Verdict:
+    def decide(self, stable: Version | None, blobs: Blobs, beside: Beside) -> Verdict:
         """Paired on who is right."""
-        data = self._data
+        data, config = self._data, self._config.gate
         self._opponent = stable.opponent(data.test, blobs) if stable else None
         return gate.decide(
             self.scored,
             self.evaluation,
             data.class_ids,
-            frozenset(item.group for item in (*data.train, *data.val)),
+            data.learned_groups,
             self._opponent,
-            self._config.gate,
-            parity=parity,
-            costs=costs,
-            looks=looks,
+            config,
+            beside,
         )
 
     def headline(self, parity: Parity) -> dict[str, float]:
         """The numbers that lists and the alias history show."""
         found = self.evaluation
-        area = {} if found.macro_auroc is None else {"macro_auroc": found.macro_auroc.value}
         return {
-            "accuracy": found.accuracy.value,
-            "accuracy_low": found.accuracy.low,
-            "accuracy_high": found.accuracy.high,
+            **found.accuracy.as_metrics("accuracy"),
             "balanced_accuracy": found.balanced_accuracy.value,
-            "macro_precision": found.macro_precision.value,
-            "macro_recall": found.macro_recall.value,
-            "macro_f1": found.macro_f1.value,
-            **area,
-            "test_ece": found.ece.value,
+            **publish.averages(found),
             **publish.counts(parity, self._data),
         }
 
-    def report(self, verdict: gate.Verdict, distance: float | None) -> dict[str, Any]:
+    def report(self, verdict: Verdict, distance: float | None) -> dict[str, Any]:
         """Its parts of report.json."""
         return parts(
             self.calibrated,

@@ -28,7 +28,6 @@ from visionloop_training import (
     cache,
     familiarity,
     fresh,
-    gate,
     parity,
     preflight,
     publish,
@@ -54,6 +53,7 @@ from visionloop_training.stable import stable as stable_version
 from visionloop_training.stop import Stop
 from visionloop_training.tasks import Task, check_same_task, task_of
 from visionloop_training.triggers import Asked, Decision, Situation
+from visionloop_training.verdict import Beside, Verdict
 from visionloop_training.watch import Watch
 
 _log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class Result:
     snapshot: str
     stable: int | None
     decision: Decision
-    verdict: gate.Verdict | None = None
+    verdict: Verdict | None = None
     conflict: str = ""
     pinned: str = ""  # who keeps stable where it is, and why
     metrics: dict[str, float] = field(default_factory=dict)
@@ -222,15 +222,9 @@ def run(request: Request) -> Result | None:
             fresh.write_sketch(folder, data, session, preprocessing, blobs)
 
         with clock("gate"):
-            verdict = task.decide(
-                stable,
-                blobs,
-                parity=proof,
-                costs=measured_costs(
-                    folder / publish.GRAPH, session, preprocessing, stable, blobs, golden[0]
-                ),
-                looks=earlier_looks(repository, request.model, data.name),
-            )
+            costs = measured_costs(path, session, preprocessing, stable, blobs, golden[0])
+            looks = earlier_looks(repository, request.model, data.name)
+            verdict = task.decide(stable, blobs, Beside(proof, costs, looks))
             verdict = replace(verdict, notes=[*verdict.notes, *told])
             _log.info("gate: %s", verdict.reason)
 
@@ -358,7 +352,7 @@ def _promote(
     repository: ModelRepository,
     bundle: ClassifierBundle,
     before: CurrentAliases,
-    verdict: gate.Verdict,
+    verdict: Verdict,
 ) -> tuple[bool, str]:
     """Moves stable if the gate or --force says so and nobody pinned it; (moved, words about a lost
     race)."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pydantic_core
 
@@ -33,6 +33,7 @@ from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Blobs, Dataset, Item
 from visionloop_training.export import INPUT, Session
 from visionloop_training.familiarity import OUTPUT
+from visionloop_training.intervals import Interval
 from visionloop_training.lanes import Origin
 from visionloop_training.made import Made
 from visionloop_training.metrics import Floats
@@ -145,6 +146,33 @@ def bundle_fields(
             libraries=libraries(),
         ),
         "files": _entries(folder),
+    }
+
+
+class Averages(Protocol):
+    """What the evaluations of all tasks have."""
+
+    @property
+    def macro_precision(self) -> Interval: ...
+    @property
+    def macro_recall(self) -> Interval: ...
+    @property
+    def macro_f1(self) -> Interval: ...
+    @property
+    def macro_auroc(self) -> Interval | None: ...
+    @property
+    def ece(self) -> Interval: ...
+
+
+def averages(found: Averages) -> dict[str, float]:
+    """The headline numbers that models of all tasks have."""
+    area = found.macro_auroc
+    return {
+        "macro_precision": found.macro_precision.value,
+        "macro_recall": found.macro_recall.value,
+        "macro_f1": found.macro_f1.value,
+        **({} if area is None else {"macro_auroc": area.value}),
+        "test_ece": found.ece.value,
     }
 
 

@@ -4,7 +4,6 @@ The order of a run is `pipeline`'s; a task holds what these stages found, so tha
 the ones before it gave.
 """
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 from visionloop.bundle import ClassifierBundle
@@ -13,14 +12,13 @@ from visionloop.preprocessing import Preprocessing
 from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Blobs, Dataset
 from visionloop_training.export import Session
-from visionloop_training.gate import Verdict
-from visionloop_training.gate_checks import Costs
 from visionloop_training.links import Link
 from visionloop_training.metrics import Floats
 from visionloop_training.multi_label.task import MultiLabel
 from visionloop_training.one_label import OneLabel
 from visionloop_training.parity import Parity
 from visionloop_training.stable import Version
+from visionloop_training.verdict import Beside, Verdict
 
 
 class Task(Protocol):
@@ -36,15 +34,7 @@ class Task(Protocol):
     def evaluate(self, session: Session, blobs: Blobs, preprocessing: Preprocessing) -> None:
         """Scores the exported graph on test."""
 
-    def decide(
-        self,
-        stable: Version | None,
-        blobs: Blobs,
-        *,
-        parity: Parity,
-        costs: Costs,
-        looks: Sequence[int],
-    ) -> Verdict:
+    def decide(self, stable: Version | None, blobs: Blobs, beside: Beside) -> Verdict:
         """The gate's verdict against the stable version."""
 
     def headline(self, parity: Parity) -> dict[str, float]:

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from visionloop_training import gate_checks
+from visionloop_training import gate_checks, verdict
 from visionloop_training.config import GateConfig
-from visionloop_training.gate import Verdict, label_change, notes_on, outcome
-from visionloop_training.gate_checks import Check, Costs
+from visionloop_training.gate_checks import Check
 from visionloop_training.metrics import Flags, Floats
 from visionloop_training.multi_label.evaluate import LabelEvaluation, ScoredLabels, jaccard
 from visionloop_training.multi_label.paired import PairedScores
-from visionloop_training.parity import Parity
 from visionloop_training.significance import pairs
+from visionloop_training.verdict import ANSWERS_ALONE, Beside, Case, Comparison, Verdict
 
 FIRST = "beats-commonest-answer"
 SCORE = "jaccard"
@@ -76,74 +75,43 @@ def decide(
     seen_groups: frozenset[str],
     stable: Opponent | None,
     config: GateConfig,
-    *,
-    parity: Parity | None = None,
-    costs: Costs | None = None,
-    looks: Sequence[int] = (),
+    beside: Beside = ANSWERS_ALONE,
 ) -> Verdict:
-    """The verdict on a candidate; see `visionloop_training.gate.decide`."""
-    change = label_change(candidate.items, class_ids, stable.class_ids) if stable else None
-    others = gate_checks.budgets(evaluation.ece, config, parity, costs)
-    others.append(gate_checks.looks(looks, config))
+    """The verdict on a candidate; `seen_groups` are those of its own train and val."""
+    case = Case.of(SCORE, candidate.items, class_ids, evaluation.ece, stable, config, beside)
     compared, left_out = _comparable(candidate, class_ids, seen_groups, stable)
     if stable is None or compared is None:
-        why = "there is no stable version yet"
-        if stable is not None:
-            why = f"no test image can be compared with version {stable.version}"
-        return Verdict(
-            candidate_accuracy=evaluation.jaccard.value,
+        return verdict.first(
+            case,
+            _beats_commonest(evaluation, case.why_alone),
+            score=evaluation.jaccard.value,
+            commonest=evaluation.commonest_jaccard,
             images=evaluation.images,
-            score=SCORE,
-            stable_version=stable.version if stable else None,
-            majority_share=evaluation.commonest_jaccard,
-            looks=list(looks),
-            label_change=change,
-            **outcome([_beats_commonest(evaluation, why), *others], FIRST, config),
         )
-    every = np.ones(len(compared.items), dtype=bool)
-    scores = compared.scores(every)
-    alpha = config.alpha / (config.planned_looks or 1)
+    scores = compared.scores(np.ones(len(compared.items), dtype=bool))
     ours = (compared.truth == compared.candidate).all(axis=1)
     theirs = (compared.truth == compared.stable).all(axis=1)
-    table = pairs(ours, theirs, scores.groups)
-    primary, p_value = _primary(compared, scores, config, alpha)
+    primary, p_value = _primary(compared, scores, config, case.alpha)
+    found = Comparison(
+        table=pairs(ours, theirs, scores.groups),
+        candidate=float(jaccard(compared.truth, compared.candidate).mean()),
+        stable=float(jaccard(compared.truth, compared.stable).mean()),
+        difference=scores.difference,
+        lower_bound=scores.lower_bound(case.alpha),
+        smallest_visible_difference=scores.smallest_visible_difference,
+        p_value=p_value,
+        gained=compared.digests(ours & ~theirs),
+        lost=compared.digests(theirs & ~ours),
+        excluded=left_out,
+    )
+    attributes = [candidate.items[place].attributes for place in compared.items]
     checks = [
         primary,
         _recent(compared, stable.tested, config),
         _classes(compared, config),
-        gate_checks.by_attribute(
-            [candidate.items[place].attributes for place in compared.items],
-            ours,
-            theirs,
-            scores.groups,
-            config,
-        ),
-        *others,
+        gate_checks.by_attribute(attributes, ours, theirs, scores.groups, config),
     ]
-    return Verdict(
-        candidate_accuracy=float(jaccard(compared.truth, compared.candidate).mean()),
-        images=scores.n,
-        score=SCORE,
-        stable_version=stable.version,
-        stable_accuracy=float(jaccard(compared.truth, compared.stable).mean()),
-        difference=scores.difference,
-        difference_lower_bound=scores.lower_bound(alpha),
-        both_right=table.both,
-        only_candidate_right=table.candidate,
-        only_stable_right=table.stable,
-        both_wrong=table.neither,
-        p_value=p_value,
-        alpha=alpha,
-        margin=config.margin if config.policy == "non-inferior" else None,
-        smallest_visible_difference=scores.smallest_visible_difference,
-        looks=list(looks),
-        excluded_images=left_out,
-        gained=compared.digests(ours & ~theirs),
-        lost=compared.digests(theirs & ~ours),
-        label_change=change,
-        notes=notes_on(stable.seen),
-        **outcome(checks, config.policy, config),
-    )
+    return verdict.compared(case, stable, found, checks)
 
 
 def _comparable(

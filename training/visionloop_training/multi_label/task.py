@@ -1,6 +1,5 @@
 """Any number of classes an image: the stages of `tasks.Task` for a sigmoid of each class."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from visionloop.bundle import LabelCalibration, LabelThresholds, MultiLabelBundle
@@ -11,9 +10,6 @@ from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Blobs, Dataset
 from visionloop_training.evaluate import score
 from visionloop_training.export import Session
-from visionloop_training.gate import Verdict
-from visionloop_training.gate_checks import Costs
-from visionloop_training.intervals import Interval
 from visionloop_training.links import Sigmoids
 from visionloop_training.metrics import Floats
 from visionloop_training.multi_label import gate
@@ -23,6 +19,7 @@ from visionloop_training.parity import Parity
 from visionloop_training.report.multi_label import parts
 from visionloop_training.stable import Version
 from visionloop_training.targets import multi_hot
+from visionloop_training.verdict import Beside, Verdict
 
 
 class MultiLabel:
@@ -55,57 +52,45 @@ class MultiLabel:
         self.scored = ScoredLabels.of(found, self.calibrated.present)
         self.evaluation = evaluate(self.scored, self._data.class_ids)
 
-    def decide(
-        self,
-        stable: Version | None,
-        blobs: Blobs,
-        *,
-        parity: Parity,
-        costs: Costs,
-        looks: Sequence[int],
-    ) -> Verdict:
+    def decide(self, stable: Version | None, blobs: Blobs, beside: Beside) -> Verdict:
         """Paired on each image's Jaccard index."""
-        data = self._data
-        opponent = None
-        if stable is not None:
-            if not isinstance(stable.bundle, MultiLabelBundle):
-                raise RefusedError(f"stable is of the task {stable.bundle.task!r}")
-            answers = stable.answers(data.test, blobs)
-            theirs = ScoredLabels.of(answers, stable.bundle.thresholds.present)
-            self._theirs = stable, theirs
-            opponent = gate.Opponent(
-                version=stable.bundle.version,
-                answers=theirs.answers,
-                class_ids=stable.class_ids,
-                seen=stable.seen,
-                tested=stable.tested,
-            )
+        opponent = self._opponent(stable, blobs) if stable else None
+        data, config = self._data, self._config.gate
         return gate.decide(
             self.scored,
             self.evaluation,
             data.class_ids,
-            frozenset(item.group for item in (*data.train, *data.val)),
+            data.learned_groups,
             opponent,
-            self._config.gate,
-            parity=parity,
-            costs=costs,
-            looks=looks,
+            config,
+            beside,
+        )
+
+    def _opponent(self, stable: Version, blobs: Blobs) -> gate.Opponent:
+        """The stable version's answers; kept for the report."""
+        if not isinstance(stable.bundle, MultiLabelBundle):
+            raise RefusedError(f"stable is of the task {stable.bundle.task!r}")
+        answers = stable.answers(self._data.test, blobs)
+        theirs = ScoredLabels.of(answers, stable.bundle.thresholds.present)
+        self._theirs = stable, theirs
+        return gate.Opponent(
+            version=stable.bundle.version,
+            answers=theirs.answers,
+            class_ids=stable.class_ids,
+            seen=stable.seen,
+            tested=stable.tested,
         )
 
     def headline(self, parity: Parity) -> dict[str, float]:
         """The numbers that lists and the alias history show."""
         found = self.evaluation
-        area, ranked = found.macro_auroc, found.mean_average_precision
+        ranked = found.mean_average_precision
         return {
-            **({} if ranked is None else _with_ends("mean_average_precision", ranked)),
-            "macro_precision": found.macro_precision.value,
-            "macro_recall": found.macro_recall.value,
-            "macro_f1": found.macro_f1.value,
+            **(ranked.as_metrics("mean_average_precision") if ranked else {}),
+            **publish.averages(found),
             "micro_f1": found.micro_f1.value,
-            **({} if area is None else {"macro_auroc": area.value}),
             "jaccard": found.jaccard.value,
-            **_with_ends("subset_accuracy", found.subset_accuracy),
-            "test_ece": found.ece.value,
+            **found.subset_accuracy.as_metrics("subset_accuracy"),
             **publish.counts(parity, self._data),
         }
 
@@ -151,7 +136,3 @@ class MultiLabel:
             "ece_after": found.ece_after,
             "present": dict(zip(self._data.class_ids, found.present, strict=True)),
         }
-
-
-def _with_ends(name: str, found: Interval) -> dict[str, float]:
-    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}

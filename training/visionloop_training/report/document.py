@@ -9,11 +9,11 @@ from typing import Any
 from visionloop_training import publish
 from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Dataset
-from visionloop_training.gate import Verdict
 from visionloop_training.lanes import Learned, Origin
 from visionloop_training.parity import Parity
 from visionloop_training.search.record import SearchRecord
 from visionloop_training.search.table import as_json as search_json
+from visionloop_training.verdict import Verdict
 
 FORMAT_VERSION = 2  # 1 had numbers where there are intervals now
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from visionloop_training.gate import Verdict
 from visionloop_training.multi_label.calibrate import Calibrated
 from visionloop_training.multi_label.evaluate import (
     LabelEvaluation,
     ScoredLabels,
     predictions,
 )
+from visionloop_training.verdict import Verdict
 
 Theirs = tuple[int, tuple[str, ...], ScoredLabels]  # version, its classes, its answers
 

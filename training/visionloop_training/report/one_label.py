@@ -6,7 +6,8 @@ from typing import Any
 
 from visionloop_training.calibrate import Calibrated
 from visionloop_training.evaluate import Evaluation, Scored, predictions
-from visionloop_training.gate import Opponent, Verdict
+from visionloop_training.gate import Opponent
+from visionloop_training.verdict import Verdict
 
 
 def parts(
