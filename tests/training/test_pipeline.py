@@ -14,6 +14,7 @@ from support.training_site import FIRST, PROBE, QUICK, Site
 from visionloop.bundle import GoldenItem
 from visionloop.errors import ConfigurationError, NotFoundError, RefusedError
 from visionloop.images import decode
+from visionloop.repository import ModelRepository
 from visionloop.snapshot import SnapshotRepository
 from visionloop_training import lanes, parity, pipeline
 
@@ -179,7 +180,7 @@ def test_in_manual_mode_a_person_promotes_and_names_are_text_in_the_report(site:
 def test_an_alias_that_moved_meanwhile_is_left_alone(site: Site, monkeypatch):
     site.write(FIRST)
     assert site.train(*PROBE).version == 1
-    original = pipeline.ModelRepository.publish
+    original = ModelRepository.publish
 
     def publish_and_be_late(repository, bundle, folder):
         original(repository, bundle, folder)
@@ -189,7 +190,7 @@ def test_an_alias_that_moved_meanwhile_is_left_alone(site: Site, monkeypatch):
         rolled = repository.aliases("reader")
         repository.promote("reader", 1, expected=rolled, who="other", why="and back")
 
-    monkeypatch.setattr(pipeline.ModelRepository, "publish", publish_and_be_late)
+    monkeypatch.setattr(ModelRepository, "publish", publish_and_be_late)
     late = site.train(*PROBE, again=True)
     assert (late.version, late.promoted) == (2, False)
     assert "moved meanwhile" in late.conflict

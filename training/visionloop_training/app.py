@@ -25,7 +25,7 @@ from visionloop_training.words import told
 
 if TYPE_CHECKING:
     from visionloop_training.distributed import Workers
-    from visionloop_training.pipeline import Result
+    from visionloop_training.result import Result
     from visionloop_training.stop import Stop
 
 
@@ -76,7 +76,8 @@ def _run(flags: argparse.Namespace) -> int:
 
     from visionloop.objectstore import open_existing_store
     from visionloop_training.distributed import Workers
-    from visionloop_training.pipeline import Request, run
+    from visionloop_training.pipeline import run
+    from visionloop_training.request import Request
     from visionloop_training.stop import Stop
     from visionloop_training.watch import Curves, Watch, served
 

@@ -27,15 +27,12 @@ from visionloop.bundle import (
     TensorInput,
     TensorOutput,
 )
-from visionloop.preprocessing import Preprocessing
 from visionloop.repository import file_entry
-from visionloop_training.config import TrainingConfig
+from visionloop_training.candidate import Candidate, Claim
 from visionloop_training.data import Blobs, Dataset, Item
-from visionloop_training.export import INPUT, Session
+from visionloop_training.export import INPUT
 from visionloop_training.familiarity import OUTPUT
 from visionloop_training.intervals import Interval
-from visionloop_training.lanes import Origin
-from visionloop_training.made import Made
 from visionloop_training.metrics import Floats
 from visionloop_training.parity import Parity
 
@@ -87,27 +84,24 @@ def write_golden(folder: Path, items: Sequence[Item], probabilities: Floats, blo
     (folder / GOLDEN).write_bytes(pydantic_core.to_json(entries, indent=1))
 
 
-def bundle_fields(
-    *,
-    folder: Path,
-    model: str,
-    version: int,
-    run_id: str,
-    parent_version: int | None,
-    data: Dataset,
-    config: TrainingConfig,
-    origin: Origin,
-    made: Made,
-    preprocessing: Preprocessing,
-    session: Session,
-    parity: Parity,
-) -> dict[str, Any]:
-    """What bundle.json says of the files in `folder`, but for what depends on the task."""
-    height, width = preprocessing.output_size
-    shapes = session.shapes
+def properties(data: Dataset) -> dict[str, str]:
+    """What model.onnx says about itself."""
     return {
-        "model": model,
-        "version": version,
+        "visionloop.dataset": data.name,
+        "visionloop.snapshot": data.snapshot,
+        "visionloop.labels": ",".join(data.class_ids),
+    }
+
+
+def bundle_fields(candidate: Candidate, claim: Claim) -> dict[str, Any]:
+    """What bundle.json says of the candidate's files, but for what depends on the task."""
+    data, config, origin = candidate.data, candidate.config, candidate.lane.origin
+    parity, preprocessing = candidate.parity, candidate.lane.preprocessing
+    height, width = preprocessing.output_size
+    shapes = candidate.session.shapes
+    return {
+        "model": claim.model,
+        "version": claim.version,
         "created": datetime.now(UTC),
         "labels": [
             BundleLabel(id=class_id, name=name)
@@ -133,19 +127,19 @@ def bundle_fields(
         "provenance": Provenance(
             dataset=data.name,
             snapshot=data.snapshot,
-            parent_version=parent_version,
-            run_id=run_id,
+            parent_version=claim.parent_version,
+            run_id=claim.run_id,
             code_version=code_version(),
             seed=config.seed,
             backbone=origin.backbone,
             backbone_sha256=origin.backbone_sha256,
             lane=origin.lane,
-            body_version=origin.body_version or version,
-            **asdict(made),
+            body_version=origin.body_version or claim.version,
+            **asdict(candidate.made),
             config=config.model_dump(mode="json"),
             libraries=libraries(),
         ),
-        "files": _entries(folder),
+        "files": _entries(candidate.folder),
     }
 
 

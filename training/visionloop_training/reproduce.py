@@ -35,7 +35,6 @@ from visionloop_training.fast_lane import FastLane
 from visionloop_training.lanes import FullLane, Lane, Surroundings
 from visionloop_training.made import Made
 from visionloop_training.metrics import Floats
-from visionloop_training.pipeline import properties
 from visionloop_training.stable import Version, version
 from visionloop_training.stop import Stop
 from visionloop_training.tasks import task_of
@@ -133,7 +132,7 @@ def reproduce(
         learned = lane.fit()
         task.calibrate(learned.val_logits.numpy())
         path = folder / publish.GRAPH
-        module = lane.export(path, task.link, properties(data))
+        module = lane.export(path, task.link, publish.properties(data))
         session, _ = familiarity.add(
             path, Session(path, torch.get_num_threads()), data, blobs, lane.preprocessing,
             config.not_sure.familiar,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from visionloop_training.search.table import table
 
 if TYPE_CHECKING:
-    from visionloop_training.pipeline import Result
+    from visionloop_training.result import Result
     from visionloop_training.triggers import Decision
 
 

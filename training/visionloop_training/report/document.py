@@ -7,11 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from visionloop_training import publish
-from visionloop_training.config import TrainingConfig
+from visionloop_training.candidate import Candidate, Claim
 from visionloop_training.data import Dataset
-from visionloop_training.lanes import Learned, Origin
-from visionloop_training.parity import Parity
-from visionloop_training.search.record import SearchRecord
 from visionloop_training.search.table import as_json as search_json
 from visionloop_training.verdict import Verdict
 
@@ -19,26 +16,20 @@ FORMAT_VERSION = 2  # 1 had numbers where there are intervals now
 
 
 def document(
-    *,
-    model: str,
-    version: int,
-    data: Dataset,
-    config: TrainingConfig,
-    origin: Origin,
-    fitted: Learned,
-    parity: Parity,
+    candidate: Candidate,
+    claim: Claim,
     verdict: Verdict,
     parts: Mapping[str, Any],
-    searched: SearchRecord | None,
-    features_computed: int,
     timings: Mapping[str, float],
 ) -> dict[str, Any]:
     """The report's content. `parts` are the task's own: calibration, evaluation, predictions, …"""
+    data, lane, learned = candidate.data, candidate.lane, candidate.learned
+    searched = candidate.searched
     return {
         "format_version": FORMAT_VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "model": model,
-        "version": version,
+        "model": claim.model,
+        "version": claim.version,
         "task": data.task,
         "dataset": data.name,
         "snapshot": data.snapshot,
@@ -48,19 +39,19 @@ def document(
         ],
         "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
         "class_images": _class_images(data),
-        "backbone": {"name": origin.backbone, "weights_sha256": origin.backbone_sha256},
-        "lane": origin.lane,
-        "config": config.model_dump(mode="json"),
+        "backbone": {"name": lane.origin.backbone, "weights_sha256": lane.origin.backbone_sha256},
+        "lane": lane.origin.lane,
+        "config": candidate.config.model_dump(mode="json"),
         "libraries": publish.libraries(),
         "fit": {
-            "curves": fitted.curves(),
-            "kept_epoch": fitted.kept_epoch,
-            "probe_penalty": fitted.probe_penalty,
-            **fitted.recipe(),
-            "features_computed": features_computed,
+            "curves": learned.curves(),
+            "kept_epoch": learned.kept_epoch,
+            "probe_penalty": learned.probe_penalty,
+            **learned.recipe(),
+            "features_computed": lane.computed,
         },
         "search": search_json(searched) if searched else None,
-        "parity": asdict(parity),
+        "parity": asdict(candidate.parity),
         "gate": verdict.as_json(),
         **parts,
         "timings": dict(timings),
