@@ -17,7 +17,7 @@ from support.charts import (
 )
 from support.command_help import unknown_flags
 
-from visionloop.cli.main import _parser as cli_parser
+from visionloop.cli.main import parser as cli_parser
 from visionloop_training.config import load
 
 pytestmark = pytest.mark.usefixtures("helm_program")

@@ -16,7 +16,7 @@ from visionloop.repository import ModelRepository
 from visionloop.snapshot import SnapshotRepository
 
 SMALL = ("--images", "260", "--preset", "demo")
-SETTINGS = ("augment.variants=1", "fit.epochs=2")  # how well it learns is the demo's to show
+SETTINGS = ()
 
 
 @pytest.mark.s3

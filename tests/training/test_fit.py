@@ -247,7 +247,7 @@ def test_the_probe_is_kept_where_fine_tuning_collapses_at_every_rate(
     assert run.kept_epoch == 0
     assert [failure.epoch for failure in run.failures] == [1, 1, 1]
     rates = [failure.learning_rate for failure in run.failures]
-    assert rates == pytest.approx([1e-3, 3e-4, 9e-5])
+    assert rates == pytest.approx([3e-4, 9e-5, 2.7e-5])
     probe = fitted(digits, "fit.epochs=0")
     assert torch.equal(run.val_logits, probe.val_logits)
 
