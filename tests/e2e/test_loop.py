@@ -16,16 +16,13 @@ from visionloop.repository import ModelRepository
 from visionloop.snapshot import SnapshotRepository
 
 SMALL = ("--images", "260", "--preset", "demo")
-SETTINGS = ()
 
 
 @pytest.mark.s3
 @pytest.mark.timeout(900)
 def test_the_loop_closes_on_s3(s3_url: str, tmp_path: Path) -> None:
-    settings = [flag for setting in SETTINGS for flag in ("--set", setting)]
     done = subprocess.run(
-        [sys.executable, "-m", "visionloop.demo", "--output", tmp_path, "--store", s3_url]
-        + [*SMALL, *settings],
+        [sys.executable, "-m", "visionloop.demo", "--output", tmp_path, "--store", s3_url, *SMALL],
         capture_output=True,
         text=True,
         timeout=850,

@@ -14,7 +14,7 @@ from support.training_site import Site
 
 from visionloop.errors import ConfigurationError
 from visionloop.snapshot import SnapshotRepository
-from visionloop_training import backbones, config
+from visionloop_training import backbones, config, pipeline
 from visionloop_training import fit as fit_module
 from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Blobs, Dataset, dataset
@@ -29,6 +29,7 @@ from visionloop_training.search.record import RecordFile, Tried
 from visionloop_training.search.space import applied, space
 from visionloop_training.search.table import as_json, table
 from visionloop_training.stop import PreemptedError, Stop
+from visionloop_training.triggers import Decision
 from visionloop_training.words import told
 
 PLAIN = config.load(overrides=BASE)
@@ -256,6 +257,14 @@ def test_it_is_refused_where_nothing_is_fine_tuned_or_many_processes_are():
         stage.check("fast", Workers())
     with pytest.raises(ConfigurationError, match="one process, and these are 2"):
         stage.check("full", Workers(rank=0, count=2))
+
+
+def test_where_the_fast_lane_is_chosen_it_is_said_that_nothing_is_searched(
+    caplog: pytest.LogCaptureFixture,
+):
+    job: Any = SimpleNamespace(request=SimpleNamespace(search_seconds=60.0))
+    assert pipeline._searched(job, Decision("fast", "60 new labels")) == (job, None)
+    assert "--search is left out" in caplog.text
 
 
 def test_the_winners_settings_are_published_and_reproduced(

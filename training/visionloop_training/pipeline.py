@@ -151,7 +151,10 @@ def _preflight(job: Job) -> tuple[list[str], list[str]]:
 def _searched(job: Job, decision: Decision) -> "tuple[Job, Found | None]":
     """The job with better settings, where time is given to look for them."""
     request = job.request
-    if not request.search_seconds or decision.lane != "full":
+    if not request.search_seconds:
+        return job, None
+    if decision.lane == "fast":
+        _log.warning("the fast lane only makes a new head: nothing to search, --search is left out")
         return job, None
     with job.clock("search"):
         found = search.best(
