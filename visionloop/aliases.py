@@ -14,13 +14,70 @@ and whoever moves a pinned stable must say that he means to.
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
-from visionloop.bundle import Aliases, AliasMove, Canary, Pin
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+
 from visionloop.errors import ConflictError, NotFoundError, PermissionDeniedError, RefusedError
 from visionloop.failpoints import failpoint
 from visionloop.objectstore import ObjectStore
-from visionloop.record import parse_record, record_bytes
+from visionloop.record import Record, parse_record, record_bytes
+
+
+class AliasMove(Record):
+    """One move of one alias: the audit entry, kept for ever.
+
+    A move of stable to the canary's version ends the canary too, and any move of stable ends its
+    pin. `percent` is the canary's share after a move of canary; `version` is None where a move
+    ended it. The alias "pin" is the pin of stable: at `version`, or ended.
+    """
+
+    sequence: Annotated[int, Field(ge=1)]
+    alias: str
+    version: int | None
+    previous: int | None
+    percent: float | None = None
+    who: str
+    why: str
+    metrics: dict[str, float] = Field(default_factory=dict)
+    at: datetime
+
+
+class Canary(Record):
+    """A second version that gets `percent` of the requests; stable gets the others."""
+
+    version: int
+    percent: Annotated[float, Field(gt=0.0, lt=100.0)]
+
+
+class Pin(Record):
+    """Stable stays where it is until somebody says otherwise by name: no gate moves it."""
+
+    who: str
+    why: str
+    at: datetime
+
+
+class Aliases(Record):
+    """The content of aliases.json. `last_move` repeats the newest history entry, so that a writer
+    killed between this file and the history leaves nothing lost: the next one completes it.
+
+    `pinned` is written only where there is a pin. A program that does not know pins refuses such a
+    file instead of promoting over the pin; all other files it reads and writes as ever.
+    """
+
+    stable: int | None = None
+    canary: Canary | None = None
+    sequence: int = 0
+    last_move: AliasMove | None = None
+    pinned: Pin | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_no_pin(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        if self.pinned is None:
+            del fields["pinned"]
+        return fields
 
 
 @dataclass(frozen=True)

@@ -25,29 +25,22 @@ from pydantic import (
     model_validator,
 )
 
+from visionloop.calibration import Calibration, LabelCalibration, LabelThresholds, Thresholds
 from visionloop.errors import CorruptError
 from visionloop.preprocessing import Preprocessing
-from visionloop.record import Probability, Record, Sha256, parse_record
+from visionloop.record import Record, Sha256, parse_record
 from visionloop.signature import FREE, DatatypeName, Signature, TensorSpec
 
 __all__ = [
-    "AliasMove",
-    "Aliases",
     "Bundle",
     "BundleFile",
     "BundleLabel",
-    "Calibration",
-    "Canary",
     "ClassificationBundle",
     "ClassifierBundle",
-    "ConformalSets",
     "DatatypeName",
     "GoldenItem",
     "GoldenSet",
-    "LabelCalibration",
-    "LabelThresholds",
     "MultiLabelBundle",
-    "Pin",
     "Provenance",
     "Signature",
     "Source",
@@ -55,7 +48,6 @@ __all__ = [
     "TensorOutput",
     "TensorSpec",
     "TensorsBundle",
-    "Thresholds",
     "WarmUp",
     "parse_bundle",
 ]
@@ -95,79 +87,6 @@ class TensorOutput(Record):
     kind: Literal["logits", "probabilities", "embedding", "distance"]
     datatype: Literal["FP32"] = "FP32"
     shape: list[int]
-
-
-class Calibration(Record):
-    """How `probabilities` are made from `logits`: softmax(logits / temperature).
-
-    Fitted on val by minimising the negative log-likelihood (Guo et al. 2017); the division is in
-    the graph. ECE over 15 equal-width bins, on val before and after.
-    """
-
-    method: Literal["temperature"] = "temperature"
-    temperature: Annotated[float, Field(gt=0.0)]
-    ece_before: Probability
-    ece_after: Probability
-
-
-class LabelCalibration(Record):
-    """How `probabilities` are made from `logits` where each class is a question of its own:
-    sigmoid(logits / temperatures + biases), in the order of the labels; both are in the graph.
-
-    Fitted class by class on val by minimising the negative log-likelihood (Platt 1999). ECE over 15
-    equal-width bins, mean over the classes, on val before (1 and 0) and after.
-    """
-
-    method: Literal["platt"] = "platt"
-    temperatures: list[Annotated[float, Field(gt=0.0)]]
-    biases: list[float]
-    ece_before: Probability
-    ece_after: Probability
-
-
-class ConformalSets(Record):
-    """How the classes that an image may be of follow from its probabilities.
-
-    They hold the true class of an image like those of val with probability `coverage`. `lac`: the
-    classes of probability 1 - `quantile` or more. `aps`: the likeliest ones until their sum reaches
-    `quantile`.
-    """
-
-    score: Literal["lac", "aps"]
-    coverage: Probability
-    quantile: Probability
-
-
-class Thresholds(Record):
-    """When an answer is "not sure": its best probability is below `not_sure`, or the image is
-    unlike what the model was trained for: the graph's output of kind `distance` is above `distance`
-    or, in bundles of before there was one, the energy -log(sum(exp(logits))) above `energy`.
-
-    All but `not_sure` are written only where they are set, so a bundle without them is as the first
-    ones were. A reader that does not know them refuses those that have them.
-    """
-
-    not_sure: Probability
-    energy: float | None = None
-    distance: float | None = None
-    conformal: ConformalSets | None = None  # what `not_sure` was made from
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_set(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = serialize(self)
-        return {name: value for name, value in fields.items() if value is not None}
-
-
-class LabelThresholds(Record):
-    """From which probability on an image has a class: `present`, in the order of the labels.
-
-    Chosen class by class on val, by the named rule. The image is unlike what the model was trained
-    for where the graph's output of kind `distance` is above `distance`; None: nobody looks.
-    """
-
-    method: Literal["max_f1", "target_precision"]
-    present: list[Probability]
-    distance: float | None = None
 
 
 class GoldenSet(Record):
@@ -455,59 +374,3 @@ def _check_labelled(labels: Sequence[BundleLabel], outputs: Sequence[TensorSpec]
         raise ValueError(
             f"there are {len(labels)} labels, but output {output.name!r} has {elements} elements"
         )
-
-
-class AliasMove(Record):
-    """One move of one alias: the audit entry, kept for ever.
-
-    A move of stable to the canary's version ends the canary too, and any move of stable ends its
-    pin. `percent` is the canary's share after a move of canary; `version` is None where a move
-    ended it. The alias "pin" is the pin of stable: at `version`, or ended.
-    """
-
-    sequence: Annotated[int, Field(ge=1)]
-    alias: str
-    version: int | None
-    previous: int | None
-    percent: float | None = None
-    who: str
-    why: str
-    metrics: dict[str, float] = Field(default_factory=dict)
-    at: datetime
-
-
-class Canary(Record):
-    """A second version that gets `percent` of the requests; stable gets the others."""
-
-    version: int
-    percent: Annotated[float, Field(gt=0.0, lt=100.0)]
-
-
-class Pin(Record):
-    """Stable stays where it is until somebody says otherwise by name: no gate moves it."""
-
-    who: str
-    why: str
-    at: datetime
-
-
-class Aliases(Record):
-    """The content of aliases.json. `last_move` repeats the newest history entry, so that a writer
-    killed between this file and the history leaves nothing lost: the next one completes it.
-
-    `pinned` is written only where there is a pin. A program that does not know pins refuses such a
-    file instead of promoting over the pin; all other files it reads and writes as ever.
-    """
-
-    stable: int | None = None
-    canary: Canary | None = None
-    sequence: int = 0
-    last_move: AliasMove | None = None
-    pinned: Pin | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_no_pin(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = serialize(self)
-        if self.pinned is None:
-            del fields["pinned"]
-        return fields

@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from visionloop.aliases import AliasLog, CurrentAliases
-from visionloop.bundle import MODEL_NAME_PATTERN, AliasMove, Bundle, Canary, parse_bundle
+from visionloop.aliases import AliasLog, AliasMove, Canary, CurrentAliases
+from visionloop.bundle import MODEL_NAME_PATTERN, Bundle, parse_bundle
 from visionloop.bundle_files import (
     MARKER,
     check_local_files,

@@ -7,14 +7,12 @@ Writes build/bench/ingest.json and prints the table. Three parts:
 - rate      images a second of one gRPC stream of labelled rows into the program as an operator
             starts it (SQLite, file store), for JPEGs of 20 kB and 200 kB. In every round the limit
             loop (see `limit`) runs just before; `ratio` is the median over the rounds of one by the
-            other. Service, workers, sender and limit loop share all cores of the machine. The limit
-            loop waits for the disk with its core idle, the service does not: on a slow disk `ratio`
-            flatters it, and `cpu_ratio`, CPU of an image in the limit loop by that in service and
-            sender together, says what it would be with a disk that never lets wait. The rate
-            is the sustained one: before the first round the service takes WARM_UP rows that do not
-            count, because the limit loop imports everything and decodes an image before its clock
-            starts, too. What they take is told (`warm_up_seconds`): the decoding processes are
-            started, statements compiled, files made.
+            other. Service, workers, sender and limit loop share all cores of the machine.
+            `cpu_ratio` is CPU of an image in the limit loop by that in service and sender together.
+            The rate is the sustained one: before the first round the service takes WARM_UP rows
+            that do not count, because the limit loop imports everything and decodes an image before
+            its clock starts, too. What they take is told (`warm_up_seconds`): the decoding
+            processes are started, statements compiled, files made.
 - bulk      one import of many small images; the memory of the whole service over its course.
 - peer      Label Studio taking in the same 20 kB images as in `rate`.
 """

@@ -2,11 +2,12 @@
 
     python -m bench.ingest.limit FOLDER COUNT SALT FILE…
 
-One process on each core does that in a loop over its share of the files. It decodes with
-`visionloop.images`; hashes the bytes (SHA-256), the pixels (SHA-256, for equal pictures in other
-files) and what they look like (the fingerprint, for near duplicates); and puts the bytes into a
-file store under their digest, synced to disk as every store must. It measures no quality, looks for
-no duplicates, keeps no book, answers nobody.
+Two processes for each core do that in a loop over their share of the files: while one waits for the
+disk, another one computes. They decode with
+`visionloop.images`; hash the bytes (SHA-256), the pixels (SHA-256, for equal pictures in other
+files) and what they look like (the fingerprint, for near duplicates); and put the bytes into a
+file store under their digest, synced to disk as every store must. They measure no quality, look for
+no duplicates, keep no book, answer nobody.
 """
 
 import hashlib
@@ -23,6 +24,8 @@ from visionloop.objectstore import open_store
 from visionloop.snapshot import blob_key
 from visionloop_labeling.duplicates import fingerprint
 
+PROCESSES_PER_CORE = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Limit:
@@ -34,8 +37,8 @@ class Limit:
 
 def measure(folder: Path, files: list[Path], count: int, salt: int) -> Limit:
     """Over `count` images."""
-    cores = len(os.sched_getaffinity(0))
-    share = count // cores
+    processes = PROCESSES_PER_CORE * len(os.sched_getaffinity(0))
+    share = count // processes
     command = [sys.executable, "-m", "bench.ingest.limit", str(folder), str(share)]
     running = [
         subprocess.Popen(
@@ -44,7 +47,7 @@ def measure(folder: Path, files: list[Path], count: int, salt: int) -> Limit:
             stdout=subprocess.PIPE,
             text=True,
         )
-        for number in range(cores)
+        for number in range(processes)
     ]
     for process in running:
         _line(process)  # everything is imported and read
@@ -55,7 +58,7 @@ def measure(folder: Path, files: list[Path], count: int, salt: int) -> Limit:
     seconds = time.perf_counter() - start
     for process in running:
         process.communicate()
-    images = share * cores
+    images = share * processes
     return Limit(images / seconds, 1000 * cpu_seconds / images)
 
 
@@ -72,7 +75,7 @@ def _said(process: "subprocess.Popen[str]", words: str) -> None:
 
 
 def main() -> None:
-    """One core's loop."""
+    """One process's loop."""
     folder, count, salt, *names = sys.argv[1:]
     files = [Path(name).read_bytes() for name in names]
     store = open_store(f"file://{Path(folder).resolve()}")

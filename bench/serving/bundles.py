@@ -17,15 +17,14 @@ from bench.serving.limits import preprocessing, session
 from bench.serving.models import CLASSES, INPUT, SIDE, Model
 from visionloop.bundle import (
     BundleLabel,
-    Calibration,
     ClassificationBundle,
     GoldenItem,
     GoldenSet,
     Provenance,
     TensorInput,
     TensorOutput,
-    Thresholds,
 )
+from visionloop.calibration import Calibration, Thresholds
 from visionloop.errors import VisionloopError
 from visionloop.images import decode
 from visionloop.objectstore import open_store

@@ -11,15 +11,14 @@ from visionloop.bundle import (
     BundleFile,
     BundleLabel,
     ClassificationBundle,
-    ConformalSets,
     Signature,
     Source,
     TensorsBundle,
     TensorSpec,
-    Thresholds,
     WarmUp,
     parse_bundle,
 )
+from visionloop.calibration import ConformalSets, Thresholds
 from visionloop.errors import CorruptError
 from visionloop.record import record_bytes
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from support.file_bundles import publish_version, write_bundle
 
-from visionloop.bundle import Aliases, AliasMove, BundleFile, Canary
+from visionloop.aliases import Aliases, AliasMove, Canary
+from visionloop.bundle import BundleFile
 from visionloop.errors import (
     ConflictError,
     CorruptError,

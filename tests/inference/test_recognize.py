@@ -15,7 +15,8 @@ from PIL import Image
 from support.bundles import LABELS, NOT_SURE, answers, build_bundle, encoded, graph
 from support.inference_server import Server, running_server, wait_for
 
-from visionloop.bundle import Bundle, ClassificationBundle, TensorOutput, Thresholds
+from visionloop.bundle import Bundle, ClassificationBundle, TensorOutput
+from visionloop.calibration import Thresholds
 from visionloop.client import Client
 from visionloop.prediction_id import PredictionId
 from visionloop.proto.v1 import recognition_pb2 as pb

@@ -7,14 +7,8 @@ import numpy as np
 import pytest
 from support.bundles import LABELS, build_bundle
 
-from visionloop.bundle import (
-    Bundle,
-    LabelCalibration,
-    LabelThresholds,
-    MultiLabelBundle,
-    TensorOutput,
-    parse_bundle,
-)
+from visionloop.bundle import Bundle, MultiLabelBundle, TensorOutput, parse_bundle
+from visionloop.calibration import LabelCalibration, LabelThresholds
 from visionloop.cli import predict
 from visionloop.cli.output import Output
 from visionloop.errors import CorruptError, InvalidInputError

@@ -30,14 +30,13 @@ from PIL import Image
 
 from visionloop.bundle import (
     BundleLabel,
-    Calibration,
     ClassificationBundle,
     GoldenSet,
     Provenance,
     TensorInput,
     TensorOutput,
-    Thresholds,
 )
+from visionloop.calibration import Calibration, Thresholds
 from visionloop.images import decode
 from visionloop.preprocessing import Preprocessing, Resize
 from visionloop.repository import ModelRepository, file_entry

@@ -6,14 +6,13 @@ from pathlib import Path
 
 from visionloop.bundle import (
     BundleLabel,
-    Calibration,
     ClassificationBundle,
     GoldenSet,
     Provenance,
     TensorInput,
     TensorOutput,
-    Thresholds,
 )
+from visionloop.calibration import Calibration, Thresholds
 from visionloop.preprocessing import Preprocessing, Resize
 from visionloop.repository import ModelRepository, file_entry
 

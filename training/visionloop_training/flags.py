@@ -26,15 +26,30 @@ def parser() -> argparse.ArgumentParser:
         "with the same flags, tries what it needs instead.",
         epilog="Flags fall back to VISIONLOOP_<FLAG>, as VISIONLOOP_STORE.",
     )
-    add = flags.add_argument
+    _add_subject(flags)
+    _add_recipe(flags)
+    _add_occasion(flags)
+    _add_course(flags)
+    _add_reproduction(flags)
+    _add_telemetry(flags)
+    _add_processes(flags)
+    return flags
+
+
+def _add_subject(flags: argparse.ArgumentParser) -> None:
+    add = flags.add_argument_group("data and model").add_argument
     add("--store", default=_environment("store"), help="file:///folder or s3://bucket/prefix")
     add("--dataset", default=_environment("dataset"), help="the dataset to learn from")
-    add("--model", default=_environment("model"), help="the model that gets the new version")
     add(
         "--snapshot",
         default=_environment("snapshot") or "latest",
         help="snapshot id, a unique prefix of one, or latest (default)",
     )
+    add("--model", default=_environment("model"), help="the model that gets the new version")
+
+
+def _add_recipe(flags: argparse.ArgumentParser) -> None:
+    add = flags.add_argument_group("recipe", "how it learns; see docs/training.md").add_argument
     add(
         "--preset",
         default=_environment("preset") or DEFAULT_PRESET,
@@ -42,22 +57,6 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--config", type=Path, default=_path("config"), metavar="FILE", help="YAML file")
     add("--set", action="append", metavar="KEY=VALUE", help="one setting, as fit.epochs=5")
-    add("--cache", type=Path, default=_path("cache"), metavar="DIR", help="features and images")
-    add(
-        "--checkpoint-seconds",
-        type=_seconds,
-        default=_environment("checkpoint_seconds") or "300",
-        help="time between two checkpoints, which a killed run goes on from (default 300)",
-    )
-    add("--who", default=_environment("who"), help="for the alias history (default: user@host)")
-    add("--no-promote", action="store_true", help="publish, but leave the alias where it is")
-    add("--force", action="store_true", help="promote even if the gate says no; recorded")
-    add("--again", action="store_true", help="train even if nothing is new")
-    add(
-        "--if-needed",
-        action="store_true",
-        help="train only where a trigger says so (triggers.* in the configuration)",
-    )
     add(
         "--lane",
         choices=("full", "fast", "auto"),
@@ -73,7 +72,37 @@ def parser() -> argparse.ArgumentParser:
         help="first try settings of fine-tuning for so long, judged on val, and train with the "
         "best; needs the extra search",
     )
+    add("--show-config", action="store_true", help="print the effective configuration and stop")
+
+
+def _add_occasion(flags: argparse.ArgumentParser) -> None:
+    add = flags.add_argument_group("occasion and promotion").add_argument
+    add(
+        "--if-needed",
+        action="store_true",
+        help="train only where a trigger says so (triggers.* in the configuration)",
+    )
+    add("--again", action="store_true", help="train even if nothing is new")
+    add("--no-promote", action="store_true", help="publish, but leave the alias where it is")
+    add("--force", action="store_true", help="promote even if the gate says no; recorded")
+    add("--who", default=_environment("who"), help="for the alias history (default: user@host)")
+
+
+def _add_course(flags: argparse.ArgumentParser) -> None:
+    add = flags.add_argument_group("course of the run").add_argument
     add("--check", action="store_true", help="only the checks before the first epoch, then stop")
+    add("--cache", type=Path, default=_path("cache"), metavar="DIR", help="features and images")
+    add(
+        "--checkpoint-seconds",
+        type=_seconds,
+        default=_environment("checkpoint_seconds") or "300",
+        help="time between two checkpoints, which a killed run goes on from (default 300)",
+    )
+    add("--json", action="store_true", help="one JSON document on stdout")
+
+
+def _add_reproduction(flags: argparse.ArgumentParser) -> None:
+    add = flags.add_argument_group("reproduction").add_argument
     add(
         "--reproduce",
         type=_version,
@@ -87,7 +116,10 @@ def parser() -> argparse.ArgumentParser:
         help="largest difference of a probability or a share that --reproduce takes for the same "
         "model where the bits differ (default 0.01)",
     )
-    add("--json", action="store_true", help="one JSON document on stdout")
+
+
+def _add_telemetry(flags: argparse.ArgumentParser) -> None:
+    add = flags.add_argument_group("telemetry").add_argument
     add(
         "--metrics-port",
         type=_count,
@@ -114,9 +146,6 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="write learning curves there; needs the package tensorboard",
     )
-    add("--show-config", action="store_true", help="print the effective configuration and stop")
-    _add_processes(flags)
-    return flags
 
 
 def _add_processes(flags: argparse.ArgumentParser) -> None:

@@ -2,12 +2,8 @@
 
 from typing import Any
 
-from visionloop.bundle import (
-    Calibration,
-    ClassificationBundle,
-    ConformalSets,
-    Thresholds,
-)
+from visionloop.bundle import ClassificationBundle
+from visionloop.calibration import Calibration, ConformalSets, Thresholds
 from visionloop.preprocessing import Preprocessing
 from visionloop_training import gate, publish
 from visionloop_training.calibrate import Calibrated, calibrate

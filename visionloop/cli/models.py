@@ -5,10 +5,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from visionloop.aliases import pinned_words
+from visionloop.aliases import Aliases, AliasMove, pinned_words
 from visionloop.bundle import (
-    Aliases,
-    AliasMove,
     Bundle,
     ClassificationBundle,
     ClassifierBundle,

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from visionloop.bundle import AliasMove, TensorsBundle
+from visionloop.aliases import AliasMove
+from visionloop.bundle import TensorsBundle
 from visionloop.cli.output import Output
 from visionloop.cli.store import open_from, user_name
 from visionloop.cli.tensors import tensor_facts

@@ -12,7 +12,8 @@ import shutil
 from collections.abc import Callable, Collection
 from time import perf_counter
 
-from visionloop.bundle import Aliases, Canary, ClassifierBundle
+from visionloop.aliases import Aliases, Canary
+from visionloop.bundle import ClassifierBundle
 from visionloop.errors import (
     ConfigurationError,
     CorruptError,

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from visionloop.bundle import LabelCalibration, LabelThresholds, MultiLabelBundle
+from visionloop.bundle import MultiLabelBundle
+from visionloop.calibration import LabelCalibration, LabelThresholds
 from visionloop.errors import RefusedError
 from visionloop.preprocessing import Preprocessing
 from visionloop_training import publish
