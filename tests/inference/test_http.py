@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 from support.bundles import LABELS, answers, encoded, graph
 from support.certificates import Pair, authority, signed
-from support.inference_server import Server, running_server
+from support.inference_server import Server, running_server, wait_for
 
 from visionloop.prediction_id import PredictionId
 from visionloop_inference import http as http_server
@@ -269,9 +269,12 @@ def test_probes_and_other_paths(server: Server) -> None:
 
 
 def test_the_access_log_names_who_asked_over_http(server: Server) -> None:
+    def told() -> dict[str, Any] | None:
+        lines = [json.loads(line) for line in server.text().splitlines() if '"request"' in line]
+        return next((each for each in lines if each.get("model") == "nobody-has-this"), None)
+
     post(server, encoded(1), "?model=nobody-has-this")
-    lines = [json.loads(line) for line in server.text().splitlines() if '"request"' in line]
-    line = next(each for each in lines if each.get("model") == "nobody-has-this")
+    line = wait_for(told, hint="the line, which is written after the answer")
     assert line["peer"].startswith("http:127.0.0.1:")
     assert (line["method"], line["code"]) == ("visionloop.v1.Recognition/Recognize", "NOT_FOUND")
     assert line["rows"] == 1

@@ -16,6 +16,7 @@ from visionloop.objectstore import ObjectStore, open_store
 from visionloop.repository import ModelRepository
 from visionloop.snapshot import SnapshotManifest
 from visionloop_training import config, pipeline
+from visionloop_training.triggers import Trigger
 
 # The real pretrained weights on small pictures; the lower two thirds of the network frozen.
 QUICK = (
@@ -105,3 +106,14 @@ class Site:
 
 def make_site(folder: Path) -> Site:
     return Site(open_store((folder / "store").as_uri()), folder)
+
+
+def fired(result: pipeline.Result) -> set[str]:
+    """The triggers that call for training."""
+    return {trigger.name for trigger in result.decision.triggers if trigger.fired}
+
+
+def trigger(result: pipeline.Result, name: str) -> Trigger:
+    """The trigger of this name."""
+    [found] = [one for one in result.decision.triggers if one.name == name]
+    return found

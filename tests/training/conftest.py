@@ -8,29 +8,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from pathlib import Path
 
 import pytest
-from support.training_site import FIRST, PROBE, QUICK, Site, make_site
-
-from visionloop_training import pipeline
+from support.training_site import FIRST, PROBE, Site, make_site
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     """An empty store."""
     return make_site(tmp_path)
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, pipeline.Result]:
-    """A store with version 1, fine-tuned and promoted. Tests must not change it."""
-    site = make_site(tmp_path_factory.mktemp("trained"))
-    site.write(FIRST)
-    return site, site.train(*QUICK, who="tester")
-
-
-@pytest.fixture
-def tuned(trained: tuple[Site, pipeline.Result], tmp_path: Path) -> Site:
-    """A copy of it, with its cache, to go on with."""
-    return trained[0].copied(tmp_path)
 
 
 @pytest.fixture(scope="session")

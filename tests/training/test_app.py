@@ -18,7 +18,7 @@ from visionloop_training.config import dump, load
 def flags(site: Site, *more: str) -> list[str]:
     settings = [part for setting in PROBE for part in ("--set", setting)]
     where = ["--store", site.url, "--dataset", "digits", "--model", "reader"]
-    return [*where, "--cache", str(site.folder / "cache"), *settings, *more]
+    return [*where, "--cache", str(site.cache), *settings, *more]
 
 
 def program(site: Site, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -53,7 +53,7 @@ def test_a_job_killed_before_the_marker_leaves_nothing_half_visible(site: Site):
 
 
 def test_people_get_a_summary_and_a_refusal_is_exit_65(site: Site, capsys):
-    site.write({"0": 120, "1": 120, "2": 120})
+    site.write({"0": 60, "1": 60, "2": 60})
     assert main(flags(site)) == 0
     told = capsys.readouterr().out
     assert "version 1 of reader" in told

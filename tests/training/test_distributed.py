@@ -31,7 +31,7 @@ SETTINGS = (
 def flags(site: Site, *more: str) -> list[str]:
     settings = [part for setting in SETTINGS for part in ("--set", setting)]
     where = ["--store", site.url, "--dataset", "digits", "--model", "reader", "--no-promote"]
-    return [*where, "--cache", str(site.folder / "cache"), *settings, *more]
+    return [*where, "--cache", str(site.cache), *settings, *more]
 
 
 def torchrun(site: Site, processes: int, **environment: str) -> subprocess.CompletedProcess[str]:

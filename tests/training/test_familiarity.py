@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.bundles import encoded, graph, preprocessing
-from support.training_site import Site
 
 from visionloop.images import decode
-from visionloop_training import familiarity, pipeline
+from visionloop_training import familiarity
 from visionloop_training.data import Item
 from visionloop_training.export import OPSET, Session
 from visionloop_training.familiarity import Familiarity
@@ -52,22 +51,3 @@ def test_rare_classes_are_among_the_known(monkeypatch: pytest.MonkeyPatch):
     chosen = familiarity.known(items)
     assert [one.label for one in chosen] == [0, 1, 0, 1, 0, 1, 0, 0]
     assert familiarity.known(items[:2]) == items[:2]
-
-
-def test_photographs_are_unfamiliar_to_a_model_of_digits(
-    trained: tuple[Site, pipeline.Result], tmp_path: Path
-):
-    site, _ = trained
-    bundle = site.repository.fetch("reader", 1, tmp_path)
-    session = Session(tmp_path / bundle.graph)
-    limit = bundle.thresholds.distance
-    assert limit is not None
-
-    def distances(images: list[bytes]) -> np.ndarray:
-        return session.batched([bundle.preprocessing(decode(data)) for data in images])["distance"]
-
-    photographs = distances([encoded(index) for index in range(60)])
-    digits = distances([path.read_bytes() for path in sorted((tmp_path / "golden").glob("*.png"))])
-    assert len(digits) == 64
-    assert (photographs > limit).mean() > 0.9
-    assert (digits > limit).mean() < 0.1

@@ -26,13 +26,17 @@ def say(text: str = "") -> None:
     sys.stdout.flush()
 
 
-def command(name: str, *arguments: str, accept: tuple[int, ...] = (0,)) -> dict[str, Any]:
+def command(
+    name: str, *arguments: str, accept: tuple[int, ...] = (0,), gives_way: bool = False
+) -> dict[str, Any]:
     """Runs a command of the suite with --json; its progress is shown, its result returned.
 
-    Raises RefusedError with the command's own words when it ends with another code than accepted.
+    One that `gives_way` has a low priority for the processors. Raises RefusedError with the
+    command's own words when it ends with another code than accepted.
     """
-    line = [_entry_point(name), *arguments]
-    say(f"  $ {name} {shlex.join(arguments)}")
+    prefix = ["nice"] if gives_way else []
+    line = [*prefix, _entry_point(name), *arguments]
+    say(f"  $ {shlex.join([*prefix, name, *arguments])}")
     environment = {**os.environ, **READABLE_LOGS}
     done = subprocess.run([*line, "--json"], stdout=subprocess.PIPE, env=environment, check=False)
     if done.returncode not in accept:

@@ -113,6 +113,7 @@ def train(suite: Suite, preset: str, settings: Sequence[str], labelled: float) -
         *("--store", suite.store, "--dataset", DATASET, "--model", MODEL, "--preset", preset),
         *("--cache", str(suite.cache), "--who", "demo"),
         *(flag for setting in settings for flag in ("--set", setting)),
+        gives_way=True,  # to the programs that serve on the same processors
     )
     seconds = time.time() - started
     version = int(result["version"])
