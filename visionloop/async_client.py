@@ -125,6 +125,7 @@ class AsyncClient(ClientBase):
         prediction: str | Recognition,
         *,
         class_id: str | None = None,
+        class_ids: Sequence[str] | None = None,
         image: Image | None = None,
         image_sha256: str | None = None,
         note: str = "",
@@ -135,7 +136,9 @@ class AsyncClient(ClientBase):
         self._check_open()
         seconds = self._seconds(timeout)
         data = None if image is None else await _read_async(image)
-        request = feedback_of(prediction, class_id, data, image_sha256, note, feedback_id)
+        request = feedback_of(
+            prediction, class_id, class_ids, data, image_sha256, note, feedback_id
+        )
         self._open()
         stub = self._stub()
         try:

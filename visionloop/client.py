@@ -162,6 +162,7 @@ class Client(ClientBase):
         prediction: str | Recognition,
         *,
         class_id: str | None = None,
+        class_ids: Sequence[str] | None = None,
         image: Image | None = None,
         image_sha256: str | None = None,
         note: str = "",
@@ -170,16 +171,20 @@ class Client(ClientBase):
     ) -> FeedbackReceipt:
         """Says what an image truly shows; returns when the service has stored it for good.
 
-        `prediction` is a result or its prediction id. Without `class_id` the prediction is called
-        wrong, and no more. Give the image itself, or its sha256 where labeling-ingest has it. A
-        `feedback_id` (a UUID) of your own lets you repeat a call that broke off: it counts once.
+        `prediction` is a result or its prediction id. `class_id` is what the image shows; where the
+        model tells any number of classes, `class_ids` is all of it (empty: none of them). Without
+        either the prediction is called wrong, and no more. Give the image itself, or its sha256
+        where labeling-ingest has it. A `feedback_id` (a UUID) of your own lets you repeat a call
+        that broke off: it counts once.
         Raises InvalidInputError, ConflictError for an id that was used for something else,
         UnavailableError when the service or its store is away.
         """
         self._check_open()
         seconds = self._seconds(timeout)
         data = None if image is None else read_image(image)
-        request = feedback_of(prediction, class_id, data, image_sha256, note, feedback_id)
+        request = feedback_of(
+            prediction, class_id, class_ids, data, image_sha256, note, feedback_id
+        )
         try:
             answer = self._stub().SubmitFeedback(request, timeout=seconds, metadata=self._metadata)
         except (grpc.RpcError, ValueError) as error:  # ValueError: closed by another thread

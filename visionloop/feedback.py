@@ -16,9 +16,9 @@ import hashlib
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from visionloop.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError
 from visionloop.objectstore import ObjectStore
@@ -28,7 +28,10 @@ from visionloop.record import Record, Sha256, parse_record
 FOLDER = "inbox/feedback/"
 LONGEST_NOTE = 2000  # characters
 LONGEST_CLASS_ID = 200
-LARGEST_HEADER = 32 * 1024  # bytes; the longest note, escaped, fits
+MOST_CLASS_IDS = 64  # of one image
+LARGEST_HEADER = 128 * 1024  # bytes; the longest note and ids, escaped, fit
+
+ClassId = Annotated[str, Field(min_length=1, max_length=LONGEST_CLASS_ID)]
 
 
 class FeedbackImage(Record):
@@ -46,14 +49,20 @@ class FeedbackImage(Record):
 
 
 class FeedbackHeader(Record):
-    """The first line. `verdict` is "class" with a class_id, or "wrong" without one."""
+    """The first line. `verdict` is "class" with a class_id, "classes" with class_ids (all that the
+    image shows, of a model of any number of classes; none: none of its classes), or "wrong".
+
+    `class_ids` is written only where it is set, so other feedback is as it was before there were
+    any; a reader that does not know them refuses them.
+    """
 
     format_version: Literal[1] = 1
     kind: Literal["visionloop.feedback"] = "visionloop.feedback"
     id: str
     prediction_id: str
-    verdict: Literal["class", "wrong"]
-    class_id: Annotated[str, Field(min_length=1, max_length=LONGEST_CLASS_ID)] | None = None
+    verdict: Literal["class", "classes", "wrong"]
+    class_id: ClassId | None = None
+    class_ids: Annotated[tuple[ClassId, ...], Field(max_length=MOST_CLASS_IDS)] | None = None
     image: FeedbackImage
     note: Annotated[str, Field(max_length=LONGEST_NOTE)] = ""
     caller: str = ""  # whose token it was; empty on a server without tokens
@@ -63,9 +72,25 @@ class FeedbackHeader(Record):
     def _parts_fit(self) -> "FeedbackHeader":
         if (self.verdict == "class") != (self.class_id is not None):
             raise ValueError("class_id belongs to the verdict class, and to no other")
+        if (self.verdict == "classes") != (self.class_ids is not None):
+            raise ValueError("class_ids belong to the verdict classes, and to no other")
+        if len(set(self.class_ids or ())) != len(self.class_ids or ()):
+            raise ValueError("class_ids holds a class twice")
         check_id(self.id)
         PredictionId.parse(self.prediction_id)
         return self
+
+    @property
+    def shown(self) -> tuple[str, ...] | None:
+        """The classes that the image shows; None where nobody said so."""
+        return self.class_ids if self.class_id is None else (self.class_id,)
+
+    @model_serializer(mode="wrap")
+    def _without_no_class_ids(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        if self.class_ids is None:
+            fields.pop("class_ids", None)
+        return fields
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,6 +187,7 @@ class FeedbackReceipt:
 def feedback_of(
     prediction: "str | Recognition",
     class_id: str | None,
+    class_ids: Sequence[str] | None,
     image: bytes | None,
     image_sha256: str | None,
     note: str,
@@ -199,15 +200,25 @@ def feedback_of(
             "give either image (the bytes that were predicted, or their path) or image_sha256",
             field="image",
         )
+    if class_id is not None and class_ids is not None:
+        raise InvalidInputError(
+            "give class_id, or class_ids for a model of several classes, not both", field="class_id"
+        )
+    if isinstance(class_ids, str):
+        raise InvalidInputError(
+            f"class_ids is {class_ids!r}; give a list of ids", field="class_ids"
+        )
     request = pb.SubmitFeedbackRequest()
     try:
         request.id = feedback_id or str(uuid.uuid4())
         request.prediction_id = ident
         request.note = note
-        if class_id is None:
-            request.wrong = True
-        else:
+        if class_id is not None:
             request.class_id = class_id
+        elif class_ids is not None:
+            request.classes.CopyFrom(pb.ClassSet(class_ids=class_ids))
+        else:
+            request.wrong = True
         if image is not None:
             request.image = image
         elif image_sha256 is not None:

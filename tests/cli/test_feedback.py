@@ -99,7 +99,9 @@ def test_feedback_goes_into_the_store(flags: list[str], store: ObjectStore, tmp_
         ((ident, "--class", "dog", "--image", image), 64, "'dog' is no class of model"),
         ((ident, "--wrong", "--image", image, "--id", mine), 75, "sent before with other content"),
         (("nonsense", "--wrong", "--image", image), 64, "prediction_id is 'nonsense'"),
-        ((ident, "--image", image), 64, "--class --wrong"),
+        ((ident, "--classes", "--image", image), 64, "gives an image one class"),
+        ((ident, "--classes", "a", "b", "--image", image), 64, "gives an image one class"),
+        ((ident, "--image", image), 64, "--class --classes --wrong"),
         ((ident, "--wrong"), 64, "--image --image-sha256"),
         ((ident, "--wrong", "--image", tmp_path / "none"), 66, "there is no file"),
     ):

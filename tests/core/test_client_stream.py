@@ -413,7 +413,11 @@ def test_feedback_says_what_it_was_told(service: Service, submit: Submit, tmp_pa
     mine = str(uuid.uuid4())
     submit(service.target, "cells:7:p", image_sha256="ab", feedback_id=mine)
     assert not submit(service.target, "cells:7:p", image_sha256="ab", feedback_id=mine).created
-    first, second, _ = service.servicer.feedback
+    submit(service.target, "cells:7:p", class_ids=["crack", "dirt"], image_sha256="ab")
+    submit(service.target, "cells:7:p", class_ids=[], image_sha256="ab")
+    first, second, _, both, none = service.servicer.feedback
+    assert list(both.classes.class_ids) == ["crack", "dirt"]
+    assert (none.WhichOneof("verdict"), list(none.classes.class_ids)) == ("classes", [])
     assert str(uuid.UUID(first.id)) == first.id == receipt.feedback_id
     assert (first.prediction_id, first.class_id, first.image) == ("cells:7:p", "crack", b"12345")
     assert (first.note, first.wrong) == ("hm", False)
@@ -422,7 +426,14 @@ def test_feedback_says_what_it_was_told(service: Service, submit: Submit, tmp_pa
 
 
 def test_feedback_that_cannot_be_sent(service: Service, submit: Submit, tmp_path: Path) -> None:
-    for arguments in ({}, {"image": b"x", "image_sha256": "ab"}, {"image": b"x", "note": 7}):
+    for arguments in (
+        {},
+        {"image": b"x", "image_sha256": "ab"},
+        {"image": b"x", "note": 7},
+        {"image": b"x", "class_id": "a", "class_ids": ["a"]},
+        {"image": b"x", "class_ids": "crack"},
+        {"image": b"x", "class_ids": [7]},
+    ):
         with pytest.raises(InvalidInputError):
             submit(service.target, "p", **arguments)
     with pytest.raises(NotFoundError):

@@ -13,7 +13,9 @@ from visionloop.errors import ConflictError, CorruptError, InvalidInputError, No
 from visionloop.feedback import (
     FOLDER,
     LARGEST_HEADER,
+    LONGEST_CLASS_ID,
     LONGEST_NOTE,
+    MOST_CLASS_IDS,
     Feedback,
     FeedbackHeader,
     FeedbackImage,
@@ -46,6 +48,13 @@ def feedback(
     return Feedback(header, image)
 
 
+def of_several(written: Feedback, *class_ids: str) -> Feedback:
+    """The same, of a model of any number of classes."""
+    fields = written.header.model_dump(exclude={"verdict", "class_id"})
+    header = FeedbackHeader(**fields, verdict="classes", class_ids=class_ids)
+    return Feedback(header, written.image)
+
+
 def altered(record: Record, **changes: object) -> dict[str, object]:
     return {**json.loads(record.model_dump_json()), **changes}
 
@@ -58,8 +67,20 @@ def test_what_is_written_is_read(image: bytes | None, note: str) -> None:
     assert json.loads(data.partition(b"\n")[0])["note"] == note
 
 
+@pytest.mark.parametrize("class_ids", [(), ("cat",), ("rocket", "cat")])
+def test_all_that_an_image_shows_is_written_and_read(class_ids: tuple[str, ...]) -> None:
+    one = feedback()
+    several = of_several(one, *class_ids)
+    assert parse_feedback(several.to_bytes(), "x") == several
+    assert several.header.shown == class_ids
+    assert one.header.shown == ("cat",)
+    assert b"class_ids" not in one.to_bytes(), "readers from before know no such field"
+    assert not several.same_as(one)
+
+
 def test_the_longest_header_fits() -> None:
-    written = feedback(None, note="\x00" * LONGEST_NOTE)
+    names = [f"{n:02}" + "\x00" * (LONGEST_CLASS_ID - 2) for n in range(MOST_CLASS_IDS)]
+    written = of_several(feedback(None, note="\x00" * LONGEST_NOTE), *names)
     assert len(written.to_bytes()) < LARGEST_HEADER
     assert parse_feedback(written.to_bytes(), "x") == written
 

@@ -94,9 +94,18 @@ def test_wrong_without_a_class_and_an_image_by_digest(inbox: FeedbackInbox, stor
     assert found.header.image.sha256 == digest
 
 
-def test_a_version_that_is_not_loaded_is_taken_unchecked(inbox: FeedbackInbox) -> None:
+def test_a_version_that_is_not_loaded_is_taken_unchecked(
+    inbox: FeedbackInbox, store_url: str
+) -> None:
     old = str(PredictionId.new("cells", 99, hashlib.sha256(PICTURE).hexdigest()))
     assert submit(inbox, request(prediction_id=old, class_id="a-class-of-old"))
+    for class_ids in (["one", "another"], []):
+        several = {"class_id": None, "classes": {"class_ids": class_ids}}
+        sent = request(prediction_id=old, **several)
+        assert submit(inbox, sent)
+        key = f"{FOLDER}{sent.id}"
+        header = parse_feedback(open_store(store_url).get(key).data, key).header
+        assert (header.verdict, header.class_ids) == ("classes", tuple(class_ids))
 
 
 @pytest.mark.parametrize(
@@ -104,6 +113,13 @@ def test_a_version_that_is_not_loaded_is_taken_unchecked(inbox: FeedbackInbox) -
     [
         ({"id": "1"}, "id is '1'; it must be a UUID"),
         ({"prediction_id": "cells:1"}, "prediction_id is 'cells:1'"),
+        ({"class_id": None, "classes": {"class_ids": ["cat"]}}, "gives an image one class"),
+        ({"class_id": None, "classes": {"class_ids": ["a", "a"]}}, "classes holds 'a' twice"),
+        ({"class_id": None, "classes": {"class_ids": ["a", ""]}}, "classes has 0 characters"),
+        (
+            {"class_id": None, "classes": {"class_ids": [str(n) for n in range(65)]}},
+            "classes holds 65 classes; the limit is 64",
+        ),
         ({"class_id": None}, "class_id .* or wrong = true is needed"),
         ({"class_id": None, "wrong": False}, "class_id .* or wrong = true is needed"),
         ({"class_id": ""}, "class_id has 0 characters"),

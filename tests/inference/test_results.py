@@ -153,4 +153,8 @@ def test_one_class_is_no_feedback_on_an_image_of_several(
     inbox = FeedbackInbox(f"file://{tmp_path}/inbox", find)
     prediction = PredictionId.new(bundle.model, bundle.version, "0" * 64)
     with pytest.raises(InvalidInputError, match="several classes"):
-        inbox._check_class(CAT, prediction)
+        inbox._check_classes([CAT], "class_id", prediction)
+    inbox._check_classes([], "classes", prediction)
+    inbox._check_classes([ROCKET, CAT], "classes", prediction)
+    with pytest.raises(InvalidInputError, match="'dog' is no class of model"):
+        inbox._check_classes([CAT, "dog"], "classes", prediction)

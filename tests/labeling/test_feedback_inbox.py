@@ -29,6 +29,7 @@ from visionloop.objectstore import open_store
 from visionloop.prediction_id import PredictionId
 from visionloop.repository import ModelRepository
 from visionloop_labeling import feedback_inbox as module
+from visionloop_labeling.datasets import DatasetSettings
 from visionloop_labeling.feedback_inbox import REFUSED, FeedbackInbox
 from visionloop_labeling.schema import Item, LabelEvent
 
@@ -123,6 +124,33 @@ def test_a_correction_becomes_an_apps_label_on_the_image_it_brought(core, inbox)
     assert event.note == "seen by hand"
     assert item_of(core, 9).state == "open", "an app's word waits for a person's"
     assert waiting(core) == []
+
+
+@pytest.mark.parametrize("class_ids", [("cat", "rocket"), ("coffee",), ()])
+def test_all_that_an_image_shows_becomes_a_label_of_several(
+    core, models: Path, tmp_path: Path, class_ids: tuple[str, ...]
+) -> None:
+    shutil.copytree(models, tmp_path / "store" / "models")
+    core.create(DATASET, DatasetSettings(task="multi_label"))
+    for number, name in enumerate(("cat", "coffee", "rocket")):
+        core.add(encoded(number), name, dataset=DATASET)
+    leave(core, feedback(9, verdict="classes", class_ids=class_ids))
+    FeedbackInbox(core.database, core.store, core.ingest).drain()
+    label = core.labels(DATASET)[sha256_of(9)]
+    assert (label.annotation.classes, label.author_kind) == (class_ids, "app")
+    assert waiting(core) == []
+
+
+def test_several_classes_are_put_aside_where_an_image_has_one_or_one_is_unknown(
+    core, inbox
+) -> None:
+    several = feedback(1, verdict="classes", class_ids=("cat", "rocket"))
+    unknown = feedback(2, verdict="classes", class_ids=("cat", "dog"))
+    leave(core, several, unknown)
+    inbox.drain()
+    assert refusal(core, several) == "invalid_input"
+    assert refusal(core, unknown) == "unknown_class"
+    assert len(events_of(core, 1)) == 1, "the import's own"
 
 
 def test_an_image_that_is_there_is_named_by_its_digest(core, inbox) -> None:

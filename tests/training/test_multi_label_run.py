@@ -15,7 +15,8 @@ from support.training_site import PROBE, Site, make_site
 
 from visionloop.bundle import GoldenItem, MultiLabelBundle
 from visionloop.client import Client
-from visionloop.errors import ConfigurationError, RefusedError
+from visionloop.errors import ConfigurationError, InvalidInputError, RefusedError
+from visionloop.feedback import feedback_key, parse_feedback
 from visionloop.images import decode
 from visionloop_training import pipeline
 
@@ -99,6 +100,12 @@ def test_it_is_served_and_two_things_in_one_image_are_found(
         Client(server.ready().target) as client,
     ):
         results = list(client.recognize_stream(images))
+        shown = shapes.shown_in(1000)
+        told = client.submit_feedback(results[0], class_ids=shown, image=images[0])
+        with pytest.raises(InvalidInputError, match="one alone would deny the others"):
+            client.submit_feedback(results[0], class_id=shapes.CLASSES[0], image=images[0])
+    kept = parse_feedback(site.store.get(feedback_key(told.feedback_id)).data, "kept")
+    assert kept.header.class_ids == tuple(shown)
     assert all(result.multi_label and len(result.labels) == 3 for result in results)
     served = [{label.class_id: label.probability for label in one.labels} for one in results]
     session = onnxruntime.InferenceSession(tmp_path / bundle.graph)

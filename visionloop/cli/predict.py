@@ -69,7 +69,8 @@ def feedback(options: argparse.Namespace, output: Output) -> int:
     with open_client(options) as client:
         receipt = client.submit_feedback(
             options.prediction_id,
-            class_id=None if options.wrong else options.class_id,
+            class_id=options.class_id,
+            class_ids=options.class_ids,
             image=options.image,
             image_sha256=options.image_sha256,
             note=options.note,

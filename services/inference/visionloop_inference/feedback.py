@@ -10,9 +10,10 @@ import asyncio
 import hashlib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import Any
 
 from visionloop.bundle import Bundle, ClassifierBundle, MultiLabelBundle
 from visionloop.errors import (
@@ -26,6 +27,7 @@ from visionloop.errors import (
 from visionloop.feedback import (
     LONGEST_CLASS_ID,
     LONGEST_NOTE,
+    MOST_CLASS_IDS,
     Feedback,
     FeedbackHeader,
     FeedbackImage,
@@ -104,7 +106,9 @@ class FeedbackInbox:
             request.HasField("wrong") and not request.wrong
         ):
             raise InvalidInputError(
-                "class_id (what the image shows) or wrong = true is needed", field="verdict"
+                "class_id (what the image shows), classes (all of it, of a model of several) or "
+                "wrong = true is needed",
+                field="verdict",
             )
         if len(request.note) > LONGEST_NOTE:
             raise InvalidInputError(
@@ -112,7 +116,9 @@ class FeedbackInbox:
                 field="note",
             )
         if request.HasField("class_id"):
-            self._check_class(request.class_id, prediction)
+            self._check_classes([request.class_id], "class_id", prediction)
+        if request.HasField("classes"):
+            self._check_classes(request.classes.class_ids, "classes", prediction)
         if request.WhichOneof("picture") is None:
             raise InvalidInputError(
                 "image or image_sha256 is needed: send the image itself unless labeling-ingest "
@@ -129,32 +135,36 @@ class FeedbackInbox:
             _check_digest(request.image_sha256, prediction, "image_sha256")
         return prediction
 
-    def _check_class(self, class_id: str, prediction: PredictionId) -> None:
-        if not 1 <= len(class_id) <= LONGEST_CLASS_ID:
-            raise InvalidInputError(
-                f"class_id has {len(class_id)} characters; it must have 1 to {LONGEST_CLASS_ID}",
-                field="class_id",
-            )
+    def _check_classes(
+        self, class_ids: Sequence[str], field: str, prediction: PredictionId
+    ) -> None:
+        _check_ids(class_ids, field)
         bundle = self._find_bundle(prediction.model, prediction.version)
         if bundle is None:
             return  # a version that is not loaded any more: whoever drains the inbox checks it
-        if isinstance(bundle, MultiLabelBundle):
+        several = isinstance(bundle, MultiLabelBundle)
+        if several and field == "class_id":
             raise InvalidInputError(
-                f"class_id is {class_id!r}, and images of model {prediction.model!r} may have "
-                "several classes: one alone would deny the others. Say that the prediction is "
-                "wrong (`wrong`), or send all that the image shows to labeling-ingest",
-                field="class_id",
+                f"class_id is {class_ids[0]!r}, and images of model {prediction.model!r} may have "
+                "several classes: one alone would deny the others. Give all that the image shows "
+                "in `classes`, or say that the prediction is `wrong`",
+                field=field,
             )
-        known = (
-            [label.id for label in bundle.labels] if isinstance(bundle, ClassifierBundle) else []
-        )
-        if class_id not in known:
-            shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+        if not several and field == "classes":
             raise InvalidInputError(
-                f"class_id {class_id!r} is no class of model {prediction.model!r} version "
-                f"{prediction.version}; there are: {shown or 'none'}",
-                field="class_id",
+                f"model {prediction.model!r} gives an image one class; say which in `class_id`",
+                field=field,
             )
+        labels = bundle.labels if isinstance(bundle, ClassifierBundle) else []
+        known = [label.id for label in labels]
+        for class_id in class_ids:
+            if class_id not in known:
+                shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+                raise InvalidInputError(
+                    f"{field} {class_id!r} is no class of model {prediction.model!r} version "
+                    f"{prediction.version}; there are: {shown or 'none'}",
+                    field=field,
+                )
 
     def _keep(
         self, request: pb.SubmitFeedbackRequest, prediction: PredictionId, caller: str
@@ -191,17 +201,37 @@ def _feedback(
         image = FeedbackImage(sha256=digest, size=len(request.image), inline=True)
     else:
         image = FeedbackImage(sha256=request.image_sha256, inline=False)
+    said: dict[str, Any] = {"verdict": "wrong"}
+    if request.HasField("class_id"):
+        said = {"verdict": "class", "class_id": request.class_id}
+    elif request.HasField("classes"):
+        said = {"verdict": "classes", "class_ids": tuple(request.classes.class_ids)}
     header = FeedbackHeader(
         id=request.id,
         prediction_id=request.prediction_id,
-        verdict="class" if request.HasField("class_id") else "wrong",
-        class_id=request.class_id if request.HasField("class_id") else None,
         image=image,
         note=request.note,
         caller=caller,
         received=datetime.now(UTC),
+        **said,
     )
     return Feedback(header, request.image if image.inline else None)
+
+
+def _check_ids(class_ids: Sequence[str], field: str) -> None:
+    """Raises InvalidInputError unless a header can hold them."""
+    if len(class_ids) > MOST_CLASS_IDS:
+        raise InvalidInputError(
+            f"{field} holds {len(class_ids)} classes; the limit is {MOST_CLASS_IDS}", field=field
+        )
+    for place, class_id in enumerate(class_ids):
+        if not 1 <= len(class_id) <= LONGEST_CLASS_ID:
+            raise InvalidInputError(
+                f"{field} has {len(class_id)} characters; it must have 1 to {LONGEST_CLASS_ID}",
+                field=field,
+            )
+        if class_id in class_ids[:place]:
+            raise InvalidInputError(f"{field} holds {class_id!r} twice", field=field)
 
 
 def _check_digest(sha256: str, prediction: PredictionId, field: str) -> None:

@@ -1,9 +1,9 @@
 """Draining the feedback that inference left in the store: what apps say of predictions.
 
 A feedback names its prediction, the prediction its model version, the version's bundle the dataset
-it was trained on: that is where it goes. "It shows a crack" becomes an app's label, which people's
-labels outrank; "wrong" flags the image for review. An image that the dataset does not have is taken
-in on the way, through the same door as all others.
+it was trained on: that is where it goes. "It shows a crack" (or several things, or none of the
+classes) becomes an app's label, which people's labels outrank; "wrong" flags the image for review.
+An image that the dataset does not have is taken in on the way, through the same door as all others.
 
 Each feedback takes effect once: its UUID is the event's, its object is deleted only after the
 commit, so a crash anywhere is repaired by doing it again. What cannot take effect (an unknown
@@ -153,7 +153,7 @@ class FeedbackInbox:
         if recorded.replayed:
             return "repeated"
         metrics.FEEDBACK_LAG.observe((datetime.now(UTC) - header.received).total_seconds())
-        return "labelled" if header.verdict == "class" else "reported"
+        return "reported" if header.shown is None else "labelled"
 
     def _find_dataset(self, model: str, version: int) -> str:
         """The dataset that a model version was trained on; bundles never change."""
@@ -204,10 +204,11 @@ class FeedbackInbox:
         with self._database.write() as session:
             dataset = datasets.find(session, dataset_name, lock=True)
             log = LabelLog(session, dataset)
-            if header.class_id is not None and log.classes.find(header.class_id) is None:
-                raise _RefusalError(
-                    "unknown_class", f'dataset "{dataset_name}" has no class {header.class_id!r}'
-                )
+            for class_id in header.shown or ():
+                if log.classes.find(class_id) is None:
+                    raise _RefusalError(
+                        "unknown_class", f'dataset "{dataset_name}" has no class {class_id!r}'
+                    )
             item = labels.find_item(session, dataset, header.image.sha256)
             recorded = log.record(item, _statement(feedback))
         log.measure()
@@ -258,7 +259,7 @@ def _author(feedback: Feedback) -> str:
 
 def _statement(feedback: Feedback) -> Statement:
     header, prediction = feedback.header, feedback.prediction
-    said = None if header.class_id is None else Annotation(classes=(header.class_id,))
+    said = None if header.shown is None else Annotation(classes=header.shown)
     return Statement(
         author_kind=AuthorKind.APP,
         author=_author(feedback),

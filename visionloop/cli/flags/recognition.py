@@ -40,6 +40,13 @@ def add_feedback(verbs: Verbs, common: StrictParser) -> None:
     verdict = feedback.add_mutually_exclusive_group(required=True)
     verdict.add_argument("--class", dest="class_id", metavar="ID", help="the right class")
     verdict.add_argument(
+        "--classes",
+        dest="class_ids",
+        metavar="ID",
+        nargs="*",
+        help="all classes that it shows, of a model of several; with no ID: none of them",
+    )
+    verdict.add_argument(
         "--wrong", action="store_true", help="the prediction is wrong; the right class is not known"
     )
     picture = feedback.add_mutually_exclusive_group(required=True)

@@ -125,11 +125,12 @@ class RecognizeStreamResponse(_message.Message):
     def __init__(self, status: _Optional[_Union[ImageStatus, _Mapping]] = ..., response: _Optional[_Union[RecognizeResponse, _Mapping]] = ..., retry_after_seconds: _Optional[float] = ...) -> None: ...
 
 class SubmitFeedbackRequest(_message.Message):
-    __slots__ = ("id", "prediction_id", "class_id", "wrong", "image", "image_sha256", "note")
+    __slots__ = ("id", "prediction_id", "class_id", "wrong", "classes", "image", "image_sha256", "note")
     ID_FIELD_NUMBER: _ClassVar[int]
     PREDICTION_ID_FIELD_NUMBER: _ClassVar[int]
     CLASS_ID_FIELD_NUMBER: _ClassVar[int]
     WRONG_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     IMAGE_SHA256_FIELD_NUMBER: _ClassVar[int]
     NOTE_FIELD_NUMBER: _ClassVar[int]
@@ -137,10 +138,17 @@ class SubmitFeedbackRequest(_message.Message):
     prediction_id: str
     class_id: str
     wrong: bool
+    classes: ClassSet
     image: bytes
     image_sha256: str
     note: str
-    def __init__(self, id: _Optional[str] = ..., prediction_id: _Optional[str] = ..., class_id: _Optional[str] = ..., wrong: bool = ..., image: _Optional[bytes] = ..., image_sha256: _Optional[str] = ..., note: _Optional[str] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., prediction_id: _Optional[str] = ..., class_id: _Optional[str] = ..., wrong: bool = ..., classes: _Optional[_Union[ClassSet, _Mapping]] = ..., image: _Optional[bytes] = ..., image_sha256: _Optional[str] = ..., note: _Optional[str] = ...) -> None: ...
+
+class ClassSet(_message.Message):
+    __slots__ = ("class_ids",)
+    CLASS_IDS_FIELD_NUMBER: _ClassVar[int]
+    class_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, class_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SubmitFeedbackResponse(_message.Message):
     __slots__ = ("id", "created")
