@@ -30,6 +30,7 @@ from visionloop_labeling.labels import Statement
 from visionloop_labeling.schema import Dataset, ImageGroup, Item, NearDuplicate
 from visionloop_labeling.splits import SplitRatios
 from visionloop_labeling.taxonomy import Taxonomy
+from visionloop_training import data as training_data
 
 
 def test_a_snapshot_holds_the_accepted_labels(core) -> None:
@@ -372,6 +373,25 @@ def test_several_classes_of_an_image(core) -> None:
         shown.update(images)
     assert shown == {"a": 2, "b": 1}
     assert sum(cut.manifest.split_images.values()) == 3
+
+
+def test_training_reads_what_each_image_shows(core) -> None:
+    core.create("many", DatasetSettings(task="multi_label"))
+    said = (("b", "a"), (), ("a",), ("b",))
+    wanted = {
+        core.add(noise(n), dataset="many").sha256: set(said[n % len(said)]) for n in range(40)
+    }
+    for digest, classes in wanted.items():
+        say(core, digest, Draft(classes=tuple(classes)), "many")
+    snapshots.cut(core.database, core.store, "many")
+    data = training_data.dataset(SnapshotRepository(core.store).read("many", "latest"))
+    assert (data.task, data.class_ids) == ("multi_label", ("a", "b"))
+    read = {
+        item.sha256: {data.class_ids[place] for place in item.classes}
+        for part in (data.train, data.val, data.test)
+        for item in part
+    }
+    assert read == wanted
 
 
 def test_labels_mean_what_became_of_their_classes(core) -> None:

@@ -19,6 +19,7 @@ from visionloop.errors import ConfigurationError, InvalidInputError, RefusedErro
 from visionloop.feedback import feedback_key, parse_feedback
 from visionloop.images import decode
 from visionloop_training import pipeline
+from visionloop_training.reproduce import reproduce
 
 # Random convolutions, tuned for two short epochs; which of them or the probe is kept, val says.
 TUNED = (
@@ -124,6 +125,11 @@ def test_it_is_served_and_two_things_in_one_image_are_found(
     for label in results[0].labels:
         assert label.threshold == limits[label.class_id]
         assert label.present == (label.probability >= label.threshold)
+
+
+def test_it_is_made_again_bit_for_bit(trained: tuple[Site, pipeline.Result], tmp_path: Path):
+    site, _ = trained
+    assert reproduce(site.store, "reader", 1, tmp_path).identical
 
 
 def test_a_new_head_is_compared_with_it_image_by_image(
