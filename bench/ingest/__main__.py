@@ -22,6 +22,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -49,6 +50,7 @@ _SAMPLE_SECONDS = 1.0
 def main() -> int:
     """Exit code 0 when every claim holds."""
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and clean up
     OUTPUT.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix="ingest-", dir=OUTPUT))
     document: dict[str, Any] = {"machine": _machine(), "options": vars(options)}
