@@ -87,7 +87,8 @@ def _run(
 ) -> None:
     arguments = recipe.arguments(subject, task.seed)
     cold = not options.keep_cache
-    by = {"config": runs.effective(arguments), "doubtful": recipe.doubtful_weight}
+    effective = runs.effective(arguments)
+    by = {"config": effective, "doubtful": recipe.doubtful_weight}
     key = key_of(task, _digest(subject), by)
     known = book.find(key)
     if known and not options.again:
@@ -103,7 +104,8 @@ def _run(
         store, dataset, arguments, None if cold else folder / "cache", options.threads,
         folder / f"{key}.log",
     )  # fmt: skip
-    book.keep(key, records.record(task, recipe, outcome, where, cold=cold))
+    configuration = records.configuration_of(effective)
+    book.keep(key, records.record(task, recipe, configuration, outcome, where, cold=cold))
     print(f"{key}: {outcome.accuracy:.2%}, {outcome.seconds:.0f} s", flush=True)
 
 
@@ -130,7 +132,8 @@ def _headline(rows: Sequence[Record], kind: Kind) -> Record | None:
     wanted = {"subject": "solar-cells", "split": kind, "inner": False}
     recipe = HEADLINE.as_json()
     for row in rows:
-        if row["recipe"] == recipe and all(row[name] == value for name, value in wanted.items()):
+        current = row["recipe"] == recipe and not row["superseded"]
+        if current and all(row[name] == value for name, value in wanted.items()):
             return row
     return None
 

@@ -102,7 +102,8 @@ def _run(
         cpu_seconds=cpu_of_children() - used,
         details={"epochs": answer["epochs"], "python": str(python)},
     )
-    made = records.record(task, recipe, outcome, where, cold=True)
+    configuration = records.configuration_of({"code": _code(peer)})
+    made = records.record(task, recipe, configuration, outcome, where, cold=True)
     book.keep(key, made)
     return made
 

@@ -8,7 +8,7 @@ import pytest
 from bench.accuracy import intervals, records
 from bench.accuracy.__main__ import HEADLINE, SEEDS, summary
 from bench.accuracy.likeness import groups
-from bench.accuracy.records import Record, Records, key_of
+from bench.accuracy.records import Record, Records, configuration_of, key_of
 from bench.accuracy.runs import Recipe, Task
 from bench.accuracy.splits import KINDS, Kind, split
 from bench.accuracy.subjects import digits, solar_cells
@@ -72,7 +72,7 @@ def run_of(seed: int, accuracy: float, recipe: Recipe = HEADLINE, **changes: obj
         "subject": "solar-cells", "split": "plain", "seed": seed, "inner": False,
         "recipe": recipe.as_json(), "images": {"train": 1771, "val": 197, "test": 656},
         "accuracy": accuracy, "seconds": 60.0 + seed, "cpu_seconds": 110.0, "cold_cache": True,
-        "machine": {"threads": 2},
+        "configuration": "new", "machine": {"threads": 2, "at": f"2026-11-29T12:0{seed}"},
     } | changes  # fmt: skip
 
 
@@ -89,6 +89,19 @@ def test_the_headline_is_judged_when_all_its_seeds_are_there() -> None:
     assert whole["mean_test_accuracy"] == pytest.approx(0.902)
     assert [run["seed"] for run in whole["per_seed"]] == list(SEEDS)
     assert summary([*some, run_of(4, 0.80)])["verdict"]["holds"] is False
+
+
+def test_what_a_recipe_gave_before_it_was_changed_does_not_count() -> None:
+    before = run_of(0, 0.5, configuration="old", machine={"threads": 2, "at": "2026-11-28"})
+    now = [run_of(seed, 0.9) for seed in SEEDS]
+    found = summary([before, *now])
+    assert found["mean_test_accuracy"] == pytest.approx(0.9)
+    assert [row["superseded"] for row in found["table"] if row["seeds"] == [0]] == [True]
+    old, new = sorted(records.lines(found["table"]), key=lambda line: "superseded" not in line)
+    assert "50.00%" in old
+    assert "5 seeds" in new
+    assert configuration_of({"seed": 1, "a": 2}) == configuration_of({"seed": 2, "a": 2})
+    assert configuration_of({"seed": 1, "a": 2}) != configuration_of({"seed": 1, "a": 3})
 
 
 def test_a_record_is_found_again_by_what_decides_it_only(tmp_path: Path) -> None:
