@@ -5,9 +5,8 @@ from typing import Final
 
 import torch
 
-from visionloop.cli.output import Output
 from visionloop.doctor.accelerators import check_onnxruntime, cuda_finding, driver_cuda
-from visionloop.doctor.findings import Finding, Findings, report
+from visionloop.doctor.findings import Finding, Findings, tell
 from visionloop.doctor.machine import check_folder
 from visionloop.doctor.store import check_store
 from visionloop.errors import ConfigurationError
@@ -25,10 +24,7 @@ def run(flags: argparse.Namespace) -> int:
     """Prints what was found; gives the exit code. Raises ConfigurationError for wrong flags."""
     if not flags.store:
         raise ConfigurationError("--store is missing (or set VISIONLOOP_STORE)", field="store")
-    output = Output(as_json=flags.json)
-    code = report(((PROGRAM, finding) for finding in examine(flags)), output)
-    output.flush()
-    return code
+    return tell(PROGRAM, examine(flags), as_json=flags.json)
 
 
 def examine(flags: argparse.Namespace) -> Findings:

@@ -101,6 +101,14 @@ def report(found: Iterable[tuple[str, Finding]], output: Output) -> int:
     return failures[0][1].exit_code if failures else 0
 
 
+def tell(program: str, findings: Findings, *, as_json: bool) -> int:
+    """Prints what was found of one program; gives the exit code."""
+    output = Output(as_json=as_json)
+    code = report(((program, finding) for finding in findings), output)
+    output.flush()
+    return code
+
+
 def _say_outcome(
     rows: Sequence[tuple[str, Finding]], failures: Sequence[tuple[str, Finding]], output: Output
 ) -> None:

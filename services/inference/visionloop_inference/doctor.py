@@ -4,9 +4,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from visionloop.cli.output import Output
 from visionloop.doctor.accelerators import check_onnxruntime, cuda_finding, driver_cuda
-from visionloop.doctor.findings import Finding, Findings, report
+from visionloop.doctor.findings import Finding, Findings, tell
 from visionloop.doctor.machine import check_folder, check_ports
 from visionloop.doctor.store import check_store
 from visionloop.errors import NotFoundError
@@ -19,11 +18,8 @@ PROGRAM = "visionloop-inference"
 
 def main(arguments: Sequence[str]) -> int:
     """Prints what was found; gives the exit code. Raises ConfigurationError for wrong flags."""
-    output = Output(as_json="--json" in arguments)
     settings = parse([argument for argument in arguments if argument != "--json"])
-    code = report(((PROGRAM, finding) for finding in examine(settings)), output)
-    output.flush()
-    return code
+    return tell(PROGRAM, examine(settings), as_json="--json" in arguments)
 
 
 def examine(settings: Settings) -> Findings:

@@ -10,8 +10,7 @@ from typing import Final
 
 import grpc
 
-from visionloop.cli.output import Output
-from visionloop.doctor.findings import Finding, Findings, report
+from visionloop.doctor.findings import Finding, Findings, tell
 from visionloop.doctor.machine import check_folder, check_ports
 from visionloop.doctor.store import check_store
 from visionloop_labeling.database_state import Kept, State, look
@@ -27,11 +26,8 @@ _INFERENCE_SECONDS: Final = 5.0
 
 def main(arguments: Sequence[str]) -> int:
     """Prints what was found; gives the exit code. Raises ConfigurationError for wrong flags."""
-    output = Output(as_json="--json" in arguments)
     settings = parse([argument for argument in arguments if argument != "--json"])
-    code = report(((PROGRAM, finding) for finding in examine(settings)), output)
-    output.flush()
-    return code
+    return tell(PROGRAM, examine(settings), as_json="--json" in arguments)
 
 
 def examine(settings: Settings) -> Findings:
