@@ -29,8 +29,8 @@ demo: $(READY) ## the whole loop on real photographs: import, train, serve, corr
 test: $(READY) ## all tests that need no long run (ALL_DATABASES=1: labeling's core on Postgres, too)
 	$(BIN)/python -m pytest tests -m 'not images and not cluster' --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-test-kill: $(READY) ## the kill tests, each many times over
-	KILL_ROUNDS=25 $(BIN)/python -m pytest tests -m kill
+test-kill: $(READY) ## the kill tests, each many times over, and those that `make test` leaves out
+	KILL_ROUNDS=25 $(BIN)/python -m pytest tests -m 'kill or long'
 
 test-images: $(READY) ## builds the images for real and runs the programs from them (root, Debian's buildah and mmdebstrap)
 	$(BIN)/python -m pytest tests/images -m images

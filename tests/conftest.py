@@ -12,24 +12,23 @@ pytest_plugins = ["support.browser", "support.helm", "support.postgres", "suppor
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# Files go to the next free process in this order: the loop first, then those that compute without a
-# pause spread among the others, which wait for programs, so that the processors always have work.
-FIRST_FILES = ("tests/e2e/",)
-BUSY_FILES = ("tests/training/", "tests/charts/test_training_pods")
-LAST_BUSY = 0.85  # of the way through the others: no process shall work on a long file alone
+# Files go to the next free process in this order. Were the ones of minutes last, one process would
+# work on them while the others idle; and what measures time comes when they are over.
+LONG_FILES = ("tests/e2e/", "tests/training/", "tests/charts/test_training_pods")
+LONG = "takes half a minute for a second proof; `make test-kill` and CI run it"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"long: {LONG}")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    files: dict[str, list[pytest.Item]] = {}
-    for item in items:
-        files.setdefault(item.nodeid.partition("::")[0], []).append(item)
-    busy = [name for name in files if name.startswith(BUSY_FILES)]
-    others = [name for name in files if not name.startswith((*FIRST_FILES, *BUSY_FILES))]
-    place = {name: LAST_BUSY * n / len(busy) for n, name in enumerate(busy)}
-    place |= {name: n / len(others) for n, name in enumerate(others)}
-    ordered = sorted(files, key=lambda name: place.get(name, -1.0))
-    items[:] = [item for name in ordered for item in files[name]]
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG_FILES))
+    if "KILL_ROUNDS" not in os.environ and os.environ.get("REQUIRE_ALL") != "1":
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason=LONG))
 
 
 @pytest.hookimpl(wrapper=True)

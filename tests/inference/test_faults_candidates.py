@@ -223,6 +223,7 @@ def test_a_bundle_json_that_is_none_is_refused(place: Place) -> None:
     promote_version(place.repository, 1)
 
 
+@pytest.mark.long
 def test_a_runner_that_hangs_while_it_loads_is_given_up_and_tried_again(
     tmp_path: Path, repository: ModelRepository, store_of_models: str
 ) -> None:

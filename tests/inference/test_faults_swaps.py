@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from support.inference_server import running_server
 
 from bench.soak.callers import Callers, saturating_rate
@@ -25,6 +26,7 @@ def p99(calls: list[Call]) -> float:
     return float(np.percentile([call.seconds for call in calls], 99))
 
 
+@pytest.mark.long
 def test_swaps_every_two_seconds_lose_nothing_and_mix_nothing_up(
     tmp_path: Path,
     repository: ModelRepository,

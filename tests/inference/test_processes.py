@@ -141,6 +141,7 @@ def test_a_killed_supervisor_leaves_nobody_behind(server: Server) -> None:
     wait_for(lambda: not any(map(is_alive, below)), hint="the end of all children")
 
 
+@pytest.mark.long
 @pytest.mark.kill
 @pytest.mark.timeout(7200)
 def test_many_deaths_leak_nothing(

@@ -288,6 +288,7 @@ def test_killed_on_sqlite_and_files(request: pytest.FixtureRequest, tmp_path: Pa
     assert on.kills == 4
 
 
+@pytest.mark.long
 @pytest.mark.kill
 @pytest.mark.s3
 @pytest.mark.postgres

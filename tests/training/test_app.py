@@ -137,6 +137,7 @@ TUNED = tuple(
 )
 
 
+@pytest.mark.long
 @pytest.mark.kill
 def test_a_job_that_was_killed_and_stopped_makes_the_same_model(
     site: Site, capsys: pytest.CaptureFixture[str]

@@ -148,6 +148,7 @@ def test_photographs_are_unfamiliar_to_a_model_of_digits(
     assert (digits > limit).mean() < 0.1
 
 
+@pytest.mark.long
 def test_a_tuned_version_comes_out_bit_for_bit(trained: tuple[Site, pipeline.Result], tmp_path):
     site, _ = trained
     found = reproduce(site.store, "reader", 1, tmp_path)

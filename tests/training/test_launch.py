@@ -145,6 +145,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+@pytest.mark.long
 @pytest.mark.kill
 def test_two_nodes_stop_together_and_one_alone_goes_on(site: Site):
     """The real job on two "machines" of this one: SIGTERM to one of them is 85 in both."""

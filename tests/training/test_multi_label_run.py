@@ -127,6 +127,7 @@ def test_it_is_served_and_two_things_in_one_image_are_found(
         assert label.present == (label.probability >= label.threshold)
 
 
+@pytest.mark.long
 def test_it_is_made_again_bit_for_bit(trained: tuple[Site, pipeline.Result], tmp_path: Path):
     site, _ = trained
     assert reproduce(site.store, "reader", 1, tmp_path).identical
