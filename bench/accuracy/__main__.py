@@ -42,7 +42,7 @@ def main() -> int:
     groups = likeness.groups(subject.pictures) if "grouped" in options.splits else None
     for recipe, task in _tasks(options, subject):
         _run(options, folder, book, subject, groups, recipe, task)
-    document = summary(book.all())
+    document = summary(book.all(), _current())
     (options.output / "accuracy.json").write_text(json.dumps(document, indent=2) + "\n")
     for line in records.lines(document["table"]):
         print(line)
@@ -104,14 +104,28 @@ def _run(
         store, dataset, arguments, None if cold else folder / "cache", options.threads,
         folder / f"{key}.log",
     )  # fmt: skip
-    configuration = records.configuration_of(effective)
+    configuration = records.configuration_of(effective, _digest(subject))
     book.keep(key, records.record(task, recipe, configuration, outcome, where, cold=cold))
     print(f"{key}: {outcome.accuracy:.2%}, {outcome.seconds:.0f} s", flush=True)
 
 
-def summary(found: Sequence[Record]) -> Record:
-    """The document: the headline's figures on top, then every row and every record."""
+def _current() -> str:
+    """The headline's configuration as it is now."""
+    subject = SUBJECTS["solar-cells"]()
+    return records.configuration_of(
+        runs.effective(HEADLINE.arguments(subject, SEEDS[0])), _digest(subject)
+    )
+
+
+def summary(found: Sequence[Record], current: str) -> Record:
+    """The document: the headline's figures on top, then every row and every record.
+
+    The headline is of the configuration `current`; what its recipe gave before is `superseded`.
+    """
     rows = records.table(found)
+    for row in rows:
+        asked = row["subject"] == "solar-cells" and row["recipe"] == HEADLINE.as_json()
+        row["superseded"] = asked and row["configuration"] != current
     head = {kind: _headline(rows, kind) for kind in KINDS}
     plain = head["plain"]
     return {

@@ -1,8 +1,8 @@
 """Runs that are done, one JSON file each, and the table made of them.
 
-A record is named by all that decides a run (images, parts, configuration, version of the program),
-so a bench that was stopped goes on with the next seed, and a changed recipe begins anew: what the
-recipe gave before it was changed keeps a row of its own, marked as superseded.
+A record is named by what decides a run (images, parts, configuration), so a bench that was stopped
+goes on with the next seed, and a changed recipe begins anew: what it gave before keeps a row of its
+own. A change of the program's code does not show in a name; `--again` runs what is there already.
 """
 
 import hashlib
@@ -52,10 +52,10 @@ class Records:
         return [json.loads(path.read_text()) for path in sorted(self.folder.glob("*.json"))]
 
 
-def configuration_of(effective: dict[str, Any]) -> str:
-    """A digest of a run's whole configuration but for its seed."""
+def configuration_of(effective: dict[str, Any], subject_digest: str = "") -> str:
+    """A digest of a run's images and its whole configuration, but for its seed."""
     shared = {name: value for name, value in effective.items() if name != "seed"}
-    return _digest(shared)[:12]
+    return _digest([subject_digest, shared])[:12]
 
 
 def key_of(task: Task, subject_digest: str, by: dict[str, Any]) -> str:
@@ -114,23 +114,14 @@ def _cpu() -> str:
 def table(records: Iterable[Record]) -> list[Record]:
     """A row for each (subject, split, recipe): the mean over its seeds with its intervals.
 
-    Where a recipe was changed there are several; all but the newest are `superseded`.
+    Several, where the recipe or the images were changed meanwhile.
     """
     rows: dict[str, list[Record]] = defaultdict(list)
     for one in records:
-        rows[json.dumps([_asked(one), one["configuration"]], sort_keys=True)].append(one)
+        same = [*(one[name] for name in _SAME), one["recipe"], one.get("configuration", "")]
+        rows[json.dumps(same, sort_keys=True)].append(one)
     made = [_row(sorted(runs, key=lambda run: int(run["seed"]))) for runs in rows.values()]
-    newest: dict[str, Record] = {}
-    for row in sorted(made, key=lambda row: str(row["at"])):
-        newest[_asked(row)] = row
-    for row in made:
-        row["superseded"] = row is not newest[_asked(row)]
     return sorted(made, key=lambda row: (*(row[name] for name in _SAME), row["cpu_seconds"]))
-
-
-def _asked(one: Record) -> str:
-    """What was asked for, of a record or a row."""
-    return json.dumps([*(one[name] for name in _SAME), one["recipe"]], sort_keys=True)
 
 
 def _row(runs: Sequence[Record]) -> Record:
@@ -140,8 +131,8 @@ def _row(runs: Sequence[Record]) -> Record:
     test = mean(run["images"]["test"] for run in runs)
     usual, honest = intervals.student(values), intervals.resampled(values, train, test)
     return {
-        **{name: runs[0][name] for name in (*_SAME, "recipe", "configuration")},
-        "at": max(run["machine"]["at"] for run in runs),
+        **{name: runs[0][name] for name in (*_SAME, "recipe")},
+        "configuration": runs[0].get("configuration", ""),
         "seeds": [run["seed"] for run in runs],
         "mean_test_accuracy": round(mean(values), 5),
         "ci95": usual.as_json() if usual else None,
@@ -182,5 +173,5 @@ def _line(row: Record) -> str:
         f"{row['subject']}, {row['split']}{inner}  {recipe['preset']:10} "
         f"{row['mean_test_accuracy']:.2%}{around}  {len(row['seeds'])} seeds, "
         f"{wall}{row['cpu_seconds']:.0f} s of CPU each  {settings}{doubtful}"
-        + ("  (superseded: the recipe was changed)" if row["superseded"] else "")
+        + ("  (of before the recipe was changed)" if row.get("superseded") else "")
     )

@@ -134,6 +134,7 @@ def test_s3_that_never_answers_holds_nothing_up(
 # The cache
 
 
+@pytest.mark.long
 def test_two_servers_share_a_cache(
     tmp_path: Path, repository: ModelRepository, store_of_models: str
 ) -> None:

@@ -179,6 +179,7 @@ def test_thousands_of_strange_requests(tmp_path: Path) -> None:
     assert refused > CASES / 4
 
 
+@pytest.mark.long
 def test_the_same_refusals_again_take_no_memory(tmp_path: Path) -> None:
     async def use(served: OpenInference) -> None:
         async def some() -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.bundles import LABELS, build_bundle
+from support.bundles import LABELS, build_bundle, of_several
 
 from visionloop.bundle import Bundle, MultiLabelBundle, TensorOutput, parse_bundle
-from visionloop.calibration import LabelCalibration, LabelThresholds
+from visionloop.calibration import LabelThresholds
 from visionloop.cli import predict
 from visionloop.cli.output import Output
 from visionloop.errors import CorruptError, InvalidInputError
@@ -28,15 +28,7 @@ CAT, COFFEE, ROCKET = LABELS
 @pytest.fixture
 def bundle(tmp_path: Path) -> MultiLabelBundle:
     """Thresholds 0.3, 0.5 and 0.9."""
-    single = build_bundle(tmp_path, golden=1, before_ready=1)
-    fields = single.model_dump(exclude={"task", "calibration", "thresholds"})
-    return MultiLabelBundle(
-        **fields,
-        calibration=LabelCalibration(
-            temperatures=[1.0, 2.0, 0.5], biases=[0.0, -1.0, 0.2], ece_before=0.2, ece_after=0.1
-        ),
-        thresholds=LabelThresholds(method="max_f1", present=[0.3, 0.5, 0.9]),
-    )
+    return of_several(build_bundle(tmp_path, golden=1, before_ready=1))
 
 
 def told(bundle: MultiLabelBundle, rows: list[list[float]], top_k: int = 0) -> pb.RecognizeResponse:

@@ -286,6 +286,7 @@ class TestZip:
         assert archive.read(f"{count - 1}.txt") == b"%d" % (count - 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_memory_is_flat(format_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (coco, zip_stream_module):

@@ -32,11 +32,17 @@ from visionloop.bundle import (
     BundleLabel,
     ClassificationBundle,
     GoldenSet,
+    MultiLabelBundle,
     Provenance,
     TensorInput,
     TensorOutput,
 )
-from visionloop.calibration import Calibration, Thresholds
+from visionloop.calibration import (
+    Calibration,
+    LabelCalibration,
+    LabelThresholds,
+    Thresholds,
+)
 from visionloop.images import decode
 from visionloop.preprocessing import Preprocessing, Resize
 from visionloop.repository import ModelRepository, file_entry
@@ -246,6 +252,17 @@ def build_bundle(
             libraries={"onnxruntime": onnxruntime.__version__},
         ),
         files=files,
+    )
+
+
+def of_several(single: ClassificationBundle) -> MultiLabelBundle:
+    """The same model as one of any number of classes; thresholds 0.3, 0.5 and 0.9."""
+    return MultiLabelBundle(
+        **single.model_dump(exclude={"task", "calibration", "thresholds"}),
+        calibration=LabelCalibration(
+            temperatures=[1.0, 2.0, 0.5], biases=[0.0, -1.0, 0.2], ece_before=0.2, ece_after=0.1
+        ),
+        thresholds=LabelThresholds(method="max_f1", present=[0.3, 0.5, 0.9]),
     )
 
 

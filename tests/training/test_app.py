@@ -33,7 +33,9 @@ def program(site: Site, *more: str, **environment: str) -> subprocess.CompletedP
 
 
 @pytest.mark.kill
-def test_a_job_killed_before_the_marker_leaves_nothing_half_visible(site: Site):
+def test_a_job_killed_before_the_marker_leaves_nothing_half_visible(
+    site: Site, capsys: pytest.CaptureFixture[str]
+):
     site.write(FIRST)
     killed = program(site, **{ENVIRONMENT_VARIABLE: "publish.files_uploaded"})
     assert killed.returncode == -signal.SIGKILL
@@ -43,9 +45,8 @@ def test_a_job_killed_before_the_marker_leaves_nothing_half_visible(site: Site):
     assert site.repository.versions("reader") == []
     assert site.repository.aliases("reader").aliases.stable is None
 
-    again = program(site, "--json")
-    assert again.returncode == 0, again.stderr
-    told = json.loads(again.stdout)
+    assert main(flags(site, "--json")) == 0
+    told = json.loads(capsys.readouterr().out)
     assert (told["version"], told["promoted"], told["verdict"]["passed"]) == (2, True, True)
     assert site.repository.versions("reader") == [2]
     assert site.repository.aliases("reader").aliases.stable == 2

@@ -52,6 +52,7 @@ def graph(site: Site, version: int) -> str:
     return site.repository.read("reader", version).files["model.onnx"].sha256
 
 
+@pytest.mark.long
 @pytest.mark.kill
 def test_two_processes_then_one_make_what_one_makes(site: Site, tmp_path: Path):
     site.write({"0": 40, "1": 40})

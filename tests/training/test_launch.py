@@ -182,6 +182,7 @@ def test_two_nodes_stop_together_and_one_alone_goes_on(site: Site):
     assert "Traceback" not in rest[0] + rest[1]
 
 
+@pytest.mark.long
 def test_all_processes_end_with_the_leading_ones_refusal(site: Site, capfd):
     """What only the leader asks (which snapshot) ends the others at once, with its code."""
     site.write({"0": 10, "1": 10})

@@ -77,15 +77,20 @@ def surroundings(site: Site, stop: Stop | None = None) -> Surroundings:
 
 
 def searched(
-    site: Site, count: int, given: TrainingConfig = PLAIN, stop: Stop | None = None
+    site: Site,
+    count: int,
+    given: TrainingConfig = PLAIN,
+    stop: Stop | None = None,
+    *,
+    seconds: float = 1e6,
 ) -> trials.Found:
-    """A search with time for `count` trials."""
+    """A search with time for `count` trials, which it takes for `seconds`."""
     budget = Trials(count)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trials._Search, "_told", lambda *_: budget.used())
         return trials.search(
             data_of(site), given, surroundings(site, stop), site.store, "reader",
-            open_checkpoints(site.store, "reader", 1e6), 1e6, lambda _: budget,
+            open_checkpoints(site.store, "reader", 1e6), seconds, lambda _: budget,
         )  # fmt: skip
 
 
@@ -147,8 +152,13 @@ def test_a_search_that_was_killed_goes_on_with_the_trial_that_ran(
     pairs = list(zip(whole.record.tried, resumed.record.tried, strict=True))
     # Three as before the kill; what comes after them is drawn anew.
     assert all(a.settings == b.settings and a.score == b.score for a, b in pairs[:3])
+    assert len({repr(one.settings) for one in resumed.record.tried}) == 4, "none twice"
     again = searched(digits, 9)
     assert again.record == resumed.record  # it is over
+    longer = searched(digits, 1, seconds=2e6)
+    assert longer.record.tried[:4] == resumed.record.tried
+    assert len(longer.record.tried) == 5
+    assert len(checkpoint_folders(digits)) == 1
 
 
 def test_the_time_ends_a_trial_and_what_was_given_stays(digits: Site):
@@ -167,7 +177,10 @@ def test_the_time_ends_a_trial_and_what_was_given_stays(digits: Site):
         open_checkpoints(digits.store, "reader", 1e6), 1e6, lambda _: Short(1),
     )  # fmt: skip
     assert found.record.best is None
-    assert found.config == PLAIN
+    given = space(PLAIN, tiny_backbone()).given
+    assert found.config == applied(PLAIN, given)
+    # So what the trial had learned is gone on from.
+    assert found.config.fit.learning_rate == given["learning_rate"]
 
 
 def test_a_run_that_is_told_to_stop_stops(digits: Site):

@@ -89,8 +89,8 @@ def fit_sets(
     rank = math.ceil((n + 1) * coverage)
     if rank > n:
         _log.warning(
-            "not_sure.conformal_coverage %g needs %d val images, there are %d: every answer will "
-            'be "not sure"; label more images or lower the coverage',
+            "not_sure.conformal_coverage %g needs %d val images, there are %d: every answer "
+            'short of certainty will be "not sure"; label more images or lower the coverage',
             coverage,
             math.ceil(coverage / (1 - coverage)),
             n,

@@ -42,7 +42,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m visionloop.demo", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("build/demo"), help="%(default)s")
     parser.add_argument("--store", help="an s3:// store to use instead of a folder")
-    parser.add_argument("--images", type=int, default=None, help="use only so many photographs")
+    parser.add_argument("--images", type=int, default=None, help="use about so many photographs")
     parser.add_argument("--preset", default="demo", help="of visionloop-train (%(default)s)")
     parser.add_argument("--set", action="append", default=[], help="for visionloop-train")
     return parser.parse_args()
@@ -51,8 +51,7 @@ def _options() -> argparse.Namespace:
 def _loop(options: argparse.Namespace, output: Path) -> DemoRun:
     cells = solar_cells.load()[:: _stride(options.images)]
     first, second = solar_cells.halves(cells)
-    shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True)
+    _make_room(output)
     started = time.time()
     say(f"1. Start the programs of the suite ({output / 'data'})")
     with steps.suite_running(output, options.store) as suite:
@@ -85,6 +84,18 @@ def _loop(options: argparse.Namespace, output: Path) -> DemoRun:
             after_swap_seconds=AFTER_SWAP_SECONDS,
             seconds=time.time() - started,
         )
+
+
+def _make_room(output: Path) -> None:
+    """An empty folder; what an earlier demo left there goes, and nothing else does."""
+    if output.exists() and any(output.iterdir()) and not (output / steps.LOG).exists():
+        raise ConfigurationError(
+            f"--output {output} holds files that are not of a demo; name another folder, or empty "
+            "it yourself",
+            field="output",
+        )
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
 
 
 def _stride(images: int | None) -> int:

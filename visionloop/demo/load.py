@@ -22,7 +22,8 @@ from visionloop.errors import VisionloopError
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request: times in seconds since the epoch; `version` 0 and an `error` when it failed."""
+    """One request: when it was due to be sent and when it was answered, in seconds since the epoch;
+    `version` 0 and an `error` when it failed."""
 
     sent: float
     answered: float
@@ -44,26 +45,27 @@ async def send_until_stopped(
     pending: set[asyncio.Task[None]] = set()
     async with AsyncClient(target, timeout=deadline) as client:
         start, number = time.monotonic(), 0
+        epoch = time.time() - start
         while not stopping.is_set():
             due = start + number / rate
             try:
                 await asyncio.wait_for(stopping.wait(), max(0.0, due - time.monotonic()))
             except TimeoutError:
-                task = asyncio.create_task(_send(client, images[number % len(images)], out))
+                image = images[number % len(images)]
+                task = asyncio.create_task(_send(client, image, epoch + due, out))
                 pending.add(task)
                 task.add_done_callback(pending.discard)
                 number += 1
         await asyncio.gather(*pending)
 
 
-async def _send(client: AsyncClient, image: bytes, out: TextIO) -> None:
-    sent = time.time()
+async def _send(client: AsyncClient, image: bytes, due: float, out: TextIO) -> None:
     try:
         result = (await client.recognize([image]))[0]
         version, error = result.version, str(result.error or "")
     except VisionloopError as failure:
         version, error = 0, f"{failure.reason}: {failure}"
-    out.write(json.dumps(asdict(Request(sent, time.time(), version, error))) + "\n")
+    out.write(json.dumps(asdict(Request(due, time.time(), version, error))) + "\n")
     out.flush()
 
 

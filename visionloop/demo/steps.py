@@ -23,6 +23,7 @@ DATASET = MODEL = "solar-cells"
 LOAD_RATE = 10.0  # requests per second
 LOAD_DEADLINE = 2.0  # seconds
 LOAD_IMAGES = 64
+LOG = "up.log"  # of the suite, in the output folder
 IMAGES_PER_CALL = 16
 
 
@@ -71,7 +72,7 @@ class Training:
 @contextmanager
 def suite_running(output: Path, store: str | None) -> Iterator[Suite]:
     """Step 1: `visionloop up` on free ports, in one data folder."""
-    data, ready, log = output / "data", output / "up.json", output / "up.log"
+    data, ready, log = output / "data", output / "up.json", output / LOG
     arguments = ["visionloop", "up", "--data", str(data), "--ready-file", str(ready)]
     arguments += ["--inference-port", "0", "--inference-http-port", "0"]
     arguments += ["--labeling-port", "0", "--labeling-http-port", "0", "--poll-seconds", "1"]

@@ -22,7 +22,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 from sqlalchemy import select
 
-from visionloop.bundle import ClassifierBundle
+from visionloop.bundle import ClassifierBundle, MultiLabelBundle
 from visionloop.errors import (
     CorruptError,
     DeadlineExceededError,
@@ -91,7 +91,7 @@ class FeedbackInbox:
         self._store = store
         self._ingest = ingest
         self._models = ModelRepository(store)
-        self._dataset_of = lru_cache(maxsize=1024)(self._find_dataset)
+        self._origin_of = lru_cache(maxsize=1024)(self._find_origin)
         self._later: dict[str, float] = {}  # keys that wait, until when on the monotonic clock
 
     def drain(self) -> bool:
@@ -143,7 +143,8 @@ class FeedbackInbox:
             raise CorruptError(f"{key} is the feedback {header.id}; somebody renamed it")
         if not header.image.sha256.startswith(prediction.digest):
             raise _RefusalError("other_image", "its image is not the one that was predicted")
-        dataset = self._dataset_of(prediction.model, prediction.version)
+        dataset, several = self._origin_of(prediction.model, prediction.version)
+        _check_verdict(feedback, several)
         self._take_in(dataset, feedback)
         failpoint("feedback.taken_in")
         recorded = self._record(dataset, feedback)
@@ -155,8 +156,9 @@ class FeedbackInbox:
         metrics.FEEDBACK_LAG.observe((datetime.now(UTC) - header.received).total_seconds())
         return "reported" if header.shown is None else "labelled"
 
-    def _find_dataset(self, model: str, version: int) -> str:
-        """The dataset that a model version was trained on; bundles never change."""
+    def _find_origin(self, model: str, version: int) -> tuple[str, bool]:
+        """The dataset that a model version was trained on, and whether it tells an image any number
+        of classes; bundles never change."""
         try:
             bundle = self._models.read(model, version)
         except NotFoundError as error:
@@ -165,7 +167,7 @@ class FeedbackInbox:
             raise _RefusalError(
                 "no_dataset", f"{model}:{version} was not trained on a dataset of this service"
             )
-        return bundle.provenance.dataset
+        return bundle.provenance.dataset, isinstance(bundle, MultiLabelBundle)
 
     def _take_in(self, dataset_name: str, feedback: Feedback) -> None:
         """Makes the image one of the dataset, unless it is already."""
@@ -241,6 +243,21 @@ class _RefusalError(VisionloopError):
 
 class _ImageNotThereError(VisionloopError):
     """The image that a feedback names may still arrive."""
+
+
+def _check_verdict(feedback: Feedback, several: bool) -> None:
+    """What inference could not check, if it no longer had the version."""
+    header, prediction = feedback.header, feedback.prediction
+    if several and header.verdict == "class":
+        raise _RefusalError(
+            "one_class",
+            f"images of model {prediction.model!r} may have several classes: {header.class_id!r} "
+            "alone would deny the others",
+        )
+    if not several and header.verdict == "classes":
+        raise _RefusalError(
+            "several_classes", f"model {prediction.model!r} gives an image one class"
+        )
 
 
 def _absent(feedback: Feedback) -> VisionloopError:

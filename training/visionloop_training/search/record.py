@@ -38,7 +38,7 @@ class SearchRecord(Record):
     kind: Literal["visionloop.search"] = "visionloop.search"
     tried: list[Tried] = Field(default_factory=list)
     running: dict[str, Value] | None = None
-    over: bool = False
+    over: Annotated[float, Field(ge=0.0)] | None = None  # the budget that it used up, in seconds
 
     @property
     def seconds(self) -> float:

@@ -74,10 +74,11 @@ def search(
     )
     file = RecordFile(store, model, _key(data, config))
     run = _Search(blind, config, around, checkpoints, space(config, backbone), file)
-    if not run.record.over:
-        run.until_over(budget(seconds - run.record.seconds))
+    if run.record.over is None or run.record.over < seconds:
+        run.until_over(budget(seconds - run.record.seconds), seconds)
     best = run.record.best
-    return Found(applied(config, best.settings) if best else config, run.record, file)
+    # Without a best it is what the first trial was, from whose checkpoint the run goes on.
+    return Found(applied(config, best.settings if best else run.given), run.record, file)
 
 
 class _Search:
@@ -98,15 +99,17 @@ class _Search:
         self._truth = targets(data.val, data)
         self.record = file.read()
         self._distributions = _distributions(around_it)
-        self._study = _study(config.seed)
+        self.given = around_it.given
+        # Drawn anew after a kill: the same stream would give the same trials again.
+        self._study = _study(config.seed + len(self.record.tried))
         for tried in self.record.tried:
             self._study.add_trial(_frozen(tried, self._distributions))
         first = self.record.running or (None if self.record.tried else around_it.given)
         if first is not None:
             self._study.enqueue_trial(first)
 
-    def until_over(self, budget: Budget) -> None:
-        """Runs trials while there is time for the quickest of those before."""
+    def until_over(self, budget: Budget, seconds: float) -> None:
+        """Runs trials while there is time for the quickest of those before. `seconds`: in all."""
         while budget.left > min((one.seconds for one in self._finished()), default=0.0):
             trial = self._study.ask(self._distributions)
             self._write(self.record.begun(trial.params))
@@ -117,9 +120,13 @@ class _Search:
             self._write(self.record.ended(tried))
             self._told(trial, tried)
             for loser in (before, tried):
-                if loser is not None and loser is not self.record.best:
+                if loser is not None and not self._is_best(loser.settings):
                     self._forget(loser.settings)
-        self._write(self.record.model_copy(update={"running": None, "over": True}))
+        self._write(self.record.model_copy(update={"running": None, "over": seconds}))
+
+    def _is_best(self, settings: Settings) -> bool:
+        best = self.record.best
+        return best is not None and best.settings == settings
 
     def _finished(self) -> list[Tried]:
         return [one for one in self.record.tried if one.outcome == "done"]
@@ -146,7 +153,8 @@ class _Search:
             if self._around.stop.told:
                 raise
             _log.info("trial %d: the time is over before its end", trial.number + 1)
-            if self.record.best is not None:  # else its checkpoint is what the run goes on from
+            # Without a best its checkpoint is what the run goes on from.
+            if self.record.best is not None and not self._is_best(settings):
                 self._forget(settings)
             return None
         except optuna.TrialPruned:
