@@ -304,7 +304,7 @@ def test_the_winners_settings_are_published_and_reproduced(
     data = digits.store.get("models/reader/versions/1/report/report.json").data
     assert json.loads(data)["search"] == json.loads(json.dumps(as_json(result.searched)))
     page = digits.store.get("models/reader/versions/1/report/report.html").data.decode()
-    assert f"{len(result.searched.tried)} trials in" in page
+    assert f"{len(result.searched.tried)} trial" in page
     assert f"<td>{result.searched.best.settings['learning_rate']:.2e}</td>" in page
     # What a search chooses is no reason to train again; where none is asked for it is.
     given = config.load(overrides=settings)
