@@ -29,7 +29,7 @@ def write_classifier(folder: Path) -> Path:
     """mobilenet_v3_small with `probabilities` (n, CLASSES) as its output: what a bundle serves."""
     return _written(
         folder / "classifier.onnx",
-        lambda path: export(_Classifier(_network("mobilenet_v3_small")), path, "probabilities"),
+        lambda path: export(_Classifier(network("mobilenet_v3_small")), path, "probabilities"),
     )
 
 
@@ -55,10 +55,14 @@ class PixelNetwork(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(MEAN).reshape(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(STD).reshape(1, 3, 1, 1))
 
+    def normalised(self, x: Tensor) -> Tensor:
+        """(n, height, width, 3) uint8 -> (n, 3, height, width) float32."""
+        planes = x.to(torch.float32).permute(0, 3, 1, 2)
+        return (planes - self.mean) / self.std
+
     def forward(self, x: Tensor) -> Tensor:
         """(n, height, width, 3) uint8 -> (n, classes)."""
-        planes = x.to(torch.float32).permute(0, 3, 1, 2)  # (n, 3, height, width)
-        answer: Tensor = self.network((planes - self.mean) / self.std)
+        answer: Tensor = self.network(self.normalised(x))
         return answer
 
 
@@ -74,19 +78,19 @@ class _Classifier(nn.Module):
         return torch.softmax(400 * self.network(x), dim=1)
 
 
-def _network(name: str) -> nn.Module:
+def network(name: str) -> PixelNetwork:
     """Random weights; its batch norms have seen images, or the numbers die out or explode on the
     way and every image gets the same answer (and denormal numbers, which are slow)."""
     torch.manual_seed(_SEED)
-    network = PixelNetwork(torchvision.models.get_model(name, weights=None, num_classes=CLASSES))
-    for module in network.modules():
+    made = PixelNetwork(torchvision.models.get_model(name, weights=None, num_classes=CLASSES))
+    for module in made.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the plain mean over what it saw
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     with torch.no_grad():
-        network.train()(torch.randint(0, 256, (16, *IMAGE), dtype=torch.uint8))
-    return network
+        made.train()(torch.randint(0, 256, (16, *IMAGE), dtype=torch.uint8))
+    return made
 
 
 def export(network: nn.Module, path: Path, output: str) -> None:
@@ -155,8 +159,8 @@ def _write_graph(
 
 
 _MAKERS: dict[str, Callable[[Path], None]] = {
-    "resnet50": lambda path: export(_network("resnet50"), path, OUTPUT),
-    "mobilenet_v3_small": lambda path: export(_network("mobilenet_v3_small"), path, OUTPUT),
+    "resnet50": lambda path: export(network("resnet50"), path, OUTPUT),
+    "mobilenet_v3_small": lambda path: export(network("mobilenet_v3_small"), path, OUTPUT),
     "pool": _write_pool,
     "tiny": _write_tiny,
 }

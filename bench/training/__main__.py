@@ -25,7 +25,7 @@ import torch
 
 import visionloop
 from bench.serving.figures import median
-from bench.training.cases import CASES, Case, read, write_store
+from bench.training.cases import CASES, GPU_CASE, Case, crops, read, solar, write_store
 from bench.training.loops import Subject
 from visionloop.objectstore import ObjectStore
 from visionloop_training.cores import usable_cores
@@ -41,8 +41,14 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads or usable_cores())
     with tempfile.TemporaryDirectory(prefix="training-", dir=folder) as scratch:
-        store = write_store(Path(scratch), options.images)
-        cases = [_measure(case, store, Path(scratch), options.rounds) for case in CASES]
+        cases = []
+        if not options.gpu_only:
+            store = write_store(Path(scratch), solar(options.images))
+            cases += [_measure(case, store, Path(scratch), options.rounds) for case in CASES]
+        if torch.cuda.is_available():
+            folder_of_crops = Path(scratch) / GPU_CASE.name
+            store = write_store(folder_of_crops, crops(GPU_CASE.images))
+            cases.append(_measure(GPU_CASE, store, folder_of_crops, options.rounds))
     document: dict[str, Any] = {
         "machine": _machine(),
         "options": vars(options),
@@ -106,6 +112,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.training")
     parser.add_argument("--images", type=int, default=600, help="of the solar cells (600)")
     parser.add_argument("--rounds", type=int, default=3, help="of each case (3)")
+    parser.add_argument(
+        "--gpu-only", action="store_true", help="only the case that is added on a GPU"
+    )
     parser.add_argument("--threads", type=int, default=0, help="of torch (0: as many as cores)")
     return parser.parse_args()
 

@@ -57,7 +57,8 @@ class Subject:
             classes=len(self.data.class_ids),
             frozen=backbone.freeze_point(config.fit.freeze),
         )
-        return network.to(memory_format=torch.channels_last)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return network.to(memory_format=torch.channels_last).to(device)
 
     def features(self, network: Network) -> Features:
         """What enters the trained stages."""
@@ -94,12 +95,15 @@ class Subject:
                 self.config.pixels.image_size or 224,
                 self.config.pixels.image_size or 224,
             )
-            images = torch.randint(0, 256, (size, height, width, 3), dtype=torch.uint8)
+            device = network.device
+            images = torch.randint(
+                0, 256, (size, height, width, 3), dtype=torch.uint8, device=device
+            )
             inputs = network.bottom(images).contiguous(memory_format=torch.channels_last)
-        labels = torch.randint(0, len(self.data.class_ids), (size,))
+        labels = torch.randint(0, len(self.data.class_ids), (size,), device=device)
         stages = network.backbone.stages[network.frozen :]
         trained = [*stages.parameters(), *network.head.parameters()]
-        optimiser = torch.optim.AdamW(trained, lr=1e-6)
+        optimiser = torch.optim.AdamW(trained, lr=1e-6, fused=True)
         network.train()
         if network.backbone.weights_sha256 is not None:  # as `fit.batch_norm=auto` does
             for module in network.modules():
@@ -108,10 +112,19 @@ class Subject:
         steps = -(-len(self.data.train) // size)
         for number in range(_WARM_UP + steps):
             if number == _WARM_UP:
+                _finish(device)
                 began = time.perf_counter()
-            loss = cross_entropy(network.head(network.embed(inputs)), labels)
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                loss = cross_entropy(network.head(network.embed(inputs)), labels)
             optimiser.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(trained, config.clip_norm)
             optimiser.step()
+        _finish(device)
         return steps * size / (time.perf_counter() - began)
+
+
+def _finish(device: torch.device) -> None:
+    """A GPU works after it was asked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()

@@ -374,6 +374,7 @@ def test_the_options_of_gpus(tmp_path: Path) -> None:
         "device_id": "3",
         "arena_extend_strategy": "kSameAsRequested",
         "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": "0",
     }
     assert provider_options(CPU, {}) == [("CPUExecutionProvider", {})]
 

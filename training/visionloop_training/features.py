@@ -1,10 +1,10 @@
 """What enters the trained stages of the network, per image and variant; computed once, on disk.
 
 With stages frozen their output is the same in every epoch and every round, so it is cached: a
-round with 900 new images among 1,800 computes 900. The frozen stages run as an ONNX graph in
-onnxruntime, which on a CPU does five to six times torch's images per second; the price is some
-four seconds of export, once per freeze point. Activations are kept as float16: half the disk, and
-their rounding is far below what augmentation does to an image.
+round with 900 new images among 1,800 computes 900. On a CPU the frozen stages run as an ONNX graph
+in onnxruntime, which does five to six times torch's images per second; the price is some four
+seconds of export, once per freeze point. A GPU runs them in torch. Activations are kept as float16:
+half the disk, and their rounding is far below what augmentation does to an image.
 
 With nothing frozen, the cache holds the preprocessed pixels, and augmentation runs on each batch.
 """
@@ -68,6 +68,7 @@ class Features:
                 "backbone": network.backbone.name,
                 "weights": _digest(network.backbone.stages[: network.frozen]),
                 "frozen": network.frozen,
+                **({"device": "cuda"} if network.device.type == "cuda" else {}),
             }
             self._graph = key_of(bottom)
             varied = augmentation.model_dump(mode="json", exclude={"variants"})
@@ -137,6 +138,8 @@ class Features:
 
     def _bottom(self) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
         """The frozen stages as a function of uint8 images (batch, height, width, 3)."""
+        if self._network.device.type == "cuda":
+            return self._on_gpu
         path = self._folder / "graphs" / f"{self._graph}.onnx"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,6 +156,13 @@ class Features:
                 f"cache: {path} cannot be loaded ({error}); remove it and run again"
             ) from error
         return lambda images: session(images)["activations"]
+
+    @torch.inference_mode()
+    def _on_gpu(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self._network.eval()
+        found = self._network.bottom(torch.from_numpy(images).to(self._network.device))
+        array: NDArray[np.float32] = found.float().cpu().numpy()
+        return array
 
 
 class _Bottom(nn.Module):

@@ -51,6 +51,21 @@ def driver_cuda() -> tuple[int, int] | None:
     return version.value // 1000, version.value % 1000 // 10
 
 
+def gpu_name(number: int = 0) -> str:
+    """The driver's name of a GPU, as "NVIDIA H200"; "" where there is none of this number."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return ""
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    found = (
+        driver.cuInit(0) == 0
+        and driver.cuDeviceGet(ctypes.byref(device), number) == 0
+        and driver.cuDeviceGetName(name, len(name), device) == 0
+    )
+    return name.value.decode(errors="replace") if found else ""
+
+
 def cuda_finding(
     library: str, built_for: str, driver: tuple[int, int] | None, *, wanted: bool
 ) -> Finding:

@@ -29,6 +29,7 @@ import numpy as np
 import onnxruntime
 
 from visionloop.bundle import Bundle, TensorsBundle
+from visionloop.doctor.accelerators import gpu_name
 from visionloop_inference.datatypes import DATATYPES
 from visionloop_inference.machine import cores
 from visionloop_inference.pace import Pace
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 
 WORTH_ALL_CORES = 1.2  # times the rows a second that one thread does
 BUDGET = 1.5  # seconds after which no larger batch is tried, for each number of threads
+GPU_BUDGET = 15.0  # the same; a GPU chooses its kernels anew for each size
 BUSY = 0.2  # share of the time that threads may wait for a core on a quiet machine
 PROVISIONAL = 3600.0  # seconds that figures from a busy machine are good for
 MOST_ENTRIES = 256
@@ -147,7 +149,9 @@ class TuningFile:
 
 def key(structure: str, target: Target, threads: int, max_batch: int, *, pad: str) -> str:
     """Names all that a finding depends on. `threads` is what was asked for, 0: measure."""
-    where = f"{target.provider}{target.device if target.gpu else ''}"
+    where = (
+        f"{target.provider} {gpu_name(target.device)}".strip() if target.gpu else target.provider
+    )
     return (
         f"{structure} on {_machine()}, onnxruntime {onnxruntime.__version__} {where}, "
         f"threads {threads} batch {max_batch} pad {pad}"
@@ -168,8 +172,11 @@ def tune(
     quiet = True
     for threads in sorted(set(candidates)):
         session = load(threads)
+        if session.target.gpu:  # its first run loads libraries and kernels: no size's cost
+            session.run(example(1))
         began, waited = perf_counter(), _waited()
-        pace = Pace.measure(lambda rows: session.run(example(rows)), max_batch, budget=BUDGET)  # noqa: B023 — called at once
+        budget = GPU_BUDGET if session.target.gpu else BUDGET
+        pace = Pace.measure(lambda rows: session.run(example(rows)), max_batch, budget=budget)  # noqa: B023 — called at once
         tuned = Tuned(threads, pace.batch, dict(zip(pace.sizes, pace.times, strict=True)))
         log.info("%d threads: %.1f rows a second in batches of %d",
                  threads, tuned.rows_a_second, tuned.batch)  # fmt: skip

@@ -17,11 +17,15 @@ class MovingAverage:
         """Takes in the weights after one step; early steps are forgotten faster."""
         self.steps += 1
         keep = min(self._decay, self.steps / (10 + self.steps))
+        averages: list[Tensor] = []
+        news: list[Tensor] = []
         for name, tensor in network.state_dict().items():
             if tensor.dtype.is_floating_point:
-                self._average[name].lerp_(tensor, 1 - keep)
+                averages.append(self._average[name])
+                news.append(tensor)
             else:
                 self._average[name].copy_(tensor)
+        torch._foreach_lerp_(averages, news, 1 - keep)  # one launch instead of hundreds
 
     def state(self) -> dict[str, Tensor]:
         """The averaged state dict."""

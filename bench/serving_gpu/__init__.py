@@ -1,0 +1,1 @@
+"""The inference service on a GPU, beside bare onnxruntime on the same card."""
