@@ -185,6 +185,11 @@ class Bundle(Record):
     files: dict[str, BundleFile]
 
     @property
+    def half_graph(self) -> str:
+        """The file of the graph in 16 bits, which a bundle may have besides, for GPUs."""
+        return f"{self.graph.removesuffix('.onnx')}.fp16.onnx"
+
+    @property
     @abstractmethod
     def signature(self) -> Signature:
         """The graph's inputs and outputs."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Dataset, Item
 from visionloop_training.export import Session
+from visionloop_training.half_precision import HalfPrecision
 from visionloop_training.lanes import Lane, Learned
 from visionloop_training.made import Made
 from visionloop_training.parity import Parity
@@ -27,6 +28,7 @@ class Candidate:
     distance: float | None  # from which on an image is unfamiliar
     golden: list[Item]
     parity: Parity
+    half: HalfPrecision | None  # of the 16-bit sibling; None: none was wanted
 
 
 @dataclass(frozen=True, slots=True)

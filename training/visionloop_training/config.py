@@ -24,12 +24,13 @@ from visionloop_training.recipe_config import (
     MixingConfig,
     PixelsConfig,
 )
-from visionloop_training.section import Positive, Section
+from visionloop_training.section import Positive, Section, Switch
 from visionloop_training.triggers_config import TriggersConfig
 
 __all__ = [
     "AugmentConfig",
     "BackboneConfig",
+    "ExportConfig",
     "FitConfig",
     "GateConfig",
     "HeadConfig",
@@ -172,6 +173,24 @@ class ParityConfig(Section):
     )
 
 
+class ExportConfig(Section):
+    """What is exported beside model.onnx."""
+
+    half_precision: Switch = Field(
+        "auto",
+        description="model.fp16.onnx, which the inference service takes on GPUs: half the size, "
+        "and faster there. `auto`: where a GPU trains, and with a new head where the version "
+        "whose body it has has one.",
+    )
+    half_max_probability_difference: Positive = Field(
+        0.02,
+        le=0.1,
+        description="Largest absolute difference of any probability between it and model.onnx; "
+        "where it is larger there is no model.fp16.onnx. The service replays the golden images "
+        "within the same limit.",
+    )
+
+
 class TrainingConfig(Section):
     """Everything that decides what a run makes of a snapshot."""
 
@@ -184,6 +203,7 @@ class TrainingConfig(Section):
     not_sure: NotSureConfig = NotSureConfig()
     labels: LabelsConfig = LabelsConfig()
     parity: ParityConfig = ParityConfig()
+    export: ExportConfig = ExportConfig()
     gate: GateConfig = GateConfig()
     triggers: TriggersConfig = TriggersConfig()
     card: CardConfig = CardConfig()

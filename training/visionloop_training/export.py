@@ -44,8 +44,8 @@ class Graph(nn.Module):
         return logits, self.link(logits), embedding
 
 
-def export(graph: Graph, path: Path, height: int, width: int, metadata: dict[str, str]) -> None:
-    """Writes model.onnx with `metadata` in its properties."""
+def export(graph: nn.Module, path: Path, height: int, width: int, metadata: dict[str, str]) -> None:
+    """Writes a graph of the outputs OUTPUTS, with `metadata` in its properties."""
     export_module(graph, path, height, width, OUTPUTS)
     model = onnx.load(path)
     onnx.helper.set_model_props(model, metadata)
@@ -113,6 +113,9 @@ class Session:
         self._input = self._session.get_inputs()[0].name
         self._outputs = [output.name for output in self._session.get_outputs()]
         self.shapes = {o.name: tuple(o.shape) for o in self._session.get_outputs()}
+        sides = (self._session.get_inputs(), self._session.get_outputs())
+        # Names, types and sizes but for the batch's; equal for graphs that can replace each other.
+        self.signature = [[(v.name, v.type, tuple(v.shape[1:])) for v in side] for side in sides]
 
     def __call__(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """All outputs by name."""

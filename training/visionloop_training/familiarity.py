@@ -91,14 +91,15 @@ def add(
     blobs: Blobs,
     preprocessing: Preprocessing,
     familiar: float,
-) -> tuple[Session, float | None]:
-    """Gives model.onnx the output `distance`; the graph with it, and the limit fitted on val.
+) -> tuple[Session, float | None, Familiarity | None]:
+    """Gives model.onnx the output `distance`; the graph with it, the limit fitted on val, and what
+    was put into the file.
 
-    None and the graph as it is where `familiar` is 1. Raises RefusedError where the graph's
-    distances are not those of its own embeddings.
+    None for both and the graph as it is where `familiar` is 1. Raises RefusedError where the
+    graph's distances are not those of its own embeddings.
     """
     if familiar >= 1.0:
-        return session, None
+        return session, None, None
 
     def embedded(items: Sequence[Item], using: Session, output: str) -> Floats:
         parts = [
@@ -119,7 +120,7 @@ def add(
             f"the distances that model.onnx gives differ by {difference:.2g} from those of its "
             f"embeddings (limit {_SAME:g}); nothing was published"
         )
-    return grown, distance_limit(distances, familiar)
+    return grown, distance_limit(distances, familiar), found
 
 
 def known(items: Sequence[Item]) -> list[Item]:

@@ -123,14 +123,33 @@ class FastLane:
     def export(self, path: Path, link: Link, metadata: dict[str, str]) -> nn.Module:
         """The body with the new head. It must agree with the stable version's own file, whose
         embedding goes through the head in torch."""
-        head = LinearHead(
-            self._head.weight.detach().numpy(), self._head.bias.detach().numpy(), link
-        )
-        self._body.with_head(head, path, metadata)
+        self._body.with_head(self._linear(link), path, metadata)
         return _Composed(self._stable.session, self._head, link)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Where the stable version is made for one."""
+        bundle = self._stable.bundle
+        return bundle.half_graph in bundle.files
+
+    def export_half(self, path: Path, link: Link, metadata: dict[str, str]) -> None:
+        """The stable version's own 16-bit body with the new head, which stays float32: it is a
+        thousandth of the work. Raises RefusedError where stable has no 16-bit graph."""
+        bundle = self._stable.bundle
+        if not self.on_gpu:
+            raise RefusedError(
+                f"version {bundle.version}, whose body it has, has no {bundle.half_graph}; train "
+                "with --lane full"
+            )
+        body = Body.cut(self._stable.folder / bundle.half_graph, self._stable.output("embedding"))
+        body.with_head(self._linear(link), path, metadata)
 
     def finished(self) -> None:
         """Nothing was kept but the cache."""
+
+    def _linear(self, link: Link) -> LinearHead:
+        weight, bias = self._head.weight.detach().numpy(), self._head.bias.detach().numpy()
+        return LinearHead(weight, bias, link)
 
     def _embeddings(self, items: Sequence[Item]) -> Tensor:
         """(n, width), in the order of the items."""

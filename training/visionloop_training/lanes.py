@@ -27,6 +27,7 @@ from visionloop_training.distributed import Workers
 from visionloop_training.export import Graph, export
 from visionloop_training.features import Features
 from visionloop_training.fit import fit
+from visionloop_training.half_graph import HalfGraph
 from visionloop_training.links import Link
 from visionloop_training.network import Network
 from visionloop_training.stop import Stop
@@ -89,6 +90,13 @@ class Lane(Protocol):
 
     def export(self, path: Path, link: Link, metadata: dict[str, str]) -> nn.Module:
         """Writes model.onnx; returns the module that the file must agree with."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the version is likely to serve on a GPU."""
+
+    def export_half(self, path: Path, link: Link, metadata: dict[str, str]) -> None:
+        """Writes the 16-bit sibling of model.onnx. Raises RefusedError where there can be none."""
 
     def finished(self) -> None:
         """The version is published: what was kept to go on from is not needed any more."""
@@ -157,6 +165,17 @@ class FullLane:
         export(graph, path, *self.preprocessing.output_size, metadata)
         return graph
 
+    @property
+    def on_gpu(self) -> bool:
+        """Who has a GPU to train on usually has one to serve on."""
+        return torch.cuda.is_available()
+
+    def export_half(self, path: Path, link: Link, metadata: dict[str, str]) -> None:
+        """From a copy of the trained network."""
+        height, width = self.preprocessing.output_size
+        graph = HalfGraph(self._network, link, height, width)
+        export(graph, path, height, width, metadata)
+
     def finished(self) -> None:
         """Removes the checkpoints, also those of such a run in another process."""
         if self._open is not None:
@@ -164,7 +183,7 @@ class FullLane:
 
     def _run_key(self) -> str:
         """Names the run by all that decides its weights, so that only its like goes on from it."""
-        skipped = {"gate", "parity", "not_sure", "labels", "triggers", "card"}
+        skipped = {"gate", "parity", "export", "not_sure", "labels", "triggers", "card"}
         return run_key(
             {
                 "snapshot": self._data.snapshot,

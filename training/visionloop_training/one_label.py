@@ -83,9 +83,7 @@ class OneLabel:
             self._data.class_ids,
         )
 
-    def bundle(
-        self, fields: dict[str, Any], parity: Parity, distance: float | None
-    ) -> ClassificationBundle:
+    def bundle(self, fields: dict[str, Any], distance: float | None) -> ClassificationBundle:
         """bundle.json."""
         return ClassificationBundle(
             **fields,
@@ -95,7 +93,6 @@ class OneLabel:
                 ece_after=self.calibrated.ece_after,
             ),
             thresholds=self._thresholds(distance),
-            metrics=self.headline(parity),
         )
 
     def _thresholds(self, distance: float | None) -> Thresholds:

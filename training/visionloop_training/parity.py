@@ -39,14 +39,14 @@ def prove(graph: nn.Module, session: Session, images: Sequence[Pixels], limit: f
     expected = _torch_outputs(graph, images)
     first: dict[int, Floats] = {}
     probability = logit = between = 0.0
-    disagreements = 0
+    others = 0
     for size in BATCHES * 2:
         outputs = session.batched(images, size)
         found = outputs["probabilities"]
-        probability = max(probability, _distance(found, expected["probabilities"]))
-        logit = max(logit, _distance(outputs["logits"], expected["logits"]))
-        between = max(between, _distance(found, first.setdefault(size, found)))
-        disagreements += _disagreements(found, expected["probabilities"], limit)
+        probability = max(probability, difference(found, expected["probabilities"]))
+        logit = max(logit, difference(outputs["logits"], expected["logits"]))
+        between = max(between, difference(found, first.setdefault(size, found)))
+        others += disagreements(found, expected["probabilities"], limit)
     result = Parity(
         images=len(images),
         batches=BATCHES,
@@ -54,15 +54,15 @@ def prove(graph: nn.Module, session: Session, images: Sequence[Pixels], limit: f
         max_probability_difference=probability,
         max_logit_difference=logit,
         max_difference_between_runs=between,
-        top1_disagreements=disagreements,
+        top1_disagreements=others,
         limit=limit,
     )
     # "not <=" so that NaN is a difference too
-    if disagreements or not probability <= limit or not between <= limit:
+    if others or not probability <= limit or not between <= limit:
         raise RefusedError(
             f"parity: model.onnx differs from the trained network by {probability:.2g} in "
             f"probability on {len(images)} real images (limit {limit:g}), {between:.2g} between "
-            f"two runs, with {disagreements} other top answers; nothing was published"
+            f"two runs, with {others} other top answers; nothing was published"
         )
     return result
 
@@ -78,11 +78,12 @@ def _torch_outputs(graph: nn.Module, images: Sequence[Pixels]) -> dict[str, Floa
     return {"logits": logits, "probabilities": probabilities}
 
 
-def _distance(found: Floats, expected: Floats) -> float:
+def difference(found: Floats, expected: Floats) -> float:
+    """The largest absolute one."""
     return float(np.abs(found - expected).max())
 
 
-def _disagreements(found: Floats, expected: Floats, limit: float) -> int:
+def disagreements(found: Floats, expected: Floats, limit: float) -> int:
     """Images with another top answer; a tie within the limit may fall either way."""
     ranked = np.sort(expected, axis=1)
     clear = ranked[:, -1] - ranked[:, -2] > 2 * limit

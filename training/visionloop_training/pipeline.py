@@ -22,6 +22,7 @@ from visionloop_training import (
     cache,
     familiarity,
     fresh,
+    half_precision,
     parity,
     preflight,
     publish,
@@ -193,7 +194,7 @@ def _proven(
         network = lane.export(path, job.task.link, publish.properties(data))
         session = Session(path, torch.get_num_threads())
     with clock("familiarity"):
-        session, distance = familiarity.add(
+        session, distance, known = familiarity.add(
             path, session, data, blobs, preprocessing, config.not_sure.familiar
         )
     with clock("parity"):
@@ -202,6 +203,14 @@ def _proven(
         proof = parity.prove(network, session, images, config.parity.max_probability_difference)
         answers = session.batched(images)["probabilities"]
         publish.write_golden(folder, golden, answers, blobs)
+    half = None
+    if half_precision.wanted(config.export, lane):
+        with clock("half-precision"):
+            half = half_precision.add(
+                folder / publish.HALF, lane, job.task.link, publish.properties(data), known,
+                session, publish.golden_items(data, max(len(golden), half_precision.IMAGES)), blobs,
+                config.export.half_max_probability_difference,
+            )  # fmt: skip
     return Candidate(
         data=data,
         config=config,
@@ -214,6 +223,7 @@ def _proven(
         distance=distance,
         golden=golden,
         parity=proof,
+        half=half,
     )
 
 
@@ -244,8 +254,8 @@ def _published(
         parts = job.task.report(verdict, candidate.distance)
         document = report.document(candidate, claim, verdict, parts, job.clock.seconds)
         report.write(candidate.folder / "report", document, job.blobs)
-        fields = publish.bundle_fields(candidate, claim)
-        bundle = job.task.bundle(fields, candidate.parity, candidate.distance)
+        fields = publish.bundle_fields(candidate, claim, job.task.headline(candidate.parity))
+        bundle = job.task.bundle(fields, candidate.distance)
         job.repository.publish(bundle, candidate.folder)
         candidate.lane.finished()
         if found is not None:

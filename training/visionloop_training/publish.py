@@ -9,7 +9,7 @@ import importlib.metadata
 import platform
 import socket
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,11 +32,13 @@ from visionloop_training.candidate import Candidate, Claim
 from visionloop_training.data import Blobs, Dataset, Item
 from visionloop_training.export import INPUT
 from visionloop_training.familiarity import OUTPUT
+from visionloop_training.half_precision import HalfPrecision
 from visionloop_training.intervals import Interval
 from visionloop_training.metrics import Floats
 from visionloop_training.parity import Parity
 
 GRAPH = "model.onnx"
+HALF = "model.fp16.onnx"  # `Bundle.half_graph` of it
 GOLDEN = "golden/golden.json"
 _LIBRARIES = ("numpy", "onnx", "onnxruntime", "pillow", "timm", "torch", "torchvision")
 
@@ -93,8 +95,13 @@ def properties(data: Dataset) -> dict[str, str]:
     }
 
 
-def bundle_fields(candidate: Candidate, claim: Claim) -> dict[str, Any]:
-    """What bundle.json says of the candidate's files, but for what depends on the task."""
+def bundle_fields(
+    candidate: Candidate, claim: Claim, headline: Mapping[str, float]
+) -> dict[str, Any]:
+    """What bundle.json says of the candidate's files, but for what depends on the task.
+
+    `headline` are the task's numbers.
+    """
     data, config, origin = candidate.data, candidate.config, candidate.lane.origin
     parity, preprocessing = candidate.parity, candidate.lane.preprocessing
     height, width = preprocessing.output_size
@@ -122,8 +129,9 @@ def bundle_fields(candidate: Candidate, claim: Claim) -> dict[str, Any]:
             file=GOLDEN,
             items=parity.images,
             before_ready=min(8, parity.images),
-            max_probability_difference={"default": parity.limit},
+            max_probability_difference={"default": parity.limit, **_half_limits(candidate.half)},
         ),
+        "metrics": {**headline, **_half_metrics(candidate.half)},
         "provenance": Provenance(
             dataset=data.name,
             snapshot=data.snapshot,
@@ -141,6 +149,19 @@ def bundle_fields(candidate: Candidate, claim: Claim) -> dict[str, Any]:
         ),
         "files": _entries(candidate.folder),
     }
+
+
+def _half_limits(half: HalfPrecision | None) -> dict[str, float]:
+    """Where servers may take the 16-bit sibling, and how far its answers may be off there."""
+    if half is None or not half.passed:
+        return {}
+    return dict.fromkeys(("fp16/cuda", "fp16/tensorrt"), half.limit)
+
+
+def _half_metrics(half: HalfPrecision | None) -> dict[str, float]:
+    if half is None or half.max_probability_difference is None or not half.passed:
+        return {}
+    return {"half_max_abs_probability_difference": half.max_probability_difference}
 
 
 class Averages(Protocol):

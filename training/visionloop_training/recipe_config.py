@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from visionloop.record import Probability
-from visionloop_training.section import Positive, Section, Share
+from visionloop_training.section import Positive, Section, Share, Switch
 
 Symmetry = Literal[
     "flip_horizontal",
@@ -238,7 +238,7 @@ class FitConfig(Section):
         description="bfloat16 in forward and backward passes; `auto`: on GPUs that have it. "
         "Validation and export are float32.",
     )
-    compile: Literal["auto", "on", "off"] = Field(
+    compile: Switch = Field(
         "auto",
         description="torch.compile; `auto`: on GPUs for 3000 steps and more, which repay its "
         "minute.",

@@ -133,7 +133,7 @@ def reproduce(
         task.calibrate(learned.val_logits.numpy())
         path = folder / publish.GRAPH
         module = lane.export(path, task.link, publish.properties(data))
-        session, _ = familiarity.add(
+        session, *_ = familiarity.add(
             path, Session(path, torch.get_num_threads()), data, blobs, lane.preprocessing,
             config.not_sure.familiar,
         )  # fmt: skip

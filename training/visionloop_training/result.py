@@ -1,6 +1,6 @@
 """What one training run did, for people (`words`) and for `--json`."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from visionloop_training.candidate import Candidate
@@ -61,6 +61,7 @@ def summary(candidate: Candidate, task: Task) -> dict[str, Any]:
         "test_images": len(data.test),
         **task.summary(),
         "parity_max_abs_probability_difference": candidate.parity.max_probability_difference,
+        "half_precision": asdict(candidate.half) if candidate.half else None,
         "features_computed": lane.computed,
         "kept_epoch": candidate.learned.kept_epoch,
     }

@@ -43,9 +43,7 @@ class Task(Protocol):
     def report(self, verdict: Verdict, distance: float | None) -> dict[str, Any]:
         """The task's parts of report.json; `distance` as `familiarity.add` found it."""
 
-    def bundle(
-        self, fields: dict[str, Any], parity: Parity, distance: float | None
-    ) -> ClassifierBundle:
+    def bundle(self, fields: dict[str, Any], distance: float | None) -> ClassifierBundle:
         """bundle.json, from `publish.bundle_fields`."""
 
     def summary(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a run tells people at its end, in a few lines. Tools read `--json`."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from visionloop_training.search.table import table
 
@@ -38,6 +38,9 @@ def _trained(model: str, result: "Result") -> str:
         f"{result.summary['ece_after']:.3f} on val",
         f"  parity          {numbers['parity_max_abs_probability_difference']:.1e}",
     ]
+    half = result.summary["half_precision"]
+    if half is not None:
+        lines.append(f"  half precision  {_half(half)}")
     if result.verdict:
         lines.append(f"  gate            {result.verdict.reason}")
     lines += [f"  note            {note}" for note in result.notes]
@@ -53,6 +56,16 @@ def _trained(model: str, result: "Result") -> str:
     seconds = ", ".join(f"{name} {value:.0f}" for name, value in result.timings.items())
     lines.append(f"  seconds         {seconds}")
     return "\n".join(lines) + "\n"
+
+
+def _half(half: dict[str, Any]) -> str:
+    """The 16-bit sibling, or why there is none."""
+    if half["reason"]:
+        return f"none: {half['reason']}"
+    return (
+        f"{half['max_probability_difference']:.1e} from model.onnx on {half['images']} images "
+        f"(limit {half['limit']:g})"
+    )
 
 
 def _quality(numbers: dict[str, float]) -> str:

@@ -214,7 +214,7 @@ def choose_graph(bundle: Bundle, provider: str, precision: str) -> tuple[str, st
     which is to say that it states how far its answers may be off. Raises RefusedError when "fp16"
     is asked for and there is none.
     """
-    sibling = f"{bundle.graph.removesuffix('.onnx')}.fp16.onnx"
+    sibling = bundle.half_graph
     passed = (
         sibling in bundle.files
         and isinstance(bundle, ClassifierBundle)

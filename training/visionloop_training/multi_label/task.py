@@ -110,9 +110,7 @@ class MultiLabel:
             "not_sure": {"distance": distance, "unfamiliar": far},
         }
 
-    def bundle(
-        self, fields: dict[str, Any], parity: Parity, distance: float | None
-    ) -> MultiLabelBundle:
+    def bundle(self, fields: dict[str, Any], distance: float | None) -> MultiLabelBundle:
         """bundle.json."""
         found = self.calibrated
         return MultiLabelBundle(
@@ -126,7 +124,6 @@ class MultiLabel:
             thresholds=LabelThresholds(
                 method=self._config.labels.threshold, present=found.present, distance=distance
             ),
-            metrics=self.headline(parity),
         )
 
     def summary(self) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def document(
         },
         "search": search_json(searched) if searched else None,
         "parity": asdict(candidate.parity),
+        "half_precision": asdict(candidate.half) if candidate.half else None,
         "gate": verdict.as_json(),
         **parts,
         "timings": dict(timings),
