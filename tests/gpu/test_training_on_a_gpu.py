@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.digits import pictures
+from support.inference_server import running_server
 from support.training_site import Site, make_site
 
+from visionloop.client import Client
 from visionloop.snapshot import SnapshotRepository
 from visionloop_training import backbones, config
 from visionloop_training.checkpoint import Checkpoints
@@ -67,8 +70,24 @@ def test_a_run_learns_and_its_graph_answers_on_the_cpu_as_the_network_did(
     assert result.version == 1
     bundle = digits.repository.read("reader", 1)
     assert bundle.provenance.device == torch.cuda.get_device_name()
-    assert bundle.metrics["test_accuracy"] > 0.9
+    assert bundle.metrics["accuracy"] > 0.9
     assert bundle.metrics["parity_max_abs_probability_difference"] < 1e-4
+
+
+def test_what_a_gpu_trained_a_gpu_serves_in_16_bits(digits: Site, tmp_path: Path) -> None:
+    digits.train(*SETTINGS, "fit.freeze=0")
+    bundle = digits.repository.read("reader", 1)
+    assert {"model.onnx", "model.fp16.onnx"} <= set(bundle.files)
+    cached = f"--cache={tmp_path / 'served'}"
+    with running_server(tmp_path / "server", digits.url, "--provider=cuda", cached) as server:
+        server.ready()
+        with Client(server.target) as client:
+            for digit in CLASSES:
+                shown = list(pictures(int(digit))[:40])
+                found = client.recognize(shown, model="reader")
+                right = sum(result.class_id == digit for result in found)
+                assert right > 36
+        assert '"precision": "fp16"' in server.text()
 
 
 def network_of(site: Site, settings: config.TrainingConfig) -> tuple[Network, Features]:
