@@ -5,6 +5,7 @@ import contextlib
 import gc
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from visionloop.telemetry import inference as metrics
 from visionloop.telemetry.metrics import values
 from visionloop_inference.datatypes import Tensor
 from visionloop_inference.link import RunnerLink
+from visionloop_inference.session import Session
 
 Scenario = Callable[[RunnerLink], Awaitable[None]]
 
@@ -50,11 +52,29 @@ def floats(rows: int, first: float = 0.0) -> np.ndarray:
     return np.arange(first, first + 4 * rows, dtype=np.float32).reshape(rows, 4)
 
 
-@pytest.fixture(params=["thread", "process"])
-def runner(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RunningRunner]:
+def overlap(patch: pytest.MonkeyPatch) -> None:
+    """Runners in this process begin a batch while the last one runs, as they do on a GPU."""
+    patch.setattr(Session, "__init__", partialmethod(Session.__init__, memory="cpu"))
+
+
+@pytest.fixture(params=["thread", "overlapped", "process"])
+def runner(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[RunningRunner]:
     bundle = tensor_bundle(tmp_path, tiny())
-    with running(bundle, tmp_path, request.param) as made:
+    if request.param == "overlapped":
+        overlap(monkeypatch)
+    kind = "process" if request.param == "process" else "thread"
+    with running(bundle, tmp_path, kind) as made:
         yield made
+
+
+@pytest.fixture(params=["one by one", "overlapped"])
+def order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How the runners that a test starts run their batches."""
+    if request.param == "overlapped":
+        overlap(monkeypatch)
+    return str(request.param)
 
 
 def test_every_job_gets_its_own_answer(runner: RunningRunner) -> None:
@@ -211,6 +231,7 @@ def rows_run() -> float:
     return sum(numbers[-1] for numbers in values()[metrics.BATCH_ROWS.metric.name].values())
 
 
+@pytest.mark.usefixtures("order")
 def test_cancelled_rows_do_not_run_and_their_space_comes_back(tmp_path: Path) -> None:
     with running(tensor_bundle(tmp_path, slow()), tmp_path) as runner:
 
@@ -254,6 +275,7 @@ def test_a_storm_of_cancels_never_mixes_answers_up(runner: RunningRunner) -> Non
     play(runner, scenario)
 
 
+@pytest.mark.usefixtures("order")
 def test_urgent_rows_go_first(tmp_path: Path) -> None:
     with running(tensor_bundle(tmp_path, slow()), tmp_path, max_batch=4) as runner:
 
@@ -275,6 +297,7 @@ def test_urgent_rows_go_first(tmp_path: Path) -> None:
         play(runner, scenario)
 
 
+@pytest.mark.usefixtures("order")
 def test_only_the_guilty_rows_of_a_batch_fail(tmp_path: Path) -> None:
     with running(tensor_bundle(tmp_path, slow(trap=True)), tmp_path) as runner:
 
@@ -324,6 +347,7 @@ def hungry() -> tuple[bytes, object]:
     )
 
 
+@pytest.mark.usefixtures("order")
 def test_a_batch_without_memory_is_split_and_none_is_that_large_again(tmp_path: Path) -> None:
     bundle = tensor_bundle(tmp_path, hungry())
     # Not measured, as warm-up would find out: here the memory is there at first.
@@ -341,6 +365,7 @@ def test_a_batch_without_memory_is_split_and_none_is_that_large_again(tmp_path: 
         play(runner, scenario)
 
 
+@pytest.mark.usefixtures("order")
 def test_a_row_without_memory_refuses_its_request_for_now(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("ConstantOfShape", ["flat"], ["z"]),

@@ -375,6 +375,8 @@ def test_the_options_of_gpus(tmp_path: Path) -> None:
         "arena_extend_strategy": "kSameAsRequested",
         "cudnn_conv_algo_search": "HEURISTIC",
         "use_tf32": "0",
+        "prefer_nhwc": "1",
+        "fuse_conv_bias": "1",
     }
     assert provider_options(CPU, {}) == [("CPUExecutionProvider", {})]
 

@@ -19,6 +19,7 @@ from visionloop_training.trivial_augment import trivial_augment
 
 Pixels = NDArray[np.uint8]  # (height, width, 3)
 
+_LEVELS = np.arange(256, dtype=np.float32)
 _SYMMETRIES: dict[str, Callable[[Pixels], Pixels]] = {
     "flip_horizontal": lambda x: x[:, ::-1],
     "flip_vertical": lambda x: x[::-1],
@@ -51,10 +52,10 @@ def variant(pixels: Pixels, config: AugmentConfig, sha256: str, number: int) -> 
     if config.brightness or config.contrast:
         brightness = 1.0 + config.brightness * float(random.uniform(-1, 1))
         contrast = 1.0 + config.contrast * float(random.uniform(-1, 1))
-        changed = pixels.astype(np.float32) * brightness
-        mean = changed.mean()
+        changed = _LEVELS * brightness
+        mean = float(pixels.mean()) * brightness
         changed = (changed - mean) * contrast + mean
-        pixels = np.clip(np.rint(changed), 0, 255).astype(np.uint8)
+        pixels = np.take(np.clip(np.rint(changed), 0, 255).astype(np.uint8), pixels)
     if config.saturation or config.hue:
         saturation = 1.0 + config.saturation * float(random.uniform(-1, 1))
         pixels = _coloured(pixels, saturation, config.hue * float(random.uniform(-1, 1)))

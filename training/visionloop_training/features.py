@@ -6,7 +6,8 @@ in onnxruntime, which does five to six times torch's images per second; the pric
 seconds of export, once per freeze point. A GPU runs them in torch. Activations are kept as float16:
 half the disk, and their rounding is far below what augmentation does to an image.
 
-With nothing frozen, the cache holds the preprocessed pixels, and augmentation runs on each batch.
+With nothing frozen, the cache holds the preprocessed pixels, and augmentation runs on each batch:
+in threads beside a CPU, in processes of their own beside a GPU (`pixel_workers`).
 """
 
 import hashlib
@@ -32,6 +33,7 @@ from visionloop_training.data import Blobs, Item
 from visionloop_training.distributed import Workers
 from visionloop_training.export import Session, export_module
 from visionloop_training.network import Network
+from visionloop_training.pixel_workers import PixelWorkers
 from visionloop_training.stop import Stop
 from visionloop_training.weights import tensor_bytes
 
@@ -62,6 +64,7 @@ class Features:
         self._stop = stop or Stop()
         self._workers = workers or Workers()
         self.computed = 0  # arrays that were not in the cache yet
+        self._pixels: PixelWorkers | None = None
         if network.frozen:
             bottom: dict[str, object] = {
                 **pixels,
@@ -120,15 +123,32 @@ class Features:
         if self._network.frozen:
             arrays = [self._cache.get(sha, number) for sha, number in wanted]
             stacked = torch.from_numpy(np.stack(arrays)).float()
+        elif self._network.device.type == "cuda":
+            return self._pixels_on_gpu(wanted)
         else:
             with ThreadPoolExecutor(usable_cores()) as threads:
                 varied = list(threads.map(self._varied, wanted))
-            images = torch.from_numpy(np.stack(varied)).to(self._network.device)
             with torch.no_grad():
-                stacked = self._network.normalise(images)
+                stacked = self._network.normalise(torch.from_numpy(np.stack(varied)))
         if stacked.ndim == 4:
             stacked = stacked.contiguous(memory_format=torch.channels_last)
         return stacked.to(self._network.device)
+
+    @torch.no_grad()
+    def _pixels_on_gpu(self, wanted: Sequence[tuple[str, int]]) -> Tensor:
+        """The normalised pixels, carried over while the GPU works on the last batch."""
+        if self._pixels is None:
+            processes = max(1, usable_cores() // self._workers.local)
+            self._pixels = PixelWorkers(self._cache, self._augmentation, processes)
+            self._carrier = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        images = torch.from_numpy(self._pixels.batch(wanted)).pin_memory()
+        with torch.cuda.stream(self._carrier):
+            carried = images.to(self._network.device, non_blocking=True)
+            stacked = self._network.normalise(carried)
+            stacked = stacked.contiguous(memory_format=torch.channels_last)
+        self._carrier.synchronize()
+        stacked.record_stream(torch.cuda.current_stream())  # that of the training loop
+        return stacked
 
     def _varied(self, wanted: tuple[str, int]) -> NDArray[np.uint8]:
         """The pixels of a (digest, variant)."""

@@ -76,4 +76,4 @@ def fold_norms(network: nn.Module, images: Tensor) -> None:
             convolution.weight, convolution.bias, mean, variance, norm.eps, norm.weight, norm.bias
         )
         norm.reset_parameters()  # mean 0, variance 1, weight 1, bias 0
-        norm.eps = 0.0
+        norm.eps = 1e-12  # nothing beside a variance of 1; older exporters refuse 0

@@ -24,6 +24,7 @@ from visionloop_inference.rows import Arena
 from visionloop_inference.session import Arrays
 from visionloop_inference.wire import JobFrame, Layout, Reason
 
+CANCELLED = "cancelled by its caller"
 NORMAL = 2  # the level of a request that names no priority (0): only level 1 goes before it
 
 
@@ -56,6 +57,11 @@ class Job:
     @property
     def rows(self) -> int:
         return self.frame.rows
+
+    @property
+    def under_way(self) -> bool:
+        """Whether rows of it are in a batch that is not answered yet."""
+        return self.taken > self.done
 
     @property
     def level(self) -> int:

@@ -5,11 +5,17 @@ their answers, at the cost of at most twice the runs. One that finds no memory i
 way, and no batch is that large again; a single row for which there is none refuses its job, because
 the next try may well succeed. Where batches are padded, only whole ones are: halves run as they
 are.
+
+On a GPU a full batch is put together while the one before it runs, and answers are handed out while
+the next one runs: the card waits for neither. With fewer rows than a batch holds nothing is put
+together ahead, because the batch would miss those that are about to come.
 """
 
 import logging
 import math
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -18,10 +24,16 @@ from numpy.typing import NDArray
 
 from visionloop.bundle import Bundle, TensorSpec
 from visionloop_inference.batch_metrics import BatchMetrics
-from visionloop_inference.batching import BatchBuffer, BatchQueue, Job, Piece
+from visionloop_inference.batching import CANCELLED, BatchBuffer, BatchQueue, Job, Piece
 from visionloop_inference.datatypes import DATATYPES
 from visionloop_inference.pace import Pace
-from visionloop_inference.session import Arrays, GraphRunFailedError, OutOfMemoryError, Session
+from visionloop_inference.session import (
+    Arrays,
+    Begun,
+    GraphRunFailedError,
+    OutOfMemoryError,
+    Session,
+)
 from visionloop_inference.wire import Layout, Reason
 
 log = logging.getLogger(__name__)
@@ -40,11 +52,35 @@ class Execution:
         self._layout = layout
         self._queue = queue
         self._model = bundle.model
-        self._buffer = BatchBuffer(layout)
+        self._buffers = deque([BatchBuffer(layout), BatchBuffer(layout)])  # taken in turns
         self._metrics = BatchMetrics(bundle)
+        self._under_way: _Batch | None = None  # begun, on a GPU
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch was begun and is not answered yet."""
+        return self._under_way is not None
 
     def step(self) -> None:
-        """Runs one batch, if rows wait, and hands its jobs their answers."""
+        """Runs one batch, if rows wait, and hands its jobs their answers.
+
+        On a GPU it begins the next batch, or answers the last one, or both.
+        """
+        last = self._under_way
+        ahead = last is None or self._queue.rows >= self._queue.most
+        batch = self._take() if ahead else None
+        outputs = self._ended(last) if last is not None else None
+        self._under_way = None
+        if batch is not None and self._session.overlaps and self._begin(batch):
+            self._under_way = batch
+            batch = None
+        if last is not None and outputs is not None:
+            self._hand_out(last, outputs)
+        if batch is not None and (outputs := self._ended(batch)) is not None:
+            self._hand_out(batch, outputs)
+
+    def _take(self) -> "_Batch | None":
+        """The rows of the next batch, put together."""
         now = monotonic()
         pieces, expired = self._queue.take(now)
         for job in expired:
@@ -56,35 +92,65 @@ class Execution:
                 f"{job.rows - job.done} of {job.rows} rows had run",
             )
         if not pieces:
-            return
-        try:
-            self._run(pieces, now)
-        except Exception as error:
-            # A fault of ours: these requests fail, the next ones must not hang.
-            log.exception("a batch of %s failed", self._model)
-            for job in {piece.job: None for piece in pieces}:
-                self._refuse(job, Reason.FAILED, f"the batch failed: {error}")
-
-    def _run(self, pieces: Sequence[Piece], now: float) -> None:
+            return None
         rows = sum([piece.size for piece in pieces])
         size = self.pace.padded_to(rows) if self._layout.batched else rows
         self._metrics.waiting(self._queue.jobs)
         if size > rows:
             self._metrics.padded(size - rows)
         queued = [now - piece.job.queued for piece in pieces if piece.start == 0]
+        self._buffers.rotate()
         began = perf_counter()
-        inputs = self._buffer.gather(pieces, size)
+        try:
+            inputs = self._buffers[0].gather(pieces, size)
+        except Exception as error:  # noqa: BLE001 — a fault of ours
+            self._failed(pieces, error)
+            return None
+        ready = perf_counter()
         run = _Run(self._session, self._layout, rows)
-        gathered = perf_counter()
-        outputs = run(inputs)
+        return _Batch(pieces, inputs, size, queued, ready - began, run)
+
+    def _begin(self, batch: "_Batch") -> bool:
+        """False where it does not even begin."""
+        batch.since = perf_counter()
+        try:
+            batch.begun = self._session.begin(batch.inputs)
+        except Exception:  # noqa: BLE001 — it is run once more, which tells the same
+            return False
+        return True
+
+    def _ended(self, batch: "_Batch") -> Arrays | None:
+        """The outputs; None when the batch failed as a whole."""
+        if batch.begun is None:
+            batch.since = perf_counter()
+        try:
+            outputs = batch.run(batch.inputs, batch.begun)
+        except Exception as error:  # noqa: BLE001 — a fault of ours
+            self._failed(batch.pieces, error)
+            return None
+        batch.ended = perf_counter()
+        return outputs
+
+    def _failed(self, pieces: Sequence[Piece], error: Exception) -> None:
+        """A fault of ours: these requests fail, the next ones must not hang."""
+        log.error("a batch of %s failed", self._model, exc_info=error)
+        for job in {piece.job: None for piece in pieces}:
+            self._refuse(job, Reason.FAILED, f"the batch failed: {error}")
+
+    def _hand_out(self, batch: "_Batch", outputs: Arrays) -> None:
+        pieces, run = batch.pieces, batch.run
         ran = perf_counter()
-        if run.spoilt:
-            self._report(run)
-        else:
-            self.pace.observe(size, ran - gathered)
-        self._answer(pieces, outputs, run)
-        seconds = (gathered - began, ran - gathered, perf_counter() - ran)
-        self._metrics.ran(rows, len(pieces), queued, seconds)
+        try:
+            if run.spoilt:
+                self._report(run)
+            else:
+                self.pace.observe(batch.size, batch.ended - batch.since)
+            self._answer(pieces, outputs, run)
+        except Exception as error:  # noqa: BLE001 — a fault of ours
+            self._failed(pieces, error)
+            return
+        seconds = (batch.gathering, batch.ended - batch.since, perf_counter() - ran)
+        self._metrics.ran(run.rows, len(pieces), batch.queued, seconds)
 
     def _report(self, run: "_Run") -> None:
         for text in dict.fromkeys(run.failures.values()):
@@ -102,6 +168,10 @@ class Execution:
         place = 0
         for piece in pieces:
             job, stop = piece.job, place + piece.size
+            if job.gone:  # since it was taken
+                job.source.refuse(job, Reason.CANCELLED, CANCELLED)
+                place = stop
+                continue
             if run.spoilt and self._spoilt(piece, place, run):
                 place = stop
                 continue
@@ -133,6 +203,21 @@ class Execution:
             job.source.refuse(job, reason, text, retry_after)
 
 
+@dataclass(slots=True)
+class _Batch:
+    """Rows that run together."""
+
+    pieces: Sequence[Piece]
+    inputs: Arrays
+    size: int  # rows, padding included
+    queued: Sequence[float]  # seconds that requests waited which are in a batch for the first time
+    gathering: float  # seconds it took to put together
+    run: "_Run"
+    begun: Begun | None = None
+    since: float = 0.0  # when the graph began, on the clock of perf_counter
+    ended: float = 0.0
+
+
 class _Run:
     """One batch through the graph, in halves where it must be."""
 
@@ -142,17 +227,18 @@ class _Run:
         self.fits: int | None = None  # where memory ran out: rows for which it was found
         self._session = session
         self._layout = layout
-        self._rows = rows
+        self.rows = rows
 
     @property
     def spoilt(self) -> bool:
         return bool(self.failures or self.no_memory) or self.fits is not None
 
-    def __call__(self, inputs: Arrays) -> Arrays:
+    def __call__(self, inputs: Arrays, begun: Begun | None) -> Arrays:
         """The outputs of all rows, padding left out; NaN, 0 or "" for guilty rows."""
-        rows = self._rows
+        rows = self.rows
         try:
-            outputs = self._session.run(inputs)
+            session = self._session
+            outputs = session.finish(begun) if begun is not None else session.run(inputs)
         except (GraphRunFailedError, OutOfMemoryError) as error:
             parts = self._after(error, self._cut(inputs, 0, rows), 0, rows)
             return self._joined(parts)

@@ -14,7 +14,7 @@ import numpy as np
 from visionloop.errors import InvalidInputError
 from visionloop.telemetry import inference as metrics
 from visionloop_inference import wire
-from visionloop_inference.batching import BatchQueue, Job
+from visionloop_inference.batching import CANCELLED, BatchQueue, Job
 from visionloop_inference.pace import Board
 from visionloop_inference.rows import Arena, aligned
 from visionloop_inference.session import Arrays
@@ -98,15 +98,18 @@ class FrontEndLink:
         return found
 
     def _cancel(self, job_id: int) -> None:
-        """No run is under way while frames are read, so the job's space is free at once."""
+        """The job's space is free at once, unless its rows are just being run: then afterwards."""
         job = self._jobs.get(job_id)
         if job is not None:
             self._queue.drop(job)
             self._cancelled.inc()
-            self.refuse(job, wire.Reason.CANCELLED, "cancelled by its caller")
+            if not job.under_way:
+                self.refuse(job, wire.Reason.CANCELLED, CANCELLED)
 
     def answer(self, job: Job, outputs: Arrays) -> None:
         """The job is done: its outputs, (rows, *dimensions) each, and `job.failures`."""
+        if job.frame.id not in self._jobs:  # the link closed meanwhile
+            return
         offset, space = job.frame.answer
         memory = self.arena.memory
         places: list[int] = []

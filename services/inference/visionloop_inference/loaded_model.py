@@ -201,7 +201,7 @@ class LoadedModel:
 
     @property
     def busy(self) -> bool:
-        return bool(self.queue) or self._replaying
+        return bool(self.queue) or self._replaying or self._execution.busy
 
     def step(self) -> Message | None:
         """One batch, and one golden image if some are to be replayed; what to say when they end."""

@@ -8,9 +8,10 @@ and read by hand; price: one more copy each way. On a GPU, inputs are bound to d
 each batch size keeps, so a run allocates nothing there; price: the inputs of every size stay.
 """
 
+import contextlib
 import ctypes
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -63,6 +64,14 @@ class _Bound:
     values: list[onnxruntime.OrtValue]
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A run that the GPU is working on. Nothing else may run in between but what begins after."""
+
+    binding: onnxruntime.IOBinding
+    rows: int | None  # of the batch; None: the graph has none
+
+
 class Session:
     """One graph on one provider. Used by one thread."""
 
@@ -90,6 +99,9 @@ class Session:
         plain = all(spec.datatype not in ("BF16", "BYTES") for spec in specs)
         self._memory = (memory or ("cuda" if target.gpu else None)) if plain else None
         self._bound: dict[tuple[tuple[int, ...], ...], _Bound] = {}
+        self._other: dict[tuple[tuple[int, ...], ...], _Bound] = {}  # of every other run begun
+        self._going = onnxruntime.RunOptions()
+        self._going.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     @classmethod
     def load(
@@ -114,21 +126,38 @@ class Session:
         """
         options = shrinking(self.target) if shrink else None
         feeds = dict(zip(self._inputs, inputs, strict=True))
-        try:
+        with _own_errors():
             if self._by_value:
                 outputs = self._run_values(feeds, options)
             elif self._memory is not None:
-                outputs = self._run_bound(inputs, options)
+                bound = self._run_bound(inputs, self._bound, options)
+                outputs = bound.binding.copy_outputs_to_cpu()
             else:
                 outputs = self._session.run(self._outputs, feeds, options)
-        except MemoryError as error:
-            raise OutOfMemoryError(f"no memory to run the graph: {error}") from error
-        except Exception as error:
-            text = str(error)
-            if any(words in text.lower() for words in _NO_MEMORY):
-                raise OutOfMemoryError(f"no memory to run the graph: {text}") from error
-            raise GraphRunFailedError(runtime_words(error)) from error
         self._check(outputs, len(inputs[0]) if self._batched else None)
+        return outputs
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether `begin` leaves this thread free while the graph runs: on a GPU."""
+        return self._memory is not None
+
+    def begin(self, inputs: Sequence[NDArray[Any]]) -> Begun:
+        """Carries the inputs over and starts a run; `finish` waits for it and gives its outputs.
+
+        One run may be begun while another is not finished. Raises as `run` does, here or there.
+        """
+        self._bound, self._other = self._other, self._bound  # the GPU may still read the last ones
+        with _own_errors():
+            bound = self._run_bound(inputs, self._bound, self._going)
+        return Begun(bound.binding, len(inputs[0]) if self._batched else None)
+
+    def finish(self, begun: Begun) -> Arrays:
+        """The outputs, when they are there."""
+        with _own_errors():
+            begun.binding.synchronize_outputs()
+            outputs: Arrays = begun.binding.copy_outputs_to_cpu()
+        self._check(outputs, begun.rows)
         return outputs
 
     def _check(self, outputs: Arrays, rows: int | None) -> None:
@@ -150,19 +179,21 @@ class Session:
             )
 
     def _run_bound(
-        self, inputs: Sequence[NDArray[Any]], options: onnxruntime.RunOptions | None
-    ) -> Arrays:
+        self,
+        inputs: Sequence[NDArray[Any]],
+        known: dict[tuple[tuple[int, ...], ...], _Bound],
+        options: onnxruntime.RunOptions | None,
+    ) -> _Bound:
         shapes = tuple([array.shape for array in inputs])
-        bound = self._bound.get(shapes)
+        bound = known.get(shapes)
         if bound is None:
-            if len(self._bound) == MOST_BOUND:
-                self._bound.clear()
-            bound = self._bound[shapes] = self._bind(inputs)
+            if len(known) == MOST_BOUND:
+                known.clear()
+            bound = known[shapes] = self._bind(inputs)
         for value, array in zip(bound.values, inputs, strict=True):
             value.update_inplace(array)
         self._session.run_with_iobinding(bound.binding, options)
-        outputs: Arrays = bound.binding.copy_outputs_to_cpu()
-        return outputs
+        return bound
 
     def _bind(self, inputs: Sequence[NDArray[Any]]) -> "_Bound":
         binding = self._session.io_binding()
@@ -199,6 +230,20 @@ class Session:
             else:
                 outputs.append(value.numpy())
         return outputs
+
+
+@contextlib.contextmanager
+def _own_errors() -> Iterator[None]:
+    """What onnxruntime raises, as this package's errors."""
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemoryError(f"no memory to run the graph: {error}") from error
+    except Exception as error:
+        text = str(error)
+        if any(words in text.lower() for words in _NO_MEMORY):
+            raise OutOfMemoryError(f"no memory to run the graph: {text}") from error
+        raise GraphRunFailedError(runtime_words(error)) from error
 
 
 def runtime_words(error: Exception) -> str:

@@ -89,11 +89,15 @@ def put_back(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> No
     for path, tensor in tensors.items():
         place, _, name = path.partition("/")
         states.setdefault(int(place), {})[name] = tensor
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    parameters = [(p, group) for group in optimiser.param_groups for p in group["params"]]
     for number, kept in states.items():
-        parameter = parameters[number]
+        parameter, group = parameters[number]
+        # A fused step counts where its parameters are, any other one on the CPU.
+        counts_on = parameter.device if group.get("fused") else torch.device("cpu")
         # In the parameter's own memory layout, which the fused step takes for granted.
         optimiser.state[parameter] = {
-            name: torch.empty_like(parameter).copy_(tensor) if tensor.ndim else tensor.clone()
+            name: torch.empty_like(parameter).copy_(tensor)
+            if tensor.ndim
+            else tensor.to(counts_on, copy=True)
             for name, tensor in kept.items()
         }
