@@ -13,6 +13,8 @@ from torch import nn
 
 from visionloop.cli import main as cli
 from visionloop.errors import RefusedError
+from visionloop_inference.providers import CPU
+from visionloop_inference.session import Session as Served
 from visionloop_inference.session import choose_graph
 from visionloop_training import half_precision, lanes
 from visionloop_training.backbones.stages import Backbone, PixelSpec, pool
@@ -30,6 +32,7 @@ SIDE, CLASSES, WIDTH = 32, 3, 128
 LINK = Softmax(0.8)
 PIXELS = PixelSpec(SIDE, SIDE, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, SIDE, SIDE, 3), dtype=np.uint8)
+IMAGES_64 = np.random.default_rng(1).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
 ITEMS = [Item(f"{number:064x}", 0, "", (), 1.0) for number in range(len(IMAGES))]
 
 
@@ -253,6 +256,10 @@ def test_the_service_takes_it_from_the_published_bundle(
     assert choose_graph(bundle, "cuda", "auto") == ("model.fp16.onnx", "fp16")
     assert choose_graph(bundle, "tensorrt", "auto") == ("model.fp16.onnx", "fp16")
     assert choose_graph(bundle, "cpu", "auto") == ("model.onnx", "fp32")
+    files = [tmp_path / name for name in (bundle.graph, bundle.half_graph)]
+    served = [Served.load(file, bundle.signature, CPU, 1, 8).run([IMAGES_64]) for file in files]
+    for exact, half in zip(*served, strict=True):
+        assert (half.shape, half.dtype) == (exact.shape, exact.dtype)
     limits = {"default": 1e-3, "fp16/cuda": 0.1, "fp16/tensorrt": 0.1}
     assert bundle.golden.max_probability_difference == limits
     report = json.loads((tmp_path / "report/report.json").read_text())["half_precision"]
