@@ -50,6 +50,18 @@ def test_numbers_of_yaml_1_1_are_numbers():
     assert config.load(overrides=["fit.learning_rate=1e-3"]).fit.learning_rate == 1e-3
 
 
+@pytest.mark.parametrize("word", ["on", "off", "auto"])
+def test_words_that_yaml_1_1_takes_for_truth_values_are_words(word: str, tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"export: {{half_precision: {word}}}\nfit: {{compile: {word}}}\n")
+    loaded = config.load(file=file)
+    assert (loaded.export.half_precision, loaded.fit.compile) == (word, word)
+    assert config.load(overrides=[f"fit.compile={word}"]).fit.compile == word
+    assert config.load(overrides=["fit.amp=off"]).fit.amp == "off"
+    file.write_text(config.dump(loaded))
+    assert config.load("none", file) == loaded
+
+
 @pytest.mark.parametrize("text", ["fit: [1, 2", "- a\n- b\n"])
 def test_files_that_are_no_settings_are_refused(tmp_path: Path, text: str):
     file = tmp_path / "bad.yaml"

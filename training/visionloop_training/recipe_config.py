@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from visionloop.record import Probability
-from visionloop_training.section import Positive, Section, Share, Switch
+from visionloop_training.section import Positive, Section, Share, Switch, Worded
 
 Symmetry = Literal[
     "flip_horizontal",
@@ -233,7 +233,7 @@ class FitConfig(Section):
         description="Decay of the averaged weights that are kept (ramped up at the start); 0: off.",
     )
     clip_norm: Positive = Field(1.0, description="Largest norm of a step's gradient.")
-    amp: Literal["auto", "bf16", "off"] = Field(
+    amp: Annotated[Literal["auto", "bf16", "off"], Worded] = Field(
         "auto",
         description="bfloat16 in forward and backward passes; `auto`: on GPUs that have it. "
         "Validation and export are float32.",

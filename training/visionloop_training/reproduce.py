@@ -7,7 +7,8 @@
     another model    anything else
 
 What is rebuilt is the model: features are computed anew, no checkpoint is used or written, and
-nothing is published. Encoded images may come from the node's cache, which checks their digests.
+nothing is published. The 16-bit sibling is not built again: it follows from the weights that are
+compared. Encoded images may come from the node's cache, which checks their digests.
 """
 
 import tempfile

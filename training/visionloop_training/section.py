@@ -10,7 +10,8 @@ def _word(value: object) -> object:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
-Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_word)]
+Worded = BeforeValidator(_word)
+Switch = Annotated[Literal["auto", "on", "off"], Worded]
 Positive = Annotated[float, Field(gt=0.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 

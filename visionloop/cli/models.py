@@ -148,6 +148,7 @@ def _classifier_facts(bundle: ClassifierBundle) -> dict[str, object]:
         "lane": origin.lane if origin.lane == "full" else f"fast, body of {origin.body_version}",
         "dataset": f"{origin.dataset} {origin.snapshot[:19]}",
         "parent version": origin.parent_version,
+        "in 16 bits": _half_words(bundle),
     }
     if isinstance(bundle, ClassificationBundle):
         facts["temperature"] = bundle.calibration.temperature
@@ -159,6 +160,17 @@ def _classifier_facts(bundle: ClassifierBundle) -> dict[str, object]:
         facts["shows a class from"] = ", ".join(f"{one.name} {limit:.3g}" for one, limit in limits)
         facts["unfamiliar above distance"] = bundle.thresholds.distance
     return facts
+
+
+def _half_words(bundle: ClassifierBundle) -> str | None:
+    """The graph for GPUs: where servers take it, and how far its answers are off."""
+    allowed = bundle.golden.max_probability_difference
+    limits = {key.removeprefix("fp16/"): allowed[key] for key in allowed if key[:5] == "fp16/"}
+    if bundle.half_graph not in bundle.files or not limits:
+        return None
+    measured = bundle.metrics.get("half_max_abs_probability_difference")
+    found = "" if measured is None else f"{measured:.1e} from {bundle.graph} "
+    return f"{bundle.half_graph} on {', '.join(limits)}: {found}(limit {max(limits.values()):g})"
 
 
 def promote(options: argparse.Namespace, output: Output) -> int:

@@ -256,7 +256,9 @@ def _key(data: Dataset, config: TrainingConfig) -> str:
         {
             "search": 1,
             "snapshot": data.snapshot,
-            "config": config.model_dump(mode="json", exclude={"gate", "triggers", "card"}),
+            "config": config.model_dump(
+                mode="json", exclude={"export", "gate", "triggers", "card"}
+            ),
             "versions": [visionloop.__version__, optuna.__version__],
         }
     )
