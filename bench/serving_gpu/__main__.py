@@ -62,8 +62,11 @@ CASES = (
 class Bench:
     """One run."""
 
-    def __init__(self, seconds: float, rounds: int, instances: list[int]) -> None:
+    def __init__(
+        self, seconds: float, rounds: int, instances: list[int], flags: tuple[str, ...]
+    ) -> None:
         self._seconds, self._rounds, self._instances = seconds, rounds, instances
+        self._flags = flags
         self._folder = (OUTPUT / "serving_gpu").absolute()
         self._graphs = self._folder / "graphs"
         self._store = f"file://{self._folder}/store"
@@ -99,7 +102,7 @@ class Bench:
     def _served(self, instances: int) -> None:
         flags = (
             "--provider", "cuda", "--max-batch", "128", "--queue-rows", "2048", "--instances",
-            str(instances),
+            str(instances), *self._flags,
         )  # fmt: skip
         service = Service(self._store, self._folder / "cache", flags=flags)
         model = Model(CLASSIFIER, "UINT8", IMAGE, CLASSES, one_thread=False)
@@ -191,11 +194,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="of load in a round (3)")
     parser.add_argument("--rounds", type=int, default=3, help="of each case (3)")
     parser.add_argument("--instances", type=int, nargs="+", default=[1, 2], help="runners (1 2)")
+    parser.add_argument("--flags", default="", help="more flags of visionloop-inference")
     options = parser.parse_args()
     if not gpu_name():
         print("bench-serving-gpu: there is no NVIDIA GPU here", file=sys.stderr)
         return 1
-    Bench(options.seconds, options.rounds, options.instances).run()
+    flags = tuple(options.flags.split())
+    Bench(options.seconds, options.rounds, options.instances, flags).run()
     return 0
 
 
