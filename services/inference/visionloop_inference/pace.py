@@ -61,15 +61,19 @@ class Pace:
         max_batch: int,
         clock: Callable[[], float] = perf_counter,
         budget: float = math.inf,
+        warm_ups: int = 0,
     ) -> "Pace":
         """Runs batches of growing size; `run(n)` runs one of n rows.
 
-        After `budget` seconds no larger one is begun.
+        After `budget` seconds no larger one is begun. `warm_ups` are the runs of each size that do
+        not count: a GPU chooses kernels and grows its memory for each.
         """
         began = clock()
         seconds: dict[int, float] = {}
         size, best, failed = 1, 1, 0
         while failed < PATIENCE:
+            for _ in range(warm_ups):
+                run(size)
             # The first run of a size allocates, which only short ones feel.
             first = _timed(run, size, clock)
             tries = TRIES if first < SHORT else TRIES - 1

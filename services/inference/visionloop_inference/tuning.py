@@ -40,7 +40,8 @@ log = logging.getLogger(__name__)
 
 WORTH_ALL_CORES = 1.2  # times the rows a second that one thread does
 BUDGET = 1.5  # seconds after which no larger batch is tried, for each number of threads
-GPU_BUDGET = 15.0  # the same; a GPU chooses its kernels anew for each size
+GPU_BUDGET = 15.0  # the same on a GPU, whose first run loads libraries and kernels
+GPU_WARM_UPS = 4  # runs of each size that do not count
 BUSY = 0.2  # share of the time that threads may wait for a core on a quiet machine
 PROVISIONAL = 3600.0  # seconds that figures from a busy machine are good for
 MOST_ENTRIES = 256
@@ -172,11 +173,14 @@ def tune(
     quiet = True
     for threads in sorted(set(candidates)):
         session = load(threads)
-        if session.target.gpu:  # its first run loads libraries and kernels: no size's cost
-            session.run(example(1))
+        on_gpu = session.target.gpu
         began, waited = perf_counter(), _waited()
-        budget = GPU_BUDGET if session.target.gpu else BUDGET
-        pace = Pace.measure(lambda rows: session.run(example(rows)), max_batch, budget=budget)  # noqa: B023 — called at once
+        pace = Pace.measure(
+            lambda rows: session.run(example(rows)),  # noqa: B023 — called at once
+            max_batch,
+            budget=GPU_BUDGET if on_gpu else BUDGET,
+            warm_ups=GPU_WARM_UPS if on_gpu else 0,
+        )
         tuned = Tuned(threads, pace.batch, dict(zip(pace.sizes, pace.times, strict=True)))
         log.info("%d threads: %.1f rows a second in batches of %d",
                  threads, tuned.rows_a_second, tuned.batch)  # fmt: skip
