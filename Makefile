@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DATA ?= visionloop-data
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-images test-kill test-cluster test-fuzz bench-serving bench-ingest bench-training bench-accuracy bench-accuracy-peers \
+.PHONY: help venv demo test test-images test-kill test-cluster test-fuzz bench-serving bench-serving-gpu bench-ingest bench-training bench-accuracy bench-accuracy-peers \
 	bench-labeling-scale bench-labelling-page bench-gate bench-backbones perf-analyzer charts-verify charts-snapshots charts-checkov soak lint format protos lock \
 	lock-images images charts-run serve label up clean
 
@@ -47,6 +47,9 @@ test-fuzz: $(READY) ## the fuzz tests, each with FUZZ_CASES cases (100000)
 
 bench-serving: $(READY) ## the inference service beside its limits and its peers (PEERS=… MODELS=…); build/bench/serving.json
 	$(BIN)/python -m bench.serving
+
+bench-serving-gpu: $(READY) ## the inference service on an NVIDIA GPU beside bare onnxruntime; build/bench/serving_gpu.json
+	$(BIN)/python -m bench.serving_gpu
 
 bench-ingest: $(READY) ## labeling-ingest's intake beside its limit and Label Studio; build/bench/ingest.json
 	$(BIN)/python -m bench.ingest
