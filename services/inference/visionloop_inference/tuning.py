@@ -150,9 +150,7 @@ class TuningFile:
 
 def key(structure: str, target: Target, threads: int, max_batch: int, *, pad: str) -> str:
     """Names all that a finding depends on. `threads` is what was asked for, 0: measure."""
-    where = (
-        f"{target.provider} {gpu_name(target.device)}".strip() if target.gpu else target.provider
-    )
+    where = f"{target.provider}{target.device} {gpu_name(target.device)}" if target.gpu else "cpu"
     return (
         f"{structure} on {_machine()}, onnxruntime {onnxruntime.__version__} {where}, "
         f"threads {threads} batch {max_batch} pad {pad}"
