@@ -128,8 +128,9 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
         "--front-ends",
         type=int,
         default=-1,
-        help="processes that parse and decode; -1: one for every 4 cores. 0: the whole service in "
-        "one process, which saves memory and gives up protection from native crashes",
+        help="processes that parse and decode; -1: one for every 4 cores, with a GPU for every 2. "
+        "0: the whole service in one process, which saves memory and gives up protection from "
+        "native crashes",
     )
     add(
         "--instances",

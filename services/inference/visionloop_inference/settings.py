@@ -18,7 +18,9 @@ from visionloop_inference import flags
 from visionloop_inference.machine import cores
 from visionloop_inference.version_policy import VersionPolicy
 
-ONE_FRONT_END_CORES = 4  # one parses and decodes for so many; each 4 more bring one more
+# One front end parses and decodes for so many cores: beside graphs that take their share of them,
+# and where a GPU runs the graphs.
+ONE_FRONT_END_CORES, ONE_BESIDE_A_GPU = 4, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +108,8 @@ class Settings(ServerSettings):
         """How many front ends there are; 0 means that everything runs in one process."""
         if self.front_ends >= 0:
             return self.front_ends
-        return max(1, cores() // ONE_FRONT_END_CORES)
+        each = ONE_FRONT_END_CORES if self.provider == "cpu" else ONE_BESIDE_A_GPU
+        return min(64, max(1, cores() // each))
 
     def to_message(self) -> dict[str, Any]:
         """The values for a child process, as JSON takes them."""
