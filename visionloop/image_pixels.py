@@ -37,6 +37,11 @@ def rgb(image: Image.Image, sample_bits: int) -> NDArray[np.uint8]:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
+def is_rgb(image: Image.Image) -> bool:
+    """Whether the pixels of a loaded image are already what `rgb` makes of them."""
+    return image.mode == "RGB" and "transparency" not in image.info
+
+
 def _stretched(image: Image.Image) -> NDArray[np.uint8]:
     """A 32-bit image from its own minimum (0) to its maximum (255); all 0 when they are equal.
 

@@ -13,7 +13,7 @@ from support import photographs
 from support.photographs import encode, encode_array, pixels, small, variants
 
 from visionloop.errors import ImageError
-from visionloop.images import Limits, Refusal, decode, decode_with_header, read_header
+from visionloop.images import Limits, Refusal, decode, decode_picture, read_header
 
 VARIANTS = sorted(variants())
 MEDIA_TYPES = {
@@ -53,9 +53,10 @@ def test_every_format_and_mode_gives_the_photograph(name: str) -> None:
     assert decoded.dtype == np.uint8
     assert decoded.shape == variant.expected.shape
     assert difference(decoded, variant.expected) <= variant.tolerance
-    header, again = decode_with_header(variant.data)
+    header, picture = decode_picture(variant.data)
     assert header == read_header(variant.data)
-    assert np.array_equal(again, decoded)
+    assert (picture.mode, picture.size) == ("RGB", (header.width, header.height))
+    assert np.array_equal(np.asarray(picture), decoded)
     decoded[0, 0] = 0  # the caller's own
 
 

@@ -208,7 +208,7 @@ def test_nobody_stays_behind_when_the_service_is_killed() -> None:
         [sys.executable, "-c", program],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": tests},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((tests, *sys.path))},
     )
     assert service.stdout is not None
     pid = int(service.stdout.readline())

@@ -35,7 +35,7 @@ def test_counts_stay_within_the_seeds_and_one_group_of_their_share(
     assert sum(counts.values()) == total
     for split in SPLITS:
         # The first group of a split comes whatever the share; a group cannot be divided.
-        assert counts[split] <= wanted.of(split) * total + 3 * max(groups)
+        assert counts[split] <= wanted.shares()[split] * total + 3 * max(groups)
 
 
 @settings(deadline=None, max_examples=25)  # of 2,000 groups each
@@ -43,7 +43,7 @@ def test_counts_stay_within_the_seeds_and_one_group_of_their_share(
 def test_ratios_are_met_in_the_long_run(wanted: SplitRatios) -> None:
     counts = fill([1] * 2000, wanted)
     for split in SPLITS:
-        assert abs(counts[split] / 2000 - wanted.of(split)) < 0.002
+        assert abs(counts[split] / 2000 - wanted.shares()[split]) < 0.002
 
 
 @settings(deadline=None)
@@ -51,7 +51,7 @@ def test_ratios_are_met_in_the_long_run(wanted: SplitRatios) -> None:
 def test_an_empty_share_gets_nothing(wanted: SplitRatios) -> None:
     counts = fill([1] * 50, wanted)
     for split in SPLITS:
-        assert (counts[split] == 0) == (wanted.of(split) == 0)
+        assert (counts[split] == 0) == (wanted.shares()[split] == 0)
 
 
 @settings(deadline=None)

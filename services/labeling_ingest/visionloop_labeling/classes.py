@@ -78,6 +78,8 @@ class ClassBook:
         """Reads the classes of these keys in one query; unknown ones are passed over."""
         # What does not look like a key is not asked for: it may hold what no database takes.
         unknown = {key for key in keys if key not in self._by_key}
+        if not unknown:  # as with most labels
+            return
         wanted = sorted(key for key in unknown if _SOME_KEY.fullmatch(key))
         if wanted:
             query = select(LabelClass).where(

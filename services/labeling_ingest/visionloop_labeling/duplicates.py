@@ -166,10 +166,10 @@ class HashIndex:
             return []
         known = self._hashes[: self._size]
         distances = np.bitwise_count(known ^ hashes[:, None])  # (8, n) uint8
+        if distances.min() > MAX_DISTANCE:  # as with most images
+            return []
         nearest = distances.min(axis=0)
         found = np.flatnonzero(nearest <= MAX_DISTANCE)
-        if not found.size:
-            return []
         found = found[np.argsort(nearest[found], kind="stable")]
         orientations = distances[:, found].argmin(axis=0)
         return [

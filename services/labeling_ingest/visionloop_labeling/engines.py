@@ -4,7 +4,7 @@ SQLite is for one process: WAL, every write transaction BEGIN IMMEDIATE, and an 
 `<file>.lock` for as long as the program runs, so that a second program is refused in words instead
 of corrupting assumptions. Only a command whose transactions are short, and touch nothing that the
 service remembers, may work `beside` it. `synchronous=FULL` makes a commit durable before its
-receipt; the price is one fsync a commit, which ingest shares among up to 64 rows.
+receipt; the price is one fsync a commit, which ingest shares among up to 128 rows.
 
 Postgres takes any number of replicas. A replica takes at most `connections` connections (four
 replicas of the default fit into Postgres' own default of 100); who finds them all busy waits. No

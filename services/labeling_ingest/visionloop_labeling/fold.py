@@ -95,7 +95,8 @@ class Standing:
     @property
     def accepted(self) -> bool:
         """Whether there is a label that may stand in any split."""
-        return self.author_kind is not None and self.author_kind.accepted
+        kind = self.author_kind
+        return kind is not None and kind.accepted
 
     @property
     def rank(self) -> int:

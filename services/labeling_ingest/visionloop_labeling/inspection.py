@@ -7,9 +7,7 @@ module, `renditions` and what they stand on, and no more.
 import hashlib
 from dataclasses import dataclass
 
-from PIL import Image
-
-from visionloop.images import Limits, decode_with_header
+from visionloop.images import Limits, decode_picture
 from visionloop_labeling.duplicates import Fingerprint, fingerprint_of
 from visionloop_labeling.quality import Quality, measure
 
@@ -28,16 +26,14 @@ class Inspection:
 
 def inspect(image: bytes, limits: Limits) -> Inspection:
     """Decodes an image fully and says what it is. Raises ImageError."""
-    header, pixels = decode_with_header(image, limits)
-    height, width = pixels.shape[:2]
-    content = hashlib.sha256(f"{width}x{height}\0".encode())
-    content.update(pixels.data)
-    picture = Image.fromarray(pixels)
+    header, picture = decode_picture(image, limits)
+    content = hashlib.sha256(f"{header.width}x{header.height}\0".encode())
+    content.update(picture.tobytes())
     return Inspection(
         pixel_sha256=content.hexdigest(),
         media_type=header.media_type,
-        width=width,
-        height=height,
+        width=header.width,
+        height=header.height,
         quality=measure(picture),
         fingerprint=fingerprint_of(picture),
     )

@@ -42,9 +42,9 @@ class SplitRatios(Record):
             raise ValueError("the train ratio is 0; a model needs something to train on")
         return self
 
-    def of(self, split: str) -> float:
-        """The share of one split."""
-        return {"train": self.train, "val": self.val, "test": self.test}[split]
+    def shares(self) -> dict[str, float]:
+        """The share of each split, by its name."""
+        return {"train": self.train, "val": self.val, "test": self.test}
 
 
 def choose_split(
@@ -54,12 +54,13 @@ def choose_split(
 
     `counts` says how many images of that class each split has (a missing split has none).
     """
-    open_splits = [split for split in SPLITS if ratios.of(split) > 0.0]
+    shares = ratios.shares()
+    open_splits = [split for split in SPLITS if shares[split] > 0.0]
     for split in _SEEDING:
         if split in open_splits and counts.get(split, 0) == 0:
             return split
     total = sum(counts.values()) + arriving
-    deficits = {split: ratios.of(split) * total - counts.get(split, 0) for split in open_splits}
+    deficits = {split: shares[split] * total - counts.get(split, 0) for split in open_splits}
     largest = max(deficits.values())
     tied = [split for split in open_splits if largest - deficits[split] < 1e-9]
     digest = hashlib.sha256(f"{salt}\0{group}".encode()).digest()
@@ -74,8 +75,8 @@ def draw_split(ratios: SplitRatios, *, salt: str, group: str) -> str:
     """
     digest = hashlib.sha256(f"{salt}\0{group}".encode()).digest()
     drawn = int.from_bytes(digest[:8], "big") / 2**64
-    for split in SPLITS:
-        if drawn < ratios.of(split):
+    for split, share in ratios.shares().items():
+        if drawn < share:
             return split
-        drawn -= ratios.of(split)
+        drawn -= share
     return "train"

@@ -23,7 +23,10 @@ from visionloop_labeling.ingest import Ingest, Stored
 from visionloop_labeling.inspectors import HAND, HAND_BYTES
 from visionloop_labeling.receipts import ImageRow, Prepared, Receipt
 
-GROUP: Final = 64  # rows that share two transactions
+# Rows that share two transactions, of two dozen statements. At 128 the service computes a tenth
+# less for an image of 20 kB than at 64; 192 gives no more. The price: whoever else writes may wait
+# 0.1 s for a group, instead of 0.06 s.
+GROUP: Final = 128
 _ROWS_IN_FLIGHT: Final = 256
 _BYTES_IN_FLIGHT: Final = 256 * 2**20
 _UNANSWERED: Final = 256  # rows of one stream
