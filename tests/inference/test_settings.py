@@ -121,6 +121,13 @@ def test_front_ends_follow_the_cores(
     assert parse([STORE, f"--front-ends={wanted}"], {}).front_end_processes == processes
 
 
+def test_beside_a_gpu_half_of_the_cores_have_front_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "cores", lambda: 16)
+    assert parse([STORE, "--provider=cuda"], {}).front_end_processes == 8
+    monkeypatch.setattr(module, "cores", lambda: 192)
+    assert parse([STORE, "--provider=cuda"], {}).front_end_processes == 64
+
+
 def test_the_values_in_force_hold_no_secret() -> None:
     shown = parse(["--store=s3://key:hush@bucket/x", "--tokens=/run/tokens.yaml"], {}).in_force()
     assert "hush" not in str(shown)
