@@ -24,7 +24,7 @@ from visionloop_training.export import OUTPUTS, Graph, Session, export
 from visionloop_training.familiarity import Familiarity
 from visionloop_training.half_graph import HalfGraph, fold_norms
 from visionloop_training.half_precision import HalfPrecision, rounded
-from visionloop_training.links import Softmax
+from visionloop_training.links import Link, Sigmoids, Softmax
 from visionloop_training.network import Network
 from visionloop_training.reproduce import reproduce
 
@@ -65,7 +65,7 @@ class OneLane:
         self.on_gpu = on_gpu
         self._network = network
 
-    def export_half(self, path: Path, link: Softmax, metadata: dict[str, str]) -> None:
+    def export_half(self, path: Path, link: Link, metadata: dict[str, str]) -> None:
         graph = HalfGraph(self._network, link, SIDE, SIDE)
         export(graph, path, SIDE, SIDE, metadata)
 
@@ -78,15 +78,19 @@ class SomeImages:
 
 
 def made(
-    folder: Path, network: Network, lane: OneLane | None = None, limit: float = 0.02
+    folder: Path,
+    network: Network,
+    lane: OneLane | None = None,
+    limit: float = 0.02,
+    link: Link = LINK,
 ) -> HalfPrecision:
     """model.onnx and its sibling in the folder, with the same familiar images in both."""
     exact = folder / "model.onnx"
-    export(Graph(network, LINK), exact, SIDE, SIDE, {"a": "b"})
+    export(Graph(network, link), exact, SIDE, SIDE, {"a": "b"})
     known = Familiarity.of(Session(exact, 1)(IMAGES[:20])["embedding"])
     known.into(exact)
     return half_precision.add(
-        folder / "model.fp16.onnx", lane or OneLane(network), LINK, {"a": "b"}, known,
+        folder / "model.fp16.onnx", lane or OneLane(network), link, {"a": "b"}, known,
         Session(exact, 1), ITEMS, SomeImages(), limit,
     )  # fmt: skip
 
@@ -126,6 +130,12 @@ def test_it_has_half_the_bytes_the_same_signature_and_the_same_answers(tmp_path:
     after = network.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert {p.dtype for p in network.parameters()} == {torch.float32}
+
+
+def test_each_class_by_itself(tmp_path: Path):
+    found = made(tmp_path, make_network(), link=Sigmoids([0.5, 1.0, 2.0], [0.0, -1.0, 2.0]))
+    assert found.passed, found.reason
+    assert 0 < found.max_probability_difference <= 0.02
 
 
 def test_norms_are_folded_exactly_and_only_where_they_follow_a_convolution():

@@ -8,7 +8,8 @@ times as fast.
 
 So its inputs and outputs are those of model.onnx, and a server needs no other code for it. Norms
 are folded into the convolutions before them while these are still float32: the exporter would fold
-them too, in 16 bits, which more than doubles the error (measured on efficientnet-lite0).
+them too, in 16 bits. On photographs, pretrained efficientnet-lite0's embedding is then 0.8 % off
+(root mean square) instead of 0.6 %, most of which is the rounding of its weights.
 """
 
 import copy

@@ -4,8 +4,8 @@ published.
 onnxruntime has no 16-bit arithmetic for CPUs. It computes in float32 and rounds nothing between two
 steps, so a value that does not fit into 16 bits (65,504 at most) looks right here and is infinite
 on a GPU. The proof therefore runs a copy of the graph that rounds after each step (`rounded`):
-what a GPU does, but for the order of its sums. Price: an export more, and about four times the
-time of model.onnx on `IMAGES` images.
+what a GPU does, but for the order of its sums. Price: an export more, and up to seven times the
+time of model.onnx on `IMAGES` images (networks of many small steps; others twice).
 
 A sibling that fails is left out and the reason told; the version is published without it. A server
 replays the golden images on its own GPU, within the same limit, before it serves the sibling.
