@@ -190,10 +190,13 @@ class Preprocessing(Record):
                 "uint8 of shape (height, width, 3) is needed, as visionloop.images.decode gives it",
                 field="image",
             )
-        pixels = Image.fromarray(np.ascontiguousarray(image))
+        return self.of_picture(Image.fromarray(np.ascontiguousarray(image)))
+
+    def of_picture(self, picture: Image.Image) -> NDArray[np.uint8]:
+        """The same for an RGB picture, as visionloop.images.decode_picture gives it."""
         for step in self.steps:
-            pixels = step.apply(pixels)
-        return np.array(pixels)
+            picture = step.apply(picture)
+        return np.array(picture)
 
     def to_source(
         self, x: float, y: float, source_width: int, source_height: int

@@ -14,6 +14,7 @@ from support.photographs import encode, encode_array, pixels, small, variants
 
 from visionloop.errors import ImageError
 from visionloop.images import Limits, Refusal, decode, decode_picture, read_header
+from visionloop.preprocessing import eval_preprocessing
 
 VARIANTS = sorted(variants())
 MEDIA_TYPES = {
@@ -46,6 +47,9 @@ def attempt(data: bytes) -> tuple[NDArray[np.uint8] | None, str]:
         return None, error.reason
 
 
+PREPARE = eval_preprocessing(32, 0.875, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_format_and_mode_gives_the_photograph(name: str) -> None:
     variant = variants()[name]
@@ -57,6 +61,7 @@ def test_every_format_and_mode_gives_the_photograph(name: str) -> None:
     assert header == read_header(variant.data)
     assert (picture.mode, picture.size) == ("RGB", (header.width, header.height))
     assert np.array_equal(np.asarray(picture), decoded)
+    assert np.array_equal(PREPARE.of_picture(picture), PREPARE(decoded))
     decoded[0, 0] = 0  # the caller's own
 
 

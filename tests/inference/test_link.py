@@ -29,6 +29,7 @@ from visionloop.errors import (
 )
 from visionloop.telemetry import inference as metrics
 from visionloop.telemetry.metrics import values
+from visionloop_inference import loaded_model
 from visionloop_inference.datatypes import Tensor
 from visionloop_inference.link import RunnerLink
 from visionloop_inference.session import Session
@@ -461,6 +462,31 @@ def test_golden_images_that_are_left_are_replayed_when_told(tmp_path: Path) -> N
         assert runner.hear() == {
             "said": "proven", "difference": pytest.approx(0.0, abs=1e-4)
         }  # fmt: skip
+
+
+@pytest.mark.parametrize(("seed", "used"), [(1, "fp16"), (2, "fp32")])
+def test_a_16_bit_graph_that_answers_differently_here_gives_way(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    seed: int,
+    used: str,
+) -> None:
+    from support.bundles import build_bundle, graph
+
+    def add_sibling(folder: Path) -> None:
+        (folder / "model.fp16.onnx").write_bytes(graph(seed).SerializeToString())
+
+    bundle = build_bundle(tmp_path, seed=1, change=add_sibling)
+    (tmp_path / "bundle.json").write_text(bundle.model_dump_json())
+    # Only a GPU has 16-bit arithmetic; which graph is taken is what counts here.
+    monkeypatch.setattr(loaded_model, "choose_graph", lambda *_: ("model.fp16.onnx", "fp16"))
+    caplog.set_level("INFO")
+    with running(bundle, tmp_path) as runner:
+        assert runner.said["tested"]["difference"] < 1e-4
+    loaded = [record for record in caplog.records if "is loaded" in record.getMessage()]
+    assert loaded[-1].precision == used  # type: ignore[attr-defined]
+    assert ("model.onnx is" in caplog.text) == (used == "fp32")
 
 
 def test_a_wrong_golden_image_among_the_rest_demotes(tmp_path: Path) -> None:

@@ -72,8 +72,7 @@ class Decoder:
 
 def _decode(data: bytes, preprocessing: Preprocessing, limits: Limits) -> tuple[Decoded, float]:
     start = perf_counter()
-    pixels = images.decode(data, limits)
-    height, width = pixels.shape[:2]
-    row = preprocessing(pixels)
-    decoded = Decoded(row, width, height, hashlib.sha256(data).hexdigest())
+    _, picture = images.decode_picture(data, limits)
+    row = preprocessing.of_picture(picture)
+    decoded = Decoded(row, picture.width, picture.height, hashlib.sha256(data).hexdigest())
     return decoded, perf_counter() - start

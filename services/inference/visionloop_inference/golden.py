@@ -97,7 +97,7 @@ class GoldenTest:
     def __call__(self, image: GoldenImage) -> float:
         """The largest probability difference of one image. Raises RefusedError on a mismatch."""
         try:
-            row = self._bundle.preprocessing(pixels.decode(image.data))
+            row = self._bundle.preprocessing.of_picture(pixels.decode_picture(image.data)[1])
         except ImageError as error:
             raise RefusedError(f"the golden image {image.name} is refused: {error}") from error
         return _difference(image, self._run(row), self._allowed, self._where)

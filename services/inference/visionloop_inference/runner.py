@@ -153,7 +153,7 @@ class _Runner:
     def _load(self, message: Message, _fds: list[int]) -> None:
         try:
             failpoint(f"runner.load.{Path(message['folder']).name}")
-            model = LoadedModel(LoadOptions.of(message))
+            model = LoadedModel.of_bundle(LoadOptions.of(message))
             self._say({"said": "loaded", **model.measured()})
             self._say({"said": "tested", "difference": model.test()})
         except Exception as error:
