@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.ingest.pictures import unlike
-from visionloop.images import decode
+from visionloop.images import decode_picture
 from visionloop.objectstore import open_store
 from visionloop.snapshot import blob_key
-from visionloop_labeling.duplicates import fingerprint
+from visionloop_labeling.duplicates import fingerprint_of
 
 PROCESSES_PER_CORE = 2
 
@@ -79,14 +79,14 @@ def main() -> None:
     folder, count, salt, *names = sys.argv[1:]
     files = [Path(name).read_bytes() for name in names]
     store = open_store(f"file://{Path(folder).resolve()}")
-    fingerprint(decode(files[0]))
+    fingerprint_of(decode_picture(files[0])[1])
     print("ready", flush=True)
     sys.stdin.readline()
     before = time.process_time()
     for image in unlike(files, int(count), int(salt)):
-        pixels = decode(image)
-        hashlib.sha256(pixels.data).hexdigest()
-        fingerprint(pixels)
+        _, picture = decode_picture(image)
+        hashlib.sha256(picture.tobytes()).hexdigest()
+        fingerprint_of(picture)
         store.put_if_absent(blob_key(hashlib.sha256(image).hexdigest()), image)
     print(time.process_time() - before, flush=True)
 
