@@ -149,7 +149,7 @@ def test_norms_are_folded_exactly_and_only_where_they_follow_a_convolution():
         fold_norms(plain, x[:1])
         torch.testing.assert_close(plain(x), expected, rtol=1e-4, atol=1e-4)
     norms = [module for module in plain.modules() if isinstance(module, nn.BatchNorm2d)]
-    assert [norm.eps for norm in norms] == [1e-5, 0.0, 0.0, 0.0]
+    assert [norm.eps for norm in norms] == [1e-5, 1e-12, 1e-12, 1e-12]
 
 
 def too_large_weights(network: Network) -> None:
