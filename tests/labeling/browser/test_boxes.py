@@ -93,6 +93,39 @@ def test_a_box_drawn_at_zoom_is_stored_in_the_upright_images_pixels(
     assert inside.sum() < 1.01 * width * height
 
 
+@pytest.mark.parametrize("way", ["space", "middle button"])
+def test_a_zoomed_image_is_moved_and_nothing_is_drawn(
+    chromium: Chromium, site: MakeSite, way: str
+) -> None:
+    made = site(("roof", "sky"), "detection")
+    (sha256,) = made.add([marked_photograph(1)])
+    with chromium.page() as page:
+        labeller = Labeller(page, made).open()
+        left, top, right, bottom = on_screen(page)
+        page.mouse.move((left + right) / 2, (top + bottom) / 2)
+        for _ in range(3):
+            page.mouse.wheel(0, -200)
+        page.wait_for_selector(".stage.zoomed")
+        before = on_screen(page)
+        start = (before[0] + 20, before[1] + 20)
+        if way == "space":
+            page.keyboard.down("Space")
+        button = "left" if way == "space" else "middle"
+        page.mouse.move(*start)
+        page.mouse.down(button=button)
+        page.mouse.move(start[0] + 30, start[1] + 10)
+        page.mouse.move(start[0] + 60, start[1] + 35)
+        page.mouse.up(button=button)
+        if way == "space":
+            page.keyboard.up("Space")
+        after = on_screen(page)
+        moved = [now - then for now, then in zip(after, before, strict=True)]
+        assert moved == pytest.approx([60, 35, 60, 35], abs=1.5)
+        labeller.decide("Enter")  # nothing was drawn: nothing is there
+        labeller.wait_saved()
+    assert boxes_of(made, sha256) == []
+
+
 def test_boxes_are_edited_by_keys_and_handles(chromium: Chromium, site: MakeSite) -> None:
     made = site(("roof", "sky"), "detection")
     (sha256,) = made.add([photograph("china")])

@@ -109,11 +109,18 @@ def test_a_suggestion_is_marked_and_one_key_accepts_it(
 ) -> None:
     made = site()
     digests = made.add(cells[:3])
-    suggest(made, digests[:2], [["cracked", 0.91], ["sound", 0.09]])
+    suggest(
+        made,
+        digests[:2],
+        [["cracked", 0.91], ["sound", 0.09]],
+        why='{"reason": "uncertain", "between": [["cracked", 0.91], ["sound", 0.09]]}',
+    )
     suggest(made, digests[2:], [["cracked", 0.91], ["sound", 0.09]], why='{"blind": true}')
     with chromium.page() as page:
         labeller = Labeller(page, made).open()
         assert labeller.shown == digests[0]
+        reason = "The model is unsure about this one: cracked 91 % / sound 9 %"
+        assert labeller.text("#why") == reason
         assert labeller.text("#suggestion-model") == "cells:7"
         assert labeller.text("#suggestion-probability") == "91 %"
         assert "suggested" in str(page.get_attribute('[data-id="cracked"]', "class"))
