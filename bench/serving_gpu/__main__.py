@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from bench.serving.processes import cores
 from bench.serving.subjects import GRPC_PATH, RECOGNIZE_PATH, Service, Serving
 from bench.serving_gpu import decoding
 from bench.serving_gpu.graphs import GRAPH, HALF, publish, write_graphs
-from bench.serving_gpu.load import Answered, as_json, send
+from bench.serving_gpu.load import Answered, send
 from bench.serving_gpu.loop import BATCHES, Loop
 from visionloop.doctor.accelerators import gpu_name
 from visionloop.proto.v1 import recognition_pb2 as pb
@@ -123,7 +123,7 @@ class Bench:
         }
 
     def _wait(self, serving: Serving) -> None:
-        """Until it answers and says that the 16-bit graph runs on the GPU."""
+        """Until it serves."""
         end = time.monotonic() + 120
         while httpx.get(serving.metrics.replace("/metrics", "/readyz")).status_code != 200:
             if serving.program.ended or time.monotonic() > end:
@@ -137,7 +137,7 @@ class Bench:
             plan = self._plan(case, serving)
             answered = send(plan, case.rows, serving, self._folder, GENERATORS)
             found[case.name] = (limit, answered)
-            self._say(case.name, {"limit": limit, **as_json(answered)})
+            self._say(case.name, {"limit": limit, **asdict(answered)})
         return found
 
     def _plan(self, case: Case, serving: Serving) -> Plan:
@@ -178,7 +178,7 @@ class Bench:
             "ratio": median(
                 [a.images_per_second / limit for limit, (_, a) in zip(limits, seen, strict=True)]
             ),
-            "rounds": [{"limit": limit, **as_json(answered)} for limit, answered in seen],
+            "rounds": [{"limit": limit, **asdict(answered)} for limit, answered in seen],
         }
 
     def _write(self) -> None:

@@ -1,8 +1,7 @@
 """Load from several processes: one Python caller cannot keep a GPU busy."""
 
-import json
 import subprocess
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.serving.generator import Plan
@@ -51,9 +50,3 @@ def _started(plan: Plan, scratch: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         own_command(plan, scratch), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-
-
-def as_json(answered: Answered) -> dict[str, object]:
-    """For the report."""
-    document: dict[str, object] = json.loads(json.dumps(asdict(answered)))
-    return document

@@ -75,14 +75,14 @@ def solar(images: int) -> Iterator[tuple[str, bytes]]:
 
 
 def crops(images: int) -> Iterator[tuple[str, bytes]]:
-    """So many pieces of the two photographs that scikit-learn ships, 256 x 256, as JPEG files."""
+    """So many pieces of the two photographs that scikit-learn ships, 300 x 300, as JPEG files."""
     photographs = load_sample_images().images
     random = np.random.default_rng(0)
     for number in range(images):
         photograph = photographs[number % 2]
-        top, left = (int(random.integers(0, size - 256)) for size in photograph.shape[:2])
+        top, left = (int(random.integers(0, size - 300)) for size in photograph.shape[:2])
         output = io.BytesIO()
-        piece = Image.fromarray(photograph[top : top + 256, left : left + 256])
+        piece = Image.fromarray(photograph[top : top + 300, left : left + 300])
         piece.save(output, "JPEG", quality=85)
         yield solar_cells.CLASSES[number % 2], output.getvalue()
 

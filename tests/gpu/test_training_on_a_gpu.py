@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.digits import pictures
 from support.inference_server import running_server
-from support.training_site import Site, make_site
+from support.training_site import Site, StopAfter, make_site
 
 from visionloop.client import Client
 from visionloop.snapshot import SnapshotRepository
@@ -18,7 +18,7 @@ from visionloop_training.features import Features
 from visionloop_training.fit import fit
 from visionloop_training.learner import Learner
 from visionloop_training.network import Network
-from visionloop_training.stop import PreemptedError, Stop
+from visionloop_training.stop import PreemptedError
 
 pytestmark = [
     pytest.mark.gpu,
@@ -44,22 +44,6 @@ def digits(tmp_path: Path) -> Site:
     site = make_site(tmp_path)
     site.write(CLASSES)
     return site
-
-
-class StopAfter(Stop):
-    """Told to stop after so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self._left = steps
-
-    @property
-    def told(self) -> bool:
-        return self._left <= 0
-
-    def check(self, where: str) -> None:
-        super().check(where)
-        self._left -= where.startswith("after step")
 
 
 @pytest.mark.parametrize("freeze", ["0", "0.5"])
@@ -101,7 +85,6 @@ def network_of(site: Site, settings: config.TrainingConfig) -> tuple[Network, Fe
 
 
 def test_a_stopped_run_goes_on_from_its_step(digits: Site) -> None:
-
     settings = config.load(overrides=(*SETTINGS, "fit.freeze=0"))
     data = dataset(SnapshotRepository(digits.store).read("digits", "latest"))
     saves = Checkpoints(digits.store, "reader", "a-run", every_seconds=1e6)
@@ -121,7 +104,6 @@ def test_a_stopped_run_goes_on_from_its_step(digits: Site) -> None:
 
 
 def test_the_gpu_computes_in_bfloat16_and_keeps_float32_weights(digits: Site) -> None:
-
     settings = config.load(overrides=(*SETTINGS, "fit.freeze=0"))
     data = dataset(SnapshotRepository(digits.store).read("digits", "latest"))
     network, _ = network_of(digits, settings)

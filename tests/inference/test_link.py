@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partialmethod
@@ -248,6 +249,38 @@ def test_cancelled_rows_do_not_run_and_their_space_comes_back(tmp_path: Path) ->
             np.testing.assert_array_equal(output(await first), 2 * floats(64))
             await link.run([tensor(floats(1))], 1, None)
             assert rows_run() - before < 64 + 64
+
+        play(runner, scenario)
+
+
+def test_a_job_cancelled_while_its_batch_fails_gives_its_space_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overlap(monkeypatch)
+    cancelled = threading.Event()
+    begin = Session.begin
+
+    def begin_and_wait(session: Session, inputs: list[np.ndarray]) -> object:
+        begun = begin(session, inputs)
+        assert cancelled.wait(30)
+        return begun
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(Session, "begin", begin_and_wait)
+    with running(tensor_bundle(tmp_path, tiny()), tmp_path) as runner:
+        monkeypatch.setattr(Session, "finish", fail)
+
+        async def scenario(link: RunnerLink) -> None:
+            task = asyncio.create_task(link.run([tensor(floats(2))], 2, None))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            cancelled.set()
+            while link.rows_waiting:  # noqa: ASYNC110 — the runner's word for it
+                await asyncio.sleep(0.001)
 
         play(runner, scenario)
 

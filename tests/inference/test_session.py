@@ -359,6 +359,29 @@ def test_bound_inputs_give_the_same_answers(
         session.run([np.zeros((1, 3), np.float32), np.zeros((1, 2), np.float32), np.ones(1, bool)])
 
 
+def test_what_runs_while_a_run_is_under_way_leaves_its_inputs_and_outputs_alone(
+    tmp_path: Path,
+) -> None:
+    """As golden images do between two batches of the same size."""
+    made = model(
+        [helper.make_node("Neg", ["x"], ["y"])], [("x", "FP32", [2])], [("y", "FP32", [2])]
+    )
+    path = tmp_path / "model.onnx"
+    path.write_bytes(made[0])
+    session = Session(providers.session(path, CPU, 1), made[1], CPU, "cpu")
+
+    def rows(value: float) -> list[np.ndarray]:
+        return [np.full((3, 2), value, np.float32)]
+
+    for turn in range(3):
+        first = session.begin(rows(turn))
+        assert (session.run(rows(50.0))[0] == -50.0).all()
+        second = session.begin(rows(turn + 10))
+        assert (session.run(rows(60.0))[0] == -60.0).all()
+        assert (session.finish(first)[0] == -turn).all()
+        assert (session.finish(second)[0] == -turn - 10).all()
+
+
 def test_the_options_of_gpus(tmp_path: Path) -> None:
     signature = identity("UINT8", [4, 4, 3])[1]
     ranges = profiles(signature, 16)

@@ -16,6 +16,7 @@ from visionloop.objectstore import ObjectStore, open_store
 from visionloop.repository import ModelRepository
 from visionloop.snapshot import SnapshotManifest
 from visionloop_training import config, pipeline
+from visionloop_training.stop import Stop
 from visionloop_training.triggers import Trigger
 
 # The real pretrained weights on small pictures; the lower two thirds of the network frozen.
@@ -117,3 +118,19 @@ def trigger(result: pipeline.Result, name: str) -> Trigger:
     """The trigger of this name."""
     [found] = [one for one in result.decision.triggers if one.name == name]
     return found
+
+
+class StopAfter(Stop):
+    """Told to stop after so many optimiser steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self._left = steps
+
+    @property
+    def told(self) -> bool:
+        return self._left <= 0
+
+    def check(self, where: str) -> None:
+        super().check(where)
+        self._left -= where.startswith("after step")

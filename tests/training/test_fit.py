@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from support.tiny_network import fitted, tiny_backbone
-from support.training_site import Site
+from support.training_site import Site, StopAfter
 
 from visionloop.errors import ConfigurationError, RefusedError
 from visionloop_training import fit as fit_module
@@ -13,7 +13,7 @@ from visionloop_training import heads
 from visionloop_training.checkpoint import Checkpoints
 from visionloop_training.cores import usable_cores
 from visionloop_training.recipe import collapse
-from visionloop_training.stop import PreemptedError, Stop
+from visionloop_training.stop import PreemptedError
 
 # Everything that has a state or draws at random, in recipes that differ in as much as they can.
 RECIPES = {
@@ -67,22 +67,6 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(digits: Site):
     assert torch.equal(first.val_logits, again.val_logits)
     other = fitted(digits, "seed=5")
     assert not torch.equal(first.network.head.weight, other.network.head.weight)
-
-
-class StopAfter(Stop):
-    """Told to stop after so many optimiser steps."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self._left = steps
-
-    @property
-    def told(self) -> bool:
-        return self._left <= 0
-
-    def check(self, where: str) -> None:
-        super().check(where)
-        self._left -= where.startswith("after step")
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

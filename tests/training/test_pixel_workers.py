@@ -2,11 +2,11 @@
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.inference_server import wait_for
 
 from visionloop.errors import CorruptError, UnavailableError
 from visionloop_training import augment
@@ -59,7 +59,4 @@ def test_none_outlives_its_run(cache: ArrayCache) -> None:
     workers = PixelWorkers(cache, RECIPE, 2)
     pids = workers.processes
     del workers
-    end = time.monotonic() + 30
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))

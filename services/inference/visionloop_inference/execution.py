@@ -198,9 +198,8 @@ class Execution:
         return False
 
     def _refuse(self, job: Job, reason: Reason, text: str, retry_after: float = math.nan) -> None:
-        if not job.gone:
-            self._queue.drop(job)
-            job.source.refuse(job, reason, text, retry_after)
+        self._queue.drop(job)
+        job.source.refuse(job, reason, text, retry_after)
 
 
 @dataclass(slots=True)

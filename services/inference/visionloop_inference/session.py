@@ -11,6 +11,7 @@ each batch size keeps, so a run allocates nothing there; price: the inputs of ev
 import contextlib
 import ctypes
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ class _Bound:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A run that the GPU is working on. Nothing else may run in between but what begins after."""
+    """A run that the GPU is working on."""
 
     binding: onnxruntime.IOBinding
     rows: int | None  # of the batch; None: the graph has none
@@ -99,7 +100,8 @@ class Session:
         plain = all(spec.datatype not in ("BF16", "BYTES") for spec in specs)
         self._memory = (memory or ("cuda" if target.gpu else None)) if plain else None
         self._bound: dict[tuple[tuple[int, ...], ...], _Bound] = {}
-        self._other: dict[tuple[tuple[int, ...], ...], _Bound] = {}  # of every other run begun
+        # Of runs that are begun, in turns: the GPU may still read what the last one was given.
+        self._turns: deque[dict[tuple[tuple[int, ...], ...], _Bound]] = deque([{}, {}])
         self._going = onnxruntime.RunOptions()
         self._going.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
@@ -145,11 +147,12 @@ class Session:
     def begin(self, inputs: Sequence[NDArray[Any]]) -> Begun:
         """Carries the inputs over and starts a run; `finish` waits for it and gives its outputs.
 
-        One run may be begun while another is not finished. Raises as `run` does, here or there.
+        One run may be begun, and any number be `run`, while another is not finished. Raises as
+        `run` does, here or there.
         """
-        self._bound, self._other = self._other, self._bound  # the GPU may still read the last ones
+        self._turns.rotate()
         with _own_errors():
-            bound = self._run_bound(inputs, self._bound, self._going)
+            bound = self._run_bound(inputs, self._turns[0], self._going)
         return Begun(bound.binding, len(inputs[0]) if self._batched else None)
 
     def finish(self, begun: Begun) -> Arrays:
