@@ -175,12 +175,13 @@ def _below(pid: int) -> dict[str, list[int]]:
     """The pids of the server's runners and front ends, the oldest first."""
     found: dict[str, list[int]] = {module: [] for module in MODULES}
     for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            with suppress(OSError):
-                command = Path(f"/proc/{child}/cmdline").read_bytes().decode()
-                for module in MODULES:
-                    if module in command:
-                        found[module].append(child)
+        with suppress(OSError):  # a thread that ended meanwhile
+            for child in map(int, (task / "children").read_text().split()):
+                with suppress(OSError):
+                    command = Path(f"/proc/{child}/cmdline").read_bytes().decode()
+                    for module in MODULES:
+                        if module in command:
+                            found[module].append(child)
     return {module: sorted(pids) for module, pids in found.items()}
 
 

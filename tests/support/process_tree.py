@@ -1,6 +1,7 @@
 """The processes below one process, and what they hold."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -8,14 +9,15 @@ def children(pid: int) -> list[int]:
     """Its children that live, zombies left out."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
+        with suppress(FileNotFoundError, ProcessLookupError):  # threads come and go meanwhile
+            found += [int(child) for child in (task / "children").read_text().split()]
     return [child for child in found if is_alive(child)]
 
 
 def is_alive(pid: int) -> bool:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
     return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
 
@@ -28,7 +30,7 @@ def running(pid: int, module: str) -> list[int]:
 def command(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return ""
 
 
