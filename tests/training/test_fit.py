@@ -10,7 +10,7 @@ from support.training_site import Site, StopAfter
 from visionloop.errors import ConfigurationError, RefusedError
 from visionloop_training import fit as fit_module
 from visionloop_training import heads
-from visionloop_training.checkpoint import Checkpoints
+from visionloop_training.checkpoint import Checkpoint, Checkpoints
 from visionloop_training.cores import usable_cores
 from visionloop_training.recipe import collapse
 from visionloop_training.stop import PreemptedError
@@ -209,6 +209,25 @@ def test_a_run_that_began_again_goes_on_from_its_checkpoint(
     resumed = fitted(digits, *RUNAWAY, checkpoints=checkpoints)
     assert resumed.failures == whole.failures
     assert torch.equal(whole.val_logits, resumed.val_logits)
+
+
+def test_weights_that_are_no_numbers_are_never_saved(
+    digits: Site, monkeypatch: pytest.MonkeyPatch
+):
+    """A step's loss is read one step late, and a checkpoint must not be quicker than that."""
+
+    class Watched(Checkpoints):
+        def save(self, checkpoint: Checkpoint) -> None:
+            saved.append(checkpoint)
+            super().save(checkpoint)
+
+    saved: list[Checkpoint] = []
+    monkeypatch.setattr(collapse, "LOWER", 1e-30)
+    run = fitted(digits, *RUNAWAY, checkpoints=Watched(digits.store, "reader", "a-run", 0.0))
+    assert len(run.failures) == 1
+    assert len(saved) > 8
+    for checkpoint in saved:
+        assert all(tensor.isfinite().all() for tensor in checkpoint.tensors.values())
 
 
 def test_no_retries_means_none(digits: Site, monkeypatch: pytest.MonkeyPatch):

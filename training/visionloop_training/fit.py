@@ -115,6 +115,7 @@ class _Run:
         self._checkpoints = checkpoints if workers.leads else None
         self._stop = stop
         self._pretrained = network.backbone.weights_sha256 is not None
+        self._pending: tuple[Tensor, int] | None = None  # the last step's loss, and its images
         self.val_truth = targets(data.val, data).to(network.device)
 
     def rates(self, state: Progress) -> Rates:
@@ -192,6 +193,7 @@ class _Run:
         if not self._pretrained:  # a probe's head is no start where all below it will change
             self._network.load_state_dict(self._start)
         average = MovingAverage(self._network, self._config.ema)
+        self._pending = None
         if found is not None:
             _log.info("going on from the checkpoint of step %d", found.step)
             best = fit_state.restore(found.tensors, self._network, optimiser, average)
@@ -205,6 +207,8 @@ class _Run:
                 average.update(self._network)
                 state.average_steps = average.steps
                 self._keep(state, optimiser, average, best)
+            self._count_loss(state)
+            self._check_finite(state)
             self._watch.steps_done()
             self._workers.agree(self._network)  # on the statistics of batch norms
             raw = weights_of(self._network)
@@ -224,16 +228,32 @@ class _Run:
         slices: list[Slice],
         size: int,
     ) -> None:
-        """One step on a batch of `size` images, of which these slices are ours."""
+        """One step on a batch of `size` images, of which these slices are ours.
+
+        Its loss is read after the next step has been given out: reading waits for a GPU, which has
+        work meanwhile. What diverges so takes one step more, from weights that nobody keeps.
+        """
         optimisers.set_rates(optimiser, self._share(state, state.step))
         loss = self._learner.step(optimiser, slices, size, state.step)
-        if not math.isfinite(loss):
-            raise collapse.diverged(loss, state.epoch)
-        state.total += loss * size
+        self._count_loss(state)
+        self._check_finite(state)
+        self._pending = (loss, size)
         state.taken += size
         state.step += 1
         self._watch.step(state.step, size)
         failpoint("fit.step")
+
+    def _count_loss(self, state: Progress) -> None:
+        """Adds the last step's loss to the epoch's."""
+        if self._pending is not None:
+            loss, size = self._pending
+            state.total += loss.item() * size
+            self._pending = None
+
+    def _check_finite(self, state: Progress) -> None:
+        """Raises DivergedError; after the same step in every process, which must agree on it."""
+        if not math.isfinite(state.total):
+            raise collapse.diverged(state.total, state.epoch)
 
     def _share(self, state: Progress, step: int) -> float:
         """Of the peak rate."""
@@ -252,6 +272,9 @@ class _Run:
             self._stop.tell()
         saves = self._checkpoints
         if saves and (self._stop.told or saves.due):
+            self._count_loss(state)
+            if not math.isfinite(state.total):
+                return  # not from here, and the next step says why
             tensors = fit_state.copied(self._network, optimiser, average, best)
             saves.save(Checkpoint(state.step, tensors, state.facts()))
             if self._stop.told:

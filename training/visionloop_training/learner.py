@@ -70,25 +70,22 @@ class Learner:
 
     def step(
         self, optimiser: torch.optim.Optimizer, slices: list[Slice], size: int, number: int
-    ) -> float:
-        """Step `number`, on a batch of `size` images of which these slices are ours: its loss.
+    ) -> Tensor:
+        """Step `number`, on a batch of `size` images of which these slices are ours: its loss ().
 
-        Where the loss is not finite the weights are left as they were.
+        Nothing here waits for a GPU. A loss that is not finite spoils the weights.
         """
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
         trained = [p for p in parameters if p.requires_grad]
         *gradients, loss = tree_sum([self._gradients(trained, s, size, number) for s in slices])
         self._workers.add_up([*gradients, loss])
-        value = loss.item()
-        if not torch.isfinite(loss):
-            return value
         optimiser.zero_grad()
         for parameter, gradient in zip(trained, gradients, strict=True):
             parameter.grad = gradient
         torch.nn.utils.clip_grad_norm_(trained, self._config.clip_norm)
         optimisers.add_l1(optimiser)
         optimiser.step()
-        return value
+        return loss
 
     def _gradients(
         self, trained: list[Parameter], one: Slice, size: int, step: int
@@ -98,14 +95,15 @@ class Learner:
             zero = torch.zeros((), device=self._network.device)
             return [*(torch.zeros_like(p) for p in trained), zero]
         self._ready(len(one.places))
-        truth = targets.rows(self.truth[one.places], self._network.classes)
+        places = torch.tensor(one.places).to(self._network.device, non_blocking=True)
+        truth = targets.rows(self.truth[places], self._network.classes)
         seed_step(self._seed, step, one.number)
         inputs, truth, weights = mixing.mixed(
             self._mixing,
             (self._seed, step, one.number),
             one.inputs,
             truth,
-            self.weights[one.places],
+            self.weights[places],
         )
         with statistics_kept(self._network, keep=one.number > 0):
             with torch.autocast(self._network.device.type, torch.bfloat16, enabled=self._half):

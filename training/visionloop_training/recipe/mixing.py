@@ -46,7 +46,8 @@ def mixed(
     cuts = bool(config.cutmix) and (not config.mixup or bool(random.integers(2)))
     alpha = config.cutmix if cuts else config.mixup
     own = float(random.beta(alpha, alpha))  # the share of the first of the two
-    partner = torch.from_numpy(random.permutation(len(inputs))).to(inputs.device)
+    order = torch.from_numpy(random.permutation(len(inputs)))
+    partner = order.to(inputs.device, non_blocking=True)
     if cuts:
         inputs, own = _cut(inputs, partner, own, random)
     else:
