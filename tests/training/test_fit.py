@@ -211,9 +211,7 @@ def test_a_run_that_began_again_goes_on_from_its_checkpoint(
     assert torch.equal(whole.val_logits, resumed.val_logits)
 
 
-def test_weights_that_are_no_numbers_are_never_saved(
-    digits: Site, monkeypatch: pytest.MonkeyPatch
-):
+def test_weights_that_are_no_numbers_are_never_saved(digits: Site, monkeypatch: pytest.MonkeyPatch):
     """A step's loss is read one step late, and a checkpoint must not be quicker than that."""
 
     class Watched(Checkpoints):
