@@ -25,6 +25,7 @@ from visionloop_labeling.api import (
     images,
     imports,
     labels,
+    preferences,
     previews,
     quarantine,
     queue,
@@ -83,7 +84,7 @@ def make_api(
     api.add_middleware(SafeAnswers)
     api.add_middleware(LoggedRequests, lines=lines or RequestLines(0.0))
     errors.add_handlers(api)
-    labelling = (classes, labels, events, queue, browse)
+    labelling = (classes, preferences, labels, events, queue, browse)
     for part in (
         datasets,
         *labelling,

@@ -1,6 +1,6 @@
-"""Classes and what becomes of them, attributes, and what people set for a dataset."""
+"""Classes and what becomes of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -9,14 +9,12 @@ from pydantic import BaseModel, Field
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from visionloop_labeling import attributes, datasets, taxonomy, validation
+from visionloop_labeling import datasets, taxonomy, validation
 from visionloop_labeling.accounts import Caller
 from visionloop_labeling.api.callers import current
 from visionloop_labeling.api.errors import ERRORS
 from visionloop_labeling.api.resources import RequestBody
-from visionloop_labeling.attributes import AttributeSpec
 from visionloop_labeling.classes import ClassBook, ClassEventKind, ClassState
-from visionloop_labeling.datasets import MAX_INSTRUCTIONS, Preferences
 from visionloop_labeling.schema import Dataset, LabelClass, SplitCount
 from visionloop_labeling.service import LabelingService
 from visionloop_labeling.taxonomy import Taxonomy
@@ -80,137 +78,126 @@ Change = Callable[[Taxonomy], LabelClass]
 
 
 def routes(service: LabelingService) -> APIRouter:
-    """Classes, attributes, preferences."""
-    api = APIRouter(tags=["classes"])
-    _class_routes(api, service)
-    _surgery_routes(api, service)
-    _setting_routes(api, service)
+    """Classes."""
+    api = APIRouter(prefix="/v1/datasets/{dataset}", tags=["classes"])
+    classes = _Classes(service)
+    api.get("/classes", responses=ERRORS)(classes.list_classes)
+    api.post("/classes", status_code=201, responses=ERRORS)(classes.add_class)
+    api.get("/classes/history", responses=ERRORS)(classes.class_history)
+    api.patch("/classes/{class_id}", responses=ERRORS)(classes.change_class)
+    api.post("/classes/{class_id}/merge", responses=ERRORS)(classes.merge)
+    api.post("/classes/{class_id}/split", responses=ERRORS)(classes.split)
+    api.post("/classes/{class_id}/retire", responses=ERRORS)(classes.retire)
+    api.post("/classes/{class_id}/restore", responses=ERRORS)(classes.restore)
     return api
 
 
-def _class_routes(api: APIRouter, service: LabelingService) -> None:
-    @api.get("/v1/datasets/{dataset}/classes", responses=ERRORS)
-    async def list_classes(dataset: str) -> list[LabelClassOut]:
-        """All classes, in the order of the page."""
-        return await service.run(_classes, service, dataset)
+class _Classes:
+    """The calls, over a service."""
 
-    @api.post("/v1/datasets/{dataset}/classes", status_code=201, responses=ERRORS)
+    def __init__(self, service: LabelingService) -> None:
+        self._service = service
+
+    async def list_classes(self, dataset: str) -> list[LabelClassOut]:
+        """All classes, in the order of the page."""
+        return await self._service.run(_classes, self._service, dataset)
+
     async def add_class(
-        dataset: str, new: NewClassIn, caller: Annotated[Caller, Depends(current)]
+        self, dataset: str, new: NewClassIn, caller: Annotated[Caller, Depends(current)]
     ) -> LabelClassOut:
         """Adds a class."""
+        return await self._changed(dataset, caller, lambda classes: _add(classes, new))
 
-        def change(classes: Taxonomy) -> LabelClass:
-            one = classes.add(new.name)
-            _describe(classes, one, new)
-            return one
-
-        return await service.run(_change, service, dataset, caller, change)
-
-    @api.get("/v1/datasets/{dataset}/classes/history", responses=ERRORS)
-    async def class_history(dataset: str) -> list[ClassChangeOut]:
+    async def class_history(self, dataset: str) -> list[ClassChangeOut]:
         """Every change of the classes, oldest first."""
-        return await service.run(_history, service, dataset)
+        return await self._service.run(_history, self._service, dataset)
 
-    @api.patch("/v1/datasets/{dataset}/classes/{class_id}", responses=ERRORS)
     async def change_class(
+        self,
         dataset: str,
         class_id: str,
         wanted: ClassIn,
         caller: Annotated[Caller, Depends(current)],
     ) -> LabelClassOut:
         """Renames a class, or changes how it is shown; labels stay as they are."""
+        return await self._changed(dataset, caller, lambda classes: _set(classes, class_id, wanted))
 
-        def change(classes: Taxonomy) -> LabelClass:
-            one = classes.existing(class_id)
-            _describe(classes, one, wanted)
-            if wanted.name is not None:
-                classes.rename(one, wanted.name)
-            return one
-
-        return await service.run(_change, service, dataset, caller, change)
-
-
-def _surgery_routes(api: APIRouter, service: LabelingService) -> None:
-    @api.post("/v1/datasets/{dataset}/classes/{class_id}/merge", responses=ERRORS)
     async def merge(
+        self,
         dataset: str,
         class_id: str,
         wanted: MergeIn,
         caller: Annotated[Caller, Depends(current)],
     ) -> LabelClassOut:
         """Labels of this class mean another one from now on; restoring it takes that back."""
+        return await self._changed(
+            dataset, caller, lambda classes: _merge(classes, class_id, wanted.into)
+        )
 
-        def change(classes: Taxonomy) -> LabelClass:
-            one = classes.existing(class_id)
-            classes.merge(one, classes.classes.get(wanted.into, "into"))
-            return one
-
-        return await service.run(_change, service, dataset, caller, change)
-
-    @api.post("/v1/datasets/{dataset}/classes/{class_id}/split", responses=ERRORS)
     async def split(
+        self,
         dataset: str,
         class_id: str,
         wanted: SplitIn,
         caller: Annotated[Caller, Depends(current)],
     ) -> LabelClassOut:
         """Puts finer classes in its place; its images, and no others, wait to be labelled again."""
+        return await self._changed(
+            dataset, caller, lambda classes: _split(classes, class_id, wanted.into)
+        )
 
-        def change(classes: Taxonomy) -> LabelClass:
-            one = classes.existing(class_id)
-            classes.split(one, wanted.into)
-            return one
-
-        return await service.run(_change, service, dataset, caller, change)
-
-    @api.post("/v1/datasets/{dataset}/classes/{class_id}/retire", responses=ERRORS)
     async def retire(
-        dataset: str, class_id: str, caller: Annotated[Caller, Depends(current)]
+        self, dataset: str, class_id: str, caller: Annotated[Caller, Depends(current)]
     ) -> LabelClassOut:
         """No longer offers a class; its labels stay."""
+        return await self._changed(dataset, caller, lambda classes: _retire(classes, class_id))
 
-        def change(classes: Taxonomy) -> LabelClass:
-            one = classes.existing(class_id)
-            classes.retire(one)
-            return one
-
-        return await service.run(_change, service, dataset, caller, change)
-
-    @api.post("/v1/datasets/{dataset}/classes/{class_id}/restore", responses=ERRORS)
     async def restore(
-        dataset: str, class_id: str, caller: Annotated[Caller, Depends(current)]
+        self, dataset: str, class_id: str, caller: Annotated[Caller, Depends(current)]
     ) -> LabelClassOut:
         """Takes back that a class was retired, merged or split."""
+        return await self._changed(dataset, caller, lambda classes: _restore(classes, class_id))
 
-        def change(classes: Taxonomy) -> LabelClass:
-            one = classes.existing(class_id)
-            classes.restore(one)
-            return one
-
-        return await service.run(_change, service, dataset, caller, change)
+    async def _changed(self, dataset: str, caller: Caller, change: Change) -> LabelClassOut:
+        return await self._service.run(_change, self._service, dataset, caller, change)
 
 
-def _setting_routes(api: APIRouter, service: LabelingService) -> None:
-    @api.get("/v1/datasets/{dataset}/attributes", responses=ERRORS)
-    async def list_attributes(dataset: str) -> list[AttributeSpec]:
-        """What labellers can say beside the class."""
-        return await service.run(_attributes, service, dataset)
+def _add(classes: Taxonomy, new: NewClassIn) -> LabelClass:
+    one = classes.add(new.name)
+    _describe(classes, one, new)
+    return one
 
-    @api.put("/v1/datasets/{dataset}/attributes", responses=ERRORS)
-    async def set_attributes(dataset: str, wanted: list[AttributeSpec]) -> list[AttributeSpec]:
-        """Sets all attributes; one that is missing is retired, its values stay."""
-        return await service.run(_set_attributes, service, dataset, wanted)
 
-    @api.get("/v1/datasets/{dataset}/preferences", responses=ERRORS)
-    async def preferences(dataset: str) -> Preferences:
-        """What people set for a dataset."""
-        return await service.run(_preferences, service, dataset)
+def _set(classes: Taxonomy, class_id: str, wanted: ClassIn) -> LabelClass:
+    one = classes.existing(class_id)
+    _describe(classes, one, wanted)
+    if wanted.name is not None:
+        classes.rename(one, wanted.name)
+    return one
 
-    @api.put("/v1/datasets/{dataset}/preferences", responses=ERRORS)
-    async def set_preferences(dataset: str, wanted: Preferences) -> Preferences:
-        """Sets all of it."""
-        return await service.run(_set_preferences, service, dataset, wanted)
+
+def _merge(classes: Taxonomy, class_id: str, into: str) -> LabelClass:
+    one = classes.existing(class_id)
+    classes.merge(one, classes.classes.get(into, "into"))
+    return one
+
+
+def _split(classes: Taxonomy, class_id: str, into: Sequence[str]) -> LabelClass:
+    one = classes.existing(class_id)
+    classes.split(one, into)
+    return one
+
+
+def _retire(classes: Taxonomy, class_id: str) -> LabelClass:
+    one = classes.existing(class_id)
+    classes.retire(one)
+    return one
+
+
+def _restore(classes: Taxonomy, class_id: str) -> LabelClass:
+    one = classes.existing(class_id)
+    classes.restore(one)
+    return one
 
 
 def _describe(classes: Taxonomy, one: LabelClass, wanted: ClassIn) -> None:
@@ -282,39 +269,3 @@ def _history(service: LabelingService, dataset_name: str) -> list[ClassChangeOut
             )
             for one in taxonomy.changes(session, dataset)
         ]
-
-
-def _attributes(service: LabelingService, dataset_name: str) -> list[AttributeSpec]:
-    with service.database.read() as session:
-        dataset = datasets.find(session, validation.dataset_name(dataset_name))
-        return attributes.specs(session, dataset)
-
-
-def _set_attributes(
-    service: LabelingService, dataset_name: str, wanted: list[AttributeSpec]
-) -> list[AttributeSpec]:
-    with service.database.write() as session:
-        dataset = datasets.find(session, validation.dataset_name(dataset_name), lock=True)
-        attributes.define(session, dataset, wanted)
-        return attributes.specs(session, dataset)
-
-
-def _preferences(service: LabelingService, dataset_name: str) -> Preferences:
-    with service.database.read() as session:
-        dataset = datasets.find(session, validation.dataset_name(dataset_name))
-        return datasets.preferences_of(dataset)
-
-
-def _set_preferences(
-    service: LabelingService, dataset_name: str, wanted: Preferences
-) -> Preferences:
-    checked = Preferences(
-        instructions=validation.lines(wanted.instructions, "instructions", limit=MAX_INSTRUCTIONS),
-        suggestions_model=validation.text(
-            wanted.suggestions_model, "suggestions_model", required=False
-        ),
-    )
-    with service.database.write() as session:
-        dataset = datasets.find(session, validation.dataset_name(dataset_name), lock=True)
-        dataset.preferences = checked.model_dump(mode="json")
-    return checked
