@@ -21,6 +21,7 @@ from visionloop.images import Limits
 from visionloop_labeling import import_jobs
 from visionloop_labeling.import_jobs import Job, Upload
 from visionloop_labeling.import_worker import ImportWorker, Submit
+from visionloop_labeling.importers import album
 from visionloop_labeling.importers.archive import ArchiveLimits
 from visionloop_labeling.importers.entries import Entry, take
 from visionloop_labeling.importers.opening import Source, Tools, open_importer
@@ -46,6 +47,12 @@ def tarred(files: Mapping[str, bytes], mode: str = "w") -> bytes:
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     return buffer.getvalue()
+
+
+def bound(*files: tuple[str, bytes]) -> bytes:
+    """Files as one form of kind images leaves them on disk."""
+    contents = b"".join(data for _, data in files)
+    return contents + b"".join(album.index([(name, len(data)) for name, data in files]))
 
 
 def queue(core: Any, kind: str, data: bytes | None, dataset: str = "cells", **said: Any) -> Job:

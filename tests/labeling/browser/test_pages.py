@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import FilePayload, Page, expect
 from support.browser import Chromium
 from support.labelling_page import Site
 from support.photographs import photograph
@@ -315,6 +315,61 @@ def test_an_import_is_followed_to_its_end_and_a_snapshot_is_cut(visitor, site, c
     with page.expect_download() as export:
         page.locator("#export ~ ul a", has_text="CSV").click()
     assert export.value.path().read_text().count("\n") >= 7
+
+
+def chosen(cells: list[bytes]) -> list[FilePayload]:
+    """Photographs as a browser has them once they are chosen; two have the same name."""
+    return [
+        {"name": f"line/{number // 2}.jpg", "mimeType": "image/jpeg", "buffer": cell}
+        for number, cell in enumerate(cells)
+    ]
+
+
+def drop(page: Page, files: list[FilePayload]) -> None:
+    """Drags these files over the page and lets go of them."""
+    plain = [[one["name"], list(one["buffer"])] for one in files]
+    held = page.evaluate_handle(
+        """(files) => {
+            const held = new DataTransfer();
+            for (const [name, data] of files)
+                held.items.add(new File([new Uint8Array(data)], name));
+            return held;
+        }""",
+        plain,
+    )
+    page.dispatch_event("h1", "dragover", {"dataTransfer": held})
+    expect(page.locator("form.dropping")).to_be_visible()
+    page.dispatch_event("h1", "drop", {"dataTransfer": held})
+    expect(page.locator("form.dropping")).to_have_count(0)
+
+
+def test_images_are_chosen_or_dropped_and_get_a_class_or_none(visitor, site, cells) -> None:
+    made = site()
+    page = visitor(made).open("imports").page
+    files = page.get_by_label("Files")
+    files.set_input_files(chosen(cells[:4]))
+    page.get_by_label("Class of all").fill("cracked")
+    assert violations(page) == []
+    page.locator("form button", has_text="Import").click()
+    job = page.locator("#jobs article").first
+    expect(job).to_contain_text("Images: 0.jpg and 3 more")
+    expect(job.locator(".badge").first).to_have_text("done", timeout=60_000)
+    expect(job).to_contain_text("4 accepted")
+    page.get_by_label("COCO").check()
+    drop(page, chosen(cells[4:7]))
+    expect(page.get_by_label("One or many")).to_be_checked()
+    expect(page.locator("[data-toasts]")).to_contain_text("Taken as: Images.")
+    page.locator("form button", has_text="Import").click()
+    expect(page.locator("#jobs article")).to_have_count(2)
+    expect(job).to_contain_text("3 accepted", timeout=60_000)
+    overview = made.ask("GET", f"{made.root}/overview")
+    assert (overview["images"], overview["labelled"]) == (7, 4)
+    page.get_by_label("COCO").check()
+    drop(page, chosen(cells[:2]))
+    page.get_by_label("CSV").check()
+    page.locator("form button", has_text="Import").click()
+    expect(page.locator(".form-error")).to_contain_text("Choose one file")
+    expect(files).to_be_focused()
 
 
 def test_a_dataset_is_made_without_scripts(chromium: Chromium, site) -> None:

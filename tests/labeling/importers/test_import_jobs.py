@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import func, select, update
-from support.imports import picture, queue, receipts, run, tarred, worker, zipped
+from support.imports import bound, picture, queue, receipts, run, tarred, worker, zipped
 
 from visionloop.errors import ConflictError, NotFoundError, RefusedError, UnavailableError
 from visionloop_labeling import import_claims, import_jobs, import_receipts
@@ -17,6 +17,7 @@ from visionloop_labeling.schema import ImportJob, Item, LabelEvent
 
 FILES = {f"set/{'cats' if n % 2 else 'dogs'}/{n}.png": picture(n) for n in range(12)}
 ARCHIVE = zipped(FILES)
+ALBUM = bound(*((name.rpartition("/")[2], data) for name, data in FILES.items()))
 
 
 def count(core, table) -> int:
@@ -115,8 +116,15 @@ class _DiedError(BaseException):
 
 
 @pytest.mark.parametrize("rows_before", [0, 5, 12])
-def test_a_worker_that_dies_leaves_rows_that_are_not_taken_twice(core, rows_before: int) -> None:
-    job = queue(core, "archive", ARCHIVE)
+@pytest.mark.parametrize(
+    ("kind", "data", "said"),
+    [("archive", ARCHIVE, {}), ("images", ALBUM, {"label": "cats"})],
+    ids=["archive", "images"],
+)
+def test_a_worker_that_dies_leaves_rows_that_are_not_taken_twice(
+    core, kind: str, data: bytes, said: dict[str, str], rows_before: int
+) -> None:
+    job = queue(core, kind, data, **said)
 
     def dying(rows: Iterator) -> Iterator:
         for number, row in enumerate(rows):

@@ -1,5 +1,6 @@
 """Imports through the real program: over HTTP, by the CLI, and killed at the worst moments."""
 
+import hashlib
 import json
 import os
 import random
@@ -93,9 +94,16 @@ def test_an_archive_is_taken_and_its_receipts_are_told(http: httpx.Client) -> No
          400, "parameters"),
         ({"files": {"kind": (None, "urls"), "parameters": (None, '{"a":1}'), "file": ("x", b"x")}},
          400, "parameters.a"),
-        ({"files": [("file", ("x", b"x")), ("file", ("y", b"y"))]}, 400, "file"),
+        ({"files": [("file", ("x", b"x")), ("file", ("y", b"y"))]}, 400, "kind"),
+        ({"files": [("kind", (None, "csv")), ("file", ("x", b"x")), ("file", ("y", b"y"))]},
+         400, "file"),
+        ({"files": [("file", ("x", b"x")), ("file", ("y", b"y")), ("kind", (None, "csv"))]},
+         400, "file"),
+        ({"files": {"kind": (None, "images")}}, 400, "file"),
+        ({"files": {"kind": (None, "images"), "parameters": (None, '{"class": "a"}'),
+                    "file": ("x", b"x")}}, 400, "parameters.class"),
         ({"files": {"kind": (None, "x" * 70_000)}}, 400, "kind"),
-        ({"files": {f"f{n}": (None, "x") for n in range(30)}}, 400, "file"),
+        ({"files": {f"f{n}": (None, "x") for n in range(30)}}, 400, "body"),
         ({"files": {"kind": (None, b"\xff")}}, 400, "kind"),
         ({"content": b"--x", "headers": {"content-type": "multipart/form-data; boundary=x"}},
          400, "body"),
@@ -112,6 +120,48 @@ def test_forms_that_are_none(
     answer = http.post("/v1/datasets/d/imports", **request_)
     assert (answer.status_code, answer.json()["field"]) == (status, field), answer.text
     assert http.post("/v1/datasets/none/imports", **request_).status_code in (400, 404, 413)
+
+
+NAMES = [
+    "a.jpg",
+    "a.jpg",
+    "../../etc/passwd",
+    "C:\\photos\\b.png",
+    "猫🐈.webp",
+    "=1+1",
+    "..",
+    "no.zip",
+]
+
+
+def test_many_images_of_one_form(http: httpx.Client) -> None:
+    pictures = [picture(400 + n) for n in range(len(NAMES))]
+    files = [("file", (name, data)) for name, data in zip(NAMES, pictures, strict=True)]
+    files.insert(3, ("file", ("empty.jpg", b"")))
+    files.append(("parameters", (None, '{"label": "cats"}')))
+    files.append(("kind", (None, "images")))  # fields may come after the files
+    url = "/v1/datasets/d/imports"
+    answer = http.post(url, files=files, headers={"Idempotency-Key": "images"})
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["file"] == "a.jpg and 8 more"
+    job = finished(http, answer.json()["id"])
+    assert (job["state"], job["rows"]) == ("done", 9), job
+    page = http.get(f"{url}/{job['id']}/receipts").json()["receipts"]
+    assert [(one["source"], one["outcome"]) for one in page] == [
+        ("a.jpg", "accepted"), ("a.jpg", "accepted"), ("passwd", "accepted"),
+        ("empty.jpg", "rejected"), ("b.png", "accepted"), ("猫🐈.webp", "accepted"),
+        ("=1+1", "accepted"), ("unnamed", "accepted"), ("no.zip", "rejected"),
+    ]  # fmt: skip
+    digests = [hashlib.sha256(data).hexdigest() for data in pictures]
+    assert [one["sha256"] for one in page if one["outcome"] == "accepted"] == digests[:-1]
+    assert "send it by itself, as kind archive" in page[-1]["message"]
+    history = http.get(f"/v1/datasets/d/images/{digests[1]}/history").json()
+    assert [one["annotation"]["classes"] for one in history] == [["cats"]], history
+    again = http.post(url, files=files, headers={"Idempotency-Key": "images"})
+    assert again.json()["id"] == job["id"]
+    files[0], files[1] = files[1], files[0]  # the same names, other images behind them
+    other = http.post(url, files=files, headers={"Idempotency-Key": "images"})
+    assert (other.status_code, other.json()["reason"]) == (409, "conflict")
 
 
 def test_the_cli_sends_folders_of_annotations_and_follows(
@@ -179,29 +229,46 @@ def test_an_import_survives_kills_and_stops(tmp_path: Path) -> None:
         check_once(folder)
 
 
+# Two imports under their keys; the first one dies at the first failpoint.
+FORMS: dict[str, list[tuple[str, Any]]] = {
+    "images": [
+        ("kind", (None, "images")),
+        ("parameters", (None, '{"label": "cats"}')),
+        *(("file", (f"{n % 6}.png", picture(500 + n))) for n in range(12)),
+    ],
+    "archive": [("kind", (None, "archive")), ("file", ("x", ARCHIVE))],
+}
+
+
 def send(server: LabelingServer) -> None:
     with client(server) as http:
-        http.post("/v1/datasets", json={"name": "d"})
         try:
-            begin(http, "archive", ARCHIVE, headers={"Idempotency-Key": "k"})
+            http.post("/v1/datasets", json={"name": "d"})
+            for key in FORMS:
+                post(http, key)
         except httpx.TransportError:
             pass  # it died before it could answer
 
 
+def post(http: httpx.Client, key: str) -> httpx.Response:
+    headers = {"Idempotency-Key": key}
+    return http.post("/v1/datasets/d/imports", files=FORMS[key], headers=headers)
+
+
 def check_once(folder: Path) -> None:
-    """The program comes back; the import, sent again under its key, ends with each row once."""
+    """The program comes back; the imports, sent again under their keys, have each row once."""
     with running_labeling(folder) as server, client(server) as http:
-        answer = begin(http, "archive", ARCHIVE, headers={"Idempotency-Key": "k"})
-        job = finished(http, answer.json()["id"])
-        assert (job["state"], job["rows"], job["answered"]) == ("done", 48, 48), job
-        assert job["counts"]["accepted"] == 48
-        url = f"/v1/datasets/d/imports/{job['id']}/receipts"
-        receipts = http.get(url, params={"limit": 1000}).json()["receipts"]
-        assert [one["ordinal"] for one in receipts] == list(range(48))
-        assert len({one["sha256"] for one in receipts}) == 48
+        digests = set[str]()
+        for key, rows in (("images", 12), ("archive", 48)):
+            job = finished(http, post(http, key).json()["id"])
+            assert (job["state"], job["rows"], job["answered"]) == ("done", rows, rows), job
+            assert job["counts"]["accepted"] == rows
+            url = f"/v1/datasets/d/imports/{job['id']}/receipts"
+            receipts = http.get(url, params={"limit": 1000}).json()["receipts"]
+            assert [one["ordinal"] for one in receipts] == list(range(rows))
+            digests |= {one["sha256"] for one in receipts}
         [dataset] = http.get("/v1/datasets").json()
-        assert (dataset["images"], dataset["labelled"]) == (48, 48)
-        one = receipts[7]["sha256"]
-        history = http.get(f"/v1/datasets/d/images/{one}/history").json()
+        assert len(digests) == dataset["images"] == dataset["labelled"] == 60
+        history = http.get(f"/v1/datasets/d/images/{digests.pop()}/history").json()
         assert len(history) == 1
-        assert len(http.get("/v1/datasets/d/imports").json()) == 1
+        assert len(http.get("/v1/datasets/d/imports").json()) == 2

@@ -18,38 +18,15 @@ from visionloop_labeling import import_jobs, import_receipts
 from visionloop_labeling.accounts import Caller
 from visionloop_labeling.api import callers
 from visionloop_labeling.api.errors import ERRORS
-from visionloop_labeling.api.uploads import Form, read_form
+from visionloop_labeling.api.import_forms import DESCRIPTION, read_wish
 from visionloop_labeling.import_jobs import Job, JobState
 from visionloop_labeling.import_receipts import RowReceipt
-from visionloop_labeling.importers.opening import needs_file
-from visionloop_labeling.importers.parameters import KINDS, parse_parameters
 from visionloop_labeling.receipts import Outcome
 from visionloop_labeling.service import LabelingService
 
 _MAX_KEY: Final = 200  # characters
 # A spreadsheet takes a cell that begins so for a formula and runs it.
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
-_FORM: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["kind"],
-                    "properties": {
-                        "kind": {"type": "string", "enum": list(KINDS)},
-                        "parameters": {
-                            "type": "string",
-                            "description": 'A JSON object, as {"label_column": "class"}.',
-                        },
-                        "file": {"type": "string", "format": "binary"},
-                    },
-                }
-            }
-        },
-    }
-}
 
 
 class ImportOut(BaseModel):
@@ -112,17 +89,14 @@ class RowReceiptsOut(BaseModel):
     next: int | None
 
 
-def routes(service: LabelingService) -> APIRouter:
-    """Import jobs."""
-    api = APIRouter(tags=["imports"])
+class _Imports:
+    """The calls, over a service."""
 
-    @api.post(
-        "/v1/datasets/{dataset}/imports",
-        status_code=202,
-        responses=ERRORS,
-        openapi_extra=_FORM,
-    )
+    def __init__(self, service: LabelingService) -> None:
+        self._service = service
+
     async def begin(
+        self,
         dataset: str,
         request: Request,
         caller: Annotated[Caller, Depends(callers.current)],
@@ -133,19 +107,18 @@ def routes(service: LabelingService) -> APIRouter:
         """Queues an import. The file is kept until the import ends; its rows are taken one by one,
         and the bad ones are refused alone."""
         _check_key(idempotency_key)
-        await service.check_dataset(dataset)
-        folder = Path(await service.run(tempfile.mkdtemp, prefix="visionloop-upload-"))
+        await self._service.check_dataset(dataset)
+        folder = Path(await self._service.run(tempfile.mkdtemp, prefix="visionloop-upload-"))
         try:
-            form = await read_form(request, folder)
-            kind = _checked_kind(form)
-            job = await service.run(
+            wish = await read_wish(request, folder)
+            job = await self._service.run(
                 import_jobs.submit,
-                service.database,
-                service.store,
+                self._service.database,
+                self._service.store,
                 dataset=dataset,
-                kind=kind,
-                parameters=parse_parameters(kind, form.fields.get("parameters", "")),
-                upload=form.upload,
+                kind=wish.kind,
+                parameters=wish.parameters,
+                upload=wish.upload,
                 idempotency_key=idempotency_key,
                 author=caller.name,
             )
@@ -153,32 +126,25 @@ def routes(service: LabelingService) -> APIRouter:
             shutil.rmtree(folder, ignore_errors=True)
         return ImportOut.of(job)
 
-    @api.get("/v1/datasets/{dataset}/imports", responses=ERRORS)
     async def latest(
-        dataset: str, limit: Annotated[int, Query(ge=1, le=500)] = 50
+        self, dataset: str, limit: Annotated[int, Query(ge=1, le=500)] = 50
     ) -> list[ImportOut]:
         """The dataset's imports, newest first."""
-        jobs = await service.run(import_jobs.latest, service.database, dataset, limit)
+        jobs = await self._service.run(import_jobs.latest, self._service.database, dataset, limit)
         return [ImportOut.of(job) for job in jobs]
 
-    @api.get("/v1/datasets/{dataset}/imports/{job_id}", responses=ERRORS)
-    async def show(dataset: str, job_id: str) -> ImportOut:
+    async def show(self, dataset: str, job_id: str) -> ImportOut:
         """One import: how far it is, or how it ended."""
-        return ImportOut.of(await service.run(import_jobs.find, service.database, dataset, job_id))
+        return ImportOut.of(await self._job(dataset, job_id))
 
-    @api.post("/v1/datasets/{dataset}/imports/{job_id}/cancel", responses=ERRORS)
-    async def cancel(dataset: str, job_id: str) -> ImportOut:
+    async def cancel(self, dataset: str, job_id: str) -> ImportOut:
         """Ends an import; rows that have their receipts stay."""
         return ImportOut.of(
-            await service.run(import_jobs.cancel, service.database, dataset, job_id)
+            await self._service.run(import_jobs.cancel, self._service.database, dataset, job_id)
         )
 
-    @api.get(
-        "/v1/datasets/{dataset}/imports/{job_id}/receipts",
-        response_model=RowReceiptsOut,
-        responses={200: {"content": {"text/csv": {}}}, **ERRORS},
-    )
     async def receipts(
+        self,
         dataset: str,
         job_id: str,
         after: Annotated[int, Query(ge=-1, le=2**63 - 1)] = -1,
@@ -187,19 +153,38 @@ def routes(service: LabelingService) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=1000)] = 200,
     ) -> Response | RowReceiptsOut:
         """Receipts in the order of rows: a page as JSON, or all of them as CSV."""
-        job = await service.run(import_jobs.find, service.database, dataset, job_id)
+        job = await self._job(dataset, job_id)
         if format == "csv":
             return StreamingResponse(
-                _csv(service, job, after, outcome),
+                _csv(self._service, job, after, outcome),
                 media_type="text/csv; charset=utf-8",
                 headers={"Content-Disposition": f'attachment; filename="{job.key}-receipts.csv"'},
             )
-        page = await service.run(import_receipts.page, service.database, job, after, outcome, limit)
+        page = await self._service.run(
+            import_receipts.page, self._service.database, job, after, outcome, limit
+        )
         return RowReceiptsOut(
             receipts=[RowReceiptOut.of(one) for one in page],
             next=page[-1].ordinal if len(page) == limit else None,
         )
 
+    async def _job(self, dataset: str, job_id: str) -> Job:
+        return await self._service.run(import_jobs.find, self._service.database, dataset, job_id)
+
+
+def routes(service: LabelingService) -> APIRouter:
+    """Import jobs."""
+    api = APIRouter(prefix="/v1/datasets/{dataset}/imports", tags=["imports"])
+    imports = _Imports(service)
+    api.post("", status_code=202, responses=ERRORS, openapi_extra=DESCRIPTION)(imports.begin)
+    api.get("", responses=ERRORS)(imports.latest)
+    api.get("/{job_id}", responses=ERRORS)(imports.show)
+    api.post("/{job_id}/cancel", responses=ERRORS)(imports.cancel)
+    api.get(
+        "/{job_id}/receipts",
+        response_model=RowReceiptsOut,
+        responses={200: {"content": {"text/csv": {}}}, **ERRORS},
+    )(imports.receipts)
     return api
 
 
@@ -209,19 +194,6 @@ def _check_key(key: str) -> None:
             f"Idempotency-Key must be at most {_MAX_KEY} ASCII characters; a UUID is fine",
             field="Idempotency-Key",
         )
-
-
-def _checked_kind(form: Form) -> str:
-    kind = form.fields.get("kind", "")
-    if kind not in KINDS:
-        raise InvalidInputError(
-            f"kind {kind[:40]!a} is not known; use one of {', '.join(KINDS)}", field="kind"
-        )
-    if needs_file(kind) and (form.upload is None or not form.upload.size):
-        raise InvalidInputError(f"an import of kind {kind} needs a file", field="file")
-    if not needs_file(kind) and form.upload is not None:
-        raise InvalidInputError(f"an import of kind {kind} takes no file", field="file")
-    return kind
 
 
 async def _csv(

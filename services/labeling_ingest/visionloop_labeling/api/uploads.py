@@ -1,41 +1,47 @@
-"""Forms with one large file, written to disk while they arrive.
+"""Forms with large files, written to disk while they arrive.
 
-The framework's own forms are read whole before a route sees them; here a file of many gigabytes
-passes in small pieces and its digest is taken on the way. Everything else in the form is short
-text.
+The framework's own forms are read whole before a route sees them; here files of many gigabytes pass
+in small pieces and their digest is taken on the way. Everything else in the form is short text.
 """
 
 import asyncio
-import hashlib
-import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final, TypeAlias
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from visionloop.errors import InvalidInputError, UnavailableError
-from visionloop_labeling.import_jobs import Upload
+from visionloop.errors import InvalidInputError
+from visionloop_labeling.api.spool import Spool
 
-_log = logging.getLogger(__name__)
-_MAX_TEXT: Final = 64 * 2**10  # bytes, of all fields but the file together
+_MAX_TEXT: Final = 64 * 2**10  # bytes, of all fields but the files together
 _MAX_HEADERS: Final = 8 * 2**10  # bytes, of one part
-_MAX_PARTS: Final = 20
+_MAX_FIELDS: Final = 20  # beside the files
 _MAX_NAME: Final = 200  # characters
 
+# Raises InvalidInputError where a form with these fields, of which more may follow, may not have so
+# many files.
+CheckFiles: TypeAlias = Callable[[Mapping[str, str], int], None]
 
-@dataclass(slots=True)
+
+@dataclass(frozen=True, slots=True)
 class Form:
-    """What a form held."""
+    """What a form held. Its files are still to be made an upload of."""
 
+    files: Spool
     fields: dict[str, str] = field(default_factory=dict)
-    upload: Upload | None = None
 
 
-async def read_form(request: Request, folder: Path, *, file_field: str = "file") -> Form:
-    """Reads a multipart form; its file goes into `folder`. Raises InvalidInputError."""
+async def read_form(
+    request: Request, folder: Path, check_files: CheckFiles, *, file_field: str = "file"
+) -> Form:
+    """Reads a multipart form; its files go into `folder`.
+
+    Raises InvalidInputError, and UnavailableError where the disk is full.
+    """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     boundary = options.get(b"boundary", b"")
     if kind != b"multipart/form-data" or not 0 < len(boundary) <= 200:
@@ -43,36 +49,31 @@ async def read_form(request: Request, folder: Path, *, file_field: str = "file")
             "send a form as multipart/form-data with the fields kind, parameters and file",
             field="Content-Type",
         )
-    reader = _Reader(boundary, folder / "upload", file_field)
+    form = Form(Spool(folder / "upload"))
+    reader = _Reader(boundary, form, file_field, check_files)
     try:
         async for chunk in request.stream():
             if chunk:
                 await asyncio.to_thread(reader.feed, chunk)
-        return await asyncio.to_thread(reader.finish)
-    except OSError as error:
-        _log.error("cannot keep an upload", extra={"error": str(error)})
-        raise UnavailableError(
-            "the service has no room for the file right now (its log says why); try again later"
-        ) from error
+        await asyncio.to_thread(reader.finish)
     finally:
-        reader.close()
+        form.files.close()
+    return form
 
 
 class _Reader:
     """Takes a form apart as it comes."""
 
-    def __init__(self, boundary: bytes, path: Path, file_field: str) -> None:
-        self._form = Form()
-        self._path = path
+    def __init__(
+        self, boundary: bytes, form: Form, file_field: str, check_files: CheckFiles
+    ) -> None:
+        self._form = form
         self._file_field = file_field
-        self._file: IO[bytes] | None = None
-        self._digest = hashlib.sha256()
-        self._size = 0
-        self._file_name = ""
+        self._check_files = check_files
         self._name = ""
         self._text = bytearray()
         self._texts = 0
-        self._parts = 0
+        self._fields = 0
         self._headers: dict[bytes, bytes] = {}
         self._header = [bytearray(), bytearray()]  # name, value
         self._whole = False
@@ -95,29 +96,14 @@ class _Reader:
         except FormParserError as error:
             raise InvalidInputError(f"the form is broken: {error}", field="body") from None
 
-    def finish(self) -> Form:
-        """The form, once the body has ended."""
+    def finish(self) -> None:
+        """Called once the body has ended."""
         if not self._whole:
             raise InvalidInputError("the form ended too early; send it again", field="body")
-        if self._file is not None:
-            self._file.close()
-            self._form.upload = Upload(
-                self._path, self._file_name, self._digest.hexdigest(), self._size
-            )
-        return self._form
-
-    def close(self) -> None:
-        """Lets go of the file."""
-        if self._file is not None:
-            self._file.close()
+        self._form.files.close()
+        self._check_files(self._form.fields, self._form.files.count)
 
     def _begin(self) -> None:
-        self._parts += 1
-        if self._parts > _MAX_PARTS:
-            raise InvalidInputError(
-                f"the form has more than {_MAX_PARTS} parts; all files go into one archive",
-                field="file",
-            )
         self._headers.clear()
         self._text = bytearray()
 
@@ -134,20 +120,23 @@ class _Reader:
     def _headers_end(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         self._name = options.get(b"name", b"").decode("utf-8", "replace")
-        if self._name != self._file_field:
+        if self._is_file:
+            self._form.files.begin(_shown_name(options.get(b"filename", b"")))
+            self._check_files(self._form.fields, self._form.files.count)
             return
-        if self._file is not None:
+        self._fields += 1
+        if self._fields > _MAX_FIELDS:
             raise InvalidInputError(
-                "the form has more than one file; put them into one archive", field="file"
+                f"the form has more than {_MAX_FIELDS} fields beside its files", field="body"
             )
-        self._file_name = _shown_name(options.get(b"filename", b""))
-        self._file = self._path.open("wb")
+
+    @property
+    def _is_file(self) -> bool:
+        return self._name == self._file_field
 
     def _data(self, data: bytes) -> None:
-        if self._name == self._file_field and self._file is not None:
-            self._file.write(data)
-            self._digest.update(data)
-            self._size += len(data)
+        if self._is_file:
+            self._form.files.write(data)
             return
         self._texts += len(data)
         if self._texts > _MAX_TEXT:
@@ -157,7 +146,8 @@ class _Reader:
         self._text += data
 
     def _part_end(self) -> None:
-        if self._name == self._file_field:
+        if self._is_file:
+            self._form.files.end()
             return
         try:
             self._form.fields[self._name] = self._text.decode()

@@ -5,6 +5,7 @@
     names        file names in archives and tables
     archive      ZIP, TAR, TAR.GZ (and `tar`, the format)
     folder       an archive with a folder per class
+    images       the images of one form (and `album`, how they lie in one file)
     csv          a table with a row per image
     coco, yolo, label_studio       annotations as those tools write them
     pictures     from a name in a table to an image: archive, URL, image that is there

@@ -15,11 +15,13 @@ from visionloop_labeling.importers.coco import CocoImporter
 from visionloop_labeling.importers.csv import CsvImporter
 from visionloop_labeling.importers.entries import Importer, SourceError
 from visionloop_labeling.importers.folder import FolderImporter
+from visionloop_labeling.importers.images import ImagesImporter
 from visionloop_labeling.importers.label_studio import LabelStudioImporter
 from visionloop_labeling.importers.parameters import (
     CocoParameters,
     CsvParameters,
     FolderParameters,
+    ImagesParameters,
     LabelStudioParameters,
     Parameters,
     S3Parameters,
@@ -66,6 +68,11 @@ def needs_file(kind: str) -> bool:
     return kind != "s3"
 
 
+def takes_several_files(kind: str) -> bool:
+    """Whether the upload of such a source is an album of several files."""
+    return kind == "images"
+
+
 def open_importer(
     parameters: Parameters, file: Path | None, tools: Tools, source: Source
 ) -> Importer:
@@ -85,6 +92,8 @@ def open_importer(
         )
     if file is None:
         raise SourceError("this import needs a file", reason="no_file")
+    if isinstance(parameters, ImagesParameters):
+        return ImagesImporter(file, parameters, tools.limits)
     if isinstance(parameters, UrlsParameters):
         return UrlsImporter(file, tools.fetcher(), parameters)
     archive = open_archive(file, tools.archive_limits) if _is_packed(file, parameters) else None

@@ -22,6 +22,12 @@ class FolderParameters(Record):
     classes: bool = True
 
 
+class ImagesParameters(Record):
+    """The images of one form; all get `label`, when there is one."""
+
+    label: Annotated[str, Field(max_length=200)] | None = None
+
+
 class CsvParameters(Record):
     """A table with a row per image. Columns that are None (or are not there) are not read.
 
@@ -76,6 +82,7 @@ class S3Parameters(Record):
 
 Parameters = (
     FolderParameters
+    | ImagesParameters
     | CsvParameters
     | CocoParameters
     | YoloParameters
@@ -86,6 +93,7 @@ Parameters = (
 
 KINDS: Final[Mapping[str, type[Parameters]]] = {
     "archive": FolderParameters,
+    "images": ImagesParameters,
     "csv": CsvParameters,
     "coco": CocoParameters,
     "yolo": YoloParameters,

@@ -1,4 +1,4 @@
-"""Imports: sending a file or naming a prefix, how far each is, and receipts to download."""
+"""Imports: sending files or naming a prefix, how far each is, and receipts to download."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -6,6 +6,11 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 
 from visionloop_labeling import import_jobs
+from visionloop_labeling.classes import ClassState
+from visionloop_labeling.importers.album import MAX_FILES
+from visionloop_labeling.importers.names import IMAGE_SUFFIXES
+from visionloop_labeling.importers.opening import needs_file, takes_several_files
+from visionloop_labeling.pages import naming
 from visionloop_labeling.pages.errors import PageRoute
 from visionloop_labeling.pages.rendering import render
 from visionloop_labeling.receipts import Outcome
@@ -24,8 +29,21 @@ class _Kind:
     text: str
     accept: str
 
+    @property
+    def most_files(self) -> int:
+        """How many files one form may have."""
+        if takes_several_files(self.name):
+            return MAX_FILES
+        return 1 if needs_file(self.name) else 0
+
 
 _KINDS: Final = (
+    _Kind(
+        "images",
+        "Images",
+        "One or many; all of one class, or still to be labelled.",
+        ",".join(sorted(IMAGE_SUFFIXES)),
+    ),
     _Kind(
         "archive", "Archive of folders", "ZIP or TAR; an image's folder is its class.", _ARCHIVES
     ),
@@ -50,6 +68,7 @@ def routes(service: LabelingService) -> APIRouter:
     @api.get("/datasets/{dataset}/imports")
     async def imports(request: Request, dataset: str) -> Response:
         jobs = await service.run(import_jobs.latest, service.database, dataset, _SHOWN)
+        named = await service.run(naming.classes, service, dataset)
         return render(
             request,
             "imports.html",
@@ -57,6 +76,7 @@ def routes(service: LabelingService) -> APIRouter:
             jobs=jobs,
             unfinished=any(not job.state.finished for job in jobs),
             kinds=_KINDS,
+            classes=[one.name for one in named.values() if one.state is ClassState.ACTIVE],
             outcomes=list(Outcome),
         )
 

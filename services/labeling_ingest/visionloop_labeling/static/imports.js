@@ -1,6 +1,7 @@
 // Imports: the fields that a kind of source has, the upload with its progress, and how far jobs are.
 
-import { csrf, uuid } from "./http.js";
+import { takeDrops } from "./drops.js";
+import { csrf, say, uuid } from "./http.js";
 import { sayNext } from "./forms.js";
 
 const form = document.getElementById("new-import");
@@ -10,19 +11,45 @@ const problem = form.querySelector(".form-error");
 // One key for one wish: pressed again after a broken connection, it is the same import.
 let key = uuid();
 
-const kind = () => fields.kind.value;
+const choice = () => form.querySelector("[name=kind]:checked");
+const kind = () => choice().value;
+const most = (one) => Number(one.dataset.most);
 const isFor = (element) => element.dataset.kinds.split(" ").includes(kind());
 
 function choose() {
   for (const part of form.querySelectorAll("[data-kinds]")) part.hidden = !isFor(part);
-  fields.file.accept = form.querySelector("[name=kind]:checked").dataset.accept;
+  fields.file.accept = choice().dataset.accept;
+  fields.file.multiple = most(choice()) > 1;
+}
+
+// Whether a kind of source takes these files, by their number and names.
+function takes(one, files) {
+  const ends = one.dataset.accept.split(",");
+  const fits = (file) => ends.some((end) => file.name.toLowerCase().endsWith(end));
+  return files.length <= most(one) && files.every(fits);
+}
+
+// Files that the chosen kind does not take tell the kind themselves: photographs, an archive.
+function suit() {
+  const files = Array.from(fields.file.files);
+  if (takes(choice(), files)) return;
+  const other = Array.from(fields.kind).find((one) => takes(one, files));
+  if (other) {
+    other.checked = true;
+    say(`Taken as: ${other.closest("label").querySelector("strong").textContent}.`);
+  } else if (!most(choice())) {
+    refuse("No kind of source takes such files.");
+  }
 }
 
 form.addEventListener("change", (event) => {
   key = uuid();
-  if (event.target.name === "kind") choose();
+  problem.hidden = true;
+  if (event.target === fields.file) suit();
+  choose();
 });
 choose();
+takeDrops(fields.file, refuse);
 
 function parameters() {
   const values = {};
@@ -42,6 +69,14 @@ function parameters() {
 function refuse(text) {
   problem.textContent = text;
   problem.hidden = false;
+}
+
+// What is wrong with the number of files, "" when nothing is.
+function wrongNumber(count, limit) {
+  if (limit > 0 && count === 0) return "Choose a file.";
+  if (limit === 1 && count > 1) return "Choose one file; several are taken as images alone, or in one archive.";
+  if (limit > 1 && count > limit) return `Choose at most ${limit} files at a time; these are ${count}.`;
+  return "";
 }
 
 function send(body) {
@@ -73,14 +108,14 @@ form.addEventListener("submit", async (event) => {
   const body = new FormData();
   body.set("kind", kind());
   body.set("parameters", JSON.stringify(parameters()));
-  if (kind() !== "s3") {
-    if (!fields.file.files.length) {
-      refuse("Choose a file.");
-      fields.file.focus();
-      return;
-    }
-    body.set("file", fields.file.files[0]);
+  const files = most(choice()) ? fields.file.files : [];
+  const wrong = wrongNumber(files.length, most(choice()));
+  if (wrong) {
+    refuse(wrong);
+    fields.file.focus();
+    return;
   }
+  for (const file of files) body.append("file", file);
   const button = form.querySelector("button");
   button.disabled = true;
   upload.hidden = false;
