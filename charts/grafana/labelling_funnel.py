@@ -11,6 +11,7 @@ from charts.grafana.panels import (
 )
 
 D = f'{J},dataset=~"$dataset"'
+OF_A_CLASS = highest("visionloop_snapshot_images", "dataset, split, class", D)
 
 
 def per_week(where: str) -> str:
@@ -36,6 +37,16 @@ LABELLING_FUNNEL = Dashboard(
                     ),
                 ),
                 panel(
+                    "The way that images came",
+                    (in_an_hour("visionloop_ingest_images_total", "way"), "{{way}}"),
+                ),
+                panel(
+                    "Duplicates",
+                    (in_an_hour("visionloop_duplicates_total", "kind"), "{{kind}}"),
+                    text="Images that their dataset had before: exact (the same bytes), pixels "
+                    "(another file of the same picture), near (alike).",
+                ),
+                panel(
                     "Images by their place in the work",
                     (
                         highest("visionloop_queue_images", "dataset, state", D),
@@ -51,8 +62,19 @@ LABELLING_FUNNEL = Dashboard(
                 panel(
                     "Labels by who spoke",
                     (
-                        in_an_hour("visionloop_label_events_total", "author_kind"),
+                        in_an_hour(
+                            "visionloop_label_events_total", "author_kind", f'{J},kind="label"'
+                        ),
                         "{{author_kind}}",
+                    ),
+                ),
+                panel(
+                    "What people say",
+                    (
+                        in_an_hour(
+                            "visionloop_label_events_total", "kind", f'{J},author_kind="human"'
+                        ),
+                        "{{kind}}",
                     ),
                 ),
                 panel(
@@ -78,6 +100,27 @@ LABELLING_FUNNEL = Dashboard(
                     ),
                 ),
                 panel(
+                    "Latest snapshot: classes by split",
+                    (
+                        f"sum by (dataset, split) ({OF_A_CLASS})",
+                        "{{dataset}} {{split}}",
+                    ),
+                    text="An image that shows several classes counts for each.",
+                ),
+                panel(
+                    "Latest snapshot: largest classes",
+                    (f"topk(10, sum by (dataset, class) ({OF_A_CLASS}))", "{{dataset}} {{class}}"),
+                ),
+                panel(
+                    "Latest snapshot: pairs across splits",
+                    (
+                        highest("visionloop_snapshot_leak_pairs", "dataset, joined_by", D),
+                        "{{dataset}} {{joined_by}}",
+                    ),
+                    text="Images that show the same and stood in different splits; the snapshot "
+                    "left out one of each pair.",
+                ),
+                panel(
                     "Largest class for one of the smallest",
                     (highest("visionloop_class_imbalance_ratio", "dataset", D), "{{dataset}}"),
                 ),
@@ -90,6 +133,13 @@ LABELLING_FUNNEL = Dashboard(
         (
             "What comes back from the model",
             (
+                panel(
+                    "From a label to its model",
+                    (highest("visionloop_label_to_serving_seconds", "model"), "{{model}}"),
+                    unit="s",
+                    text="From the middle one of the labels that were new to the stable version "
+                    "until it became stable.",
+                ),
                 panel(
                     "Feedback",
                     (

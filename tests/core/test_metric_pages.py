@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from array import array
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,7 @@ from visionloop.telemetry import metrics, pages
 
 CALLS = metrics.counter("test", "visionloop_test_calls_total", "Calls of a test.", ("kind",))
 DEPTH = metrics.gauge("test", "visionloop_test_depth", "A depth in a test, nothing else.")
+LEVEL = metrics.gauge("test", "visionloop_test_level", "A level in a test.", ("kind",))
 SIZES = metrics.histogram(
     "test", "visionloop_test_sizes", "Sizes seen in a test.", ("kind",), buckets=(1.0, 2.0)
 )
@@ -76,6 +78,34 @@ def test_what_a_killed_child_counted_stays(
     assert sample("visionloop_test_sizes_bucket", kind="b", le="+Inf") == 5.0
     assert sample("visionloop_test_sizes_count", kind="b") == 5.0
     assert sample("visionloop_test_sizes_sum", kind="b") == pytest.approx(12.1)
+
+
+def test_a_gauge_that_was_withdrawn_has_no_series_until_it_is_set() -> None:
+    LEVEL.labels("a").set(2.0)
+    LEVEL.labels("b")
+    held = LEVEL.labels("a")
+    for _ in range(2):
+        LEVEL.withdraw("a")
+        LEVEL.withdraw("never there")
+        assert sample("visionloop_test_level", kind="a") is None
+        assert sample("visionloop_test_level", kind="b") == 0.0
+        assert sample("visionloop_test_level", kind="never there") is None
+        held.set(3.0)
+        assert sample("visionloop_test_level", kind="a") == 3.0
+
+
+def test_a_child_tells_only_its_own_gauges_no_more() -> None:
+    fd = pages.shared_memory()
+    page = pages.Page.shared(fd)
+    os.close(fd)
+    LEVEL.labels("shared").set(1.0)
+    theirs = page.series("visionloop_test_level", ("shared",), 2)
+    page.numbers[theirs.first : theirs.first + 2] = memoryview(array("d", (5.0, 1.0)))
+    metrics.adopt(page)
+    assert sample("visionloop_test_level", kind="shared") == 6.0
+    page.numbers[theirs.first + 1] = 0.0
+    assert sample("visionloop_test_level", kind="shared") == 1.0
+    metrics.fold(page)
 
 
 def test_threads_lose_no_counts() -> None:

@@ -24,7 +24,7 @@ from visionloop_labeling.datasets import DatasetSettings
 from visionloop_labeling.exports import ExportedLabel, pages
 from visionloop_labeling.ingest import Ingest
 from visionloop_labeling.labels import Recorded
-from visionloop_labeling.receipts import ImageRow, Receipt
+from visionloop_labeling.receipts import ImageRow, Receipt, Way
 from visionloop_labeling.snapshots import Cut
 
 DATASET = "cells"
@@ -54,7 +54,8 @@ class Core:
     def add(self, image: bytes, label: str | None = None, **fields: object) -> Receipt:
         """One row in a batch of its own; an import's label unless told otherwise."""
         self._next += 1
-        values = {"dataset": DATASET, "author_kind": "import", "ordinal": 0, **fields}
+        values = {"dataset": DATASET, "author_kind": "import", "ordinal": 0, "way": Way.GRPC}
+        values |= fields
         values.setdefault("batch", f"added-{self._next}")
         return self.submit(ImageRow(image=image, label=label, **values))[0]
 
@@ -63,7 +64,7 @@ class Core:
         self._next += 1
         batch = f"all-{self._next}"
         rows = [
-            ImageRow(DATASET, batch, number, image, label, author_kind="import")
+            ImageRow(DATASET, batch, number, image, label, author_kind="import", way=Way.GRPC)
             for number, (image, label) in enumerate(images)
         ]
         groups = [rows[start : start + 64] for start in range(0, len(rows), 64)]

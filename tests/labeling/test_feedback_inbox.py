@@ -29,6 +29,8 @@ from visionloop.objectstore import open_store
 from visionloop.prediction_id import PredictionId
 from visionloop.record import record_bytes
 from visionloop.repository import ModelRepository
+from visionloop.telemetry import labeling as metrics
+from visionloop.telemetry.metrics import values
 from visionloop_labeling import feedback_inbox as module
 from visionloop_labeling.datasets import DatasetSettings
 from visionloop_labeling.feedback_inbox import REFUSED, FeedbackInbox
@@ -100,6 +102,11 @@ def events_of(core, number: int) -> list[LabelEvent]:
         return list(session.scalars(query.order_by(LabelEvent.sequence)))
 
 
+def accepted_by_feedback() -> float:
+    found = values()[metrics.INGEST_IMAGES.metric.name]
+    return found.get(("feedback", "accepted"), [0.0])[0]
+
+
 def refusal(core, one: Feedback) -> str:
     """The reason that stands beside a refused feedback, whose bytes are kept."""
     key = REFUSED + one.header.id
@@ -113,7 +120,9 @@ def refusal(core, one: Feedback) -> str:
 def test_a_correction_becomes_an_apps_label_on_the_image_it_brought(core, inbox) -> None:
     said = feedback(9, "rocket", note="seen by hand")
     leave(core, said)
+    before = accepted_by_feedback()
     assert inbox.drain() is False
+    assert accepted_by_feedback() == before + 1
     label = core.labels(DATASET)[sha256_of(9)]
     assert (label.class_key, label.author_kind, label.author) == (
         "rocket",

@@ -21,6 +21,7 @@ async def test_gauges_tell_what_is_stored(tmp_path, anyio_backend, monkeypatch) 
         monkeypatch.setattr(gauges, "REST", 0.0)
         async with site.client(site.token("root")) as client:
             await client.post("/v1/datasets", json={"name": "gauged"})
+            came = value(metrics.INGEST_IMAGES, "http", "accepted")
             for number, label in enumerate(["a", "a", "a", "b", None]):
                 fields = {"label": label} if label else {}
                 kind = {"author_kind": AuthorKind.IMPORT.value}
@@ -30,6 +31,7 @@ async def test_gauges_tell_what_is_stored(tmp_path, anyio_backend, monkeypatch) 
                     files={"file": noise(number)},
                 )
                 assert answer.status_code == 201
+            assert value(metrics.INGEST_IMAGES, "http", "accepted") == came + 5
             text = (await client.get("/metrics")).text
             assert 'visionloop_queue_images{dataset="gauged",state="open"} 1.0' in text
             assert value(metrics.QUEUE_IMAGES, "gauged", "labelled") == 4

@@ -15,7 +15,7 @@ from visionloop.snapshot import SnapshotRepository, blob_key
 from visionloop_labeling import datasets, snapshots
 from visionloop_labeling.database import open_database
 from visionloop_labeling.ingest import Ingest
-from visionloop_labeling.receipts import ImageRow, Outcome
+from visionloop_labeling.receipts import ImageRow, Outcome, Way
 from visionloop_labeling.schema import Blob, ImageGroup, IngestRow, Item, LabelEvent
 
 ROW = ImageRow(
@@ -29,6 +29,7 @@ ROW = ImageRow(
     author_kind="import",
     author="ada",
     source="a/b.png",
+    way=Way.HTTP,
 )
 
 

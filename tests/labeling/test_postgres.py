@@ -18,7 +18,7 @@ from visionloop.objectstore import open_store
 from visionloop_labeling import datasets, engines, labels
 from visionloop_labeling.database import Database, insert_missing, open_database
 from visionloop_labeling.ingest import Ingest
-from visionloop_labeling.receipts import ImageRow
+from visionloop_labeling.receipts import ImageRow, Way
 from visionloop_labeling.schema import Dataset, ImageGroup, Item, LabelEvent
 
 PATIENCE = 30.0  # seconds; only a broken lock makes a test wait so long
@@ -217,7 +217,10 @@ def test_two_replicas_take_the_same_images_into_two_datasets(
     images = [noise(number) for number in range(24)]
 
     def send(ingest: Ingest, dataset: str, batch: str, order: list[bytes]) -> set[str]:
-        rows = [ImageRow(dataset, batch, number, image, "a") for number, image in enumerate(order)]
+        rows = [
+            ImageRow(dataset, batch, number, image, "a", way=Way.GRPC)
+            for number, image in enumerate(order)
+        ]
         receipts = []
         for start in range(0, len(rows), 6):
             group = [ingest.prepare(row) for row in rows[start : start + 6]]
@@ -246,7 +249,8 @@ def test_of_two_labels_that_saw_the_same_one_is_refused(
     database: Database, database_url: str, tmp_path
 ) -> None:
     with program(database_url, f"file://{tmp_path}") as (_, ingest):
-        (receipt,) = ingest.commit([ingest.prepare(ImageRow("cells", "b", 0, noise(1)))])
+        row = ImageRow("cells", "b", 0, noise(1), way=Way.GRPC)
+        (receipt,) = ingest.commit([ingest.prepare(row)])
     other = open_database(database_url)
 
     def say(through: Database, name: str) -> object:

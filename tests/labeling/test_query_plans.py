@@ -7,6 +7,7 @@ from support.pictures import noise
 from bench.query_plans import captured, explained
 from visionloop_labeling import datasets, exports, queue, snapshots
 from visionloop_labeling.fold import ItemState
+from visionloop_labeling.learned_labels import LearnedLabels, TrainedOn
 
 # Tables that grow with images. The classes of a dataset are few, and read as a whole.
 LARGE = {"item", "blob", "image_group", "label_head", "label_event", "near_duplicate"}
@@ -53,6 +54,15 @@ def test_a_cut_reads_its_dataset_by_indexes(core) -> None:
     assert "uq_item_dataset_id" in rows or "dataset_id=?" in rows
     assert "TEMP B-TREE" not in rows
     assert "Sort" not in rows
+
+
+def test_the_labels_that_a_version_learned_are_one_look(core) -> None:
+    fill(core)
+    trained_on = TrainedOn("cells", core.cut().manifest.id)
+    learned = LearnedLabels(core.database, core.store)
+    with captured() as queries:
+        assert learned.middle(trained_on) is not None
+    assert len(check(core, queries)) == 1
 
 
 def test_an_export_walks_along_the_positions(core) -> None:

@@ -1,6 +1,7 @@
 """The reconciler says where database and store disagree; it deletes nothing, ever."""
 
 import hashlib
+from collections import Counter
 from datetime import timedelta
 
 import pytest
@@ -9,6 +10,8 @@ from support.pictures import noise
 
 from visionloop.objectstore import open_store
 from visionloop.snapshot import SnapshotRepository, blob_key
+from visionloop.telemetry import labeling as metrics
+from visionloop.telemetry.metrics import values
 from visionloop_labeling.database import open_database
 from visionloop_labeling.reconcile import FOLDERS, Findings, Reconciler, folder_of_the_hour
 from visionloop_labeling.schema import (
@@ -27,6 +30,12 @@ def state(core, sha256: str) -> str:
         return session.scalar(select(Blob.state).where(Blob.sha256 == sha256))
 
 
+def changes() -> Counter[str]:
+    """What reconcilers of this process have counted."""
+    found = values()[metrics.RECONCILER_CHANGES.metric.name]
+    return Counter({kind: int(number) for (kind,), (number,) in found.items()})
+
+
 def reconciler(core) -> Reconciler:
     return Reconciler(core.database, core.store, grace=timedelta(0))
 
@@ -41,6 +50,7 @@ def test_a_lost_image_is_marked_and_found_again(core) -> None:
     lost, damaged, whole = (core.add(noise(number), "a").sha256 for number in range(3))
     core.store.delete(blob_key(lost))
     core.store.put(blob_key(damaged), b"torn")
+    before = changes()
     assert reconciler(core).sweep() == Findings(images=3, missing=2)
     assert [state(core, one) for one in (lost, damaged, whole)] == ["missing", "missing", "stored"]
     assert reconciler(core).sweep() == Findings(images=3)  # said once
@@ -50,6 +60,7 @@ def test_a_lost_image_is_marked_and_found_again(core) -> None:
     assert state(core, lost) == "stored"
     assert reconciler(core).sweep() == Findings(images=3, found=1)
     assert state(core, damaged) == "stored"
+    assert changes() - before == Counter(missing=2, found=1)
 
 
 def test_an_object_without_a_row_is_counted_and_kept(core) -> None:

@@ -233,13 +233,19 @@ def test_metrics_tell_what_was_done(server: LabelingServer, dataset: str) -> Non
     server.submit([row(dataset, 1, image=b"x"), row(dataset, 2, image=noise(0))])
     server.wait(lambda: f"{waiting} 0.0" in server.get("/metrics")[1])
     text = server.get("/metrics")[1]
+    for counted in (
+        'visionloop_ingest_images_total{outcome="accepted",way="grpc"}',
+        'visionloop_ingest_images_total{outcome="duplicate",way="grpc"}',
+        'visionloop_ingest_images_total{outcome="rejected",way="grpc"}',
+        'visionloop_duplicates_total{kind="exact"}',
+        'visionloop_label_events_total{author_kind="import",kind="label"}',
+    ):
+        assert float(text.split(f"\n{counted} ")[1].split("\n")[0]) >= 1
     for line in (
-        'visionloop_ingest_images_total{outcome="accepted"}',
-        'visionloop_ingest_images_total{outcome="duplicate"}',
-        'visionloop_ingest_images_total{outcome="rejected"}',
         "visionloop_ingest_rejected_total{reason=",
-        'visionloop_label_events_total{author_kind="import"}',
         "visionloop_ingest_seconds_count",
+        'visionloop_reconciler_changes_total{kind="missing"} 0.0',  # rare events begin at zero
+        'visionloop_background_runs_total{loop="feedback",outcome="failed"} 0.0',
         f'visionloop_dataset_images{{dataset="{dataset}",split="train"}} 1.0',
         "grpc_server_handled_total",
     ):

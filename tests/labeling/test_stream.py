@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 from support.pictures import noise
 
-from visionloop_labeling.receipts import ImageRow, Outcome
+from visionloop_labeling.receipts import ImageRow, Outcome, Way
 from visionloop_labeling.stream import _ROWS_IN_FLIGHT, IngestStream, _size
 
 pytestmark = pytest.mark.anyio
@@ -21,13 +21,13 @@ async def test_a_caller_who_takes_no_receipts_holds_up_nobody_else(core) -> None
         for number in count(1):
             if number > _ROWS_IN_FLIGHT:
                 much_was_read.set()
-            yield ImageRow("cells", "endless", number, b"no image")
+            yield ImageRow("cells", "endless", number, b"no image", way=Way.GRPC)
 
     receipts = stream.submit(endless())
     assert (await anext(receipts)).ordinal == 1
     async with asyncio.timeout(60):
         await much_was_read.wait()
-        other = await stream.submit_one(ImageRow("cells", "other", 0, noise(1)))
+        other = await stream.submit_one(ImageRow("cells", "other", 0, noise(1), way=Way.GRPC))
     assert other.outcome is Outcome.ACCEPTED
     # His own receipts wait for him, in order, and he may go on.
     assert [(await anext(receipts)).ordinal for _ in range(600)] == list(range(2, 602))
@@ -43,7 +43,7 @@ async def test_a_failed_commit_ends_the_stream_and_gives_its_room_back(
 
     async def rows() -> AsyncIterator[ImageRow]:
         for number in range(2 * _ROWS_IN_FLIGHT):
-            yield ImageRow("cells", "failing", number, b"no image")
+            yield ImageRow("cells", "failing", number, b"no image", way=Way.GRPC)
 
     def fails(_rows: object) -> None:
         raise OSError("the disk is gone")
@@ -60,6 +60,7 @@ async def test_a_failed_commit_ends_the_stream_and_gives_its_room_back(
 
 
 async def test_texts_take_room_as_images_do(core) -> None:
-    plain = ImageRow("cells", "b", 0, b"12345")
-    wordy = ImageRow("cells", "b", 0, b"12345", "label", attributes={"name": "value" * 100})
+    plain = ImageRow("cells", "b", 0, b"12345", way=Way.GRPC)
+    attributes = {"name": "value" * 100}
+    wordy = ImageRow("cells", "b", 0, b"12345", "label", attributes=attributes, way=Way.GRPC)
     assert _size(wordy) == _size(plain) + len("label") + len("name") + 500

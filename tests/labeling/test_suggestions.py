@@ -21,7 +21,7 @@ from visionloop.snapshot import blob_key
 from visionloop_labeling import acquisition, datasets
 from visionloop_labeling import suggestions as module
 from visionloop_labeling.datasets import Preferences
-from visionloop_labeling.receipts import ImageRow
+from visionloop_labeling.receipts import ImageRow, Way
 from visionloop_labeling.schema import Dataset, Item, Prediction
 from visionloop_labeling.suggestions import Suggester
 
@@ -63,7 +63,7 @@ def sha256_of(number: int) -> str:
 def add(core, *numbers: int) -> list[str]:
     """Unlabelled images in one batch; their digests."""
     batch = f"added-from-{numbers[0]}"
-    rows = [ImageRow(DATASET, batch, number, encoded(number)) for number in numbers]
+    rows = [ImageRow(DATASET, batch, one, encoded(one), way=Way.GRPC) for one in numbers]
     receipts = core.submit(*rows)
     assert {receipt.outcome for receipt in receipts} == {"accepted"}
     return [receipt.sha256 for receipt in receipts]

@@ -192,11 +192,13 @@ def build_bundle(
     hidden: int = 0,
     change: Change | None = None,
     run_id: str = "test",
+    snapshot: str = "sha256-" + "0" * 64,
 ) -> ClassificationBundle:
     """Writes a bundle's files into `folder`; bundle.json is the repository's to write.
 
     `seed` defaults to the version. `wrong_golden` falsifies the expected answer of that golden
-    image. `change` may alter the files before their digests are taken.
+    image. `change` may alter the files before their digests are taken. `snapshot` of the dataset
+    "test" is what it says it was trained on.
     """
     (folder / "golden").mkdir(parents=True, exist_ok=True)
     data = graph(version if seed is None else seed, trap=trap, hidden=hidden).SerializeToString()
@@ -241,7 +243,7 @@ def build_bundle(
         metrics={"accuracy": 0.9},
         provenance=Provenance(
             dataset="test",
-            snapshot="sha256-" + "0" * 64,
+            snapshot=snapshot,
             parent_version=version - 1 or None,
             run_id=run_id,
             code_version="test",

@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from visionloop.bundle import (
     BundleLabel,
@@ -16,6 +17,8 @@ from visionloop.calibration import Calibration, Thresholds
 from visionloop.preprocessing import Preprocessing, Resize
 from visionloop.repository import ModelRepository, file_entry
 
+NO_SNAPSHOT = "sha256-" + "0" * 64
+
 
 def write_bundle(
     folder: Path,
@@ -25,10 +28,12 @@ def write_bundle(
     run_id: str = "run",
     content: bytes = b"m",
     passed: bool | None = None,
+    snapshot: str = NO_SNAPSHOT,
 ) -> ClassificationBundle:
     """Writes a few files into `folder` and returns the bundle that lists them.
 
-    `passed` is the gate's verdict; None: there is none.
+    `passed` is the gate's verdict; None: there is none. `snapshot` of the dataset "cells" is what
+    it says it was trained on.
     """
     contents = {
         "model.onnx": content * 1000,
@@ -59,7 +64,7 @@ def write_bundle(
         metrics={"accuracy": 0.9},
         provenance=Provenance(
             dataset="cells",
-            snapshot="sha256-" + "0" * 64,
+            snapshot=snapshot,
             parent_version=None,
             run_id=run_id,
             code_version="test",
@@ -79,12 +84,13 @@ def publish_version(
     *,
     model: str = "cells",
     run_id: str | None = None,
-    passed: bool | None = None,
+    **options: Any,
 ) -> ClassificationBundle:
-    """Claims the next number and publishes a bundle whose content differs from all others."""
+    """Claims the next number and publishes a bundle whose content differs from all others;
+    `options` as for write_bundle."""
     run = run_id or f"run-{folder.name}"
     version = repository.claim(model, run)
     content = f"{model}-{run}-{version}".encode()
-    bundle = write_bundle(folder, version, model=model, run_id=run, content=content, passed=passed)
+    bundle = write_bundle(folder, version, model=model, run_id=run, content=content, **options)
     repository.publish(bundle, folder)
     return bundle

@@ -117,12 +117,34 @@ def store_in(folder: Path) -> str:
     return f"file://{folder / 'store'}"
 
 
+def first_snapshot(folder: Path, store: str) -> str:
+    """The id of a snapshot of some labels in the database of the service that will run there."""
+    with running_labeling(folder, store=store) as labeling:
+        labeling.create_dataset(DATASET)
+        labeling.submit(
+            labeling_pb.SubmitImageRequest(
+                dataset=DATASET,
+                batch="first",
+                ordinal=number,
+                image=encoded(number),
+                label=labeling_pb.Label(class_name=LABELS[number]),
+                author_kind=labeling_pb.AUTHOR_KIND_IMPORT,
+            )
+            for number in range(3)
+        )
+        request = labeling_pb.CreateSnapshotRequest(dataset=DATASET)
+        found: str = labeling.stub.CreateSnapshot(request).id
+        labeling.terminate()
+    return found
+
+
 @contextlib.contextmanager
 def running_loop(folder: Path, inference_port: int, labeling_port: int) -> Iterator[RunningLoop]:
     """Both programs, a stable version and a canary, and a turn behind them."""
     store = store_in(folder)
     repository = ModelRepository(open_store(store))
-    publish_bundle(repository, MODEL, seed=1, golden=4, promote=True)
+    first = first_snapshot(folder / "labeling", store)
+    publish_bundle(repository, MODEL, seed=1, golden=4, promote=True, snapshot=first)
     publish_bundle(repository, MODEL, seed=2, golden=4)
     now = repository.aliases(MODEL)
     repository.set_canary(MODEL, 2, 5.0, expected=now, who="a test", why="to see both")

@@ -1,6 +1,8 @@
 """The labeling-ingest service's metrics."""
 
 from functools import partial
+from itertools import product
+from typing import Final
 
 from visionloop.telemetry import metrics
 
@@ -10,8 +12,15 @@ _histogram = partial(metrics.histogram, "labeling-ingest")
 
 INGEST_IMAGES = _counter(
     "visionloop_ingest_images_total",
-    "Submitted rows by outcome: accepted, duplicate, rejected, quarantined or replayed.",
-    ("outcome",),
+    "Submitted rows by the way they came (grpc, http, import or feedback) and by outcome: "
+    "accepted, duplicate, rejected, quarantined or replayed.",
+    ("way", "outcome"),
+)
+DUPLICATES = _counter(
+    "visionloop_duplicates_total",
+    "Images that came though their dataset had the like, each under the first that holds: exact "
+    "(these bytes), pixels (other bytes, the same pixels) or near (alike, and confirmed).",
+    ("kind",),
 )
 INGEST_REJECTED = _counter(
     "visionloop_ingest_rejected_total",
@@ -44,14 +53,21 @@ MISSING_IMAGES = _gauge(
     "visionloop_missing_images",
     "Images whose bytes the store has lost, as of the reconciler's last step.",
 )
+RECONCILER_CHANGES = _counter(
+    "visionloop_reconciler_changes_total",
+    "Images that the reconciler marked: missing (the store has lost their bytes) or found (it has "
+    "them again).",
+    ("kind",),
+)
 UNCLAIMED_OBJECTS = _gauge(
     "visionloop_unclaimed_objects",
     "Objects under blobs/ that no image names, as of the reconciler's last visit of each folder.",
 )
 LABEL_EVENTS = _counter(
     "visionloop_label_events_total",
-    "Label events recorded, by who spoke: human, import, app or model.",
-    ("author_kind",),
+    "Label events recorded, by what was said (label, retract, skip, flag, unflag or undo) and by "
+    "who spoke: human, import, app or model.",
+    ("kind", "author_kind"),
 )
 DATASET_IMAGES = _gauge(
     "visionloop_dataset_images",
@@ -146,6 +162,18 @@ SNAPSHOT_AGE_SECONDS = _gauge(
     "Time since the latest snapshot became that; no series where there is none.",
     ("dataset",),
 )
+SNAPSHOT_IMAGES = _gauge(
+    "visionloop_snapshot_images",
+    "Images of the latest snapshot that show a class, by split. The 50 classes that most images "
+    "show have series by class id, as predictions have; the rest together are other.",
+    ("dataset", "split", "class"),
+)
+SNAPSHOT_LEAK_PAIRS = _gauge(
+    "visionloop_snapshot_leak_pairs",
+    "Pairs of like images that stood in different splits when the latest snapshot was cut, which "
+    "left out one of each, by what joins them: near_duplicate, same_pixels or declared_group.",
+    ("dataset", "joined_by"),
+)
 CLASS_IMBALANCE = _gauge(
     "visionloop_class_imbalance_ratio",
     "Images of the largest class for each one of the smallest class that has any.",
@@ -196,6 +224,12 @@ PROMOTED_TIMESTAMP = _gauge(
     "When a model's stable was last moved, in seconds since 1970.",
     ("model",),
 )
+LABEL_TO_SERVING_SECONDS = _gauge(
+    "visionloop_label_to_serving_seconds",
+    "From the middle one of the label events that were new in the snapshot of a model's stable "
+    "version until stable first meant that version; no series where this database cannot tell.",
+    ("model",),
+)
 REFUSED_IN_A_ROW = _gauge(
     "visionloop_gate_refused_in_a_row",
     "How many of a model's newest versions the gate refused, one after the other; 0: it passed the "
@@ -208,3 +242,40 @@ VERSION_METRIC = _gauge(
     "newest and the stable version.",
     ("model", "alias", "metric"),
 )
+
+# What a counter's labels may say, one tuple for each label. Reasons and names are not among them.
+_KNOWN: Final[tuple[tuple[metrics.Counter, tuple[tuple[str, ...], ...]], ...]] = (
+    (
+        INGEST_IMAGES,
+        (
+            ("grpc", "http", "import", "feedback"),
+            ("accepted", "duplicate", "rejected", "quarantined", "replayed"),
+        ),
+    ),
+    (INGEST_QUARANTINED, (("truncated", "corrupt", "decoder_crashed", "decode_timeout"),)),
+    (DUPLICATES, (("exact", "pixels", "near"),)),
+    (INSPECTOR_ENDS, (("recycled", "died", "overran"),)),
+    (PREVIEWS, (("stored", "rendered", "refused"),)),
+    (RECONCILER_CHANGES, (("missing", "found"),)),
+    (
+        LABEL_EVENTS,
+        (
+            ("label", "retract", "skip", "flag", "unflag", "undo"),
+            ("human", "import", "app", "model"),
+        ),
+    ),
+    (SNAPSHOTS, (("created", "unchanged", "failed"),)),
+    (FEEDBACK_DRAINED, (("labelled", "reported", "repeated", "refused", "deferred"),)),
+    (SUGGESTIONS, (("predicted", "refused"),)),
+    (SIGN_INS, (("succeeded", "failed", "throttled"),)),
+)
+
+
+def begin_at_zero() -> None:
+    """Makes the series of rare events, so that the first event is an increase and not a beginning.
+
+    Prometheus sees no increase from nothing to 1: an alert on the first failure would miss it.
+    """
+    for counter, values in _KNOWN:
+        for labels in product(*values):
+            counter.labels(*labels)

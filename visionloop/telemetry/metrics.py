@@ -54,8 +54,8 @@ class _Numbers:
     __slots__ = ("_buckets", "_first", "_lock", "_numbers")
 
     def __init__(self, metric: Metric, labels: Labels) -> None:
-        # A histogram takes a number per bucket, one for +Inf and one for the sum.
-        count = len(metric.buckets) + 2 if metric.kind == "histogram" else 1
+        # Histogram: one per bucket, one for +Inf, the sum. Gauge: its value, whether it is told.
+        count = {"counter": 1, "gauge": 2, "histogram": len(metric.buckets) + 2}[metric.kind]
         self._buckets = metric.buckets
         self._first = _page.series(metric.name, labels, count).first
         self._numbers = _page.numbers
@@ -77,12 +77,21 @@ class GaugeSeries(_Numbers):
 
     __slots__ = ()
 
+    def __init__(self, metric: Metric, labels: Labels) -> None:
+        super().__init__(metric, labels)
+        self._numbers[self._first + 1] = 1.0
+
     def set(self, value: float) -> None:
         self._numbers[self._first] = value
+        self._numbers[self._first + 1] = 1.0
 
     def inc(self, amount: float = 1.0) -> None:
         with self._lock:
             self._numbers[self._first] += amount
+
+    def withdraw(self) -> None:
+        """Tells nothing until it is set again: 0 would say something."""
+        self._numbers[self._first + 1] = 0.0
 
 
 class HistogramSeries(_Numbers):
@@ -137,6 +146,11 @@ class Counter(_Declared[CounterSeries]):
 class Gauge(_Declared[GaugeSeries]):
     def set(self, value: float) -> None:
         self.labels().set(value)
+
+    def withdraw(self, *values: str) -> None:
+        """Ends the series of these label values, if there is one, until it is set again."""
+        if (found := self._series.get(values)) is not None:
+            found.withdraw()
 
 
 class Histogram(_Declared[HistogramSeries]):
@@ -216,11 +230,14 @@ def values() -> dict[str, dict[Labels, list[float]]]:
     with _reading:
         for page in (_page, *_children):
             for series, numbers in page.read():
-                if (of_metric := found.get(series.metric)) is not None:
-                    before = of_metric.get(series.labels)
-                    of_metric[series.labels] = (
-                        numbers if before is None else _merged(series.metric, before, numbers)
-                    )
+                if (of_metric := found.get(series.metric)) is None:
+                    continue
+                if _declared[series.metric].kind == "gauge" and not numbers.pop():
+                    continue  # withdrawn
+                before = of_metric.get(series.labels)
+                of_metric[series.labels] = (
+                    numbers if before is None else _merged(series.metric, before, numbers)
+                )
     return found
 
 

@@ -24,6 +24,7 @@ from visionloop.errors import ConfigurationError
 from visionloop.flags import write_ready_file
 from visionloop.objectstore import open_store
 from visionloop.telemetry import configure_logging
+from visionloop.telemetry import labeling as metrics
 from visionloop.telemetry.request_lines import RequestLines
 from visionloop_labeling import account_commands, doctor, migrate_command, rebuild_command
 from visionloop_labeling.api import make_api
@@ -76,6 +77,7 @@ def main() -> int:
 
 async def serve(settings: Settings) -> None:
     """Serves until a signal, then drains."""
+    metrics.begin_at_zero()
     readiness = Readiness()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, readiness.stop)
@@ -216,11 +218,12 @@ def _loops(settings: Settings, service: LabelingService, suggester: Suggester | 
     )
     inbox = FeedbackInbox(service.database, service.store, service.ingest)
     reconciler = Reconciler(service.database, service.store)
+    models = ModelGauges(service.database, service.store)
     loops = [
         *import_loops(service, tools),
         Loop("feedback", _FEEDBACK_SECONDS, inbox.drain),
         Loop("reconcile", EVERY_SECONDS, reconciler.work),
-        Loop("models", _MODELS_SECONDS, ModelGauges(service.store).measure, one_replica=False),
+        Loop("models", _MODELS_SECONDS, models.measure, one_replica=False),
     ]
     if suggester is not None:
         loops.append(Loop("suggestions", _SUGGESTIONS_SECONDS, suggester.work))

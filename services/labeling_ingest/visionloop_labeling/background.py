@@ -35,6 +35,7 @@ from visionloop_labeling.schema import WorkLease
 
 LEASE: Final = timedelta(seconds=60)
 LONGEST_PAUSE: Final = 60.0  # seconds, after errors
+OUTCOMES: Final = ("done", "more", "failed", "elsewhere")  # of a turn
 _FREE: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
@@ -140,6 +141,8 @@ class _Run:
         self._lease = lease if loop.one_replica else None
         self._background = background
         self._failures = 0
+        for outcome in OUTCOMES:  # so that the first failure is an increase
+            metrics.BACKGROUND_RUNS.labels(loop.name, outcome)
 
     async def forever(self) -> None:
         """Until the background stops."""

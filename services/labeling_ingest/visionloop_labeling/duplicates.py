@@ -19,6 +19,7 @@ database. Not found: crops of more than a few per cent, and anything semantic.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 import numpy as np
@@ -56,6 +57,14 @@ def _orientations() -> tuple[Callable[[Thumbnail], Thumbnail], ...]:
 
 # What `Fingerprint.hashes[i]` is the hash of: the i-th function applied to the image.
 ORIENTATIONS: Final = _orientations()
+
+
+class DuplicateKind(StrEnum):
+    """How an image equals an earlier one; the first that holds."""
+
+    EXACT = "exact"  # the same bytes
+    PIXELS = "pixels"
+    NEAR = "near"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,6 +7,7 @@ statement a table, each row once and as it became. Asking in between (which grou
 near duplicate?) writes what there is first, and costs that.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,9 +16,10 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from visionloop.errors import InvalidInputError
+from visionloop.telemetry import labeling as metrics
 from visionloop_labeling import quarantine
 from visionloop_labeling.annotation import Annotation, Draft, Size
-from visionloop_labeling.duplicates import Likeness
+from visionloop_labeling.duplicates import DuplicateKind, Likeness
 from visionloop_labeling.groups import GroupBook
 from visionloop_labeling.inspection import Inspection
 from visionloop_labeling.labels import AuthorKind, LabelLog, Statement
@@ -62,6 +64,7 @@ class Effects:
         self._items = _items_of(session, dataset, rows)
         self._flags: list[dict[str, object]] = []  # rows of `QualityFlag`
         self._edges: list[dict[str, object]] = []  # of `NearDuplicate`
+        self._duplicates = Counter[DuplicateKind]()
         self._named: dict[str, Annotation | InvalidInputError] = {}  # by the label's class name
 
     def write(self) -> list[Receipt]:
@@ -85,8 +88,10 @@ class Effects:
         return receipts
 
     def measure(self) -> None:
-        """Counts label events, once the transaction is committed."""
+        """Counts label events and duplicates, once the transaction is committed."""
         self._log.measure()
+        for kind, images in self._duplicates.items():
+            metrics.DUPLICATES.labels(kind).inc(images)
 
     def _resolved(self, rows: Sequence[Prepared]) -> dict[int, Annotation | Receipt | None]:
         """By id(row): what it says its image shows, with class ids; or why it is refused."""
@@ -143,6 +148,8 @@ class Effects:
             outcome = Outcome.ACCEPTED
         else:
             self._complete(item, row)
+            if row.image:  # else it names the image, and sends none twice
+                self._duplicates[DuplicateKind.EXACT] += 1
         receipt = Receipt(
             row.batch,
             row.ordinal,
@@ -159,6 +166,10 @@ class Effects:
         """A new image, in the group that it belongs to among the images before it."""
         prints = inspection.fingerprint
         alike = [] if prints is None else self._neighbourhood.alike(prints)
+        if self._groups.has_pixels(inspection.pixel_sha256):
+            self._duplicates[DuplicateKind.PIXELS] += 1
+        elif alike:
+            self._duplicates[DuplicateKind.NEAR] += 1
         group = self._groups.place(
             sha256, row.group, pixel_sha256=inspection.pixel_sha256, alike=alike
         )

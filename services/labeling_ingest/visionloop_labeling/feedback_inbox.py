@@ -52,7 +52,7 @@ from visionloop_labeling.labels import (
     Recorded,
     Statement,
 )
-from visionloop_labeling.receipts import ImageRow, Outcome
+from visionloop_labeling.receipts import ImageRow, Outcome, Way
 from visionloop_labeling.schema import BLOB_STORED, Blob, Item
 
 REFUSED: Final = "inbox/refused/"
@@ -196,6 +196,7 @@ class FeedbackInbox:
             author_kind=AuthorKind.APP,
             author=_author(feedback),
             source=f"feedback on {feedback.header.prediction_id}",
+            way=Way.FEEDBACK,
         )
         receipt = self._ingest.commit([self._ingest.prepare(row)])[0]
         if receipt.outcome not in (Outcome.ACCEPTED, Outcome.DUPLICATE):

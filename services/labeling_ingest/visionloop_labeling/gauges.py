@@ -1,4 +1,4 @@
-"""The gauges that describe stored data: what waits, what is labelled, what snapshots lack.
+"""The gauges that describe stored data: what waits, what is labelled, what snapshots have and lack.
 
 They are counted when Prometheus asks; where that takes long (a million images), they are left alone
 for fifty times as long, so that counting takes at most 2 % of the time. The price is a value that
@@ -25,6 +25,7 @@ from visionloop_labeling.schema import (
     QualityFlag,
     SplitCount,
 )
+from visionloop_labeling.snapshot_gauges import SnapshotGauges
 from visionloop_labeling.splits import SPLITS
 
 QUICK_SECONDS: Final = 0.1  # what takes less is done for every scrape
@@ -39,6 +40,7 @@ class StoredGauges:
     def __init__(self, database: Database, store: ObjectStore) -> None:
         self._database = database
         self._store = store
+        self._snapshots = SnapshotGauges(store)
         self._measuring = threading.Lock()
         self._next = 0.0
 
@@ -71,6 +73,7 @@ class StoredGauges:
             covered = pointer.label_sequence
             age = (datetime.now(UTC) - moved).total_seconds()
             metrics.SNAPSHOT_AGE_SECONDS.labels(dataset.name).set(max(0.0, age))
+            self._snapshots.tell(dataset.name, pointer.id)
         since = max(0, dataset.last_sequence - covered)
         metrics.LABELS_SINCE_SNAPSHOT.labels(dataset.name).set(since)
 

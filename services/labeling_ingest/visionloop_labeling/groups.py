@@ -47,6 +47,10 @@ class GroupBook:
         query = select(ImageGroup).where(ImageGroup.id.in_(wanted))
         self._groups = {one.id: one for one in session.scalars(query)} if wanted else {}
 
+    def has_pixels(self, pixel_sha256: str) -> bool:
+        """Whether the dataset has an image with these pixels."""
+        return bool(self._pixels.get(pixel_sha256))
+
     def place(
         self, sha256: str, declared: str, *, pixel_sha256: str, alike: Sequence[Likeness]
     ) -> ImageGroup:

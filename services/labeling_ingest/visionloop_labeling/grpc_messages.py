@@ -23,7 +23,7 @@ from visionloop_labeling.fold import AuthorKind, EventKind
 from visionloop_labeling.grpc_annotations import annotation_message, draft_of
 from visionloop_labeling.history import HistoryEntry
 from visionloop_labeling.labels import Recorded, Statement
-from visionloop_labeling.receipts import ImageRow, Outcome, Receipt
+from visionloop_labeling.receipts import ImageRow, Outcome, Receipt, Way
 from visionloop_labeling.snapshots import Cut
 
 _KINDS: Final[dict[pb.AuthorKind, AuthorKind]] = {
@@ -86,6 +86,7 @@ def row_of(request: pb.SubmitImageRequest) -> ImageRow:
         author_kind=kind_name(request.author_kind),
         author=author_of(request),
         source=request.source,
+        way=Way.GRPC,
         **_annotation_of(request),
     )
 

@@ -33,7 +33,7 @@ from visionloop_labeling.importers.entries import Importer, Step, take
 from visionloop_labeling.importers.opening import Source, Tools, open_importer
 from visionloop_labeling.importers.parameters import stored_parameters
 from visionloop_labeling.labels import AuthorKind
-from visionloop_labeling.receipts import ImageRow, Receipt
+from visionloop_labeling.receipts import ImageRow, Receipt, Way
 
 # Rows in, their receipts out, in order, each when it is durable. It closes the rows in the end.
 Submit: TypeAlias = Callable[[Generator[ImageRow]], Iterator[Receipt]]
@@ -172,6 +172,7 @@ def _row(claim: Claim, step: Step) -> ImageRow:
         source=entry.source,
         refusal=entry.refusal,
         remark=entry.remark,
+        way=Way.IMPORT,
     )
 
 

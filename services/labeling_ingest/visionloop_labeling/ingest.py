@@ -56,6 +56,7 @@ from visionloop_labeling.receipts import (
     Outcome,
     Prepared,
     Receipt,
+    Way,
     answer_from,
     find_stored,
     refused,
@@ -159,9 +160,12 @@ class Ingest:
 
     def write(self, stored: Sequence[Stored]) -> list[Receipt]:
         """The second half: what the rows bring about is in the database. Raises as `commit`."""
-        receipts = [receipt for run in stored for receipt in self._write_run(run)]
-        for receipt in receipts:
-            _measure(receipt)
+        receipts: list[Receipt] = []
+        for run in stored:
+            answers = self._write_run(run)
+            for prepared, receipt in zip(run.rows, answers, strict=True):
+                _measure(prepared.row.way, receipt)
+            receipts += answers
         return receipts
 
     def _answer(self, row: ImageRow, digest: str) -> Receipt | None:
@@ -282,8 +286,8 @@ def _with(unseen: Prepared, inspected: Inspected) -> Prepared:
     return replace(unseen, refusal=inspected, quarantine=quarantine)
 
 
-def _measure(receipt: Receipt) -> None:
-    metrics.INGEST_IMAGES.labels("replayed" if receipt.replayed else receipt.outcome).inc()
+def _measure(way: Way, receipt: Receipt) -> None:
+    metrics.INGEST_IMAGES.labels(way, "replayed" if receipt.replayed else receipt.outcome).inc()
     if receipt.outcome is Outcome.REJECTED:
         metrics.INGEST_REJECTED.labels(receipt.reason).inc()
     elif receipt.outcome is Outcome.QUARANTINED:

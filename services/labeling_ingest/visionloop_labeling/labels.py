@@ -102,7 +102,7 @@ class LabelLog:
     def measure(self) -> None:
         """Counts the events in the metrics, once the transaction is committed."""
         for event in self._recorded:
-            metrics.LABEL_EVENTS.labels(event.author_kind).inc()
+            metrics.LABEL_EVENTS.labels(event.kind, event.author_kind).inc()
             if event.seconds is not None:
                 metrics.LABEL_SECONDS.observe(event.seconds)
         self._agreement.measure()

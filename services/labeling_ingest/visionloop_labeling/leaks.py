@@ -20,6 +20,7 @@ from visionloop_labeling.schema import Blob, ImageGroup, Item, LabelHead, NearDu
 from visionloop_labeling.splits import PROTECTION
 
 LARGEST_GROUPS: Final = 10  # in the report
+JOINED_BY: Final = ("near_duplicate", "same_pixels", "declared_group")  # what makes images alike
 _ACCEPTED: Final = [kind for kind in AuthorKind if kind.accepted]
 _Split = ColumnElement[str]
 Query: TypeAlias = "Select[*tuple[Any, ...]]"

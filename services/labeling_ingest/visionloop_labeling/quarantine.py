@@ -19,7 +19,7 @@ from visionloop.objectstore import ObjectStore
 from visionloop_labeling import datasets, validation
 from visionloop_labeling.annotation import Draft
 from visionloop_labeling.database import Database
-from visionloop_labeling.receipts import ImageRow, Prepared
+from visionloop_labeling.receipts import ImageRow, Prepared, Way
 from visionloop_labeling.schema import Dataset, Quarantined
 
 FOLDER: Final = "quarantine/"
@@ -130,6 +130,7 @@ def row_of(database: Database, store: ObjectStore, dataset_name: str, sha256: st
         author_kind=kept.row["author_kind"],
         author=kept.author,
         source=kept.source,
+        way=Way.HTTP,  # somebody asks for it there
     )
 
 

@@ -40,9 +40,18 @@ class Outcome(StrEnum):
     QUARANTINED = "quarantined"
 
 
+class Way(StrEnum):
+    """How a row came in."""
+
+    GRPC = "grpc"
+    HTTP = "http"
+    IMPORT = "import"  # of a job that reads a file, a list of addresses or a bucket
+    FEEDBACK = "feedback"  # with an app's word on a prediction
+
+
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """A row as a caller sends it; nothing in it is trusted.
+    """A row as a caller sends it; nothing in it is trusted but the way it came.
 
     Importers leave `image` empty for an image that the dataset has and name it by `sha256`; what
     they cannot read comes with its `refusal`, so that it gets a receipt as well; a `remark` says in
@@ -63,6 +72,7 @@ class ImageRow:
     refusal: InvalidInputError | None = None
     remark: str = ""
     annotation: Draft | None = None
+    way: Way = field(kw_only=True)
 
     def draft(self) -> Draft | None:
         """What the row says its image shows, if anything."""

@@ -95,10 +95,11 @@ class Reconciler:
             elif blob is not None and not _matches(blob, stat):
                 lost.append(blob)
             elif blob is not None and blob.state == BLOB_MISSING:
-                found += self._mark([blob.sha256], BLOB_STORED)
+                found += self._mark([blob.sha256], BLOB_STORED, "found")
         # The row may be younger than our listing, so look again before anything is said.
         lost = [blob for blob in lost if not _matches(blob, self._stat(blob.sha256))]
-        missing = self._mark([one.sha256 for one in lost if one.state == BLOB_STORED], BLOB_MISSING)
+        newly_lost = [one.sha256 for one in lost if one.state == BLOB_STORED]
+        missing = self._mark(newly_lost, BLOB_MISSING, "missing")
         self._report(folder, [blob_key(one.sha256) for one in lost], named)
         return Findings(images, missing, found, unclaimed, unclaimed_bytes)
 
@@ -129,13 +130,14 @@ class Reconciler:
         except NotFoundError:
             return None
 
-    def _mark(self, sha256s: list[str], state: str) -> int:
+    def _mark(self, sha256s: list[str], state: str, counted_as: str) -> int:
         if sha256s:
             with self._database.write() as session:
                 session.execute(
                     update(Blob).where(Blob.sha256.in_(sha256s)).values(state=state),
                     execution_options={"synchronize_session": False},
                 )
+            metrics.RECONCILER_CHANGES.labels(counted_as).inc(len(sha256s))
         return len(sha256s)
 
     def _report(self, folder: int, lost: list[str], unclaimed: list[str]) -> None:

@@ -187,8 +187,8 @@ DATA_CASES = [
                 "an exporter writes half files",
                 {
                     counter("ingest_quarantined_total", reason="truncated"): "0+30x90",
-                    counter("ingest_images_total", outcome="accepted"): "0+60x90",
-                    counter("ingest_images_total", outcome="quarantined"): "0+30x90",
+                    counter("ingest_images_total", way="grpc", outcome="accepted"): "0+60x90",
+                    counter("ingest_images_total", way="import", outcome="quarantined"): "0+30x90",
                 },
                 at="80m",
                 labels={"job": JOB},
@@ -199,8 +199,8 @@ DATA_CASES = [
                 "one of a hundred",
                 {
                     counter("ingest_quarantined_total", reason="truncated"): "0+1x90",
-                    counter("ingest_images_total", outcome="accepted"): "0+99x90",
-                    counter("ingest_images_total", outcome="quarantined"): "0+1x90",
+                    counter("ingest_images_total", way="grpc", outcome="accepted"): "0+99x90",
+                    counter("ingest_images_total", way="import", outcome="quarantined"): "0+1x90",
                 },
                 at="80m",
             )

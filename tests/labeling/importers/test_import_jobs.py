@@ -9,6 +9,8 @@ from sqlalchemy import func, select, update
 from support.imports import bound, picture, queue, receipts, run, tarred, worker, zipped
 
 from visionloop.errors import ConflictError, NotFoundError, RefusedError, UnavailableError
+from visionloop.telemetry import labeling as metrics
+from visionloop.telemetry.metrics import values
 from visionloop_labeling import import_claims, import_jobs, import_receipts
 from visionloop_labeling.import_claims import LeaseLostError
 from visionloop_labeling.import_jobs import JobState
@@ -23,6 +25,12 @@ ALBUM = bound(*((name.rpartition("/")[2], data) for name, data in FILES.items())
 def count(core, table) -> int:
     with core.database.read() as session:
         return session.scalar(select(func.count()).select_from(table)) or 0
+
+
+def imported_again() -> float:
+    """Rows of import jobs whose image was there, as this process has counted them."""
+    found = values()[metrics.INGEST_IMAGES.metric.name]
+    return found.get(("import", "duplicate"), [0.0])[0]
 
 
 def expire_leases(core) -> None:
@@ -105,8 +113,10 @@ def test_the_same_key_is_one_import_and_another_request_under_it_is_refused(core
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_the_same_archive_again_is_all_duplicates(core) -> None:
     run(core, "archive", ARCHIVE)
+    before = imported_again()
     again = run(core, "archive", ARCHIVE)
     assert again.counts == {"duplicate": 12}
+    assert imported_again() == before + 12
     assert count(core, Item) == 12
     assert not any(label.disputed for label in core.labels().values())
 

@@ -13,7 +13,7 @@ from visionloop_labeling.api.errors import ERRORS, RejectedRowError
 from visionloop_labeling.api.resources import ReceiptOut
 from visionloop_labeling.auth import Gate
 from visionloop_labeling.labels import AuthorKind
-from visionloop_labeling.receipts import ImageRow, Outcome
+from visionloop_labeling.receipts import ImageRow, Outcome, Way
 from visionloop_labeling.service import LabelingService
 
 _MAX_KEY: Final = 195  # characters; with "http:" the 200 of a batch's name
@@ -70,6 +70,7 @@ async def _row(
         author_kind=author_kind,
         author=spoken_by(caller, author, author_kind),
         source=file.filename or "",
+        way=Way.HTTP,
     )
 
 
