@@ -64,15 +64,12 @@ class LearnedLabels:
 
     def _recorded(self, manifest: SnapshotManifest, sequence: int) -> datetime | None:
         query = (
-            select(LabelEvent.at, Dataset.last_sequence)
+            select(LabelEvent.at)
             .join(Dataset, Dataset.id == LabelEvent.dataset_id)
             .where(Dataset.name == manifest.dataset, LabelEvent.sequence == sequence)
         )
         with self._database.read() as session:
-            found = session.execute(query).tuples().first()
-        if found is None:
-            return None
-        at, last = found
-        # A database that was begun anew has other events under these sequences.
-        ours = last >= manifest.label_sequence and at <= manifest.created
-        return at if ours else None
+            at = session.scalar(query)
+        # A database that was begun anew, or went on from a backup, has other events under these
+        # sequences, and they are younger than the snapshot.
+        return at if at is not None and at <= manifest.created else None
