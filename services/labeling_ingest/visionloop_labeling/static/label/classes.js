@@ -1,11 +1,13 @@
 /**
- * The classes as buttons, each with its key, and the field that finds one among many.
+ * The classes as buttons, each with its key and its images so far, and the field that finds one
+ * among many.
  */
 
 /** @import { LabelClass, Suggestion } from "./wire.js" */
 
 import { html, setVariable } from "./dom.js";
 import { assignKeys } from "./keys.js";
+import { count } from "./progress.js";
 
 const SHOWN = 60; // buttons; the field finds the rest
 const FILTER_FROM = 10; // classes
@@ -41,6 +43,8 @@ export class ClassPanel extends EventTarget {
     this.probabilities = new Map();
     /** @type {Set<string>} */
     this.suggested = new Set();
+    /** @type {Map<string, number>} */
+    this.images = new Map();
     field.addEventListener("input", () => this.#draw());
     field.addEventListener("keydown", (event) => this.#typed(event));
   }
@@ -80,6 +84,18 @@ export class ClassPanel extends EventTarget {
     this.suggested = new Set(suggested);
     this.probabilities = new Map(suggestion?.scores ?? []);
     for (const button of this.list.querySelectorAll("button")) this.#dress(button);
+  }
+
+  /**
+   * Says how many images each class has, as a number and as a bar beside the largest class's.
+   * @param {Map<string, number>} images class id → images
+   */
+  weigh(images) {
+    this.images = images;
+    const most = Math.max(1, ...images.values());
+    setVariable(this.list, "--most", String(most));
+    setVariable(this.list, "--digits", String(count(most).length));
+    for (const button of this.list.querySelectorAll("button")) this.#weigh(button);
   }
 
   /** Opens the field for typing. */
@@ -125,9 +141,12 @@ export class ClassPanel extends EventTarget {
       html("span", { class: "chip", "aria-hidden": "true" }),
       html("span", { class: "name" }, one.name),
       html("span", { class: "probability" }),
+      html("span", { class: "count", "aria-hidden": "true" }),
+      html("span", { class: "hidden" }),
     );
     setVariable(button, "--colour", this.look(one.id).colour);
     this.#dress(button);
+    this.#weigh(button);
     return html("li", {}, button);
   }
 
@@ -139,7 +158,17 @@ export class ClassPanel extends EventTarget {
     button.classList.toggle("suggested", this.suggested.has(id));
     const shown = button.querySelector(".probability");
     if (shown) shown.textContent = probability === undefined ? "" : percent(probability);
-    setVariable(button, "--share", String(probability ?? 0));
+  }
+
+  /** @param {HTMLElement} button */
+  #weigh(button) {
+    const images = this.images.get(button.dataset.id ?? "") ?? 0;
+    if (button.dataset.images === String(images)) return;
+    button.dataset.images = String(images);
+    setVariable(button, "--images", String(images));
+    const [shown, said] = [...button.children].slice(-2);
+    shown.textContent = count(images);
+    said.textContent = `(${images} ${images === 1 ? "image" : "images"})`;
   }
 
   /** @param {KeyboardEvent} event in the field */

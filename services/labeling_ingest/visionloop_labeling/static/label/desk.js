@@ -15,10 +15,10 @@ import { inWords } from "./describe.js";
 import { byId } from "./dom.js";
 import { Draft, outcome, suggestedClasses } from "./draft.js";
 import { Drafts } from "./drafts.js";
-import { currentAnnotation } from "./session.js";
 import { drawShapes } from "./shapes.js";
 import { Stage } from "./stage.js";
 import { announce, showItem, showPreview } from "./view.js";
+import { currentAnnotation } from "./visit.js";
 
 export class Desk {
   /**

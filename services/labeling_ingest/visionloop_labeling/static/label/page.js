@@ -6,6 +6,7 @@
 /** @import { QueueState, Task } from "./wire.js" */
 
 import { Api } from "./api.js";
+import { Balance } from "./balance.js";
 import { Conflicts } from "./conflicts.js";
 import { saidInWords } from "./describe.js";
 import { Desk } from "./desk.js";
@@ -14,9 +15,10 @@ import { Journal } from "./journal.js";
 import { Keys } from "./keys.js";
 import { Progress } from "./progress.js";
 import { Queue } from "./queue.js";
-import { Session, currentAnnotation } from "./session.js";
+import { Session } from "./session.js";
 import { Strip } from "./strip.js";
 import { announce, showJournal, showMeanings, showNothing, showTrouble } from "./view.js";
+import { currentAnnotation } from "./visit.js";
 
 const COUNTED = 500; // earlier events that are counted for today, and that undo reaches
 
@@ -35,6 +37,7 @@ const { boxes, classes, stage } = desk;
 const conflicts = new Conflicts(api, journal, session, desk.look);
 const strip = new Strip(byId("strip"), api, session, desk.look);
 const progress = new Progress(byId("progress"));
+const balance = new Balance(api, journal);
 const keys = new Keys();
 
 // ---- commands -----------------------------------------------------------------------------------
@@ -205,6 +208,7 @@ function show() {
 function showBeside() {
   strip.draw();
   progress.show(session.moments, queue.remaining);
+  classes.weigh(balance.images);
 }
 
 /** @param {any[]} events of this person, newest first */
@@ -219,6 +223,11 @@ function countToday(events) {
 }
 
 session.addEventListener("show", show);
+session.addEventListener("moved", (event) => {
+  const { sha256, before, now } = /** @type {CustomEvent} */ (event).detail;
+  balance.move(sha256, before, now);
+});
+balance.addEventListener("change", () => classes.weigh(balance.images));
 session.addEventListener("remembered", () => desk.showDraft());
 session.addEventListener("unreachable", () =>
   announce("Undone; the image is shown when the service answers again.", true),
@@ -252,6 +261,7 @@ async function start() {
     api.preferences(),
   ]);
   desk.open(found, attributes);
+  balance.open(found);
   offerAtOnce(attributes.length > 0);
   offerKeys();
   showMeanings(found);

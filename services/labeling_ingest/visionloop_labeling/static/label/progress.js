@@ -54,6 +54,6 @@ export function rate(moments, now) {
 }
 
 /** @param {number} value */
-function count(value) {
+export function count(value) {
   return value.toLocaleString("en").replaceAll(",", "\u202f");
 }

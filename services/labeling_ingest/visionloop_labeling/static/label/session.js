@@ -6,25 +6,23 @@
  */
 
 /** @import { Api } from "./api.js" */
-/** @import { Journal, Reference } from "./journal.js" */
-/** @import { Preview, Queue } from "./queue.js" */
-/** @import { Annotation, Item, Kind, LabelEvent } from "./wire.js" */
+/** @import { Journal } from "./journal.js" */
+/** @import { Queue } from "./queue.js" */
+/** @import { Visit } from "./visit.js" */
+/** @import { Item, Kind, LabelEvent } from "./wire.js" */
 
 import { uuid } from "./uuid.js";
+import { countedClasses, isSettled } from "./visit.js";
 
 const KEPT = 100; // images to go back to
 const UNDO_PATIENCE = 5_000; // milliseconds; later its image would come as a surprise
 
-/**
- * One image on the way. `item` is what the service said, `statements` what was said here since.
- * @typedef {{item: Item, preview: Preview, statements: Statement[], last?: Reference}} Visit
- * @typedef {{event_id: string, kind: Kind, annotation?: Annotation}} Statement
- * @typedef {{event_id: string, sha256: string, kind: Kind, sequence?: number}} Said
- */
+/** @typedef {{event_id: string, sha256: string, kind: Kind, sequence?: number}} Said */
 
 export class Session extends EventTarget {
   /**
-   * Dispatches "show" when another image, or the same in another state, is to be shown.
+   * Dispatches "show" when another image, or the same in another state, is to be shown, and "moved"
+   * ({sha256, before, now}) when something was said: the classes that an image counted for and does.
    * @param {Api} api
    * @param {Queue} queue
    * @param {Journal} journal
@@ -82,6 +80,7 @@ export class Session extends EventTarget {
     const visit = this.visit;
     if (!visit) return undefined;
     const { sha256, sequence } = visit.item;
+    const before = countedClasses(visit);
     /** @type {LabelEvent} */
     const body = { event_id: uuid(), sha256, kind, seconds: this.seconds, ...more };
     if (!visit.last) body.base_sequence = sequence;
@@ -91,6 +90,7 @@ export class Session extends EventTarget {
     this.said.push({ event_id: body.event_id, sha256, kind });
     if (kind === "label") this.moments.push(Date.now());
     this.queue.done(sha256);
+    this.#tell(visit, before);
     return body;
   }
 
@@ -154,10 +154,12 @@ export class Session extends EventTarget {
       return last.kind;
     }
     const visit = this.trail[place];
+    const before = countedClasses(visit);
     visit.statements = visit.statements.filter((one) => one.event_id !== last.event_id);
     visit.last = { event: event_id, otherwise: visit.item.sequence };
     this.cursor = place;
     visit.preview = this.queue.preview(visit.item.sha256);
+    this.#tell(visit, before);
     this.#show();
     return last.kind;
   }
@@ -245,6 +247,12 @@ export class Session extends EventTarget {
     this.dispatchEvent(new Event("remembered"));
   }
 
+  /** @param {Visit} visit @param {string[]} before */
+  #tell(visit, before) {
+    const detail = { sha256: visit.item.sha256, before, now: countedClasses(visit) };
+    this.dispatchEvent(new CustomEvent("moved", { detail }));
+  }
+
   #show() {
     this.shownAt = performance.now();
     this.hidden = 0;
@@ -256,27 +264,4 @@ export class Session extends EventTarget {
     if (document.hidden) this.hiddenSince = performance.now();
     else this.hidden += performance.now() - this.hiddenSince;
   }
-}
-
-/**
- * What counts for an image now, as far as is known here.
- * @param {Visit} visit
- * @returns {Annotation | null}
- */
-export function currentAnnotation(visit) {
-  const labels = visit.statements.filter((one) => one.kind === "label");
-  return labels.at(-1)?.annotation ?? visit.item.annotation;
-}
-
-/**
- * The last thing said here about an image: "label", "skip", "flag", or undefined.
- * @param {Visit} visit
- */
-export function lastSaid(visit) {
-  return visit.statements.at(-1)?.kind;
-}
-
-/** @param {Visit} visit */
-function isSettled(visit) {
-  return visit.statements.length > 0;
 }

@@ -1,11 +1,12 @@
 /** The images that were before, as small pictures to go back to. */
 
 /** @import { Api } from "./api.js" */
-/** @import { Session, Visit } from "./session.js" */
+/** @import { Session } from "./session.js" */
+/** @import { Visit } from "./visit.js" */
 
 import { inWords } from "./describe.js";
 import { html } from "./dom.js";
-import { currentAnnotation, lastSaid } from "./session.js";
+import { currentAnnotation, lastSaid } from "./visit.js";
 
 const SHOWN = 24;
 

@@ -5,7 +5,7 @@
 
 /** @import { Journal } from "./journal.js" */
 /** @import { Queue } from "./queue.js" */
-/** @import { Visit } from "./session.js" */
+/** @import { Visit } from "./visit.js" */
 /** @import { Item, LabelClass, Task } from "./wire.js" */
 
 import { percent } from "./classes.js";

@@ -18,7 +18,7 @@
  *   disputed: boolean, suggestion: Suggestion | null, leased_until: string | null,
  *   source: string, split: string | null, attributes: Record<string, string>}} Item
  * @typedef {{id: string, name: string, state: string, place: number, hotkey: string,
- *   colour: string, help: string}} LabelClass
+ *   colour: string, help: string, images: number}} LabelClass
  * @typedef {{name: string, kind: "choice" | "number" | "colour",
  *   detail: {choices?: string[], minimum?: number, maximum?: number, unit?: string},
  *   retired?: boolean}} Attribute
