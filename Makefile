@@ -9,7 +9,7 @@ DATA ?= visionloop-data
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-images test-kill test-cluster test-fuzz bench-serving bench-serving-gpu bench-ingest bench-training bench-accuracy bench-accuracy-peers \
 	bench-labeling-scale bench-labelling-page bench-gate bench-backbones perf-analyzer charts-verify charts-snapshots charts-checkov soak lint format protos lock \
-	lock-images images charts-run serve label up clean
+	lock-images images pictures charts-run serve label up clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
@@ -120,6 +120,9 @@ build/lock/bin/uv:
 images: ## the container images (BASE_IMAGE=…@sha256:…  IMAGES="inference-cpu …"  TAG=…  PREFIX=…  BUILDER=…)
 	@BASE_IMAGE="$(BASE_IMAGE)" IMAGES="$(IMAGES)" TAG="$(TAG)" PREFIX="$(PREFIX)" \
 		BUILDER="$(BUILDER)" BUILD_FLAGS="$(BUILD_FLAGS)" $(PYTHON) images/build.py
+
+pictures: $(READY) ## the pictures that docs/labeling.md shows, taken anew from a running service (Debian's chromium)
+	$(BIN)/python -m docs.pictures.render
 
 serve: $(READY) ## the inference service with embedded defaults, data in $(DATA)
 	$(BIN)/visionloop-inference --store file://$(abspath $(DATA))/store

@@ -1,9 +1,9 @@
-"""The pictures of docs/labeling.md, taken from a running service: `python -m docs.pictures.render`.
+"""The pictures of docs/labeling.md, taken from a running service: `make pictures`.
 
 Starts labeling-ingest with accounts, fills it (`staging`), signs in and photographs every view.
-`--all FOLDER` takes each view light and dark, wide and narrow, for looking at while working on the
-pages. Needs Chromium and the `dev` extra; about a minute. Pictures have a palette of 256 colours,
-so that they stay small in the repository.
+`python -m docs.pictures.render --all FOLDER` takes each view light and dark, wide and narrow, for
+looking at while working on the pages. Needs Chromium and the `dev` extra; about a minute. Pictures
+have a palette of 256 colours, so that they stay small in the repository.
 """
 
 import argparse
@@ -87,10 +87,15 @@ def views(stage: Stage) -> list[View]:
 
 # What docs/labeling.md shows, beside the light and wide picture of every view in this table.
 SHOWN = {
-    "start": (), "overview": (DARK,), "label": (DARK, PHONE), "boxes": (), "grid": (PHONE,),
+    "start": (), "overview": (), "label": (DARK, PHONE), "boxes": (), "grid": (),
     "review": (), "browse": (), "image": (), "classes": (), "snapshots": (), "imports": (),
     "accounts": (),
 }  # fmt: skip
+
+
+def shown_files() -> set[str]:
+    """The names of the pictures that the pages of docs show."""
+    return {f"{name}{look.ending}.png" for name, looks in SHOWN.items() for look in (LIGHT, *looks)}
 
 
 def _await_image(page: Page) -> None:
@@ -226,7 +231,10 @@ def main() -> None:
         try:
             stage.set()
             cookies = sign_in(browser, stage, "ada")
-            for view in views(stage):
+            found = views(stage)
+            if unknown := SHOWN.keys() - {view.name for view in found}:
+                sys.exit(f"no view is named {', '.join(sorted(unknown))}")
+            for view in found:
                 looks = LOOKS if options.all else (LIGHT, *SHOWN.get(view.name, ()))
                 wanted = options.all or view.name in SHOWN
                 if not (wanted and view.name.startswith(options.only)):

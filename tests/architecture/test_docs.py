@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from docs.pictures.render import shown_files
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", *ROOT.glob("charts/*/README.md")])
@@ -54,3 +56,12 @@ def test_make_knows_its_targets(page: Path) -> None:
     said = [*FENCED.findall(text), *re.findall(r"`[^`\n]+`", prose(page))]
     named = re.findall(r"^`?make ([a-z-]+)", "\n".join(said), re.MULTILINE)
     assert set(named) <= targets
+
+
+def test_pictures_are_shown_and_can_be_taken_anew() -> None:
+    pictures = DOCS / "pictures"
+    linked = {
+        (page.parent / link).resolve() for page in PAGES for link in LINK.findall(prose(page))
+    }
+    shown = {path.name for path in linked if path.parent == pictures}
+    assert shown == {path.name for path in pictures.glob("*.png")} == shown_files()

@@ -1,23 +1,21 @@
 """For everybody: axe-core's rules, small and large screens, focus, what is said aloud."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
+from support.axe import violations
 from support.browser import Chromium
+from support.labeling_server import running_labeling
 from support.labelling_page import Labeller, Site
 from support.photographs import photograph
+
+from visionloop_labeling import account_commands
 
 pytestmark = pytest.mark.browser
 MakeSite = Callable[..., Site]
 SIZES = [(1440, 900), (360, 740)]
-
-
-def violations(page: Page) -> list[str]:
-    """What axe-core finds, in words."""
-    found = Axe().run(page).response["violations"]
-    return [f"{one['id']}: {[node['html'][:120] for node in one['nodes']]}" for one in found]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -46,6 +44,57 @@ def test_axe_finds_nothing(
         labeller.decide("s")
         assert violations(page) == []  # nothing left
         labeller.wait_saved()
+
+
+def test_axe_finds_nothing_where_people_sign_in(chromium: Chromium, tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("a long enough password\n")
+    with running_labeling(tmp_path / "service", "--accounts") as server:
+        beside = f"--database={server.database}"
+        for command in (
+            ["add", "ada", "--role=admin", f"--password-file={password}"],
+            ["add", "line-3", "--role=service", "--no-password"],
+            ["add", "ben", "--role=labeller", "--no-password"],
+            ["disable", "ben"],
+            ["token", "line-3", "--for=conveyor camera"],
+            ["token", "ada", "--for=notebook", "--days=9"],
+        ):
+            account_commands.run([*command, beside])
+        found: dict[tuple[str, int], list[str]] = {}
+        for (width, height), scheme in zip(SIZES, ("light", "dark"), strict=True):
+            size = {"width": width, "height": height}
+            with chromium.page(viewport=size, color_scheme=scheme) as page:
+                for moment in _moments_with_accounts(page, f"http://{server.http_address}"):
+                    if wrong := violations(page):
+                        found[moment, width] = wrong
+                    assert page.evaluate("document.documentElement.scrollWidth") <= width, moment
+    assert found == {}
+
+
+def _moments_with_accounts(page: Page, address: str) -> Iterator[str]:
+    """What somebody sees who signs in and looks after accounts, one moment after the other."""
+    page.goto(f"{address}/accounts")
+    yield "signed out"
+    for tried, leads in (("not this one", "login"), ("a long enough password", "accounts")):
+        page.get_by_label("Name").fill("ada")
+        page.get_by_label("Password").fill(tried)
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url(f"{address}/{leads}")
+        yield f"after {tried!r}"
+    page.get_by_label("Change line-3").click()
+    yield "a menu is open"
+    page.get_by_label("Change line-3").click()
+    page.get_by_label("Name", exact=True).fill("rosa")
+    page.get_by_label("Password", exact=True).fill("short")
+    page.get_by_role("button", name="Make account").click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    yield "refused"
+    page.goto(f"{address}/account")
+    yield "one's own account"
+    page.get_by_label("What it is for").fill("a script")
+    page.get_by_role("button", name="Make token").click()
+    expect(page.locator("[data-made-token] code")).to_be_focused()
+    yield "a token is made"
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import FilePayload, Page, expect
+from support.axe import violations
 from support.browser import Chromium
 from support.labelling_page import Site
 from support.photographs import photograph
@@ -390,17 +390,27 @@ def test_a_dataset_is_made_without_scripts(chromium: Chromium, site) -> None:
 
 def test_axe_finds_nothing_on_any_page(chromium: Chromium, site, cells) -> None:
     """Wide and light, narrow and dark; and no page is wider than its screen."""
-    made = site()
+    made = site(("sound", "cracked", *(f"fault-{number}" for number in range(10))))
     images = made.add(cells[:8])
     for one in images[:4]:
         say(made, one, "sound")
+    made.ask("POST", f"{made.root}/snapshots")
+    say(made, images[1], "cracked")
+    say(made, images[4], "cracked")
+    made.ask("POST", f"{made.root}/snapshots")
     disagree(made, images[0], "cracked")
     predict(made, {one: {"sound": 0.9, "cracked": 0.1} for one in images})
-    made.ask("POST", f"{made.root}/snapshots")
+    made.ask("PUT", f"{made.root}/attributes", [
+        {"name": "light", "kind": "choice", "detail": {"choices": ["even", "fading"]}},
+        {"name": "cracks", "kind": "number", "detail": {"minimum": 0, "maximum": 20}},
+        {"name": "tint", "kind": "colour", "detail": {}},
+    ])  # fmt: skip
+    made.ask("PUT", f"{made.root}/preferences", {"instructions": "Scratches do not count."})
+    first, second = made.ask("GET", f"{made.root}/snapshots")
     names = (
-        *("", "browse", "browse?state=skipped", "grid", "review", "classes"),
-        *("classes?edit=sound", "imports", "snapshots", "quarantine"),
-        *(f"images/{images[0]}", "../.."),
+        *("", "label", "label?state=review", "browse", "browse?state=skipped", "grid", "review"),
+        *("classes", "classes?edit=sound", "imports", "snapshots", "quarantine"),
+        *(f"snapshots?from={first['id']}&to={second['id']}", f"images/{images[0]}", "../.."),
     )
     found: dict[tuple[str, str], list[str]] = {}
     for scheme, width in (("light", 1440), ("dark", 360)):
@@ -410,13 +420,9 @@ def test_axe_finds_nothing_on_any_page(chromium: Chromium, site, cells) -> None:
             for name in names:
                 here.open(name)
                 page.wait_for_function("() => !document.querySelector('[aria-busy=true]')")
+                if name.startswith("label"):
+                    page.wait_for_selector("#layer:not([hidden]) #picture img")
                 if wrong := violations(page):
                     found[name, scheme] = wrong
                 assert page.evaluate("document.documentElement.scrollWidth") <= width, name
     assert found == {}
-
-
-def violations(page: Page) -> list[str]:
-    """What axe-core finds, in words."""
-    found = Axe().run(page).response["violations"]
-    return [f"{one['id']}: {[node['html'][:160] for node in one['nodes']]}" for one in found]
