@@ -38,7 +38,7 @@ def facts(url: str, store: ObjectStore) -> Facts:
     One snapshot of the database, so that a commit that a killed service's server still finishes is
     seen whole or not at all.
     """
-    engine = _engine(url)
+    engine = engine_of(url)
     try:
         with engine.connect() as connection, connection.begin():
 
@@ -83,7 +83,8 @@ def facts(url: str, store: ObjectStore) -> Facts:
     )
 
 
-def _engine(url: str) -> Engine:
+def engine_of(url: str) -> Engine:
+    """For reading beside the program: one state of the database to a transaction."""
     parsed = make_url(url)
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")

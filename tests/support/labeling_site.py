@@ -56,9 +56,9 @@ class Site:
         with self.service.database.write() as session:
             accounts.change(session, accounts.find(session, name), disabled=True)
 
-    def token(self, name: str) -> str:
-        """An API token of the account, one per test site."""
-        if name not in self._tokens:
+    def token(self, name: str, *, anew: bool = False) -> str:
+        """An API token of the account, one per test site, unless another is asked for."""
+        if anew or name not in self._tokens:
             with self.service.database.write() as session:
                 account = accounts.find(session, name)
                 _, secret = tokens.make(session, account, "test", datetime.now(UTC), None)

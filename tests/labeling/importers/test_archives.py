@@ -196,6 +196,7 @@ def test_a_zip_entry_larger_than_it_says_is_refused(folder: Path) -> None:
     archive.close()
 
 
+CASES = int(os.environ.get("FUZZ_CASES", "500"))
 SEEDS = [
     zipped({"s/a/1.png": IMAGE, "s/b/2.png": picture(2), "s/x.txt": b"x"}),
     tarred({"s/a/1.png": IMAGE, "s/b/2.png": picture(2)}),
@@ -208,10 +209,9 @@ KINDS_OF_SEEDS = ["archive", "archive", "archive", "yolo", "csv"]
 
 def test_mutated_archives_give_rows_or_typed_refusals() -> None:
     """Cut, flipped, spliced, lengths replaced: never anything but rows or InvalidInputError."""
-    rounds = int(os.environ.get("MUTATIONS", "500"))
     chance = random.Random(4)
     ends = {"rows": 0, "refused": 0}
-    for number in range(rounds):
+    for number in range(CASES):
         seed = number % len(SEEDS)
         data = _mutated(bytearray(SEEDS[seed]), chance)
         try:
@@ -219,7 +219,7 @@ def test_mutated_archives_give_rows_or_typed_refusals() -> None:
             ends["rows"] += 1
         except InvalidInputError:
             ends["refused"] += 1
-    assert min(ends.values()) > rounds / 20
+    assert min(ends.values()) > CASES / 20
 
 
 def _mutated(data: bytearray, chance: random.Random) -> bytes:
