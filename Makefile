@@ -41,9 +41,11 @@ charts-run: $(READY) ## the charts' serving pods, run from freshly built images 
 test-cluster: $(READY) ## the loop on the cluster that KUBECONFIG points at (CLUSTER_VALUES=…: registry of the images)
 	$(BIN)/python -m pytest tests/cluster -m cluster
 
-test-fuzz: $(READY) ## the fuzz tests, each with FUZZ_CASES cases (100000)
+test-fuzz: $(READY) ## the fuzz tests, each with FUZZ_CASES cases (100000) or, where one takes long, a share of them
 	FUZZ_CASES=$${FUZZ_CASES:-100000} $(BIN)/python -m pytest --timeout 7200 tests/core/test_images_hostile.py \
-		tests/inference/test_open_inference_hostile.py tests/inference/test_raw_contents.py tests/inference/test_faults_fuzz.py
+		tests/inference/test_open_inference_hostile.py tests/inference/test_raw_contents.py tests/inference/test_faults_fuzz.py \
+		tests/labeling/test_inspectors.py tests/labeling/importers/test_archives.py \
+		tests/labeling/importers/test_hostile_files.py tests/labeling/test_schemathesis.py
 
 bench-serving: $(READY) ## the inference service beside its limits and its peers (PEERS=… MODELS=…); build/bench/serving.json
 	$(BIN)/python -m bench.serving

@@ -5,7 +5,13 @@ import signal
 
 import pytest
 
-pytest_plugins = ["support.browser", "support.helm", "support.postgres", "support.stores"]
+pytest_plugins = [
+    "support.browser",
+    "support.helm",
+    "support.kill_places",
+    "support.postgres",
+    "support.stores",
+]
 
 
 # What the tests' own starter ignores (nohup, a shell's &) would be ignored by the programs, too.

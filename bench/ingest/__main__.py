@@ -13,7 +13,8 @@ Writes build/bench/ingest.json and prints the table. Three parts:
             that do not count, because the limit loop imports everything and decodes an image before
             its clock starts, too. What they take is told (`warm_up_seconds`): the decoding
             processes are started, statements compiled, files made.
-- bulk      one import of many small images; the memory of the whole service over its course.
+- bulk      one gRPC stream of many small images (no import job); the memory of the whole service
+            over its course.
 - peer      Label Studio taking in the same 20 kB images as in `rate`.
 """
 
@@ -216,7 +217,7 @@ def _verdicts(document: dict[str, Any]) -> list[dict[str, Any]]:
     bulk, peer = document["bulk"], document["peer"]
     verdicts.append(
         {
-            "claim": f"an import of {bulk['rows']:,} rows in flat memory",
+            "claim": f"one gRPC stream of {bulk['rows']:,} rows in flat memory",
             "holds": bulk["growth"] <= FLAT,
             "figures": f"{bulk['rss_mb_second_quarter']} MB in the second quarter, "
             f"{bulk['rss_mb_last_quarter']} MB in the last, {bulk['images_per_second']}/s",

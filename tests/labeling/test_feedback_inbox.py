@@ -2,18 +2,14 @@
 
 import hashlib
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import select
 from support.bundles import encoded, of_several, publish_bundle
 
 from visionloop.errors import UnavailableError
@@ -328,40 +324,3 @@ def test_a_fault_of_ours_leaves_one_and_takes_the_others(core, inbox, monkeypatc
     assert waiting(core) == [feedback_key(unlucky.header.id)]
     assert len(events_of(core, 5)) == 1
     assert "could not be taken" in caplog.text
-
-
-DRAIN = """
-import sys
-from visionloop.images import Limits
-from visionloop.objectstore import open_store
-from visionloop_labeling.database import open_database
-from visionloop_labeling.feedback_inbox import FeedbackInbox
-from visionloop_labeling.ingest import Ingest
-store, database = open_store(sys.argv[1]), open_database(sys.argv[2])
-FeedbackInbox(database, store, Ingest(database, store, Limits())).drain()
-"""
-
-
-@pytest.mark.kill
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_a_kill_anywhere_neither_loses_nor_doubles(core, inbox, database_url, tmp_path) -> None:
-    first, second = (str(uuid.UUID(int=number)) for number in (1, 2))
-    leave(core, feedback(9, "rocket", id=first), bad := feedback(3, "teapot", id=second))
-    core.database.close()
-
-    def drain_until(failpoint: str) -> int:
-        return subprocess.run(
-            [sys.executable, "-c", DRAIN, f"file://{tmp_path / 'store'}", database_url],
-            env={**os.environ, "VISIONLOOP_FAILPOINT": failpoint},
-            check=False,
-        ).returncode
-
-    for point in ("taken_in", "recorded", "deleted", "refused"):
-        assert drain_until(f"feedback.{point}") == -signal.SIGKILL, point
-    assert drain_until("") == 0
-    assert waiting(core) == []
-    assert refusal(core, bad) == "unknown_class"
-    assert len(events_of(core, 9)) == 1
-    with core.database.read() as session:
-        found = select(func.count()).where(Item.sha256 == sha256_of(9))
-        assert session.scalar(found) == 1

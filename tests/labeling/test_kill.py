@@ -12,7 +12,6 @@ moments and n/5 deaths at each failpoint: 25 make 300 random moments and 120 fai
 
 import contextlib
 import hashlib
-import os
 import random
 import threading
 import time
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from support.kill_places import ROUNDS, Place, place_of, places
 from support.labeling_facts import Facts, check_bytes, check_whole, facts
 from support.labeling_server import LabelingServer, running_labeling
 from support.pictures import noise, opened, png
@@ -34,7 +34,6 @@ from visionloop.proto.v1 import labeling_pb2 as pb
 from visionloop_labeling.database import open_database
 from visionloop_labeling.reconcile import Reconciler
 
-ROUNDS = int(os.environ.get("KILL_ROUNDS", "0"))
 DATASET = "cells"
 SENDERS = 3
 IN_FLIGHT = 8  # rows of one sender without a receipt
@@ -141,11 +140,10 @@ class Sender(threading.Thread):
 class Campaign:
     """One database and one store, and the kills they live through."""
 
-    def __init__(self, folder: Path, database: str, store: str, seed: str) -> None:
+    def __init__(self, folder: Path, place: Place, seed: str) -> None:
         self._folder = folder
-        self._database = database
-        self._store_url = store
-        self._store = open_store(store)
+        self._place = place
+        self._store = open_store(place.store)
         self._random = random.Random(seed)
         self._books = Books(unanswered={n: [] for n in range(SENDERS)})
         self._rounds = 0
@@ -199,8 +197,8 @@ class Campaign:
         return running_labeling(
             self._folder,
             "--inspectors=2",
-            store=self._store_url,
-            database=self._database,
+            store=self._place.store,
+            database=self._place.database,
             **environment,
         )
 
@@ -251,10 +249,10 @@ class Campaign:
             assert found.rows[key] == receipt[:2], key
 
     def _facts(self) -> Facts:
-        return facts(self._database, self._store)
+        return facts(self._place.database, self._store)
 
     def _check_reconciled(self) -> None:
-        database = open_database(self._database)
+        database = open_database(self._place.database)
         try:
             findings = Reconciler(database, self._store, grace=timedelta(0)).sweep()
         finally:
@@ -264,18 +262,9 @@ class Campaign:
 
 
 def campaign(request: pytest.FixtureRequest, folder: Path, database: str, store: str) -> Campaign:
-    """A campaign on the databases and stores of these names."""
-    url = f"sqlite:///{folder / 'labeling.db'}"
-    if database == "postgres":
-        url = request.getfixturevalue("postgres_url")
-    place = f"file://{folder / 'store'}"
-    if store == "s3":
-        place = request.getfixturevalue("s3_url")
-    return Campaign(folder, url, place, seed=f"{database}-{store}")
-
-
-SQLITE, POSTGRES = "sqlite", pytest.param("postgres", marks=pytest.mark.postgres)
-FILE, S3 = "file", pytest.param("s3", marks=pytest.mark.s3)
+    """A campaign on the database and the store of these names."""
+    place = place_of(request, folder, database, store)
+    return Campaign(folder, place, seed=f"{database}-{store}")
 
 
 @pytest.mark.kill
@@ -305,15 +294,14 @@ if ROUNDS:  # half an hour and more: `make test-kill`
 
     @pytest.mark.kill
     @pytest.mark.timeout(7200)
-    @pytest.mark.parametrize("store", [FILE, S3])
-    @pytest.mark.parametrize("database", [SQLITE, POSTGRES])
+    @pytest.mark.parametrize("place", places(), indirect=True)
     def test_killed_over_and_over(
-        request: pytest.FixtureRequest, tmp_path: Path, database: str, store: str
+        request: pytest.FixtureRequest, tmp_path: Path, place: Place
     ) -> None:
-        on = campaign(request, tmp_path, database, store)
+        on = Campaign(tmp_path, place, seed=request.node.name)
         moments, deaths = 3 * ROUNDS, -(-ROUNDS // 5)
         planned = deaths * list(FAILPOINTS) + moments * [""]
-        random.Random(f"{database}-{store}").shuffle(planned)
+        random.Random(request.node.name).shuffle(planned)
         for failpoint in planned:
             if failpoint:
                 on.kill_at(failpoint)

@@ -10,13 +10,13 @@ outside: log against the answers, and everything that follows from the log again
 """
 
 import contextlib
-import os
 import random
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from support.kill_places import ROUNDS, place_of
 from support.label_log import LabelTables, check_label_tables, label_tables
 from support.label_people import Books, Person
 from support.labeling_server import LabelingServer, running_labeling
@@ -30,7 +30,6 @@ from visionloop_labeling.database import open_database
 from visionloop_labeling.ingest import Ingest
 from visionloop_labeling.receipts import ImageRow
 
-ROUNDS = int(os.environ.get("KILL_ROUNDS", "0"))
 DATASET = "cells"
 IMAGES = 12
 PEOPLE = {
@@ -147,9 +146,7 @@ class Campaign:
 
 def campaign(request: pytest.FixtureRequest, folder: Path, database: str) -> Campaign:
     """A campaign on the database of this name."""
-    url = f"sqlite:///{folder / 'labeling.db'}"
-    if database == "postgres":
-        url = request.getfixturevalue("postgres_url")
+    url = place_of(request, folder, database, "file").database
     return Campaign(folder, url, seed=database)
 
 

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import os
 import random
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import httpx
 import pytest
 from support.command_line import result, visionloop
 from support.imports import picture, tarred, zipped
+from support.kill_places import ROUNDS, Place, at, places
 from support.labeling_server import LabelingServer, running_labeling
 
 FILES = {f"set/{'cats' if n % 2 else 'dogs'}/{n}.png": picture(n) for n in range(48)}
@@ -29,16 +30,18 @@ def client(server: LabelingServer) -> httpx.Client:
     return httpx.Client(base_url=f"http://{server.http_address}", timeout=60)
 
 
-def begin(http: httpx.Client, kind: str, data: bytes | None, **more: Any) -> httpx.Response:
+def begin(
+    http: httpx.Client, kind: str, data: bytes | None, dataset: str = "d", **more: Any
+) -> httpx.Response:
     files = {} if data is None else {"file": ("x", data)}
     said = {"kind": kind, "parameters": json.dumps(more.pop("said", {}))}
     sent = {name: (None, value) for name, value in said.items()}
-    return http.post("/v1/datasets/d/imports", files={**sent, **files}, **more)
+    return http.post(f"/v1/datasets/{dataset}/imports", files={**sent, **files}, **more)
 
 
-def finished(http: httpx.Client, key: str) -> dict[str, Any]:
+def finished(http: httpx.Client, key: str, dataset: str = "d") -> dict[str, Any]:
     while True:
-        job = http.get(f"/v1/datasets/d/imports/{key}").json()
+        job = http.get(f"/v1/datasets/{dataset}/imports/{key}").json()
         if job["state"] not in ("queued", "running"):
             return job
         time.sleep(0.02)
@@ -194,8 +197,8 @@ def test_the_cli_sends_folders_of_annotations_and_follows(
     assert "does not name its classes" in broken
 
 
-# The suite dies at the first of these; KILL_ROUNDS asks for all, each with as many random moments.
-ROUNDS = int(os.environ.get("KILL_ROUNDS", "0"))
+# The suite dies at the first of these on SQLite and files; KILL_ROUNDS asks for all of them, each
+# with random moments, on every combination of database and store.
 FAILPOINTS = [
     "import.checkpoint:1",
     "import.staged",
@@ -208,25 +211,34 @@ FAILPOINTS = [
 
 
 @pytest.mark.kill
-def test_an_import_survives_kills_and_stops(tmp_path: Path) -> None:
+@pytest.mark.timeout(7200 if ROUNDS else 600)
+@pytest.mark.parametrize("place", places(sample=at("sqlite", "file")), indirect=True)
+def test_an_import_survives_kills_and_stops(place: Place, tmp_path: Path) -> None:
     """Killed at a step, killed at random moments, stopped: sent again it has each row once."""
     chance = random.Random(ROUNDS)
+
+    def running(**environment: str) -> AbstractContextManager[LabelingServer]:
+        return running_labeling(
+            tmp_path, "--inspectors=1", store=place.store, database=place.database, **environment
+        )
+
     for number, failpoint in enumerate(FAILPOINTS if ROUNDS else FAILPOINTS[:1]):
-        folder = tmp_path / str(number)
-        with running_labeling(folder, VISIONLOOP_FAILPOINT=failpoint) as server:
-            send(server)
+        dataset = f"d{number}"  # with the same images: the later ones find them in the store
+        with running(VISIONLOOP_FAILPOINT=failpoint) as server:
+            send(server, dataset)
             server.wait_killed()
-        for _ in range(ROUNDS):
-            with running_labeling(folder) as server:
-                send(server)
+        for _ in range(ROUNDS // 5):
+            with running() as server:
+                send(server, dataset)
                 time.sleep(chance.uniform(0.0, 0.6))
                 server.process.send_signal(signal.SIGKILL)
                 server.wait_killed()
         if ROUNDS:
-            with running_labeling(folder) as server:
-                send(server)
+            with running() as server:
+                send(server, dataset)
                 assert server.terminate() == 0  # in time, the job given back
-        check_once(folder)
+        with running() as server:
+            check_once(server, dataset)
 
 
 # Two imports under their keys; the first one dies at the first failpoint.
@@ -240,35 +252,35 @@ FORMS: dict[str, list[tuple[str, Any]]] = {
 }
 
 
-def send(server: LabelingServer) -> None:
+def send(server: LabelingServer, dataset: str) -> None:
     with client(server) as http:
         try:
-            http.post("/v1/datasets", json={"name": "d"})
+            http.post("/v1/datasets", json={"name": dataset})
             for key in FORMS:
-                post(http, key)
+                post(http, dataset, key)
         except httpx.TransportError:
             pass  # it died before it could answer
 
 
-def post(http: httpx.Client, key: str) -> httpx.Response:
+def post(http: httpx.Client, dataset: str, key: str) -> httpx.Response:
     headers = {"Idempotency-Key": key}
-    return http.post("/v1/datasets/d/imports", files=FORMS[key], headers=headers)
+    return http.post(f"/v1/datasets/{dataset}/imports", files=FORMS[key], headers=headers)
 
 
-def check_once(folder: Path) -> None:
-    """The program comes back; the imports, sent again under their keys, have each row once."""
-    with running_labeling(folder) as server, client(server) as http:
+def check_once(server: LabelingServer, dataset: str) -> None:
+    """The imports, sent again under their keys, end with each row once."""
+    with client(server) as http:
         digests = set[str]()
         for key, rows in (("images", 12), ("archive", 48)):
-            job = finished(http, post(http, key).json()["id"])
+            job = finished(http, post(http, dataset, key).json()["id"], dataset)
             assert (job["state"], job["rows"], job["answered"]) == ("done", rows, rows), job
             assert job["counts"]["accepted"] == rows
-            url = f"/v1/datasets/d/imports/{job['id']}/receipts"
+            url = f"/v1/datasets/{dataset}/imports/{job['id']}/receipts"
             receipts = http.get(url, params={"limit": 1000}).json()["receipts"]
             assert [one["ordinal"] for one in receipts] == list(range(rows))
             digests |= {one["sha256"] for one in receipts}
-        [dataset] = http.get("/v1/datasets").json()
-        assert len(digests) == dataset["images"] == dataset["labelled"] == 60
-        history = http.get(f"/v1/datasets/d/images/{digests.pop()}/history").json()
+        [found] = [one for one in http.get("/v1/datasets").json() if one["name"] == dataset]
+        assert len(digests) == found["images"] == found["labelled"] == 60
+        history = http.get(f"/v1/datasets/{dataset}/images/{digests.pop()}/history").json()
         assert len(history) == 1
-        assert len(http.get("/v1/datasets/d/imports").json()) == 2
+        assert len(http.get(f"/v1/datasets/{dataset}/imports").json()) == 2
