@@ -96,7 +96,7 @@ class Effects:
     def _resolved(self, rows: Sequence[Prepared]) -> dict[int, Annotation | Receipt | None]:
         """By id(row): what it says its image shows, with class ids; or why it is refused."""
         drafts = [row.row.draft() for row in rows if row.inspection is not None]
-        self._log.learn_names(draft for draft in drafts if draft is not None)
+        self._log.annotations.learn_names(draft for draft in drafts if draft is not None)
         said = {id(row): self._resolve(row) for row in rows}
         self._log.expect([one for one in said.values() if isinstance(one, Annotation)])
         return said
@@ -109,7 +109,11 @@ class Effects:
             if row.annotation is None and row.label is not None:
                 return self._of_class(row.label)
             draft = row.draft()
-            return None if draft is None else self._log.resolve(draft, _size(prepared.inspection))
+            return (
+                None
+                if draft is None
+                else self._log.annotations.resolve(draft, _size(prepared.inspection))
+            )
         except InvalidInputError as refusal:
             return refused(row, refusal)
 
@@ -117,7 +121,7 @@ class Effects:
         """What a label of one class says, of an image of any size: the same for all rows."""
         if name not in self._named:
             try:
-                self._named[name] = self._log.resolve(Draft(classes=(name,)), (1, 1))
+                self._named[name] = self._log.annotations.resolve(Draft(classes=(name,)), (1, 1))
             except InvalidInputError as refusal:
                 self._named[name] = refusal
         found = self._named[name]
@@ -216,7 +220,7 @@ class Effects:
         recorded = self._log.record(item, statement, resolved=True)
         if not recorded.disagrees_with:
             return receipt
-        now = self._log.words(said)
+        now = self._log.annotations.words(said)
         stands = now if recorded.applied else recorded.disagrees_with
         return replace(
             receipt,

@@ -12,10 +12,9 @@ refused event leaves nothing behind.
 """
 
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -28,19 +27,15 @@ from visionloop.errors import (
     VisionloopError,
 )
 from visionloop.telemetry import labeling as metrics
-from visionloop_labeling import annotation as annotations
 from visionloop_labeling import datasets, validation
 from visionloop_labeling.agreement import Agreement
 from visionloop_labeling.annotation import (
-    MAX_NOTE,
     Annotation,
-    AnyAnnotation,
     Draft,
     Size,
     stored_class_ids,
 )
-from visionloop_labeling.attributes import AttributeBook
-from visionloop_labeling.classes import ClassBook
+from visionloop_labeling.annotation_book import AnnotationBook
 from visionloop_labeling.database import Database
 from visionloop_labeling.fold import (
     AuthorKind,
@@ -48,12 +43,12 @@ from visionloop_labeling.fold import (
     ItemState,
     Standing,
     contradicts,
-    effective,
     fold,
 )
 from visionloop_labeling.heads import Heads
 from visionloop_labeling.new_rows import NewRows
 from visionloop_labeling.schema import Blob, Dataset, ImageGroup, Item, LabelEvent
+from visionloop_labeling.statement_rules import check_right, is_applied, undone_by
 from visionloop_labeling.statements import (
     Recorded,
     StaleLabelError,
@@ -91,9 +86,8 @@ class LabelLog:
         self._dataset = dataset
         self._new = new or NewRows(session)
         self._writes = new is None
-        self._task = datasets.settings_of(dataset).task
-        self.classes = ClassBook(session, dataset)
-        self._attributes = AttributeBook(session, dataset)
+        self.annotations = AnnotationBook(session, dataset)
+        self.classes = self.annotations.classes
         self._heads = Heads(session, dataset, self.classes, self._new)
         self._recorded: list[LabelEvent] = []
         self._agreement = Agreement(session, self.classes)
@@ -107,11 +101,6 @@ class LabelLog:
                 metrics.LABEL_SECONDS.observe(event.seconds)
         self._agreement.measure()
 
-    def learn_names(self, drafts: Iterable[Draft]) -> None:
-        """Reads together what resolving these (checked) drafts will ask."""
-        names = {name for draft in drafts for name in draft.class_names()}
-        self.classes.learn_names(validation.text(name, "label") for name in names)
-
     def expect(self, said: Collection[Annotation]) -> None:
         """Reads together what will be asked when these (resolved) annotations are recorded."""
         self._new.reserve(LabelEvent, len(said))
@@ -123,19 +112,6 @@ class LabelLog:
         """This image is new: nobody has said anything about it, and it may not be written yet."""
         self._told[item.id] = []
         self._heads.hold(group)
-
-    def resolve(self, draft: Draft, size: Size) -> Annotation:
-        """What a draft says of an image of this size, with ids; unknown classes are added.
-
-        A name of a merged class means the class it was merged into. Raises InvalidInputError, and
-        then nothing was added.
-        """
-        fitting = self._fitted(draft, size, learn=True)
-        names = {name: validation.text(name, "label") for name in fitting.class_names()}
-        found = self.classes.named_or_added(names.values())
-        said = fitting.annotation(lambda name: self.classes.meaning(found[names[name]]).key)
-        self._learn(said)
-        return said
 
     def record(self, item: Item, statement: Statement, *, resolved: bool = False) -> Recorded:
         """Appends the statement and folds it in; `resolved`: its annotation is what `resolve` gave.
@@ -151,13 +127,13 @@ class LabelLog:
                 return earlier
         events = self._events_of(item)
         before = fold(events)
-        _check_right(item, before, statement)
+        check_right(item, before, statement)
         self._check_base(before, statement)
-        undoes = _undone_by(statement, events) if statement.kind is EventKind.UNDO else None
+        undoes = undone_by(statement, events) if statement.kind is EventKind.UNDO else None
         said = self._said(item, statement, resolved=resolved)
         event = self._event(item, statement, said, undoes)
         after = fold([*events, event])
-        event.applied = _applied(event, before, after)
+        event.applied = is_applied(event, before, after)
         self._agreement.note(item, event, before)  # before `why` says something else
         events.append(event)
         self._heads.move(item, before, after)
@@ -181,41 +157,9 @@ class LabelLog:
             return said
         size = _size_of(self._session, item)
         if isinstance(said, Draft):
-            said = self.resolve(said, size)
-        else:
-            chosen = statement.author_kind is AuthorKind.HUMAN and not statement.from_row
-            said = self._fitted(said, size, learn=not chosen)
-            if chosen:
-                self.classes.check_choosable(said)
-            said = said.with_classes(self._meaning)
-            self._learn(said)
-        return said
-
-    def _fitted(self, said: AnyAnnotation, size: Size, *, learn: bool) -> AnyAnnotation:
-        """In canonical form for the image, the task and the attributes. Writes nothing."""
-        said = annotations.fitted(said, self._task, size)
-        fit = partial(self._attributes.fitted, learn=learn)
-        changed: dict[str, object] = {}
-        if said.note:
-            changed["note"] = validation.lines(said.note, "annotation.note", limit=MAX_NOTE)
-        if said.attributes:
-            changed["attributes"] = fit(said.attributes, field="annotation.attributes")
-        if any(box.attributes for box in said.boxes or ()):
-            changed["boxes"] = tuple(
-                box.model_copy(
-                    update={"attributes": fit(box.attributes, field=f"annotation.boxes.{number}")}
-                )
-                for number, box in enumerate(said.boxes or ())
-            )
-        return said.model_copy(update=changed) if changed else said
-
-    def _learn(self, said: Annotation) -> None:
-        for values in (said.attributes, *(box.attributes for box in said.boxes or ())):
-            if values:
-                self._attributes.learned(values)
-
-    def _meaning(self, key: str) -> str:
-        return self.classes.meaning(self.classes.get(key, "annotation")).key
+            return self.annotations.resolve(said, size)
+        chosen = statement.author_kind is AuthorKind.HUMAN and not statement.from_row
+        return self.annotations.taken(said, size, chosen=chosen)
 
     def _event(
         self, item: Item, statement: Statement, said: Annotation | None, undoes: int | None
@@ -294,19 +238,8 @@ class LabelLog:
         said = statement.annotation
         if said is None or event.annotation is None:
             return (said is None) == (event.annotation is None)
-        known = self._known(said, _size_of(self._session, item))
+        known = self.annotations.known(said, _size_of(self._session, item))
         return known == self.classes.resolved(event.annotation)
-
-    def _known(self, said: Annotation | Draft, size: Size) -> dict[str, Any] | None:
-        """As stored, with what its classes mean now; None when one is not known."""
-        if isinstance(said, Annotation):
-            return self.classes.resolved(self._fitted(said, size, learn=True).stored())
-        draft = self._fitted(said, size, learn=True)
-        found = {n: self.classes.named(validation.text(n, "label")) for n in draft.class_names()}
-        named = {n: one.key for n, one in found.items() if one is not None}
-        if len(named) < len(found):
-            return None
-        return self.classes.resolved(draft.annotation(named.__getitem__).stored())
 
     def _check_base(self, standing: Standing, statement: Statement) -> None:
         current = standing.sequence
@@ -324,13 +257,9 @@ class LabelLog:
             field="base_sequence",
         )
 
-    def words(self, said: Annotation) -> str:
-        """An annotation in a few words for people."""
-        return annotations.describe(said, self.classes.name_of)
-
     def _words(self, standing: Standing) -> str:
         said = {} if standing.label is None else standing.label.annotation or {}
-        return self.words(Annotation.model_validate(said))
+        return self.annotations.words(Annotation.model_validate(said))
 
 
 def find_item(session: Session, dataset: Dataset, sha256: str) -> Item:
@@ -375,52 +304,6 @@ def say_all(
                 answers.append(refusal)
     log.measure()
     return answers
-
-
-def _check_right(item: Item, standing: Standing, statement: Statement) -> None:
-    """Labellers may decide what they flagged themselves; all else in review waits for reviewers."""
-    deciding = statement.kind in (EventKind.LABEL, EventKind.RETRACT, EventKind.UNFLAG)
-    if statement.may_review or not deciding:
-        return
-    if statement.kind is EventKind.RETRACT:
-        raise PermissionDeniedError(
-            "taking a label away needs the role reviewer; to take back what you said, undo it"
-        )
-    own_flag = standing.flag is not None and standing.flag.author == statement.author
-    if item.state == ItemState.REVIEW and (standing.disputed or not own_flag):
-        raise PermissionDeniedError(
-            f"image {item.sha256} is in review ({item.why.get('reason', 'disputed')}); a reviewer "
-            "decides it"
-        )
-
-
-def _applied(event: LabelEvent, before: Standing, after: Standing) -> bool:
-    if event.kind == EventKind.LABEL:
-        return after.label is event
-    if event.kind == EventKind.RETRACT:
-        return after.label is None and before != after
-    return before != after
-
-
-def _undone_by(statement: Statement, events: Sequence[LabelEvent]) -> int:
-    """The sequence that an undo takes back: its author's last word that counts."""
-    own = [
-        event.sequence
-        for event in effective(events)
-        if (event.author_kind, event.author) == (statement.author_kind, statement.author)
-    ]
-    if not own:
-        raise StaleLabelError(
-            f'"{statement.author}" has said nothing about this image that could be undone',
-            field="undoes",
-        )
-    if statement.undoes not in (None, own[-1]):
-        raise StaleLabelError(
-            f'event {statement.undoes} is not the last word of "{statement.author}" on this image, '
-            f"which is event {own[-1]}; undo that one first",
-            field="undoes",
-        )
-    return own[-1]
 
 
 def _size_of(session: Session, item: Item) -> Size:
