@@ -45,6 +45,7 @@ export class ClassPanel extends EventTarget {
     this.suggested = new Set();
     /** @type {Map<string, number>} */
     this.images = new Map();
+    this.most = 0; // images of the largest class
     field.addEventListener("input", () => this.#draw());
     field.addEventListener("keydown", (event) => this.#typed(event));
   }
@@ -93,8 +94,11 @@ export class ClassPanel extends EventTarget {
   weigh(images) {
     this.images = images;
     const most = Math.max(1, ...images.values());
-    setVariable(this.list, "--most", String(most));
-    setVariable(this.list, "--digits", String(count(most).length));
+    if (most !== this.most) {
+      this.most = most; // only when it changed: every button inherits it
+      setVariable(this.list, "--most", String(most));
+      setVariable(this.list, "--digits", String(count(most).length));
+    }
     for (const button of this.list.querySelectorAll("button")) this.#weigh(button);
   }
 
