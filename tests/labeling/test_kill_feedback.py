@@ -77,6 +77,7 @@ class Campaign:
         self._random = random.Random(seed)
         self._left: list[Feedback] = []
         self._images: dict[str, bytes] = {}
+        self._known: list[str] = []  # digests in the dataset; feedback on others would wait
         self.kills = 0
         publish_bundle(ModelRepository(self._store), MODEL, golden=4)
         database = open_database(place.database)
@@ -89,6 +90,7 @@ class Campaign:
         ]
         for receipt, row in zip(ingest.commit([*map(ingest.prepare, rows)]), rows, strict=True):
             self._images[receipt.sha256] = row.image
+            self._known.append(receipt.sha256)
         ingest.close()
         database.close()
 
@@ -130,7 +132,7 @@ class Campaign:
         )
 
     def _leave(self) -> None:
-        known = self._random.choice(list(self._images))
+        known = self._random.choice(self._known)
         new = noise(1000 + len(self._left))
         for image, class_id in (
             (self._images[known], self._random.choice(CLASSES)),
@@ -146,6 +148,7 @@ class Campaign:
         found = label_tables(self._place.database)
         assert [event.sequence for event in found.events] == list(range(1, len(found.events) + 1))
         assert set(found.states) <= set(self._images)
+        self._known = sorted(found.states)
         events = {event.event_id: event for event in found.events if event.author_kind == "app"}
         assert len(found.events) == len(CLASSES) + len(events)
         assert events.keys() <= {one.header.id for one in self._left}
