@@ -41,7 +41,7 @@ def request(batch: str, number: int, image: bytes) -> pb.SubmitImageRequest:
 
 LIMIT = 2**20  # bytes in flight, instead of the real 256 MiB
 CALLERS = 2
-EACH = 250  # rows of a caller
+EACH = 600  # rows of a caller; 43 MB in all
 IMAGES = pictures(20, 110)  # 36 kB; said again and again, as rows of their own
 LARGEST = max(map(len, IMAGES))
 
@@ -102,15 +102,17 @@ async def test_bytes_that_are_not_durable_never_pass_the_limit(
             return [one async for one in stub.SubmitImages(rows(caller), timeout=PATIENCE)]
 
         calls = [asyncio.create_task(call(caller)) for caller in range(CALLERS)]
-        async with asyncio.timeout(PATIENCE):
-            await books.full.wait()
-            before = -1
-            while before != sum(sent):  # until the wire is full as well
-                before = sum(sent)
-                await asyncio.sleep(0.2)
-        # What lies between is gRPC's: a few windows of HTTP/2.
-        assert before < CALLERS * EACH / 2, f"{before} rows were taken from the callers"
-        books.going.set()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await books.full.wait()
+                before = -1
+                while before != sum(sent):  # until the wire is full as well
+                    before = sum(sent)
+                    await asyncio.sleep(0.2)
+        finally:
+            books.going.set()
+        # What lies between is gRPC's: windows that it opens wider on a quick wire, 12 MB were seen.
+        assert before < CALLERS * EACH * 3 / 4, f"{before} rows were taken from the callers"
         receipts = await asyncio.gather(*calls)
     # A row that waits for room was read already: one of each caller.
     assert LIMIT < books.most <= LIMIT + CALLERS * LARGEST

@@ -153,7 +153,7 @@ def campaign(request: pytest.FixtureRequest, folder: Path, database: str) -> Cam
 @pytest.mark.kill
 def test_killed_while_people_label(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     on = campaign(request, tmp_path, "sqlite")
-    for _ in range(3):
+    for _ in range(2):
         on.kill()
     on.close()
 
