@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DATA ?= visionloop-data
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-images test-kill test-cluster test-fuzz bench-serving bench-serving-gpu bench-ingest bench-training bench-accuracy bench-accuracy-peers \
+.PHONY: help venv demo test test-images test-images-large test-kill test-cluster test-fuzz bench-serving bench-serving-gpu bench-ingest bench-training bench-accuracy bench-accuracy-peers \
 	bench-labeling-scale bench-labelling-page bench-gate bench-backbones perf-analyzer charts-verify charts-snapshots charts-checkov soak lint format protos lock \
 	lock-images images pictures charts-run serve label up clean
 
@@ -27,13 +27,16 @@ demo: $(READY) ## the whole loop on real photographs: import, train, serve, corr
 	$(BIN)/python -m visionloop.demo --output build/demo
 
 test: $(READY) ## all tests that need no long run (ALL_DATABASES=1: labeling's core on Postgres, too)
-	$(BIN)/python -m pytest tests -m 'not images and not cluster' --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests -m 'not images and not large_images and not cluster' --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test-kill: $(READY) ## the kill tests, each many times over, and those that `make test` leaves out
 	KILL_ROUNDS=25 $(BIN)/python -m pytest tests -m 'kill or long'
 
 test-images: $(READY) ## builds the images for real and runs the programs from them (root, Debian's buildah and mmdebstrap)
 	$(BIN)/python -m pytest tests/images -m images
+
+test-images-large: $(READY) ## the images with CUDA, too: builds them, trains in one, serves what it made (20 GB of disk)
+	$(BIN)/python -m pytest tests/images/test_large_images.py -m large_images
 
 charts-run: $(READY) ## the charts' serving pods, run from freshly built images (root, buildah, mmdebstrap)
 	$(BIN)/python -m pytest tests/images/test_rendered_pods.py -m images

@@ -133,7 +133,9 @@ def test_labeling_takes_a_labelled_image_and_drains(
         f"--http-port={http_port}",
         f"--grpc-port={grpc_port}",
     ]
-    with image.started(log, program, s3_server.environment, visible=Path(socket)) as process:
+    with image.started(
+        log, program, s3_server.environment, mounts={"/mnt": Path(socket)}
+    ) as process:
         wait_until_ready(process, http_port, log)
         target = ("--target", f"127.0.0.1:{grpc_port}")
         report = result("import", tmp_path / "photos", "--dataset", "pets", *target)

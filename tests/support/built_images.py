@@ -17,18 +17,26 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "build" / "images"  # the base outlives a run; Debian 12 changes seldom
 NEEDED = ("buildah", "mmdebstrap", "unshare", "chroot")
+# Whether images can be kept as layers: seconds and gigabytes less than whole copies of them.
+OVERLAY = """
+mkdir "$1/lower" "$1/upper" "$1/work" "$1/merged" &&
+mount -t overlay overlay -o "lowerdir=$1/lower,upperdir=$1/upper,workdir=$1/work" "$1/merged"
+"""
 BASE = "localhost/visionloop-base:bookworm"
 PREFIX = "localhost/visionloop/"
 TAG = "test"
 BUILT = ("inference-cpu", "labeling-ingest")
+LARGE = ("inference-cuda", "training")  # gigabytes of CUDA
 PATIENCE = 60.0
+Mounts: TypeAlias = Mapping[str, Path]  # from a path in the image to a folder here
 # A private view of the machine's mounts, gone with the program. `exec` all the way: signals reach
 # the program itself.
 START = """
@@ -36,11 +44,12 @@ set -e
 root=$1; shift
 mount --bind "$root" "$root"
 for folder in $SCRATCH; do mkdir -p "$root$folder"; done
+for pair in $MOUNTS; do mkdir -p "$root${pair#*:}"; done
 mount -o remount,bind,ro "$root"
-for folder in $SCRATCH; do mount -t tmpfs -o mode=1777,size=1g tmpfs "$root$folder"; done
 mount --bind /proc "$root/proc"
 mount --rbind /dev "$root/dev"
-if [ -n "$VISIBLE" ]; then mount --bind "$VISIBLE" "$root/mnt"; fi
+for folder in $SCRATCH; do mount -t tmpfs -o mode=1777,size=1g tmpfs "$root$folder"; done
+for pair in $MOUNTS; do mount --bind "${pair%%:*}" "$root${pair#*:}"; done
 exec chroot "$root" /usr/bin/setpriv --reuid=65532 --regid=65532 --clear-groups --no-new-privs \
     --inh-caps=-all --bounding-set=-all /usr/bin/env -i "$@"
 """
@@ -50,9 +59,17 @@ class Storage:
     """Where buildah keeps images, and what it is asked."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self.flags = [
-            f"--root={folder / 'storage'}", f"--runroot={folder / 'run'}", "--storage-driver=vfs",
-        ]  # fmt: skip
+            f"--root={folder / 'storage'}",
+            f"--runroot={folder / 'run'}",
+            f"--storage-driver={'overlay' if _takes_overlay(folder / 'try') else 'vfs'}",
+        ]
+
+    def remove(self) -> None:
+        """Everything in it, which is gigabytes."""
+        self.buildah("rm", "--all")  # and their mounts
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def buildah(self, verb: str, *arguments: str) -> str:
         """What it prints."""
@@ -82,7 +99,7 @@ class Storage:
         self.buildah("add", "--quiet", container, str(archive), "/")
         self.buildah("commit", "--quiet", "--rm", container, BASE)
 
-    def make_images(self) -> str:
+    def make_images(self, names: Sequence[str]) -> str:
         """What `make images` says."""
         mounts = [
             f"--volume={file}:{file}:ro"  # so that pip reaches the registry as it does here
@@ -92,7 +109,7 @@ class Storage:
         environment = {
             **os.environ,
             "BASE_IMAGE": BASE,
-            "IMAGES": " ".join(BUILT),
+            "IMAGES": " ".join(names),
             "PREFIX": PREFIX,
             "TAG": TAG,
             "BUILDER": "buildah",
@@ -103,12 +120,24 @@ class Storage:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=900,
+            timeout=3600,
             check=False,
         )
         assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
-        (KEPT / "sizes.txt").write_text("\n".join(done.stdout.splitlines()[-len(BUILT) :]) + "\n")
         return done.stdout
+
+    def built(self, names: Sequence[str]) -> "dict[str, BuiltImage]":
+        """Builds these images; each is unpacked."""
+        sizes = self.make_images(names).splitlines()[-len(names) :]
+        (KEPT / f"sizes-{names[0]}.txt").write_text("\n".join(sizes) + "\n")
+        images = {}
+        for name, said in zip(names, sizes, strict=True):
+            reference = f"{PREFIX}{name}:{TAG}"
+            assert reference in said
+            described = json.loads(self.buildah("inspect", "--type=image", reference))
+            files = Path(self.buildah("mount", self.buildah("from", "--pull-never", reference)))
+            images[name] = BuiltImage(name, described["OCIv1"]["config"], files)
+        return images
 
 
 @dataclass(frozen=True)
@@ -135,12 +164,12 @@ class BuiltImage:
         ]
 
     def run(
-        self, *program: str, visible: Path | None = None, **environment: str
+        self, *program: str, mounts: Mounts = MappingProxyType({}), **environment: str
     ) -> "subprocess.CompletedProcess[str]":
         """Runs to the end."""
         return subprocess.run(
             self.command(list(program), environment),
-            env=_mounts(["/tmp"], visible),
+            env=_mounted(["/tmp"], mounts),
             capture_output=True,
             text=True,
             timeout=120,
@@ -155,14 +184,14 @@ class BuiltImage:
         environment: Mapping[str, str],
         *,
         scratch: Sequence[str] = ("/tmp",),
-        visible: Path | None = None,
+        mounts: Mounts = MappingProxyType({}),
     ) -> Iterator["subprocess.Popen[bytes]"]:
-        """A process; `scratch` can be written, `visible` is a folder of ours, at /mnt. Killed at
-        the end if it still runs."""
+        """A process; the folders of `scratch` are new and can be written, those of `mounts` are
+        ours. Killed at the end if it still runs."""
         with log.open("wb") as output:
             process = subprocess.Popen(
                 self.command(program, environment),
-                env=_mounts(scratch, visible),
+                env=_mounted(scratch, mounts),
                 stdout=output,
                 stderr=output,
             )
@@ -174,13 +203,25 @@ class BuiltImage:
             process.wait()
 
 
-def _mounts(scratch: Sequence[str], visible: Path | None) -> dict[str, str]:
+def _mounted(scratch: Sequence[str], mounts: Mounts) -> dict[str, str]:
     """What START reads."""
     return {
         "PATH": os.environ["PATH"],
         "SCRATCH": " ".join(scratch),
-        "VISIBLE": str(visible or ""),
+        "MOUNTS": " ".join(f"{here}:{there}" for there, here in mounts.items()),
     }
+
+
+def _takes_overlay(folder: Path) -> bool:
+    """Whether this machine lays files over those of a folder here."""
+    folder.mkdir(parents=True)
+    tried = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", OVERLAY, "sh", str(folder)],
+        capture_output=True,
+        check=False,
+    )
+    shutil.rmtree(folder)
+    return tried.returncode == 0
 
 
 def wait_until_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
@@ -219,18 +260,16 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
     made = Storage(folder)
     made.make_base(KEPT / "base.tar")
     yield made
-    shutil.rmtree(folder, ignore_errors=True)  # gigabytes, of which pytest would keep three
+    made.remove()
 
 
 @pytest.fixture(scope="session")
 def built(storage: Storage) -> dict[str, BuiltImage]:
     """The images by name, unpacked."""
-    said = storage.make_images()
-    images = {}
-    for name in BUILT:
-        reference = f"{PREFIX}{name}:{TAG}"
-        assert reference in said.splitlines()[-len(BUILT) + BUILT.index(name)]  # with its size
-        described = json.loads(storage.buildah("inspect", "--type=image", reference))
-        files = Path(storage.buildah("mount", storage.buildah("from", "--pull-never", reference)))
-        images[name] = BuiltImage(name, described["OCIv1"]["config"], files)
-    return images
+    return storage.built(BUILT)
+
+
+@pytest.fixture(scope="session")
+def built_large(storage: Storage) -> dict[str, BuiltImage]:
+    """Those with CUDA, by name, unpacked."""
+    return storage.built(LARGE)
