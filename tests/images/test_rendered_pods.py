@@ -135,7 +135,7 @@ def test_inference_in_production(
             Client("localhost:8001", credentials=trusted, token=TOKEN) as client,
             pytest.raises(PermissionDeniedError),
         ):
-            client.submit_feedback(answers[0], class_id="0")
+            client.submit_feedback(answers[0], class_id="cat", image=noise(1))
         asked = urllib.request.Request(
             "https://localhost:8003/v1/recognize?model=cells",
             data=noise(1),
