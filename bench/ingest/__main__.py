@@ -1,6 +1,6 @@
 """Ingest beside what the machine can do, at length, and beside Label Studio.
 
-    python -m bench.ingest [--rounds 5] [--rows 1500] [--bulk-rows 100000] [--skip-peer]
+    python -m bench.ingest [--rounds 5] [--rows 1500] [--bulk-rows 100000] [--parts rate bulk peer]
 
 Writes build/bench/ingest.json and prints the table. Three parts:
 
@@ -13,8 +13,8 @@ Writes build/bench/ingest.json and prints the table. Three parts:
             that do not count, because the limit loop imports everything and decodes an image before
             its clock starts, too. What they take is told (`warm_up_seconds`): the decoding
             processes are started, statements compiled, files made.
-- bulk      one gRPC stream of many small images (no import job); the memory of the whole service
-            over its course.
+- bulk      many small images, as one gRPC stream and as an import of one archive; the memory of the
+            whole service over their course.
 - peer      Label Studio taking in the same 20 kB images as in `rate`.
 """
 
@@ -26,26 +26,25 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import visionloop
-from bench.ingest import label_studio, limit
+from bench.ingest import bulk, label_studio, limit
 from bench.ingest.limit import Limit
-from bench.ingest.pictures import SIZES, tiny, unlike, write_pictures
+from bench.ingest.pictures import SIZES, unlike, write_pictures
 from bench.ingest.service import Sent, Service, running
 from bench.serving.figures import median, spread
 from bench.serving.processes import usage
 from visionloop.errors import VisionloopError
 
 OUTPUT = Path("build/bench")
+PARTS = ("rate", "bulk", "peer")
 WANTED_RATIO = 0.6
 WARM_UP = 256  # rows: as many as may be under way
 FLAT = 1.25  # memory in the last quarter of an import over that in the second
-_SAMPLE_SECONDS = 1.0
 
 
 def main() -> int:
@@ -56,9 +55,15 @@ def main() -> int:
     scratch = Path(tempfile.mkdtemp(prefix="ingest-", dir=OUTPUT))
     document: dict[str, Any] = {"machine": _machine(), "options": vars(options)}
     try:
-        document["rate"] = [_rate(scratch, size, options) for size in SIZES]
-        document["bulk"] = _bulk(scratch, options.bulk_rows)
-        document["peer"] = _peer(scratch, options)
+        if "rate" in options.parts:
+            document["rate"] = [_rate(scratch, size, options) for size in SIZES]
+        if "bulk" in options.parts:
+            document["bulk"] = {
+                "gRPC stream": bulk.stream(scratch, options.bulk_rows),
+                "import of an archive": bulk.archive(scratch, options.bulk_rows),
+            }
+        if "peer" in options.parts:
+            document["peer"] = _peer(scratch, options)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     document["verdicts"] = _verdicts(document)
@@ -75,7 +80,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=1500, help="a round, 20 kB; a quarter at 200")
     parser.add_argument("--bulk-rows", type=int, default=100_000)
-    parser.add_argument("--skip-peer", action="store_true")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     return parser.parse_args()
 
 
@@ -147,41 +152,7 @@ def _shown(size: int, one: dict[str, Any]) -> str:
     )
 
 
-def _bulk(scratch: Path, rows: int) -> dict[str, Any]:
-    """The resident memory of service and workers each second (shared pages counted for each)."""
-    samples: list[int] = []
-    done = threading.Event()
-    with running(scratch / "bulk") as service:
-
-        def sample() -> None:
-            while not done.wait(_SAMPLE_SECONDS):
-                samples.append(usage(service.pid).rss)
-
-        sampler = threading.Thread(target=sample)
-        sampler.start()
-        try:
-            service.create_dataset("bulk")
-            sent = service.send("bulk", (tiny(number) for number in range(rows)))
-        finally:
-            done.set()
-            sampler.join()
-    _check(sent)
-    quarter = max(1, len(samples) // 4)
-    early, late = median(samples[quarter : 2 * quarter] or samples), median(samples[-quarter:])
-    return {
-        "rows": sent.rows,
-        "seconds": round(sent.seconds, 1),
-        "images_per_second": round(sent.rows / sent.seconds, 1),
-        "rss_mb_second_quarter": round(early / 2**20),
-        "rss_mb_last_quarter": round(late / 2**20),
-        "growth": round(late / early, 3),
-        "rss_mb": [round(value / 2**20) for value in samples[:: max(1, len(samples) // 100)]],
-    }
-
-
 def _peer(scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
-    if options.skip_peer:
-        return {"skipped": "--skip-peer"}
     size = min(SIZES)
     images = [
         f.read_bytes() for f in write_pictures(OUTPUT / f"pictures-{size}", size, options.rows)
@@ -212,17 +183,18 @@ def _verdicts(document: dict[str, Any]) -> list[dict[str, Any]]:
             "figures": f"{one['images_per_second']}/s of {one['limit_images_per_second']}/s, "
             f"ratio {one['ratio']}",
         }
-        for one in document["rate"]
+        for one in document.get("rate", [])
     ]
-    bulk, peer = document["bulk"], document["peer"]
-    verdicts.append(
+    verdicts += [
         {
-            "claim": f"one gRPC stream of {bulk['rows']:,} rows in flat memory",
-            "holds": bulk["growth"] <= FLAT,
-            "figures": f"{bulk['rss_mb_second_quarter']} MB in the second quarter, "
-            f"{bulk['rss_mb_last_quarter']} MB in the last, {bulk['images_per_second']}/s",
+            "claim": f"one {what} of {one['rows']:,} rows in flat memory",
+            "holds": one["growth"] <= FLAT,
+            "figures": f"{one['rss_mb_second_quarter']} MB in the second quarter, "
+            f"{one['rss_mb_last_quarter']} MB in the last, {one['images_per_second']}/s",
         }
-    )
+        for what, one in document.get("bulk", {}).items()
+    ]
+    peer = document.get("peer", {"skipped": ""})
     if "skipped" not in peer:
         verdicts.append(
             {
