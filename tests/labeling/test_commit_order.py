@@ -21,7 +21,7 @@ from visionloop_labeling import datasets, labels
 from visionloop_labeling.database import Database, open_database
 from visionloop_labeling.fold import AuthorKind
 from visionloop_labeling.ingest import Ingest
-from visionloop_labeling.receipts import ImageRow
+from visionloop_labeling.receipts import ImageRow, Way
 from visionloop_labeling.schema import LabelEvent
 
 PATIENCE = 60.0
@@ -82,7 +82,13 @@ def rows_in(database: Database, store: str) -> Callable[[], None]:
         for turn in range(TRANSACTIONS):
             rows = [
                 ImageRow(
-                    "cells", f"turn-{turn}", n, noise(10 * turn + n), "b", author_kind="import"
+                    "cells",
+                    f"turn-{turn}",
+                    n,
+                    noise(10 * turn + n),
+                    "b",
+                    author_kind="import",
+                    way=Way.GRPC,
                 )
                 for n in range(ROWS)
             ]

@@ -42,7 +42,7 @@ from visionloop_labeling import datasets
 from visionloop_labeling.database import open_database
 from visionloop_labeling.feedback_inbox import REFUSED
 from visionloop_labeling.ingest import Ingest
-from visionloop_labeling.receipts import ImageRow
+from visionloop_labeling.receipts import ImageRow, Way
 
 DATASET, MODEL = "test", "cells"  # what the test bundles say they were trained on
 CLASSES = ("cat", "coffee", "rocket")
@@ -85,7 +85,9 @@ class Campaign:
         with database.write() as session:
             datasets.create(session, DATASET)
         rows = [
-            ImageRow(DATASET, "first", number, noise(number), name, author_kind="import")
+            ImageRow(
+                DATASET, "first", number, noise(number), name, author_kind="import", way=Way.GRPC
+            )
             for number, name in enumerate(CLASSES)
         ]
         for receipt, row in zip(ingest.commit([*map(ingest.prepare, rows)]), rows, strict=True):

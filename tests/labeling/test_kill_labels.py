@@ -28,7 +28,7 @@ from visionloop_labeling import accounts, datasets, tokens
 from visionloop_labeling.accounts import Role
 from visionloop_labeling.database import open_database
 from visionloop_labeling.ingest import Ingest
-from visionloop_labeling.receipts import ImageRow
+from visionloop_labeling.receipts import ImageRow, Way
 
 DATASET = "cells"
 IMAGES = 12
@@ -103,7 +103,15 @@ class Campaign:
             labels = [*"abcabc", *[None] * (IMAGES - 6)]
             sent = [*enumerate(labels), (0, "b"), (1, "c")]
             rows = [
-                ImageRow(DATASET, "first", number, noise(image), label, author_kind="import")
+                ImageRow(
+                    DATASET,
+                    "first",
+                    number,
+                    noise(image),
+                    label,
+                    author_kind="import",
+                    way=Way.GRPC,
+                )
                 for number, (image, label) in enumerate(sent)
             ]
             receipts = ingest.commit([ingest.prepare(row) for row in rows])
