@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -149,6 +150,17 @@ class BuiltImage:
     files: Path
 
     @property
+    def megabytes(self) -> float:
+        """Of all its files, the base's, too."""
+        return sum(p.lstat().st_size for p in self.files.rglob("*") if not p.is_dir()) / 1e6
+
+    def changeable(self) -> list[Path]:
+        """What is ours in it and a program could change, being another user than root."""
+        folders = os.walk(self.files / "opt")
+        paths = [Path(at, name) for at, _, names in folders for name in (".", *names)]
+        return [path for path in paths if not _is_safe(path.lstat())]
+
+    @property
     def environment(self) -> dict[str, str]:
         """What the image sets."""
         return dict(entry.split("=", 1) for entry in self.config["Env"])
@@ -201,6 +213,12 @@ class BuiltImage:
             if process.poll() is None:
                 process.kill()
             process.wait()
+
+
+def _is_safe(status: os.stat_result) -> bool:
+    others = stat.S_IWOTH | stat.S_ISUID | stat.S_ISGID
+    changeable = not stat.S_ISLNK(status.st_mode) and status.st_mode & others
+    return (status.st_uid, status.st_gid) == (0, 0) and not changeable
 
 
 def _mounted(scratch: Sequence[str], mounts: Mounts) -> dict[str, str]:
