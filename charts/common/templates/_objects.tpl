@@ -84,7 +84,8 @@ spec:
 {{- end }}
 {{- end -}}
 
-{{/* Secrets that external-secrets fetches; the values name where, never what. */}}
+{{/* Secrets that external-secrets fetches; the values name where, never what. Its defaults are written
+out, so that Argo CD sees no difference. */}}
 {{- define "visionloop.externalSecrets" -}}
 {{- range $name, $secret := .Values.externalSecrets }}
 ---
@@ -101,11 +102,16 @@ spec:
     kind: {{ $secret.storeRef.kind | default "SecretStore" }}
   target:
     name: {{ $name }}
+    creationPolicy: Owner
+    deletionPolicy: Retain
   data:
     {{- range $key, $remote := $secret.data }}
     - secretKey: {{ $key }}
       remoteRef:
         key: {{ $remote.key }}
+        conversionStrategy: Default
+        decodingStrategy: None
+        metadataPolicy: None
         {{- with $remote.property }}
         property: {{ . }}
         {{- end }}

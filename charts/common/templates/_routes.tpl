@@ -1,5 +1,8 @@
 {{/* Ways in from outside of the cluster. Each takes root, kind/port and the values of that way; a
-route may lead in what begins with `path`, and nothing else. */}}
+route may lead in what begins with `path`, and nothing else.
+
+All that the API server would fill into lists is written out: Argo CD sees it as a difference
+otherwise, and never comes to rest. */}}
 {{- define "visionloop.gatewayRoute" -}}
 {{- $name := include "visionloop.fullname" .root }}
 apiVersion: gateway.networking.k8s.io/v1
@@ -14,15 +17,20 @@ metadata:
   {{- end }}
 spec:
   parentRefs:
-    {{- toYaml .route.parentRefs | nindent 4 }}
+    {{- range .route.parentRefs }}
+    - {{- toYaml (merge (deepCopy .) (dict "group" "gateway.networking.k8s.io" "kind" "Gateway")) | nindent 6 }}
+    {{- end }}
   {{- with .route.hostnames }}
   hostnames:
     {{- toYaml . | nindent 4 }}
   {{- end }}
   rules:
     - backendRefs:
-        - name: {{ $name }}
+        - group: ""
+          kind: Service
+          name: {{ $name }}
           port: {{ .port }}
+          weight: 1
       {{- with .path }}
       matches:
         - path: {type: PathPrefix, value: {{ . }}}
