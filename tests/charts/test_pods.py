@@ -1,7 +1,18 @@
 """What every pod of the suite is: restricted, mountable, and started as the program understands."""
 
 import pytest
-from support.charts import Object, ValueSet, containers, every_value_set, one_of, pods, rendered
+from support.charts import (
+    VALUES,
+    Object,
+    ValueSet,
+    containers,
+    every_value_set,
+    objects_of,
+    one_of,
+    pods,
+    rendered,
+    template,
+)
 from support.pod_security import violations
 
 pytestmark = pytest.mark.usefixtures("helm_program")
@@ -114,3 +125,28 @@ def test_without_a_spare_gpu_a_rollout_waits_for_none() -> None:
     for name, surge in (("inference-gpu-no-spare", 0), ("inference-production", 1)):
         rolling = one_of(rendered(sets[name]), "Deployment")["spec"]["strategy"]["rollingUpdate"]
         assert (rolling["maxSurge"], rolling["maxUnavailable"]) == (surge, 1 - surge)
+
+
+def test_every_container_of_a_program_has_what_was_added_for_it() -> None:
+    """A proxy in the environment, a client's certificate for Postgres, a limit that a quota wants."""
+    flags = [
+        "--set=extraEnv[0].name=PGSSLCERT,extraEnv[0].value=/added/tls.crt",
+        "--set=extraVolumes[0].name=added,extraVolumes[0].secret.secretName=client",
+        "--set=extraVolumeMounts[0].name=added,extraVolumeMounts[0].mountPath=/added",
+        "--set=resources.limits.cpu=2",
+    ]
+    checked = 0
+    for chart, more in (
+        ("inference", ["--set=test.resources.limits.cpu=1"]),
+        ("labeling-ingest", []),
+        ("training", []),
+    ):
+        text = template(chart, f"--values={VALUES / chart / 'minimal.yaml'}", *flags, *more)
+        for name, spec in pods(objects_of(text)):
+            assert "added" in {volume["name"] for volume in spec["volumes"]}, name
+            for one in containers(spec):
+                assert {"name": "PGSSLCERT", "value": "/added/tls.crt"} in one["env"], name
+                assert {"name": "added", "mountPath": "/added"} in one["volumeMounts"], name
+                assert "cpu" in one["resources"]["limits"], name
+                checked += 1
+    assert checked == 5
