@@ -1,5 +1,7 @@
 """What every pod of the suite is: restricted, mountable, and started as the program understands."""
 
+import json
+
 import pytest
 from support.charts import (
     VALUES,
@@ -150,3 +152,18 @@ def test_every_container_of_a_program_has_what_was_added_for_it() -> None:
                 assert "cpu" in one["resources"]["limits"], name
                 checked += 1
     assert checked == 5
+
+
+@pytest.mark.parametrize("chart", ["inference", "labeling-ingest", "training"])
+def test_a_sidecar_is_there_before_the_programs_own_containers(chart: str) -> None:
+    """Before the migration, too: it may be what leads to the database."""
+    sidecar = {"name": "proxy", "image": "proxy:1", "restartPolicy": "Always"}
+    text = template(
+        chart,
+        f"--values={VALUES / chart / 'minimal.yaml'}",
+        f"--set-json=extraInitContainers=[{json.dumps(sidecar)}]",
+    )
+    [*_, (_, spec)] = [one for one in pods(objects_of(text)) if not one[0].startswith("Pod/")]
+    first, *own = containers(spec)
+    assert first == sidecar
+    assert own
