@@ -4,6 +4,7 @@ import json
 
 import pytest
 from support.charts import (
+    CHARTS,
     VALUES,
     Object,
     ValueSet,
@@ -167,3 +168,23 @@ def test_a_sidecar_is_there_before_the_programs_own_containers(chart: str) -> No
     first, *own = containers(spec)
     assert first == sidecar
     assert own
+
+
+def test_openshift_chooses_the_user_and_answers_names_on_its_own_port() -> None:
+    example = CHARTS / "visionloop" / "examples" / "production.yaml"
+    objects = objects_of(
+        template("visionloop", f"--values={example}", "--set=global.openshift=true")
+    )
+    for name, spec in pods(objects):
+        [said] = violations(spec)
+        assert said.startswith("runs as whom the image says"), name
+        assert not {"runAsUser", "runAsGroup", "fsGroup"} & set(spec["securityContext"]), name
+    checked = 0
+    for one in objects:
+        if one["kind"] == "NetworkPolicy" and "egress" in one["spec"]:
+            names = [rule["ports"] for rule in one["spec"]["egress"] if "ports" in rule][0]
+            for port in (53, 5353):
+                assert {"port": port, "protocol": "UDP"} in names
+                assert {"port": port, "protocol": "TCP"} in names
+            checked += 1
+    assert checked == 4

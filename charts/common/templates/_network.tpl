@@ -3,6 +3,10 @@
 - ports: # names
     - {port: 53, protocol: UDP}
     - {port: 53, protocol: TCP}
+    {{- if .Values.global.openshift }}
+    - {port: 5353, protocol: UDP}
+    - {port: 5353, protocol: TCP}
+    {{- end }}
 - ports: # the store{{ if not .Values.global.store.endpoint }}, and what gives out credentials for it{{ end }}
     - {port: {{ include "visionloop.storePort" . }}, protocol: TCP}
   {{- with .Values.networkPolicy.storePeers }}

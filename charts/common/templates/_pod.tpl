@@ -30,9 +30,11 @@ affinity:
 {{- define "visionloop.podSecurity" -}}
 securityContext:
   runAsNonRoot: true
+  {{- if not .Values.global.openshift }}
   runAsUser: 65532
   runAsGroup: 65532
   fsGroup: 65532
+  {{- end }}
   fsGroupChangePolicy: OnRootMismatch
   seccompProfile:
     type: RuntimeDefault
