@@ -252,6 +252,11 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def endpoint(host: str, port: int) -> str:
+    """HOST:PORT; an IPv6 address gets its brackets where it came without: [::]:8001."""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
 def write_ready_file(path: Path, addresses: Mapping[str, str]) -> None:
     """Tells others, in one step, that this program listens: {"pid": …, "grpc": …, "http": …}.
 

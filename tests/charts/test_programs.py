@@ -5,7 +5,19 @@ import re
 from pathlib import Path
 
 import pytest
-from support.charts import Object, ValueSet, every_value_set, one_of, pods, rendered, value_sets
+from support.charts import (
+    CHARTS,
+    TRIAL_PASSWORD,
+    Object,
+    ValueSet,
+    every_value_set,
+    objects_of,
+    one_of,
+    pods,
+    rendered,
+    template,
+    value_sets,
+)
 
 import visionloop_inference.settings
 import visionloop_labeling.settings
@@ -133,6 +145,23 @@ def test_the_command_line_knows_the_test_hooks(values: ValueSet) -> None:
     for arguments, _ in started(values, "visionloop"):
         options = cli_parser().parse_args(arguments)
         assert options.module == "model_check"
+
+
+@pytest.mark.parametrize("example", ["laptop", "production"])
+def test_where_pods_have_ipv6_addresses_programs_listen_on_those(example: str) -> None:
+    path = CHARTS / "visionloop" / "examples" / f"{example}.yaml"
+    flags = ["--set=global.ipv6=true", f"--set=trial.password={TRIAL_PASSWORD}"]
+    text = template("visionloop", f"--values={path}", *flags)
+    heard = {}
+    for _, spec in pods(objects_of(text)):
+        for container in spec["containers"]:
+            program, *arguments = command(container)
+            if program in PARSERS:
+                heard[program] = PARSERS[program](arguments, environment(container)).host
+            if program == "visionloop-train":
+                heard[program] = training_flags.parser().parse_args(arguments).metrics_host
+    assert heard == dict.fromkeys((*PARSERS, "visionloop-train"), "::")
+    assert "0.0.0.0" not in text.replace("0.0.0.0/0", "")  # noqa: S104
 
 
 def test_settings_reach_the_program() -> None:

@@ -13,6 +13,7 @@ from visionloop.flags import (
     check_host,
     check_port,
     comma_separated,
+    endpoint,
     is_loopback,
     seconds,
     write_ready_file,
@@ -27,6 +28,12 @@ def parser() -> FlagParser:
     parser.add_argument("--insecure", action="store_true", help="trust")
     parser.add_argument("--provider", choices=["cpu", "cuda"], default="cpu", help="device")
     return parser
+
+
+def test_an_ipv6_address_gets_its_brackets_once() -> None:
+    assert [endpoint(host, 1) for host in ("::", "[::1]", "web", "10.0.0.1")] == [
+        "[::]:1", "[::1]:1", "web:1", "10.0.0.1:1",
+    ]  # fmt: skip
 
 
 def test_the_command_line_wins_over_the_environment(parser: FlagParser) -> None:

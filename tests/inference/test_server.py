@@ -325,3 +325,12 @@ def test_what_is_missing_from_the_store_is_said(
     with running_server(tmp_path / "server", store_of_models, *flags) as server:
         wait_for(lambda: words in server.text(), hint=words)
         assert "never retrieved" not in server.text()
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_it_listens_on_ipv6(host: str, tmp_path: Path) -> None:
+    """As in a cluster whose pods have no other addresses."""
+    with running_server(tmp_path, f"file://{tmp_path}/store", f"--host={host}") as running:
+        assert running.listening().target.startswith("[::1]:")
+        assert check(running, "") == NOT_SERVING  # for want of a model
+        assert running.get("/healthz")[0] == 200

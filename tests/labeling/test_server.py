@@ -361,3 +361,12 @@ def test_a_taken_port_is_named(server: LabelingServer, tmp_path: Path) -> None:
 def test_flags_come_from_the_environment_too(server: LabelingServer, dataset: str) -> None:
     large = row(dataset, 0, image=b"x" * (MAX_IMAGE_BYTES + 1))
     assert server.submit([large])[0].reason == "too_many_bytes"
+
+
+def test_it_listens_on_ipv6(tmp_path: Path) -> None:
+    """As in a cluster whose pods have no other addresses."""
+    with running_labeling(tmp_path, "--host=::1", "--probe-port=0") as running:
+        assert running.grpc_address.startswith("[::1]:")
+        health = health_pb2_grpc.HealthStub(running.channel)
+        assert health.Check(health_pb2.HealthCheckRequest(), timeout=10).status == 1
+        assert running.get("/healthz")[0] == 200

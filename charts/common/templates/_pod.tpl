@@ -65,6 +65,11 @@ topologySpreadConstraints:
 {{- end }}
 {{- end -}}
 
+{{/* The address to listen on: all of the pod's. */}}
+{{- define "visionloop.host" -}}
+{{ ternary "::" "0.0.0.0" (.Values.global.ipv6 | default false) }}
+{{- end -}}
+
 {{/* Settings of a program, as flags. Takes a map: name without dashes in front -> value. */}}
 {{- define "visionloop.flags" -}}
 {{- range $name, $value := . }}

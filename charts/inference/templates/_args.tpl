@@ -1,7 +1,7 @@
 {{/* The program's command line. What the chart itself decides stands first; `settings` cannot name
 it (values.schema.json refuses that). */}}
 {{- define "inference.args" -}}
-- --host=0.0.0.0
+- "--host={{ include "visionloop.host" . }}"
 - --port=8001
 - --http-port=8002
 - --cache=/var/cache/visionloop/models

@@ -1,7 +1,7 @@
 {{/* The program's command line. What the chart itself decides stands first; `settings` cannot name
 it (values.schema.json refuses that). */}}
 {{- define "labeling.args" -}}
-- --host=0.0.0.0
+- "--host={{ include "visionloop.host" . }}"
 - --http-port=8080
 - --grpc-port=8081
 - --probe-port=8082

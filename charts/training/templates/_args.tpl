@@ -24,6 +24,6 @@
 - --nodes={{ .Values.nodes }}
 - --processes-per-node={{ include "training.processes" . }}
 - --metrics-port=8004
-- --metrics-host=0.0.0.0
+- "--metrics-host={{ include "visionloop.host" . }}"
 - --insecure # of metrics alone; the NetworkPolicy says who reads them
 {{- end -}}

@@ -116,7 +116,7 @@ args:
   - mini
   - -dir=/data
   - -ip=127.0.0.1
-  - -ip.bind=0.0.0.0
+  - "-ip.bind={{ ternary "[::]" "0.0.0.0" (.Values.global.ipv6 | default false) }}"
   - -s3.port=8333
   - -s3.port.iceberg=0
   - -s3.port.lance=0

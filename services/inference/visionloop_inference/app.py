@@ -23,7 +23,7 @@ import uvloop
 
 import visionloop
 from visionloop.errors import ConfigurationError
-from visionloop.flags import write_ready_file
+from visionloop.flags import endpoint, write_ready_file
 from visionloop.objectstore import open_store
 from visionloop.repository import ModelRepository
 from visionloop.telemetry import configure_logging
@@ -118,7 +118,10 @@ async def serve(settings: Settings, cache: Path) -> None:
             read_tokens(settings.tokens)  # a file that cannot be used is told here, once
         try:
             port = front_ends.start(settings.host, settings.port)
-            addresses = {"grpc": f"{settings.host}:{port}", **await http.start(front_ends.local)}
+            addresses = {
+                "grpc": endpoint(settings.host, port),
+                **await http.start(front_ends.local),
+            }
             repository = ModelRepository(await _unless_stopped(readiness, opening))
             loader = Loader(repository, cache, settings, pool, front_ends)
             supervisor = Supervisor(loader, settings, readiness.changed)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from visionloop.errors import ConfigurationError, UnavailableError, VisionloopError
+from visionloop.flags import endpoint
 from visionloop.telemetry import inference as metrics
 from visionloop_inference.control import Message
 from visionloop_inference.hosted_front_end import Answer, HostedFrontEnd
@@ -49,7 +50,7 @@ class FrontEnds:
     def start(self, host: str, port: int) -> int:
         """Starts all; the port they will listen on. Raises ConfigurationError when it is taken."""
         self._port_holder, port = held_port(host, port)
-        address = f"{host}:{port}"
+        address = endpoint(host, port)
         self._hosted = [self._new(index, address) for index in range(self.count)]
         self.local = f"unix:{self._hosted[0].local}"
         self._address = address

@@ -24,6 +24,7 @@ from visionloop.errors import (
     PermissionDeniedError,
     VisionloopError,
 )
+from visionloop.flags import endpoint
 from visionloop.telemetry import metrics
 from visionloop_inference.credentials import certificates
 from visionloop_inference.http_message import (
@@ -98,7 +99,7 @@ class HttpServer:
                 field=flag,
             ) from error
         self._servers.append(server)
-        return f"{host}:{server.sockets[0].getsockname()[1]}"
+        return endpoint(host, server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
         """Ends all exchanges: a caller who says nothing must not hold up the end of the program."""

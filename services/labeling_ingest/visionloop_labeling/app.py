@@ -21,7 +21,7 @@ import uvloop
 import visionloop
 from visionloop.certificates import Certificates
 from visionloop.errors import ConfigurationError
-from visionloop.flags import write_ready_file
+from visionloop.flags import endpoint, write_ready_file
 from visionloop.objectstore import open_store
 from visionloop.telemetry import configure_logging
 from visionloop.telemetry import labeling as metrics
@@ -253,7 +253,7 @@ def _bound(host: str, port: int, setting: str) -> Iterator[socket.socket]:
 
 
 def _announce(settings: Settings, ports: Mapping[str, int]) -> None:
-    addresses = {name: f"{settings.host}:{port}" for name, port in ports.items()}
+    addresses = {name: endpoint(settings.host, port) for name, port in ports.items()}
     _log.info("listening", extra={**addresses, "version": visionloop.__version__})
     if settings.insecure and not settings.loopback:
         if not settings.accounts:

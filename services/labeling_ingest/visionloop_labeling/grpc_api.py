@@ -15,6 +15,7 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from visionloop.errors import ConfigurationError, VisionloopError
+from visionloop.flags import endpoint
 from visionloop.proto.v1 import labeling_pb2 as pb
 from visionloop.proto.v1 import labeling_pb2_grpc
 from visionloop.telemetry.request_lines import RequestLines
@@ -92,7 +93,7 @@ class GrpcServer:
             self._server,
         )
         try:
-            address = f"{host}:{port}"
+            address = endpoint(host, port)
             self.port: int = (
                 self._server.add_insecure_port(address)
                 if credentials is None
