@@ -51,6 +51,11 @@ REFUSED = [
         [STORE, "--set=insecure=true,autoscaling.mode=hpa,autoscaling.min=9,autoscaling.max=3"],
         "autoscaling.min 9 is above autoscaling.max 3",
     ),
+    (
+        "inference",
+        [STORE, "--set=insecure=true,global.monitoring.enabled=true"],
+        "say where Prometheus is: networkPolicy.metricsFrom",
+    ),
     ("inference", [STORE, "--set=insecure=true,grpcRoute.enabled=true"], "names no Gateway"),
     ("inference", [STORE, "--set=insecure=true,ingress.enabled=true"], "names no host"),
     ("inference", [STORE, "--set=insecure=true,httpRoute.enabled=true"], "names no Gateway"),

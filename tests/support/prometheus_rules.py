@@ -16,7 +16,11 @@ from support.charts import NAMESPACE, RELEASE, ROOT, VALUES, objects_of, templat
 
 # With everything on, so that every rule is there.
 ALL_ON: dict[str, dict[str, Any]] = {
-    "inference": {"gpu.mode": "device-plugin", "autoscaling.mode": "hpa"},
+    "inference": {
+        "gpu.mode": "device-plugin",
+        "autoscaling.mode": "hpa",
+        "networkPolicy.metricsFrom": [{"podSelector": {}}],
+    },
     "labeling-ingest": {},
     "training": {},
 }

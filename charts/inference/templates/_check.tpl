@@ -10,6 +10,10 @@
 {{- if and (not $known) (not .Values.insecure) }}
 - whoever reaches the service may use it. Name auth.existingSecret (tokens) or tls.clientCaSecret (mTLS), or set insecure=true.
 {{- end }}
+{{- $scraped := and .Values.global.monitoring.enabled .Values.monitoring.podMonitor.enabled }}
+{{- if and .Values.insecure $scraped .Values.networkPolicy.enabled (not .Values.networkPolicy.metricsFrom) }}
+- insecure=true takes images on the port of the metrics, too, so it is not open to the cluster; say where Prometheus is: networkPolicy.metricsFrom=[{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}].
+{{- end }}
 {{- if and .Values.tls.clientCaSecret (eq .Values.tls.mode "off") }}
 - tls.clientCaSecret needs tls.mode secret or cert-manager: clients are asked for certificates over TLS only.
 {{- end }}
@@ -20,7 +24,7 @@
 {{- if and (eq .mode "keda") (not .prometheus) }}
 - autoscaling.mode is keda, but autoscaling.prometheus gives no address, as http://prometheus.monitoring:9090.
 {{- end }}
-{{- if and (ne .mode "off") (not (and $.Values.global.monitoring.enabled $.Values.monitoring.podMonitor.enabled)) }}
+{{- if and (ne .mode "off") (not $scraped) }}
 - autoscaling.mode is {{ .mode }}, which needs the pods' metrics: set global.monitoring.enabled=true and monitoring.podMonitor.enabled=true.
 {{- end }}
 {{- end }}

@@ -120,6 +120,7 @@ def keda_query() -> str:
     keda = template(
         "inference", f"--values={VALUES / 'inference/minimal.yaml'}",
         "--set=global.monitoring.enabled=true", "--set=autoscaling.mode=keda",
+        "--set=networkPolicy.enabled=false",
         "--set=autoscaling.prometheus=http://prometheus:9090",
     )  # fmt: skip
     query: str = one_of(objects_of(keda), "ScaledObject")["spec"]["triggers"][0]["metadata"][
@@ -242,6 +243,7 @@ def test_the_autoscaler_asks_for_what_there_is(known: Known) -> None:
         f"--values={VALUES / 'inference/minimal.yaml'}",
         "--set=global.monitoring.enabled=true",
         "--set=autoscaling.mode=hpa",
+        "--set=networkPolicy.enabled=false",
     )
     scaler = one_of(objects_of(text), "HorizontalPodAutoscaler")
     names = [
