@@ -2,7 +2,7 @@
 
 import pytest
 from support.charts import CHARTS as FOLDER
-from support.charts import RefusedError, template
+from support.charts import RefusedError, objects_of, one_of, template
 
 from charts.tooling.charts import CHARTS, generated
 from charts.tooling.values import read_values
@@ -159,3 +159,10 @@ def test_all_problems_are_told_at_once() -> None:
 def test_a_long_release_name_is_refused_not_cut() -> None:
     with pytest.raises(RefusedError, match="52 fit"):
         template("inference", STORE, "--set=insecure=true", release="r" * 50)
+
+
+def test_an_autoscaler_of_ones_own_is_the_only_one() -> None:
+    flags = [STORE, "--set=insecure=true,autoscaling.mode=external", "--set=replicas=5"]
+    objects = objects_of(template("inference", *flags))
+    assert "replicas" not in one_of(objects, "Deployment")["spec"]
+    assert not {"HorizontalPodAutoscaler", "ScaledObject"} & {one["kind"] for one in objects}

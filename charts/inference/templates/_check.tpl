@@ -18,13 +18,14 @@
 - tls.clientCaSecret needs tls.mode secret or cert-manager: clients are asked for certificates over TLS only.
 {{- end }}
 {{- with .Values.autoscaling }}
-{{- if and (ne .mode "off") (gt (int .min) (int .max)) }}
+{{- $ours := has .mode (list "hpa" "keda") }}
+{{- if and $ours (gt (int .min) (int .max)) }}
 - autoscaling.min {{ .min }} is above autoscaling.max {{ .max }}.
 {{- end }}
 {{- if and (eq .mode "keda") (not .prometheus) }}
 - autoscaling.mode is keda, but autoscaling.prometheus gives no address, as http://prometheus.monitoring:9090.
 {{- end }}
-{{- if and (ne .mode "off") (not $scraped) }}
+{{- if and $ours (not $scraped) }}
 - autoscaling.mode is {{ .mode }}, which needs the pods' metrics: set global.monitoring.enabled=true and monitoring.podMonitor.enabled=true.
 {{- end }}
 {{- end }}
