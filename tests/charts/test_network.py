@@ -1,5 +1,7 @@
 """Who reaches which port, and where programs may go: what the NetworkPolicies say."""
 
+import json
+
 import pytest
 from support.charts import NAMESPACE, VALUES, Object, objects_of, one_of, template
 
@@ -39,5 +41,23 @@ def test_without_tls_or_tokens_the_port_of_the_metrics_is_not_open_to_the_cluste
     secured = "--set=insecure=false,tls.mode=secret,tls.existingSecret=t,auth.existingSecret=a"
     assert callers(policy("inference", secured), 8002) == [EVERYWHERE]
     prometheus = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kps"}}}
-    named = "--set-json=networkPolicy.metricsFrom=[" + str(prometheus).replace("'", '"') + "]"
+    named = f"--set-json=networkPolicy.metricsFrom=[{json.dumps(prometheus)}]"
     assert callers(policy("inference", named), 8002) == [HERE, prometheus]
+
+
+@pytest.mark.parametrize("chart", ["inference", "labeling-ingest", "training"])
+def test_a_store_behind_a_service_that_maps_ports_is_reached(chart: str) -> None:
+    """Policies are applied to the pod's port, after the Service's was translated."""
+    store = ["--set=global.store.endpoint=https://minio.minio.svc,networkPolicy.storePort=9000"]
+    tenant = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "minio"}}}
+    store.append(f"--set-json=networkPolicy.storePeers=[{json.dumps(tenant)}]")
+    spec = policy(chart, *store)
+    assert goals(spec, 443) == goals(spec, 9000) == [tenant]
+    assert goals(policy(chart), 9000) == []
+
+
+@pytest.mark.parametrize("chart", ["inference", "labeling-ingest", "training"])
+def test_a_pod_without_keys_may_ask_for_those_of_its_identity(chart: str) -> None:
+    blocks = [one["ipBlock"]["cidr"] for one in goals(policy(chart), 80)]
+    assert blocks == ["169.254.170.23/32", "fd00:ec2::23/128"]
+    assert goals(policy(chart, "--set=storeSecret=keys"), 80) == []

@@ -1,5 +1,5 @@
 {{/* The object store. Where no secret is named, boto3 finds the pod's identity by itself (IRSA, EKS
-Pod Identity, GKE, an instance's role), and no key is anywhere in the cluster. */}}
+Pod Identity, an instance's role), and no key is anywhere in the cluster. */}}
 {{- define "visionloop.storeSecret" -}}
 {{- .Values.storeSecret | default .Values.global.store.existingSecret -}}
 {{- end -}}
