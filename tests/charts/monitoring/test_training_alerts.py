@@ -50,7 +50,14 @@ CASES = [
                 at="265h",
                 interval="1h",
                 labels={"namespace": "vision", "cronjob": "demo-training"},
-            )
+            ),
+            Story(
+                "it was installed eleven days ago, and no run has ever ended well",
+                {f"kube_cronjob_created{{{CRONJOB}}}": "_x1 3600x300"},
+                at="265h",
+                interval="1h",
+                labels={"namespace": "vision", "cronjob": "demo-training"},
+            ),
         ],
         quiet=[
             Story(
@@ -62,7 +69,12 @@ CASES = [
                 at="265h",
                 interval="1h",
             ),
-            Story("it runs every week", succeeded(1, 169), at="265h", interval="1h"),
+            Story(
+                "it was installed long ago and runs every week",
+                {**succeeded(1, 169), f"kube_cronjob_created{{{CRONJOB}}}": "0x300"},
+                at="265h",
+                interval="1h",
+            ),
         ],
     ),
     AlertCase(
@@ -113,9 +125,25 @@ CASES = [
                 },
                 at="80m",
                 labels={"namespace": "vision"},
-            )
+            ),
+            Story(
+                "Kueue does not admit it, so it has no pods",
+                {on_job("demo-training-1", "kube_job_created"): "0x90"},
+                at="80m",
+                labels={"namespace": "vision"},
+            ),
         ],
         quiet=[
+            Story(
+                "it was admitted after half an hour, and one of last week is done",
+                {
+                    on_job("demo-training-2", "kube_job_created"): "0x90",
+                    on_job("demo-training-2", "kube_job_status_start_time"): "_x30 1800x60",
+                    on_job("demo-training-1", "kube_job_created"): "0x90",
+                    on_job("demo-training-1", "kube_job_status_start_time"): "0x90",
+                },
+                at="80m",
+            ),
             Story(
                 "a node is added within half an hour",
                 {
