@@ -55,7 +55,8 @@ def test_helm_takes_what_the_pages_say(command: Command, tmp_path: Path) -> None
         return
     chart = next(word for word in words if word.startswith("charts/"))
     values: list[str] = []
-    if "--reuse-values" in words:
+    assert "--reuse-values" not in words, "it keeps the defaults of an older chart"
+    if "--reset-then-reuse-values" in words:
         values += BASE[Path(chart).name]
     place = 0
     while place < len(words):
