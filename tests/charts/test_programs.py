@@ -8,11 +8,13 @@ import pytest
 from support.charts import (
     CHARTS,
     TRIAL_PASSWORD,
+    VALUES,
     Object,
     ValueSet,
     every_value_set,
     objects_of,
     one_of,
+    pod_of,
     pods,
     rendered,
     template,
@@ -138,6 +140,14 @@ def test_a_pod_has_the_time_that_its_program_takes_to_drain(values: ValueSet) ->
             sleep = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {})
             needed = settings.drain_seconds + sleep.get("seconds", 0)
             assert spec["terminationGracePeriodSeconds"] > needed
+
+
+@pytest.mark.parametrize("chart", ["inference", "labeling-ingest"])
+def test_half_a_second_of_draining_counts(chart: str) -> None:
+    flags = [f"--values={VALUES / chart / 'minimal.yaml'}", "--set-json=settings.drain-seconds=12.5"]
+    spec = pod_of(one_of(objects_of(template(chart, *flags)), "Deployment"))
+    assert spec is not None
+    assert spec["terminationGracePeriodSeconds"] == 5 + 13 + 10
 
 
 @every_value_set
