@@ -9,6 +9,7 @@ from support import kubernetes_schemas
 from support.charts import (
     CHARTS,
     KUBERNETES,
+    TRIAL_PASSWORD,
     RefusedError,
     ValueSet,
     every_value_set,
@@ -110,6 +111,25 @@ def test_names_are_unique_and_labels_complete(values: ValueSet) -> None:
         labels = one["metadata"]["labels"]
         assert labels["app.kubernetes.io/instance"] == "demo"
         assert labels["app.kubernetes.io/part-of"] == "visionloop"
+
+
+@pytest.mark.parametrize("example", ["laptop", "production"])
+def test_labels_of_ones_own_are_on_all_objects_and_pods(example: str) -> None:
+    """As a policy wants them that refuses what has none; and in no selector, which cannot change."""
+    path = CHARTS / "visionloop" / "examples" / f"{example}.yaml"
+    flags = [f"--values={path}", f"--set=trial.password={TRIAL_PASSWORD}"]
+    # The release's own labels for Prometheus may have the same name.
+    text = template("visionloop", *flags, "--set=global.labels.release=paid,global.labels.a=b")
+    for item in objects_of(text):
+        spec = item.get("spec", {})
+        job = spec.get("jobTemplate", {}).get("spec", {})
+        holders = [item, *(one["template"] for one in (spec, job) if "template" in one)]
+        for holder in holders:
+            labels = holder["metadata"]["labels"]
+            assert labels["a"] == "b", item["kind"]
+            assert labels["release"] in ("paid", "kube-prometheus-stack")
+        selector = spec.get("selector", {})
+        assert "a" not in selector.get("matchLabels", selector)
 
 
 def test_templates_never_ask_the_cluster() -> None:

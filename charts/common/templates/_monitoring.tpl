@@ -1,10 +1,7 @@
 {{/* Prometheus and Grafana. Everything here hangs on global.monitoring.enabled, a value and never
 `.Capabilities`: GitOps tools render without a cluster and would silently drop it. */}}
 {{- define "visionloop.monitoringLabels" -}}
-{{ include "visionloop.labels" . }}
-{{- with .Values.global.monitoring.labels }}
-{{ toYaml . }}
-{{- end }}
+{{ toYaml (merge (dict) .Values.global.monitoring.labels (include "visionloop.labels" . | fromYaml)) }}
 {{- end -}}
 
 {{/* Selects the series of this chart's pods in PromQL; prometheus-operator names the job of a
@@ -71,8 +68,7 @@ kind: ConfigMap
 metadata:
   name: {{ include "visionloop.fullname" $ }}-dashboard-{{ trimSuffix ".json" (base $path) }}
   labels:
-    {{- include "visionloop.labels" $ | nindent 4 }}
-    {{- toYaml $.Values.monitoring.dashboards.labels | nindent 4 }}
+    {{- toYaml (merge (dict) $.Values.monitoring.dashboards.labels (include "visionloop.labels" $ | fromYaml)) | nindent 4 }}
   {{- with $.Values.monitoring.dashboards.annotations }}
   annotations:
     {{- toYaml . | nindent 4 }}

@@ -14,7 +14,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- define "visionloop.podLabels" -}}
 {{ include "visionloop.selector" . }}
 app.kubernetes.io/part-of: visionloop
-{{- with .Values.podLabels }}
+{{- with merge (dict) .Values.podLabels (.Values.global.labels | default dict) }}
 {{ toYaml . }}
 {{- end }}
 {{- end -}}
@@ -25,6 +25,9 @@ app.kubernetes.io/part-of: visionloop
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.global.labels }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{- define "visionloop.serviceAccountName" -}}

@@ -28,6 +28,9 @@ spec:
         {{- include "trial.labels" .name | nindent 8 }}
         app.kubernetes.io/part-of: visionloop
         visionloop/for: trying-out
+        {{- with $root.Values.global.labels }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
     spec:
       automountServiceAccountToken: false
       enableServiceLinks: false
