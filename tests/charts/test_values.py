@@ -14,6 +14,10 @@ OPEN = [
     "--set=labeling-ingest.database.existingSecret=d",
 ]
 STORE = "--set=global.store.url=s3://models/p"
+SECURED = [
+    "--set=inference.tls.mode=secret,inference.tls.existingSecret=t",
+    "--set=inference.auth.existingSecret=a",
+]
 
 
 @pytest.mark.parametrize("chart", CHARTS)
@@ -115,6 +119,14 @@ REFUSED = [
     ("training", [STORE, "--set=dataset=d,fullnameOverride=" + "t" * 41], "fullnameOverride"),
     ("training", [STORE, "--set=dataset=d,config.fit.epoch=3"], "epoch"),
     ("training", [STORE, "--set=dataset=d,config.gate.policy=better"], "policy"),
+    ("visionloop", [STORE, *OPEN, "--set=inference.enabled=false"], "inference.enabled is false"),
+    ("visionloop", [STORE, *OPEN, *SECURED], "asks it in the clear"),
+    ("visionloop", [STORE, *OPEN, *SECURED], "labeling-ingest has none; name its Secret"),
+    (
+        "visionloop",
+        [STORE, *OPEN, *SECURED, "--set=inference.tls.clientCaSecret=c"],
+        "wants certificates of all clients",
+    ),
     ("visionloop", [STORE, *OPEN, "--set=trial.enabled=true"], "fewer than 12 characters"),
     (
         "visionloop",
@@ -167,3 +179,7 @@ def test_an_autoscaler_of_ones_own_is_the_only_one() -> None:
     objects = objects_of(template("inference", *flags))
     assert "replicas" not in one_of(objects, "Deployment")["spec"]
     assert not {"HorizontalPodAutoscaler", "ScaledObject"} & {one["kind"] for one in objects}
+
+
+def test_without_suggestions_the_programs_need_not_fit() -> None:
+    assert template("visionloop", STORE, *OPEN, *SECURED, "--set=labeling-ingest.inference.address=")
