@@ -2,11 +2,13 @@
 
 import http.server
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.certificates import authority
 from support.stores import free_ports
 
 from visionloop.doctor.accelerators import check_onnxruntime, cuda_finding
@@ -50,9 +52,14 @@ class Health(http.server.BaseHTTPRequestHandler):
         return
 
 
-@pytest.fixture
-def service_port() -> Iterator[int]:
+@pytest.fixture(params=["plain", "TLS"])
+def service_port(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Health) as server:
+        if request.param == "TLS":
+            pair = authority(tmp_path)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(pair.certificate, pair.key)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server.server_address[1]

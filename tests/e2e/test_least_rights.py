@@ -108,6 +108,15 @@ def test_what_the_page_gives_is_enough(program: str, as_program) -> None:
     assert [one for one in findings if one.status is not Status.OK] == []
 
 
+def test_a_doctor_may_write_where_it_tries() -> None:
+    """The server above does not tell writing from deleting, as AWS' policies do."""
+    rows = re.findall(r"^\| ([a-z-]+) \| .*PREFIX.* \| (.*) \| .* \|$", PAGE.read_text(), re.M)
+    for program, writes in rows:
+        for folder in NEEDS[program][1]:
+            probed = f"PREFIX/{folder}/.probe/*" in writes
+            assert probed or folder in folders(writes), f"{program} writes {folder}/.probe/"
+
+
 @pytest.mark.parametrize("program", NEEDS)
 def test_and_no_more(program: str, as_program) -> None:
     as_program("test").put("blobs/x", b"")

@@ -2,9 +2,11 @@
 
 import contextlib
 import errno
+import http.client
 import os
 import shutil
 import socket
+import ssl
 import tempfile
 import urllib.request
 from collections.abc import Mapping
@@ -89,10 +91,13 @@ def _is_free(host: str, port: int) -> bool:
 
 def _answers(host: str, port: int) -> bool:
     bare = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "::": "[::1]"}.get(host, host)  # noqa: S104
-    with contextlib.suppress(OSError, ValueError):
-        url = f"http://{bare}:{port}/healthz"
-        with urllib.request.urlopen(url, timeout=3) as answer:
-            return bool(answer.status == 200)
+    # Whose the certificate is does not matter: nothing is told, and the port is this machine's own.
+    anybody = ssl._create_unverified_context()
+    for scheme, context in (("http", None), ("https", anybody)):
+        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
+            url = f"{scheme}://{bare}:{port}/healthz"
+            with urllib.request.urlopen(url, timeout=3, context=context) as answer:
+                return bool(answer.status == 200)
     return False
 
 
