@@ -145,7 +145,7 @@ REFUSED = [
     ("inference", [STORE, "--set=image.digest=abc"], "digest"),
     ("inference", [STORE, "--set=models={Dogs!}"], "models"),
     ("inference", [STORE, "--set=global.store.bucket=x"], "bucket"),
-    ("inference", [STORE, r"--set=global.labels.app\.kubernetes\.io/name=x"], "labels"),
+    ("inference", [STORE, r"--set=global.labels.app\.kubernetes\.io/name=x"], "invalid propertyName"),
 ]
 
 
