@@ -157,3 +157,24 @@ def test_the_documentation_has_every_setting_with_its_default() -> None:
             shown = "cores, at most 4"
         row = f"| `--{action.dest.replace('_', '-')}` | {shown} | {action.help} |"
         assert row in text, f"docs/serving.md lacks: {row}"
+
+
+@pytest.mark.parametrize(
+    ("cores", "limit", "flags", "number"),
+    [
+        (2, None, [], 1),
+        (64, None, [], 16),
+        (64, 4 * 2**30, [], 3),  # the chart's limit: 3 x (128 + 512 MiB) is less than 2 GiB
+        (192, 4 * 2**30, ["--provider=cuda"], 3),  # a node with eight GPUs: 64 would not even start
+        (192, 128 * 2**30, ["--provider=cuda"], 64),
+        (64, 2**29, [], 1),
+        (64, 4 * 2**30, ["--front-ends=9"], 9),
+        (64, 4 * 2**30, ["--queue-bytes=67108864"], 10),
+    ],
+)
+def test_front_ends_keep_to_the_memory_that_they_may_use(
+    cores: int, limit: int | None, flags: list[str], number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "cores", lambda: cores)
+    monkeypatch.setattr(module, "memory", lambda: limit)
+    assert parse([STORE, *flags], {}).front_end_processes == number

@@ -14,3 +14,11 @@ def cores() -> int:
     if quota == "max":
         return allowed
     return max(1, min(allowed, round(int(quota) / int(period))))
+
+
+def memory() -> int | None:
+    """Bytes this process and its children may use by its cgroup; None where nothing is said."""
+    try:
+        return int(Path("/sys/fs/cgroup/memory.max").read_text())
+    except (OSError, ValueError):  # "max" is no number
+        return None

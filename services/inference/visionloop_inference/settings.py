@@ -15,12 +15,14 @@ from visionloop.errors import ConfigurationError
 from visionloop.flags import check_above_zero, check_port, check_range
 from visionloop.server_settings import ServerSettings
 from visionloop_inference import flags
-from visionloop_inference.machine import cores
+from visionloop_inference.machine import cores, memory
 from visionloop_inference.version_policy import VersionPolicy
 
 # One front end parses and decodes for so many cores: beside graphs that take their share of them,
 # and where a GPU runs the graphs.
 ONE_FRONT_END_CORES, ONE_BESIDE_A_GPU = 4, 2
+# What one takes beside the requests that it holds: 60 MB when it starts, 100 MB under load.
+FRONT_END_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,11 +107,17 @@ class Settings(ServerSettings):
 
     @property
     def front_end_processes(self) -> int:
-        """How many front ends there are; 0 means that everything runs in one process."""
+        """How many front ends there are; 0 means that everything runs in one process.
+
+        By themselves they keep to half of the memory that a limit allows, with all that they may
+        hold: a pod without a limit on its CPUs sees all cores of a large node.
+        """
         if self.front_ends >= 0:
             return self.front_ends
         each = ONE_FRONT_END_CORES if self.provider == "cpu" else ONE_BESIDE_A_GPU
-        return min(64, max(1, cores() // each))
+        limit = memory()
+        fit = 64 if limit is None else limit // 2 // (FRONT_END_BYTES + self.queue_bytes)
+        return max(1, min(64, cores() // each, fit))
 
     def to_message(self) -> dict[str, Any]:
         """The values for a child process, as JSON takes them."""
