@@ -3,8 +3,8 @@
 Pillow loads files that lost their end as long as the first frame's pixels are there, walks long
 chains of TIFF pages in quadratic time, and decodes a JPEG of a hundred thousand scans without
 complaint. These walks visit every chunk, block, marker or directory once (at most about one second
-for 20 MB of hostile bytes, about a millisecond for a photograph), and `visionloop.images` makes
-them before it lets Pillow near a file.
+for 20 MB of hostile bytes, about a millisecond for a photograph), refuse a file that has more of
+them than any encoder writes, and `visionloop.images` makes them before it lets Pillow near a file.
 """
 
 import re
@@ -33,8 +33,14 @@ class Refusal(StrEnum):
 # Frames and pages are counted to here; a file with more says this many.
 MAX_FRAMES = 10_000
 # Encoders write about 10 scans, the longest known scripts 64. Every scan costs a pass over the
-# whole image, so a few kilobytes of empty scans would cost hours.
+# whole image, so a few kilobytes of empty scans would cost hours. A large image may have fewer: 32
+# of 50 megapixels.
 MAX_JPEG_SCANS = 128
+MAX_SCANNED_PIXELS = 1_600_000_000
+# Encoders write some thousands at most. Millions fit into a file; each of them costs the GIL, here and
+# once more in Pillow, which also keeps those that it does not know.
+MAX_PARTS = 100_000  # segments of a JPEG, chunks of a PNG, entries of a TIFF's directory
+MAX_GIF_BLOCKS = 500_000  # of at most 255 bytes each: 20 MB of them are 80,000
 
 _SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -122,9 +128,12 @@ _JPEG_BITS_PER_BLOCK = {0xC0: 2, 0xC1: 2, 0xC2: 1}
 
 
 def _walk_jpeg(data: bytes, check_size: CheckSize) -> int:
-    scans = coded_bytes = needed_bits = 0
+    parts = scans = pixels = coded_bytes = needed_bits = 0
     marker, position = 0, 2
     while match := _JPEG_MARKER.search(data, position):
+        parts += 1
+        if parts > MAX_PARTS:
+            raise _too_many("JPEG", "segments", MAX_PARTS)
         if marker == _JPEG_SCAN:
             coded_bytes += match.start() - position
         marker = data[match.start() + 1]
@@ -137,14 +146,13 @@ def _walk_jpeg(data: bytes, check_size: CheckSize) -> int:
         if marker in _JPEG_BARE:
             continue
         scans += marker == _JPEG_SCAN
-        if scans > MAX_JPEG_SCANS:
-            raise broken(
-                Refusal.CORRUPT, f"the JPEG has more than {MAX_JPEG_SCANS} scans; save it again"
-            )
+        if scans > MAX_JPEG_SCANS or scans * pixels > MAX_SCANNED_PIXELS:
+            raise _too_many("JPEG", "scans", scans - 1)
         if marker in _JPEG_BITS_PER_BLOCK:
             height = int.from_bytes(data[position + 3 : position + 5], "big")
             width = int.from_bytes(data[position + 5 : position + 7], "big")
             check_size(width, height)
+            pixels = max(pixels, width * height)
             needed_bits = _JPEG_BITS_PER_BLOCK[marker] * -(-width // 8) * -(-height // 8)
         position += int.from_bytes(data[position : position + 2], "big")
     raise broken(Refusal.TRUNCATED, "the JPEG ends before its end marker")
@@ -154,13 +162,16 @@ def _walk_jpeg(data: bytes, check_size: CheckSize) -> int:
 
 
 def _walk_png(data: bytes, check_size: CheckSize) -> int:
-    frames = 1
+    parts, frames = 0, 1
     position = 8
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
         if end > len(data):
             break
+        parts += 1
+        if parts > MAX_PARTS:
+            raise _too_many("PNG", "chunks", MAX_PARTS)
         if kind[0] & 0x20 == 0:  # an upper-case letter: the chunk is critical
             (expected,) = struct.unpack_from(">I", data, end - 4)
             if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != expected:
@@ -195,15 +206,16 @@ _GIF_EXTENSION, _GIF_IMAGE, _GIF_TRAILER = 0x21, 0x2C, 0x3B
 
 
 def _walk_gif(data: bytes, _check_size: CheckSize) -> int:
-    frames = 0
+    frames, left = 0, MAX_GIF_BLOCKS
     try:
         position = 13 + _gif_palette(data[10])
         while (block := data[position]) != _GIF_TRAILER:
             position += 1
             if block == _GIF_EXTENSION:
-                position = _gif_sub_blocks(data, position + 1)
+                position, left = _gif_sub_blocks(data, position + 1, left)
             elif block == _GIF_IMAGE:
-                position = _gif_sub_blocks(data, position + 10 + _gif_palette(data[position + 8]))
+                begin = position + 10 + _gif_palette(data[position + 8])
+                position, left = _gif_sub_blocks(data, begin, left)
                 frames += 1
     except IndexError:
         raise broken(Refusal.TRUNCATED, "the GIF ends before its trailer") from None
@@ -216,10 +228,16 @@ def _gif_palette(flags: int) -> int:
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def _gif_sub_blocks(data: bytes, position: int) -> int:
+def _gif_sub_blocks(data: bytes, position: int, left: int) -> tuple[int, int]:
+    """The place behind a list of blocks, and how many of the `left` ones are left."""
     while length := data[position]:
         position += length + 1
-    return position + 1
+        left -= 1
+        if left < 0:
+            break
+    if left <= 0:
+        raise _too_many("GIF", "blocks", MAX_GIF_BLOCKS)
+    return position + 1, left - 1  # the empty one that ends the list counts, too
 
 
 # --- WebP: a RIFF whose header says how long it is; the canvas is read here because libwebp
@@ -304,6 +322,8 @@ def _tiff_directory(data: bytes, offset: int, layout: _TiffLayout, *, check_valu
     if end > len(data):
         raise struct.error
     if check_values:
+        if entries > MAX_PARTS:
+            raise _too_many("TIFF", "entries in its directory", MAX_PARTS)
         fields = struct.Struct(layout.order + "HH" + layout.offset * 2)
         for position in range(start, end, layout.entry):
             _, kind, count, where = fields.unpack_from(data, position)
@@ -322,6 +342,12 @@ _WALKS: dict[str, Callable[[bytes, CheckSize], int]] = {
     "BMP": _walk_bmp,
     "TIFF": _walk_tiff,
 }
+
+
+def _too_many(format_name: str, parts: str, limit: int) -> ImageError:
+    return broken(
+        Refusal.CORRUPT, f"the {format_name} has more than {limit:,} {parts}; save it again"
+    )
 
 
 def broken(reason: Refusal, what: str) -> ImageError:

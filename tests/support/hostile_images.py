@@ -72,6 +72,18 @@ def gif(screen: tuple[int, int], frame: tuple[int, int], frames: int = 1) -> byt
     return b"GIF89a" + struct.pack("<HHBBB", *screen, 0, 0, 0) + image * frames + b";"
 
 
+def gif_of_a_long_comment(blocks: int) -> bytes:
+    """A GIF with a comment in blocks of one byte."""
+    image = gif((8, 8), (8, 8))
+    return image[:13] + b"\x21\xfe" + b"\x01a" * blocks + b"\0" + image[13:]
+
+
+def tiff_of_many_entries(entries: int) -> bytes:
+    """A BigTIFF with a directory of private entries."""
+    entry = struct.pack("<HHQQ", 40_000, 3, 1, 0)
+    return struct.pack("<2sHHHQQ", b"II", 43, 8, 0, 16, entries) + entry * entries + bytes(8)
+
+
 def jpeg_of_size(width: int, height: int) -> bytes:
     """A real JPEG whose header was changed to claim another size."""
     data = variants()["jpeg"].data
@@ -84,6 +96,22 @@ def jpeg_of_many_scans(scans: int) -> bytes:
     data = variants()["jpeg-progressive"].data
     last = data.rindex(b"\xff\xda")
     return data[:-2] + data[last:-2] * scans + b"\xff\xd9"
+
+
+def jpeg_of_large_scans(scans: int) -> bytes:
+    """The same of 49 megapixels, with bytes enough for that size."""
+    data = variants()["jpeg-progressive"].data
+    place, last = data.index(b"\xff\xc2") + 5, data.rindex(b"\xff\xda")
+    scan = data[last:-2] + bytes(8192)
+    return (
+        data[:place] + struct.pack(">HH", 7_000, 7_000) + data[place + 4 : -2] + scan * scans
+    ) + b"\xff\xd9"
+
+
+def jpeg_of_many_comments(comments: int) -> bytes:
+    """A real JPEG behind empty comments."""
+    data = variants()["jpeg"].data
+    return data[:2] + b"\xff\xfe\x00\x02" * comments + data[2:]
 
 
 def bmp(width: int, height: int, compression: int = 0) -> bytes:
@@ -129,6 +157,11 @@ def bombs() -> dict[str, tuple[bytes, set[str]]]:
         "jpeg: 4 gigapixels": (jpeg_of_size(65_500, 65_500), many),
         "jpeg: 49 megapixels of nothing": (jpeg_of_size(7_000, 7_000), cut),
         "jpeg: 10,000 scans": (jpeg_of_many_scans(10_000), corrupt),
+        "jpeg: 40 scans of 49 megapixels": (jpeg_of_large_scans(40), corrupt),
+        "jpeg: 2 million comments": (jpeg_of_many_comments(2_000_000), corrupt),
+        "png: a million chunks": (png(8, 8, png_chunk(b"abCd", b"") * 1_000_000), corrupt),
+        "gif: a comment of 5 million blocks": (gif_of_a_long_comment(5_000_000), corrupt),
+        "tiff: half a million entries": (tiff_of_many_entries(500_000), corrupt),
         "bmp: 4 exapixels": (bmp(2**31 - 1, 2**31 - 1), many),
         "bmp: run-length": (bmp(7_000, 7_000, compression=1), {"unsupported_format"}),
     }  # fmt: skip
