@@ -121,11 +121,47 @@ def test_threads_lose_no_counts() -> None:
 
 
 def test_a_full_page_says_so() -> None:
+    page = full_page()
+    assert page.series("m", ("x",), pages.NUMBERS - 1).first == 1  # known: no new room
+    with pytest.raises(pages.PageFullError, match="full"):
+        page.series("m", ("y",), 1)
+
+
+def full_page() -> pages.Page:
     page = pages.Page.private()
     page.series("m", ("x",), pages.NUMBERS - 1)
-    assert page.series("m", ("x",), pages.NUMBERS - 1).first == 1  # known: no new room
-    with pytest.raises(RuntimeError, match="full"):
-        page.series("m", ("y",), 1)
+    return page
+
+
+def test_what_has_no_room_is_left_out_and_costs_nobody_an_answer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the classes of a model that knows twenty thousand, each with its own counter."""
+    monkeypatch.setattr(metrics, "_page", full_page())
+    monkeypatch.setattr(metrics, "_full", False)
+    for kind in ("species 20,001", "species 20,002"):
+        CALLS.labels(kind).inc()
+        LEVEL.labels(kind).set(1.0)
+        LEVEL.withdraw(kind)
+        SIZES.labels(kind).observe(5.0)
+        assert sample("visionloop_test_calls_total", kind=kind) is None
+    assert [record.message.partition(";")[0] for record in caplog.records] == [
+        "the metric page is full"
+    ]
+
+
+def test_a_child_that_dies_leaves_what_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = pages.Page.private()
+    for kind in ("no room", "room"):
+        page.numbers[page.series("visionloop_test_calls_total", (kind,), 1).first] = 3.0
+    parent = pages.Page.private()
+    parent.series("visionloop_test_calls_total", ("room",), 1)
+    parent.series("m", ("x",), pages.NUMBERS - 2)
+    monkeypatch.setattr(metrics, "_page", parent)
+    metrics.adopt(page)
+    metrics.fold(page)
+    assert sample("visionloop_test_calls_total", kind="room") == 3.0
+    assert sample("visionloop_test_calls_total", kind="no room") is None
 
 
 @pytest.mark.parametrize("labels", [(), ("a", "b")])

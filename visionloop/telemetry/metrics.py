@@ -8,6 +8,7 @@ child calls `write_to`. The price of constants is one set of values per process:
 process share their counts, which only tests do.
 """
 
+import logging
 import threading
 import time
 from bisect import bisect_left
@@ -28,7 +29,9 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from visionloop.telemetry.pages import Labels, Page
+from visionloop.telemetry.pages import Labels, Page, PageFullError
+
+log = logging.getLogger(__name__)
 
 # Seconds. 0.25 s and the other round numbers are there because alerts compare with them.
 LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -57,9 +60,23 @@ class _Numbers:
         # Histogram: one per bucket, one for +Inf, the sum. Gauge: its value, whether it is told.
         count = {"counter": 1, "gauge": 2, "histogram": len(metric.buckets) + 2}[metric.kind]
         self._buckets = metric.buckets
-        self._first = _page.series(metric.name, labels, count).first
-        self._numbers = _page.numbers
         self._lock = _page.lock
+        try:
+            self._first = _page.series(metric.name, labels, count).first
+            self._numbers = _page.numbers
+        except PageFullError as error:
+            # No answer may fail because it cannot be counted: it counts where nobody looks.
+            _tell_full(error)
+            self._first = 0
+            self._numbers = memoryview(bytearray(8 * count)).cast("d")
+
+
+def _tell_full(error: PageFullError) -> None:
+    """Once: there may be thousands more, one with each request."""
+    global _full
+    if not _full:
+        _full = True
+        log.error("%s; this and what comes later is not counted", error)
 
 
 class CounterSeries(_Numbers):
@@ -163,6 +180,7 @@ class Histogram(_Declared[HistogramSeries]):
 
 _declared: dict[str, Metric] = {}
 _page = Page.private()
+_full = False  # and said so
 _children: list[Page] = []
 # A scrape reads in a thread of its own: no page may move or close under it, nor count twice.
 _reading = threading.Lock()
@@ -214,7 +232,11 @@ def fold(page: Page) -> None:
         for series, numbers in page.read():
             metric = _declared.get(series.metric)
             if metric is not None and metric.kind != "gauge":
-                mine = _page.series(series.metric, series.labels, series.count)
+                try:
+                    mine = _page.series(series.metric, series.labels, series.count)
+                except PageFullError as error:
+                    _tell_full(error)
+                    continue
                 with _page.lock:
                     for place, number in enumerate(numbers):
                         _page.numbers[mine.first + place] += number

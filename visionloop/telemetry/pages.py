@@ -28,6 +28,10 @@ _LENGTH = struct.Struct("<Q")  # bytes of the directory; stands in place of the 
 Labels = tuple[str, ...]
 
 
+class PageFullError(RuntimeError):
+    """There is no room for one more series."""
+
+
 @dataclass(frozen=True, slots=True)
 class Series:
     """One labelled series of a page: `count` numbers from `first`."""
@@ -59,7 +63,7 @@ class Page:
         return cls(mmap.mmap(fd, SIZE))
 
     def series(self, metric: str, labels: Labels, count: int) -> Series:
-        """The numbers of a series, found or newly taken. Raises RuntimeError when it is full."""
+        """The numbers of a series, found or newly taken. Raises PageFullError."""
         key = (metric, labels)
         with self.lock:
             found = self._known.get(key)
@@ -71,7 +75,7 @@ class Page:
         entry = json.dumps([metric, labels, self._next, count]).encode() + b"\n"
         (length,) = _LENGTH.unpack_from(self._memory)
         if self._next + count > NUMBERS or length + len(entry) > DIRECTORY_BYTES:
-            raise RuntimeError(f"the metric page is full; {metric} has no room for {labels}")
+            raise PageFullError(f"the metric page is full; {metric} has no room for {labels}")
         begin = 8 * NUMBERS + length
         self._memory[begin : begin + len(entry)] = entry
         # The length comes last: a reader sees whole entries only.
