@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -21,6 +22,7 @@ from visionloop.client_base import (
 from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop.proto.v1 import recognition_pb2_grpc
 from visionloop.recognition_messages import (
+    IMAGES_PER_REQUEST,
     FeedbackReceipt,
     Image,
     Recognition,
@@ -65,40 +67,31 @@ class AsyncClient(ClientBase):
         priority: int = 0,
         timeout: float | None = None,  # noqa: ASYNC109 - a gRPC deadline, which the server sees
     ) -> list[Recognition]:
-        """See `Client.recognize`. Files are read in a thread."""
+        """See `Client.recognize`. Files are read in a thread, as there is room to send them."""
         self._check_open()
         seconds = self._seconds(timeout)
         deadline = time.monotonic() + seconds
         template = template_of(model, version, top_k, routing_key, priority)
-        sources = sources_of(images)
-        loaded = [
-            (name_of(n, source), await _read_async(source)) for n, source in enumerate(sources)
-        ]
-        self._check_open()  # it may have been closed while the files were read
-        self._open()
-        turns = asyncio.Semaphore(self._count)
-
-        async def ask(names: list[str], request: pb.RecognizeRequest) -> list[Recognition]:
-            async with turns:
-                stub = self._stub()
-                left = deadline - time.monotonic()
-                try:
-                    response = await stub.Recognize(request, timeout=left, metadata=self._metadata)
-                except (asyncio.CancelledError, grpc.RpcError, grpc.aio.UsageError) as error:
-                    if self._closed and not _cancelled():
-                        raise closed() from error
-                    if not isinstance(error, grpc.RpcError):
-                        raise
-                    raise error_from(error, SERVICE, self.target, seconds) from error
-                return results_of(names, response, self.target)
-
-        requests = requests_of(loaded, template)
-        tasks = [asyncio.create_task(ask(names, request)) for names, request in requests]
+        sources = enumerate(sources_of(images))
+        results: list[Recognition] = []
+        waiting: list[asyncio.Task[list[Recognition]]] = []
         try:
-            return [result for answers in await asyncio.gather(*tasks) for result in answers]
+            while some := list(islice(sources, IMAGES_PER_REQUEST)):
+                loaded = [(name_of(n, source), await _read_async(source)) for n, source in some]
+                self._check_open()  # it may have been closed while the files were read
+                self._open()
+                for names, request in requests_of(loaded, template):
+                    if len(waiting) == self._count:
+                        results += await waiting.pop(0)
+                    left = deadline - time.monotonic()
+                    waiting.append(asyncio.create_task(self._asked(names, request, left, seconds)))
+            while waiting:
+                results += await waiting.pop(0)
         finally:
-            for task in tasks:
+            for task in waiting:
                 task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        return results
 
     def recognize_stream(
         self,
@@ -165,6 +158,20 @@ class AsyncClient(ClientBase):
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+    async def _asked(
+        self, names: list[str], request: pb.RecognizeRequest, left: float, seconds: float
+    ) -> list[Recognition]:
+        """The answer to one request, `left` seconds before the call's deadline of `seconds`."""
+        try:
+            response = await self._stub().Recognize(request, timeout=left, metadata=self._metadata)
+        except (asyncio.CancelledError, grpc.RpcError, grpc.aio.UsageError) as error:
+            if self._closed and not _cancelled():
+                raise closed() from error
+            if not isinstance(error, grpc.RpcError):
+                raise
+            raise error_from(error, SERVICE, self.target, seconds) from error
+        return results_of(names, response, self.target)
 
     def _open(self) -> None:
         if self._channels:

@@ -13,6 +13,8 @@ import grpc
 import pytest
 from support.photographs import photograph_path
 
+from visionloop import async_client
+from visionloop import client as client_module
 from visionloop.client import IMAGES_PER_REQUEST, AsyncClient, Client, Image, Recognition
 from visionloop.errors import (
     ConflictError,
@@ -30,6 +32,7 @@ from visionloop.errors import (
 )
 from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop.proto.v1 import recognition_pb2_grpc
+from visionloop.recognition_messages import read_image
 
 Answer = Callable[[pb.RecognizeRequest, grpc.ServicerContext], pb.RecognizeResponse]
 
@@ -82,7 +85,14 @@ class Service:
         self.target = f"127.0.0.1:{self.server.add_insecure_port('127.0.0.1:0')}"
         self.server.start()
 
-    def fail(self, code: grpc.StatusCode, details: str, *, times: int = 1_000_000) -> None:
+    def fail(
+        self,
+        code: grpc.StatusCode,
+        details: str,
+        *,
+        times: int = 1_000_000,
+        pushback: str | None = None,  # milliseconds
+    ) -> None:
         """The next calls are answered by this status."""
         left = [times]
 
@@ -92,8 +102,8 @@ class Service:
             if left[0] == 0:
                 return echo(request, context)
             left[0] -= 1
-            if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-                context.set_trailing_metadata((("grpc-retry-pushback-ms", "1500"),))
+            if pushback is not None:
+                context.set_trailing_metadata((("grpc-retry-pushback-ms", pushback),))
             context.abort(code, details)
             raise AssertionError
 
@@ -193,6 +203,34 @@ def test_channels_are_connections_of_their_own(service: Service) -> None:
     assert len(set(service.servicer.peers)) == 4
 
 
+def test_a_long_list_of_files_is_read_as_it_is_sent(
+    service: Service, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of ten thousand photographs does not fit into memory."""
+    paths = [tmp_path / str(n) for n in range(6 * IMAGES_PER_REQUEST)]
+    for n, path in enumerate(paths):
+        path.write_bytes(b"x" * (n + 1))
+    read: list[object] = []
+    at_each_request: list[int] = []
+
+    def counted(source: Image) -> bytes:
+        read.append(source)
+        return read_image(source)
+
+    def answer(request: pb.RecognizeRequest, context: grpc.ServicerContext) -> pb.RecognizeResponse:
+        at_each_request.append(len(read))
+        return echo(request, context)
+
+    monkeypatch.setattr(client_module, "read_image", counted)
+    monkeypatch.setattr(async_client, "read_image", counted)
+    service.servicer.answer = answer
+    results = ask(service.target, paths, client={"channels": 1})
+    assert [result.label.name for result in results] == [str(n + 1) for n in range(len(paths))]
+    assert [result.image_id for result in results] == [str(path) for path in paths]
+    for sent, files in enumerate(at_each_request, 1):
+        assert files <= (sent + 1) * IMAGES_PER_REQUEST + 1  # those sent, and the next ones
+
+
 def test_threads_share_a_client(service: Service) -> None:
     results: list[str] = []
     with Client(service.target, timeout=20) as client:
@@ -238,11 +276,24 @@ def test_every_status_becomes_its_error(
     assert len(service.servicer.requests) == 1  # nothing is retried unasked
 
 
-def test_overload_tells_when_to_come_back(service: Service, ask: Ask) -> None:
-    service.fail(grpc.StatusCode.RESOURCE_EXHAUSTED, "queue full")
-    with pytest.raises(OverloadedError) as raised:
-        ask(service.target, b"x")
-    assert raised.value.retry_after_seconds == 1.5
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, OverloadedError),
+        (grpc.StatusCode.UNAVAILABLE, UnavailableError),
+    ],
+)
+def test_a_server_without_room_or_runner_tells_when_to_come_back(
+    service: Service,
+    ask: Ask,
+    code: grpc.StatusCode,
+    kind: type[OverloadedError | UnavailableError],
+) -> None:
+    for pushback, seconds in (("1500", 1.5), (None, None)):
+        service.fail(code, "not now", pushback=pushback)
+        with pytest.raises(kind) as raised:
+            ask(service.target, b"x")
+        assert raised.value.retry_after_seconds == seconds
 
 
 def test_a_bug_in_the_server_is_not_the_callers(service: Service, ask: Ask) -> None:
