@@ -113,7 +113,7 @@ def error_from(error: grpc.RpcError, service: str, target: str, timeout: float) 
         code, details = error.code().name, error.details() or details
     where = f"the {service} service at {target}"
     if code == "UNAVAILABLE":
-        return UnavailableError(_unavailable(where, details))
+        return UnavailableError(_unavailable(where, details), retry_after_seconds=_pushback(error))
     if code == "DEADLINE_EXCEEDED":
         return DeadlineExceededError(
             f"{where} gave no answer within {timeout:g} s ({details}); "

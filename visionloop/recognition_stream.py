@@ -66,7 +66,7 @@ def _told(names: list[str], answer: pb.RecognizeStreamResponse, target: str) -> 
     error = error_of(answer.status)
     if error is None:
         return results_of(names, answer.response, target)
-    if isinstance(error, OverloadedError):
+    if isinstance(error, OverloadedError | UnavailableError):
         error.retry_after_seconds = answer.retry_after_seconds or None
     return [Recognition(image_id=name, model="", version=0, error=error) for name in names]
 
