@@ -199,6 +199,20 @@ def test_files_of_tokens_that_cannot_be_used(tmp_path: Path, text: str, said: st
     assert caught.value.__cause__ is None
 
 
+def test_a_file_that_is_too_large_is_not_read_in_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is cut between two entries looks whole, and locks the callers behind it out."""
+    entries = [f"- {{name: {name}, token: {name * 20}, scopes: [infer]}}\n" for name in "ab"]
+    path = tmp_path / "tokens.yaml"
+    path.write_text("".join(entries))
+    monkeypatch.setattr(auth, "MOST_BYTES", len("".join(entries)))
+    assert len(read_tokens(path)) == 2
+    monkeypatch.setattr(auth, "MOST_BYTES", len(entries[0]))
+    with pytest.raises(ConfigurationError, match=r"tokens\.yaml is larger than \d+ bytes"):
+        read_tokens(path)
+
+
 def test_a_missing_file_is_refused_at_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"--tokens .* cannot be read: No such file"):
         Gate(tmp_path / "none", loopback=True)

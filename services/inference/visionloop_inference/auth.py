@@ -195,7 +195,10 @@ def read_tokens(path: Path) -> dict[bytes, Caller]:
 def _entries(path: Path) -> list[TokenEntry]:
     try:
         with path.open("rb") as file:
-            tree: object = yaml.safe_load(file.read(MOST_BYTES))
+            text = file.read(MOST_BYTES + 1)
+        if len(text) > MOST_BYTES:
+            _unusable(path, f"is larger than {MOST_BYTES} bytes")
+        tree: object = yaml.safe_load(text)
         return TypeAdapter(list[TokenEntry]).validate_python(tree)
     except OSError as error:
         _unusable(path, f"cannot be read: {error.strerror}")
