@@ -115,6 +115,18 @@ def test_a_child_that_never_reads_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     in_loop(scenario)
 
 
+def test_a_stand_in_that_is_killed_is_seen_to_end() -> None:
+    """It cannot be killed; it sees the end of its channel, and its own end must still be told."""
+
+    async def scenario() -> None:
+        child = Child("stand-in", lambda _: None)
+        child.start_thread(lambda control: control.setblocking(True) or control.receive())  # type: ignore[func-returns-value,arg-type]
+        child.kill()
+        assert await asyncio.wait_for(child.ended, 10) == "returned"
+
+    in_loop(scenario)
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [(0, "exited with code 0"), (64, "exited with code 64"), (-9, "was killed by SIGKILL"),

@@ -164,7 +164,7 @@ class Child:
                 await asyncio.wait_for(asyncio.shield(self.ended), patience)
 
     def _read(self) -> None:
-        while True:
+        while self._control.fileno() >= 0:
             try:
                 received = self._control.receive()
             except BlockingIOError:
