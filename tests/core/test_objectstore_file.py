@@ -22,6 +22,7 @@ from visionloop.errors import (
     VisionloopError,
 )
 from visionloop.objectstore import ObjectStore, open_store
+from visionloop.objectstore.local import remove_abandoned
 
 
 def visible(folder: Path) -> list[str]:
@@ -239,6 +240,16 @@ class TestWriters:
         assert [stat.key for stat in file_store.list()] == ["key"]
         open_store(file_store.url)
         assert [path.name for path in unfinished.iterdir()] == ["young"]
+
+    def test_what_cannot_be_removed_keeps_nothing_else(self, tmp_path: Path) -> None:
+        for name in ("first", "not a file/inside", "last"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(b"half")
+        left = [tmp_path / name for name in ("gone", "first", "not a file", "last")]
+        for path in left[1:]:
+            os.utime(path, (0, 0))
+        remove_abandoned(left)
+        assert [path.name for path in tmp_path.iterdir()] == ["not a file"]
 
 
 def test_what_is_called_there_already_is_durable(

@@ -44,13 +44,14 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
 def remove_abandoned(files: Iterable[Path]) -> None:
     """Frees the room that killed writers took: removes those of `files` that grew old.
 
-    Best effort: what cannot be removed (a read-only disk) stays.
+    Best effort: what cannot be removed (a read-only disk, somebody else's file) stays.
     """
     oldest = time.time() - ABANDONED_SECONDS
-    with suppress(OSError):
+    with suppress(OSError):  # a folder that went away
         for file in files:
-            if file.lstat().st_mtime < oldest:
-                file.unlink(missing_ok=True)
+            with suppress(OSError):
+                if file.lstat().st_mtime < oldest:
+                    file.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
