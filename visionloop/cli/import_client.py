@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
 from visionloop.errors import (
     ConfigurationError,
@@ -48,14 +48,9 @@ class ImportClient:
     def __init__(
         self, url: str, dataset: str, *, token: str | None, tls: ssl.SSLContext | None = None
     ) -> None:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigurationError(
-                f"--url {url!r} is not the service's HTTP address, as http://labeling:8080",
-                field="url",
-            )
-        self._parts = parts
-        self._path = f"{parts.path.rstrip('/')}/v1/datasets"
+        """Raises ConfigurationError for a URL that is no HTTP address."""
+        self._parts = _parts(url)
+        self._path = f"{self._parts.path.rstrip('/')}/v1/datasets"
         self._dataset = dataset
         self._token = token
         self._tls = tls
@@ -123,7 +118,7 @@ class ImportClient:
             except (BrokenPipeError, ConnectionResetError):
                 pass  # it refused early and may have said why
             answer = connection.getresponse()
-            return _checked(answer.status, answer.read())
+            return _checked(answer.status, answer.read(), self._parts.netloc)
         except (OSError, http.client.HTTPException) as error:
             raise UnavailableError(
                 f"the labeling-ingest service at {self._parts.netloc} cannot be reached over HTTP "
@@ -170,10 +165,30 @@ def _body(head: bytes, file: Path | None, tail: bytes, sent: Sent) -> Iterator[b
     yield tail
 
 
-def _checked(status: int, body: bytes) -> Any:
+def _parts(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # of a port, only when it is looked at
+        usable = False
+    if not usable:
+        raise ConfigurationError(
+            f"--url {url!r} is not the service's HTTP address, as http://labeling:8080",
+            field="url",
+        )
+    return parts
+
+
+def _checked(status: int, body: bytes, where: str) -> Any:
     try:
         answer = json.loads(body)
     except ValueError:
+        if status < 300:
+            raise ConfigurationError(
+                f"what answers at {where} is not the labeling-ingest service: it speaks no JSON; "
+                "name the service's HTTP address with --url",
+                field="url",
+            ) from None
         answer = {}
     if status < 300:
         return answer
