@@ -106,11 +106,11 @@ class Client(ClientBase):
         Images are encoded bytes (JPEG, PNG, WebP, BMP, TIFF, GIF) or paths of files to read. Long
         lists are sent as several requests, a few at a time, under one deadline. `model` empty is
         the server's default; `version` is a number, an alias, or empty for stable (or the canary,
-        for its share of the calls: the same for the same `routing_key`); `top_k` 0 is all classes;
-        `priority` 1 goes before 0, which goes before 2. Raises NotFoundError for a file, model or
-        version that is not there, UnavailableError, OverloadedError, DeadlineExceededError and
-        other errors of `visionloop.errors`; an image that the service refuses is no error of the
-        call.
+        for its share of the calls: the same for the same `routing_key`); `top_k` 0 is all classes,
+        up to the server's limit of 1,000; `priority` 1 goes before 0, which goes before 2. Raises
+        NotFoundError for a file, model or version that is not there, UnavailableError,
+        OverloadedError, DeadlineExceededError and other errors of `visionloop.errors`; an image
+        that the service refuses is no error of the call.
         """
         self._check_open()
         seconds = self._seconds(timeout)

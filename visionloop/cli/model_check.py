@@ -87,7 +87,10 @@ def _check_model(repository: ModelRepository, client: Client, model: str) -> Che
 
 
 def _difference(bundle: ClassifierBundle, item: GoldenItem, found: Recognition) -> float:
-    """The largest difference of any class. Raises RefusedError for another version's answer."""
+    """The largest difference of any class that was answered: all, or the best of thousands.
+
+    Raises RefusedError for another version's answer.
+    """
     if found.error is not None:
         raise found.error
     if found.version != bundle.version:
@@ -95,8 +98,13 @@ def _difference(bundle: ClassifierBundle, item: GoldenItem, found: Recognition) 
             f"stable of model {bundle.model!r} is version {bundle.version}, but version "
             f"{found.version} answered; right after a promotion, try again in some seconds"
         )
-    by_class = {label.class_id: label.probability for label in found.labels}
-    return max(
-        abs(by_class[label.id] - expected)
-        for label, expected in zip(bundle.labels, item.probabilities, strict=True)
-    )
+    published = zip(bundle.labels, item.probabilities, strict=True)
+    expected = {label.id: probability for label, probability in published}
+    unknown = [label.class_id for label in found.labels if label.class_id not in expected]
+    if unknown:
+        raise RefusedError(
+            f"version {bundle.version} of model {bundle.model!r} answers with the class "
+            f"{unknown[0]!r}, which the one in this store has not; does the service use another "
+            "store?"
+        )
+    return max(abs(label.probability - expected[label.class_id]) for label in found.labels)
