@@ -24,6 +24,8 @@ from visionloop_labeling.schema import Dataset, ImportJob, IngestBatch, IngestRo
 LEASE: Final = timedelta(seconds=60)
 # Claims in a row that move no checkpoint, before a job is taken for one that kills its worker.
 FRUITLESS_CLAIMS: Final = 5
+# So many of them at most are of workers that lived and had to wait: an outage ends no job.
+_PATIENT_CLAIMS: Final = FRUITLESS_CLAIMS - 2
 _KEPT_MESSAGE: Final = 1000  # characters
 
 
@@ -118,12 +120,18 @@ class Claim:
                 lease_until=None,
             )
 
-    def release(self, message: str, pause: timedelta) -> None:
-        """Gives the job back; nobody claims it before the pause is over."""
+    def release(self, message: str, pause: timedelta, *, away: bool = False) -> None:
+        """Gives the job back; nobody claims it before the pause is over.
+
+        With `away` the store, the ingest or the database is, and the job is not what is wrong:
+        however often that happens, it is not given up.
+        """
+        attempts = min(self.attempts, _PATIENT_CLAIMS) if away else self.attempts
         with self._database.write() as session:
             self._change(
                 session,
                 message=message[:_KEPT_MESSAGE],
+                attempts=attempts,
                 lease_holder="",
                 lease_until=datetime.now(UTC) + pause,
             )

@@ -21,7 +21,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from visionloop.errors import InvalidInputError, UnavailableError, VisionloopError
+from visionloop.errors import (
+    InvalidInputError,
+    OverloadedError,
+    UnavailableError,
+    VisionloopError,
+)
 from visionloop.failpoints import failpoint
 from visionloop.objectstore import ObjectStore
 from visionloop_labeling import import_claims, import_jobs
@@ -81,8 +86,8 @@ class ImportWorker:
             with _heartbeat(claim) as lost:
                 remark = self._run(claim, lost)
             claim.finish(JobState.DONE, remark)
-        except UnavailableError as error:
-            claim.release(f"waits: {error}", pause)
+        except (UnavailableError, OverloadedError) as error:
+            claim.release(f"waits: {error}", pause, away=True)
         except InvalidInputError as error:
             claim.finish(JobState.FAILED, str(error))
         except LeaseLostError:

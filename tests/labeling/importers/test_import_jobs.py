@@ -8,7 +8,14 @@ import pytest
 from sqlalchemy import func, select, update
 from support.imports import bound, picture, queue, receipts, run, tarred, worker, zipped
 
-from visionloop.errors import ConflictError, NotFoundError, RefusedError, UnavailableError
+from visionloop.errors import (
+    ConflictError,
+    NotFoundError,
+    OverloadedError,
+    RefusedError,
+    UnavailableError,
+    VisionloopError,
+)
 from visionloop.telemetry import labeling as metrics
 from visionloop.telemetry.metrics import values
 from visionloop_labeling import import_claims, import_jobs, import_receipts
@@ -221,6 +228,23 @@ def test_a_job_waits_while_the_ingest_is_away_and_goes_on(core) -> None:
     assert import_claims.claim(core.database, "impatient") is None
     expire_leases(core)
     worker(core).work()
+    assert_done_once(core, job)
+
+
+@pytest.mark.parametrize("error", [UnavailableError("away"), OverloadedError("busy")])
+def test_an_outage_of_any_length_ends_no_job(core, error: VisionloopError) -> None:
+    job = queue(core, "archive", ARCHIVE)
+
+    def away(_rows: Iterator) -> Iterator:
+        raise error
+        yield  # a generator, as the ingest is
+
+    for _ in range(2 * import_claims.FRUITLESS_CLAIMS):
+        assert worker(core, away).work()
+        waiting = import_jobs.find(core.database, job.dataset, job.key)
+        assert (waiting.state, waiting.message) == (JobState.RUNNING, f"waits: {error}")
+        expire_leases(core)
+    assert worker(core).work()
     assert_done_once(core, job)
 
 
