@@ -119,7 +119,7 @@ class SafeFetcher:
                 answer = self._get(parts, deadline)
             if isinstance(answer, bytes):
                 return answer
-            url = urljoin(url, answer.location)
+            url = _redirected(url, answer.location)
         raise FetchError(
             f"more than {self._rules.redirects} redirects; the last one goes to {_shown(url)}",
             reason="too_many_redirects",
@@ -311,6 +311,17 @@ def _checked(url: str, rules: FetchRules) -> SplitResult:
             reason="forbidden_port",
         )
     return parts
+
+
+def _redirected(url: str, location: str) -> str:
+    """Where a redirect leads; it is not checked yet. Raises FetchError for what is no address."""
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise FetchError(
+            f"{_shown(url)} redirects to {_shown(location)}, which is no URL: {error}",
+            reason="bad_url",
+        ) from None
 
 
 def _request(parts: SplitResult) -> bytes:

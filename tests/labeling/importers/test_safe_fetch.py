@@ -216,6 +216,8 @@ def test_rebinding_gains_nothing(server: Server) -> None:
         ("", "too_many_redirects"),
         ("/round", "too_many_redirects"),
         ("http://\n127.0.0.1/", "bad_url"),
+        ("http://[::1", "bad_url"),
+        ("//[x]/", "bad_url"),
     ],
 )
 def test_each_redirect_goes_through_the_same_door(server: Server, target: str, why: str) -> None:
