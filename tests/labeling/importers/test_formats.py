@@ -233,6 +233,13 @@ def test_a_yolo_line_is_refused_with_its_place(line: str, words: str) -> None:
     assert words in str(found)
 
 
+@pytest.mark.parametrize("name", [".", "./.", "..", "/"])
+def test_a_yolo_entry_without_a_usable_name_is_refused_alone(name: str) -> None:
+    found = taken("yolo", yolo("0 0.5 0.5 0.1 0.1", **{name: b"x"}))
+    assert isinstance(found[0], Entry)
+    assert refusal(found, row=1).reason == "unsafe_name"
+
+
 def test_yolo_images_without_a_file_wait_and_with_an_empty_one_show_nothing() -> None:
     data = yolo("", **{"images/train/b.png": picture(2)})
     assert drafts(taken("yolo", data)) == [{"boxes": []}, None]

@@ -45,7 +45,8 @@ class YoloImporter:
             raise SourceError("the archive holds no images", reason="no_images")
         self._classes = _classes(archive)
         self.rows = len(self._images)
-        without = sum(1 for one in self._images if self._labels_of(one) is None)
+        whole = [one for one in self._images if one.refusal is None]
+        without = sum(1 for one in whole if self._labels_of(one) is None)
         self.remark = f"{without} images have no text file with labels" if without else ""
 
     def steps(self, start: int) -> Iterator[Step]:
