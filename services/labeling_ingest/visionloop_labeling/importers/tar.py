@@ -105,19 +105,20 @@ def _header_data(file: IO[bytes], offset: int, size: int) -> bytes:
 
 def _pax(data: bytes, name: str, size: int | None) -> tuple[str, int | None]:
     """The records `length key=value\\n` that matter here."""
-    while data:
-        digits, space, _ = data[:12].partition(b" ")
+    place = 0
+    while place < len(data):
+        digits, space, _ = data[place : place + 12].partition(b" ")
         length = int(digits) if space and digits.isdigit() else 0
-        if not len(digits) + 2 < length <= len(data):
+        if not len(digits) + 2 < length <= len(data) - place:
             raise ValueError("an extended header is broken")
-        key, _, value = data[len(digits) + 1 : length - 1].partition(b"=")
+        key, _, value = data[place + len(digits) + 1 : place + length - 1].partition(b"=")
         if key == b"path":
             name = _text(value)
         elif key == b"size":
             if not value.isdigit() or len(value) > 18:
                 raise ValueError("an extended header has no proper size")
             size = int(value)
-        data = data[length:]
+        place += length
     return name, size
 
 
