@@ -441,3 +441,15 @@ def test_a_dataset_of_boxes_goes_out_as_it_is_stored(core) -> None:
         open_export(core.database, core.store, "boxes", "xml")
     with pytest.raises(NotFoundError):
         open_export(core.database, core.store, "none", "csv")
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_a_class_that_comes_during_an_export_waits_for_the_next(core, format_name: str) -> None:
+    first, second = (core.add(data, "cat").sha256 for data in list(IMAGES.values())[:2])
+    export = open_export(core.database, core.store, "cells", format_name)
+    core.say(second, "dog")
+    whole = b"".join(export.chunks)
+    assert first.encode() in whole
+    assert second.encode() not in whole
+    after = b"".join(open_export(core.database, core.store, "cells", format_name).chunks)
+    assert second.encode() in after

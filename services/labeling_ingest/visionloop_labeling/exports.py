@@ -2,7 +2,8 @@
 
 The current labels come in the order the images arrived, read in pages by position: a large dataset
 neither fills memory nor holds one transaction open; labels that change during an export show as
-they are when their page is read. A snapshot's come in the order of sha256 and never change.
+they are when their page is read. One that names a class that came meanwhile is left to the next
+export: files tell of their classes first. A snapshot's come in the order of sha256 and never change.
 Class ids are those that the labels mean now; `outdated` tells that a class was split since.
 """
 
@@ -77,7 +78,12 @@ def current(database: Database, dataset_name: str) -> Labels:
         book = ClassBook(session, dataset)
         classes = {one.key: one.name for one in book.all() if one.merged_into_id is None}
         task = datasets.settings_of(dataset).task
-    images = (one for page in pages(database, dataset_name) for one in page)
+    images = (
+        one
+        for page in pages(database, dataset_name)
+        for one in page
+        if classes.keys() >= set(one.annotation.class_ids())
+    )
     return Labels(dataset_name, task, classes, "labels", images)
 
 
