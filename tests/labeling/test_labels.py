@@ -36,6 +36,7 @@ from visionloop_labeling.rebuild import rebuild
 from visionloop_labeling.schema import (
     ImageGroup,
     Item,
+    LabelAttribute,
     LabelClass,
     LabelEvent,
     LabelHead,
@@ -314,6 +315,21 @@ def test_attributes_are_learned_from_rows_and_asked_of_people(core) -> None:
         with pytest.raises(InvalidInputError, match=words) as refusal:
             do(core, sha256, "label", annotation=Annotation(classes=("a",), attributes=wrong))
         assert refusal.value.field == "annotation.attributes"
+
+
+def test_one_label_makes_no_more_attributes_than_there_may_be(core) -> None:
+    """Those of the image and of all its boxes together, whoever sends them."""
+    core.create("boxes", DatasetSettings(task="detection"))
+    place = {"class_name": "a", "x": 1, "y": 1, "width": 3, "height": 3}
+    boxes = [{**place, "attributes": {f"a{n}_{one}": 1.0 for n in range(30)}} for one in range(3)]
+    refused = core.add(noise(1), annotation=Draft(boxes=boxes), dataset="boxes")
+    assert (refused.outcome, refused.field) == ("rejected", "annotation.attributes")
+    assert "the limit is 64" in refused.message
+    assert core.add(noise(1), annotation=Draft(boxes=boxes[:2]), dataset="boxes").outcome == (
+        "accepted"
+    )
+    with core.database.read() as session:
+        assert len(session.scalars(select(LabelAttribute)).all()) == 60
 
 
 def test_an_event_without_what_it_needs_is_refused(core) -> None:

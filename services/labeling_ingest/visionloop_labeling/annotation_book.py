@@ -75,6 +75,9 @@ class AnnotationBook:
     def _fitted(self, said: AnyAnnotation, size: Size, *, learn: bool) -> AnyAnnotation:
         """In canonical form for the image, the task and the attributes. Writes nothing."""
         said = annotations.fitted(said, self._task, size)
+        named = {*said.attributes, *(name for box in said.boxes or () for name in box.attributes)}
+        if learn and named:
+            self._attributes.check_room(named, "annotation.attributes")
         fit = partial(self._attributes.fitted, learn=learn)
         changed: dict[str, object] = {}
         if said.note:

@@ -6,7 +6,7 @@ would lose the label with it. Bounds hold for everybody.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -65,6 +65,7 @@ class AttributeBook:
         """Values in the form their attributes ask for. Raises InvalidInputError.
 
         With `learn`, attributes and choices that are not known are accepted; `learned` adds them.
+        Whether there is room for them, all boxes together, `check_room` says.
         """
         fitting: dict[str, str | float] = {}
         for name, value in sorted(values.items()):
@@ -77,10 +78,20 @@ class AttributeBook:
                         field=field,
                     )
                 if known is None:
-                    self._check_new(name, field)
+                    _check_name(name, field)
             spec = _first_spec(name, value) if known is None else _spec(known)
             fitting[name] = _fit(spec, value, learn=learn, field=field)
         return fitting
+
+    def check_room(self, names: Iterable[str], field: str) -> None:
+        """Raises InvalidInputError where those of the names that are new are too many."""
+        new = sorted(set(names) - self._all().keys())
+        if new and len(self._all()) + len(new) > MAX_ATTRIBUTES:
+            raise InvalidInputError(
+                f"{field}: attribute {new[0][:63]!a} and {len(new) - 1} other new ones would make "
+                f"{len(self._all()) + len(new)} of the dataset; the limit is {MAX_ATTRIBUTES}",
+                field=field,
+            )
 
     def learned(self, values: Mapping[str, str | float]) -> None:
         """Adds the attributes and choices that are not known. The values have been `fitted`."""
@@ -97,20 +108,6 @@ class AttributeBook:
             new = known.kind == "choice" and isinstance(value, str) and value not in choices
             if new and len(choices) < MAX_CHOICES:
                 known.detail = {**known.detail, "choices": [*choices, value]}
-
-    def _check_new(self, name: str, field: str) -> None:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}", name):
-            raise InvalidInputError(
-                f"{field}: attribute {name[:63]!a} is not a usable name; use 1 to 63 letters, "
-                'digits, "_", "." and "-", beginning with a letter or "_"',
-                field=field,
-            )
-        if len(self._all()) >= MAX_ATTRIBUTES:
-            raise InvalidInputError(
-                f'{field}: attribute "{name}" would be number {len(self._all()) + 1} of the '
-                f"dataset; the limit is {MAX_ATTRIBUTES}",
-                field=field,
-            )
 
     def _offered(self) -> list[str]:
         return [name for name, one in self._all().items() if not one.retired]
@@ -160,6 +157,15 @@ def define(session: Session, dataset: Dataset, wanted: Sequence[AttributeSpec]) 
     for one in known.values():
         one.retired = True
     session.flush()
+
+
+def _check_name(name: str, field: str) -> None:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}", name):
+        raise InvalidInputError(
+            f"{field}: attribute {name[:63]!a} is not a usable name; use 1 to 63 letters, "
+            'digits, "_", "." and "-", beginning with a letter or "_"',
+            field=field,
+        )
 
 
 def _checked(spec: AttributeSpec) -> AttributeSpec:
