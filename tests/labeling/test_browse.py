@@ -187,6 +187,9 @@ def test_what_makes_no_sense_is_refused(core) -> None:
             (Wanted(), "x", "after"),
             (Wanted(), "arrival:1,2", "after"),
             (Wanted(), "arrival:--", "after"),
+            (Wanted(), "arrival:" + 30 * "9", "after"),
+            (Wanted(), "arrival:-1e300", "after"),
+            (Wanted(ItemState.OPEN, order=Order.QUEUE), "queue:-0.5," + 19 * "9", "after"),
         ):
             with pytest.raises(InvalidInputError) as refusal:
                 browse.find(session, dataset, wanted, after=after)

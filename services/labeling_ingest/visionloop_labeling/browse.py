@@ -43,6 +43,7 @@ _SORTABLE: Final = 5_000
 _Key: TypeAlias = tuple[float, ...]
 _Query: TypeAlias = "Select[*tuple[Any, ...]]"
 _CURSOR: Final = re.compile(r"(?P<leader>[a-z]{1,20}):(?P<key>-?[0-9.e+-]{1,30}(,[0-9]{1,19})?)")
+_TOO_LARGE: Final = 2**63  # for any column of a database
 _Candidates: TypeAlias = Callable[[_Key | None, int], list[tuple[_Key, int]]]
 
 
@@ -317,6 +318,8 @@ def _parse_cursor(after: str) -> tuple[str, _Key | None]:
         key = tuple(int(n) if n.isdigit() else float(n) for n in match["key"].split(","))
     except ValueError:
         raise _strange_cursor() from None
+    if any(abs(n) >= _TOO_LARGE for n in key):
+        raise _strange_cursor()
     return match["leader"], key
 
 
