@@ -99,35 +99,37 @@ def submit(
 ) -> Job:
     """Stages the upload and queues the import; the same key again gives the same job.
 
-    Raises ConflictError when the key was used for something else.
+    Raises ConflictError when the key was used for something else, RefusedError when too many
+    imports of the dataset have not ended.
     """
     name = validation.dataset_name(dataset)
     said = parameters.model_dump(mode="json")
     digest = _request_digest(kind, said, upload)
     idempotency_key = idempotency_key or str(uuid.uuid4())
     with database.read() as session:
-        before = _repeated(session, datasets.find(session, name), idempotency_key, digest)
-    if before is not None:
-        return before
+        found = datasets.find(session, name)
+        before = _repeated(session, found, idempotency_key, digest)
+        if before is not None:
+            return before
+        _check_unfinished(session, found)  # the upload may be large
     staged = "" if upload is None else _stage(store, upload)
-    with database.write() as session:
-        found = datasets.find(session, name, lock=True)
-        job = _repeated(session, found, idempotency_key, digest)
-        if job is None:
-            _check_unfinished(session, found)
-            job = _add(
-                session,
-                found,
-                kind=kind,
-                parameters={"said": said, "file": _told(upload)},
-                upload_key=staged,
-                idempotency_key=idempotency_key,
-                request_digest=digest,
-                author=author,
-            )
-            staged = ""
-    if staged:  # somebody sent the same at the same time and was first
-        store.delete(staged)
+    wanted = {
+        "kind": kind,
+        "parameters": {"said": said, "file": _told(upload)},
+        "upload_key": staged,
+        "idempotency_key": idempotency_key,
+        "request_digest": digest,
+        "author": author,
+    }
+    taken = True  # as long as that is not known
+    try:
+        job, taken = _queued(database, name, wanted)
+    except (ConflictError, RefusedError):
+        taken = False
+        raise
+    finally:
+        if staged and not taken:  # refused, or somebody sent the same meanwhile and was first
+            store.delete(staged)
     failpoint("import.queued")
     return job
 
@@ -202,6 +204,21 @@ def _stage(store: ObjectStore, upload: Upload) -> str:
     store.upload(upload.path, key)
     failpoint("import.staged")
     return key
+
+
+def _queued(database: Database, dataset: str, wanted: Mapping[str, Any]) -> tuple[Job, bool]:
+    """The job, and whether it is new: else somebody sent the same before.
+
+    Raises ConflictError and RefusedError, and then there is none.
+    """
+    with database.write() as session:
+        found = datasets.find(session, dataset, lock=True)
+        key, digest = wanted["idempotency_key"], wanted["request_digest"]
+        before = _repeated(session, found, key, digest)
+        if before is not None:
+            return before, False
+        _check_unfinished(session, found)
+        return _add(session, found, **wanted), True
 
 
 def _add(session: Session, dataset: Dataset, **values: Any) -> Job:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
@@ -115,6 +116,29 @@ def test_the_same_key_is_one_import_and_another_request_under_it_is_refused(core
     with pytest.raises(NotFoundError):
         queue(core, "archive", ARCHIVE, dataset="none")
     assert len(list(core.store.list("staging/"))) == 1
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("meanwhile", [False, True], ids=["before", "meanwhile"])
+def test_too_many_imports_are_refused_and_leave_no_upload(
+    core, monkeypatch: pytest.MonkeyPatch, meanwhile: bool
+) -> None:
+    monkeypatch.setattr(import_jobs, "MAX_UNFINISHED", 1)
+    if meanwhile:  # the others come while the upload is on its way
+        stage = import_jobs._stage
+
+        def slow(*args: Any) -> str:
+            key = stage(*args)
+            monkeypatch.setattr(import_jobs, "_stage", stage)
+            queue(core, "archive", ARCHIVE)
+            return key
+
+        monkeypatch.setattr(import_jobs, "_stage", slow)
+    else:
+        queue(core, "archive", ARCHIVE)
+    with pytest.raises(RefusedError, match="has 1 imports that have not ended"):
+        queue(core, "archive", zipped({}))
+    assert len(list(core.store.list("staging/"))) == 1  # of the first
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
