@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import delete, select
@@ -12,6 +12,7 @@ from visionloop.objectstore import open_store
 from visionloop.snapshot import SnapshotRepository, blob_key
 from visionloop.telemetry import labeling as metrics
 from visionloop.telemetry.metrics import values
+from visionloop_labeling import reconcile
 from visionloop_labeling.database import open_database
 from visionloop_labeling.reconcile import FOLDERS, Findings, Reconciler, folder_of_the_hour
 from visionloop_labeling.schema import (
@@ -61,6 +62,32 @@ def test_a_lost_image_is_marked_and_found_again(core) -> None:
     assert reconciler(core).sweep() == Findings(images=3, found=1)
     assert state(core, damaged) == "stored"
     assert changes() - before == Counter(missing=2, found=1)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_store_that_is_put_back_costs_few_transactions(core, monkeypatch) -> None:
+    digests = [f"{number:064x}" for number in range(20)]
+    with core.database.write() as session:
+        session.add_all(
+            Blob(
+                sha256=one, state="missing", size=1, media_type="image/png", width=1, height=1,
+                pixel_sha256=one, phash=b"", thumbnail=b"", created=datetime.now(UTC),
+            )
+            for one in digests
+        )  # fmt: skip
+    for one in digests:
+        core.store.put(blob_key(one), b"x")
+    monkeypatch.setattr(reconcile, "_PAGE", 8)
+    write, begun = core.database.write, []
+
+    def counted():
+        begun.append(1)
+        return write()
+
+    monkeypatch.setattr(core.database, "write", counted)
+    assert reconciler(core).step(0) == Findings(images=20, found=20)
+    assert len(begun) == 3
+    assert {state(core, one) for one in digests} == {"stored"}
 
 
 def test_an_object_without_a_row_is_counted_and_kept(core) -> None:

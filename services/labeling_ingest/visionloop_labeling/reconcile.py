@@ -82,8 +82,9 @@ class Reconciler:
     def step(self, folder: int) -> Findings:
         """Compares one folder, 0 to 255. Raises UnavailableError."""
         now = datetime.now(UTC)
-        images = missing = found = unclaimed = unclaimed_bytes = 0
+        images = unclaimed = unclaimed_bytes = 0
         lost: list[Blob] = []
+        there_again: list[str] = []
         named: list[str] = []
         for blob, stat in _side_by_side(self._rows(folder), self._objects(folder)):
             images += blob is not None
@@ -95,7 +96,8 @@ class Reconciler:
             elif blob is not None and not _matches(blob, stat):
                 lost.append(blob)
             elif blob is not None and blob.state == BLOB_MISSING:
-                found += self._mark([blob.sha256], BLOB_STORED, "found")
+                there_again.append(blob.sha256)
+        found = self._mark(there_again, BLOB_STORED, "found")
         # The row may be younger than our listing, so look again before anything is said.
         lost = [blob for blob in lost if not _matches(blob, self._stat(blob.sha256))]
         newly_lost = [one.sha256 for one in lost if one.state == BLOB_STORED]
@@ -131,13 +133,14 @@ class Reconciler:
             return None
 
     def _mark(self, sha256s: list[str], state: str, counted_as: str) -> int:
-        if sha256s:
+        for start in range(0, len(sha256s), _PAGE):
+            page = sha256s[start : start + _PAGE]
             with self._database.write() as session:
                 session.execute(
-                    update(Blob).where(Blob.sha256.in_(sha256s)).values(state=state),
+                    update(Blob).where(Blob.sha256.in_(page)).values(state=state),
                     execution_options={"synchronize_session": False},
                 )
-            metrics.RECONCILER_CHANGES.labels(counted_as).inc(len(sha256s))
+            metrics.RECONCILER_CHANGES.labels(counted_as).inc(len(page))
         return len(sha256s)
 
     def _report(self, folder: int, lost: list[str], unclaimed: list[str]) -> None:
