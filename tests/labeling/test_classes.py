@@ -155,6 +155,19 @@ def test_splitting_asks_again_for_the_images_of_that_class_alone(core) -> None:
     check_rebuild(core)
 
 
+def test_the_sample_without_suggestions_stays_one_when_a_class_is_split(core) -> None:
+    hidden, shown = (core.add(noise(number), "cat").sha256 for number in (1, 2))
+    with core.database.write() as session:
+        item = labels.find_item(session, datasets.find(session, "cells", lock=True), hidden)
+        item.why = {"model": "m:3", "blind": True}
+    change(core, "split", "cat", ["tabby", "lion"])
+    assert state_of(core, hidden)[1:] == ("open", {"reason": "class_split", "blind": True})
+    assert state_of(core, shown)[1:] == ("open", {"reason": "class_split"})
+    change(core, "restore", "cat")
+    assert state_of(core, hidden)[1:] == ("labelled", {"blind": True})
+    assert state_of(core, shown)[1:] == ("labelled", {})
+
+
 def test_an_image_with_a_split_class_among_others_waits(core) -> None:
     core.create("many", DatasetSettings(task="multi_label"))
     corner = {"x": 0, "y": 0, "width": 9, "height": 9}

@@ -9,7 +9,18 @@ not one of them. `rebuild` writes them anew.
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, cast
 
-from sqlalchemy import ColumnElement, CursorResult, delete, func, select, update
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    CursorResult,
+    case,
+    delete,
+    false,
+    func,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from visionloop_labeling import datasets
@@ -211,7 +222,7 @@ def requeue(session: Session, dataset: Dataset, book: ClassBook, changed: Sequen
             session.execute(
                 update(Item)
                 .where(mine, Item.state == before, Item.id.in_(accepted), condition)
-                .values(state=after, why=why, leased_by=None, leased_until=None),
+                .values(state=after, why=_because_of_all(why), leased_by=None, leased_until=None),
                 execution_options={"synchronize_session": False},
             ),
         )
@@ -240,6 +251,13 @@ def _further(label: LabelEvent | None) -> tuple[str, ...]:
 def _because(item: Item, why: dict[str, Any]) -> dict[str, Any]:
     """What people are told; who labels it next is not shown the suggestion either."""
     return {**why, "blind": True} if item.why.get("blind") else why
+
+
+def _because_of_all(why: dict[str, Any]) -> ColumnElement[Any]:
+    """`_because` in one statement for many images."""
+    blind = func.coalesce(Item.why["blind"].as_boolean(), false())
+    plain, hidden = (literal(told, JSON()) for told in (why, {**why, "blind": True}))
+    return case((blind, hidden), else_=plain)
 
 
 def _why_review(standing: Standing) -> dict[str, Any]:
