@@ -278,6 +278,28 @@ def test_a_new_version_is_asked_anew(core, suggester, server, tmp_path) -> None:
     assert {item.why["model"] for item in items(core).values()} == {f"cells:{bundle.version}"}
 
 
+def test_a_version_that_comes_back_is_asked_anew(core, suggester, server, tmp_path) -> None:
+    """People see the newest answer: after a rollback it must not be that of what was taken back."""
+    (added,) = add(core, 72)
+    repository = ModelRepository(open_store(f"file://{server.store}"))
+    first = repository.resolve(MODEL, "stable")
+    second = publish_bundle(repository, MODEL, golden=4, promote=True).version
+    for version in (first, second, first):
+        if repository.resolve(MODEL, "stable") != version:
+            repository.rollback(MODEL, who="ann", why="worse")
+        server.serves(version)
+        shutil.rmtree(tmp_path / "store" / "models")
+        shutil.copytree(server.store / "models", tmp_path / "store" / "models")
+        work_off(suggester)
+    said = predictions(core)
+    assert said.keys() == {(added, MODEL, first), (added, MODEL, second)}
+    assert said[added, MODEL, first].at > said[added, MODEL, second].at
+    assert {item.why["model"] for item in items(core).values()} == {f"cells:{first}"}
+    before = answered(server)
+    work_off(suggester)
+    assert answered(server) == before, "asked twice"
+
+
 def test_the_controls_are_a_tenth_each_and_know_nothing_of_one_another() -> None:
     digests = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(20_000)]
     random = [acquisition.is_random(digest) for digest in digests]

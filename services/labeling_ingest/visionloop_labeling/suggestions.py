@@ -4,7 +4,8 @@ For each dataset the stable version of its model is asked (the model that the da
 the one that was trained on it): first for the images people will see next, then for the others in
 the order they arrived. What it answers is stored once per image, model and version as a
 `Prediction`, never as a label, and the image's place in the queue follows from it (`acquisition`).
-A new version is asked anew.
+A new version is asked anew, and so is one that comes back after another, since people see the
+newest answer.
 
 Nobody waits for this. When the inference service is away or overloaded the turn fails and the loop
 leaves it alone for a growing while; labelling goes on in the order there was, without suggestions.
@@ -20,8 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import and_, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import and_, delete, func, select
+from sqlalchemy.orm import Session, aliased
 
 from visionloop.client import Client, Recognition
 from visionloop.errors import (
@@ -194,6 +195,13 @@ class Suggester:
             found = {item: answer for item, answer in said.items() if answer.scores}
             if not found:
                 return set()
+            session.execute(
+                delete(Prediction).where(
+                    Prediction.item_id.in_(found),
+                    Prediction.model == model.name,
+                    Prediction.version == model.version,
+                )
+            )
             insert_missing(session, Prediction, [a.row(item, model) for item, a in found.items()])
             worths.extend(answer.worth for answer in found.values())
             for item in session.scalars(select(Item).where(Item.id.in_(found)).order_by(Item.id)):
@@ -364,10 +372,18 @@ def _sweep(
 
 
 def _answered(item_id: Any, model: StableModel) -> Any:
+    """That the version answered, and no other version of the model after it."""
+    newer = aliased(Prediction)
+    outdated = select(newer.item_id).where(
+        newer.item_id == Prediction.item_id,
+        newer.model == Prediction.model,
+        newer.at > Prediction.at,
+    )
     return and_(
         Prediction.item_id == item_id,
         Prediction.model == model.name,
         Prediction.version == model.version,
+        ~outdated.correlate(Prediction).exists(),
     )
 
 
