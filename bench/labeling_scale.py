@@ -113,7 +113,7 @@ class Rows:
             split = self._random.choices(("train", "val", "test"), (7, 1, 2))[0] if given else None
             yield {
                 "id": group, "dataset_id": self.dataset, "key": f"g-{group:024d}", "split": split,
-                "split_sequence": 1 if given else None, "size": size,
+                "size": size,
             }  # fmt: skip
 
     def items(self) -> Iterator[dict[str, Any]]:

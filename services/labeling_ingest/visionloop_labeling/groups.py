@@ -74,7 +74,6 @@ class GroupBook:
             dataset_id=self._dataset.id,
             key=f"g-{sha256[:24]}",
             split=None,
-            split_sequence=None,
             size=0,
         )
 
@@ -166,7 +165,7 @@ def give_to_train(
     A model is about to see them. Returns the group's key and its split for each item as they are
     now: somebody else may have given the group another split just before. Locks the dataset.
     """
-    dataset = datasets.find(session, dataset_name, lock=True)
+    datasets.find(session, dataset_name, lock=True)
     query = (
         select(Item.id, ImageGroup)
         .join(ImageGroup, ImageGroup.id == Item.group_id)
@@ -176,6 +175,5 @@ def give_to_train(
     for item_id, group in session.execute(query).tuples():
         if group.split is None:
             group.split = "train"
-            group.split_sequence = dataset.last_sequence
         placed[item_id] = (group.key, group.split)
     return placed

@@ -126,8 +126,8 @@ class Heads:
         if not (before.accepted or after.accepted):
             return
         group = self._group_of(item)
-        if after.accepted and group.split is None and after.label is not None:
-            self._give_split(group, after.label, meant)
+        if after.accepted and group.split is None:
+            self._give_split(group, meant)
         if group.split is None:
             return
         if before.accepted:
@@ -139,9 +139,7 @@ class Heads:
         held = self._groups.get(item.group_id)
         return held or self._session.get_one(ImageGroup, item.group_id)
 
-    def _give_split(
-        self, group: ImageGroup, label: LabelEvent, named: Sequence[LabelClass]
-    ) -> None:
+    def _give_split(self, group: ImageGroup, named: Sequence[LabelClass]) -> None:
         # The dataset's name is the salt: the same import elsewhere gives the same splits.
         salt = self._dataset.name
         if named:
@@ -149,7 +147,6 @@ class Heads:
             group.split = choose_split(counts, 1, self._ratios, salt=salt, group=group.key)
         else:
             group.split = draw_split(self._ratios, salt=salt, group=group.key)
-        group.split_sequence = label.sequence
 
     def _rarest(self, named: Sequence[LabelClass]) -> dict[str, int]:
         """How many images of the rarest of the classes each split has."""

@@ -66,7 +66,6 @@ class ImageGroup(Table):
     dataset_id: Mapped[int] = mapped_column(ForeignKey("dataset.id"))
     key: Mapped[str] = mapped_column(String(80))
     split: Mapped[str | None] = mapped_column(String(5))
-    split_sequence: Mapped[int | None] = mapped_column(BigInteger)
     size: Mapped[int] = mapped_column(Integer, default=0)
 
 
