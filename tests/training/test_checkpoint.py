@@ -1,5 +1,6 @@
 """Checkpoints: whole or passed over, the newest first, gone when the run is over."""
 
+from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -104,6 +105,31 @@ def test_a_store_that_fails_costs_a_checkpoint_and_not_the_run(
     found = latest(file_store)
     assert found is not None
     assert found.step == 2
+
+
+class Hasty(Checkpoints):
+    """Whose writer is done, and forgets what it wrote, just after anybody looked."""
+
+    _seen: Future[None] | None = None
+
+    @property
+    def _writing(self) -> Future[None] | None:
+        seen, self._seen = self._seen, None
+        return seen
+
+    @_writing.setter
+    def _writing(self, writing: Future[None] | None) -> None:
+        self._seen = writing
+
+
+def test_a_writer_that_is_done_at_that_moment_is_not_waited_for(file_store: ObjectStore) -> None:
+    checkpoints = Hasty(file_store, "cells", "run", 1e6)
+    checkpoints.save(at(1))
+    checkpoints.close()
+    done: Future[None] = Future()
+    done.set_result(None)
+    checkpoints._writing = done
+    checkpoints.flush()
 
 
 def test_they_go_with_their_run_and_when_nobody_continued(

@@ -112,8 +112,10 @@ class Checkpoints:
 
     def flush(self) -> None:
         """Waits until what was saved is in the store."""
-        if self._writing is not None:
-            self._writing.result()
+        with self._lock:  # the writer forgets it when it is done, at any moment
+            writing = self._writing
+        if writing is not None:
+            writing.result()
 
     def close(self) -> None:
         """Finishes the writing."""
