@@ -10,8 +10,10 @@ from support.training_site import Site
 from visionloop.errors import CorruptError
 from visionloop.snapshot import SnapshotRepository
 from visionloop_training import augment, backbones, cache
+from visionloop_training import features as features_module
 from visionloop_training.config import AugmentConfig
 from visionloop_training.data import Blobs, Dataset, dataset
+from visionloop_training.distributed import Workers
 from visionloop_training.features import Features
 from visionloop_training.network import Network
 
@@ -31,10 +33,16 @@ def data(site: Site) -> Dataset:
     return dataset(SnapshotRepository(site.store).read("digits", "latest"))
 
 
-def features(site: Site, frozen: int, augmentation: AugmentConfig = FLIPPED) -> Features:
+def features(
+    site: Site,
+    frozen: int,
+    augmentation: AugmentConfig = FLIPPED,
+    workers: Workers | None = None,
+) -> Features:
     net, preprocessing = network(frozen)
     blobs = Blobs(site.store, site.folder / "cache" / "blobs")
-    return Features(net, blobs, preprocessing, augmentation, site.folder / "cache")
+    cached = site.folder / "cache"
+    return Features(net, blobs, preprocessing, augmentation, cached, workers=workers)
 
 
 def test_frozen_activations_are_what_torch_computes(site: Site, data: Dataset):
@@ -65,6 +73,20 @@ def test_only_what_is_missing_is_computed(site: Site, data: Dataset):
     other_colours = features(site, 3, AugmentConfig(brightness=0.9))
     other_colours.prepare(data.train[:5], 1)
     assert other_colours.computed == 5
+
+
+@pytest.mark.parametrize("frozen", [0, 3])
+def test_processes_on_one_disk_leave_no_image_to_nobody(
+    site: Site, data: Dataset, monkeypatch: pytest.MonkeyPatch, frozen: int
+):
+    """However far the first one is when the second looks what is missing."""
+    monkeypatch.setattr(features_module, "_BATCH", 2)
+    for rank in range(2):
+        made = features(site, frozen, workers=Workers(local_rank=rank, local=2))
+        made.prepare(data.train, 2)
+    whole = features(site, frozen)
+    whole.prepare(data.train, 2)
+    assert whole.computed == 0
 
 
 def test_without_frozen_stages_pixels_are_cached_and_normalised(site: Site, data: Dataset):

@@ -84,26 +84,32 @@ class Features:
         return self._augmentation.variants if self._network.frozen else None
 
     def prepare(self, items: Sequence[Item], variants: int) -> None:
-        """Computes what the cache lacks of the items' first `variants` variants."""
+        """Computes what the cache lacks of the items' first `variants` variants.
+
+        Processes that share a disk share the work, by the places of the images: what is missing
+        changes while one of them looks, since another has begun.
+        """
         if not self._network.frozen:
             variants = 1
-        wanted = [
-            (item.sha256, number)
-            for item in items
+        lacking = [
+            (place, item.sha256, number)
+            for place, item in enumerate(items)
             for number in range(variants)
             if not self._cache.has(item.sha256, number)
         ]
-        self.computed += len(wanted)
-        if wanted:
-            self._compute(wanted)
+        self.computed += len(lacking)
+        ours = [
+            (sha256, number)
+            for place, sha256, number in lacking
+            if self._workers.on_this_node(place // _BATCH)
+        ]
+        if ours:
+            self._compute(ours)
         self._workers.wait()
 
     def _compute(self, wanted: Sequence[tuple[str, int]]) -> None:
         bottom: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None
-        batches = _batches(progress(wanted, description="features", unit="images"), _BATCH)
-        for number, batch in enumerate(batches):
-            if not self._workers.on_this_node(number):
-                continue
+        for batch in _batches(progress(wanted, description="features", unit="images"), _BATCH):
             self._stop.check("while it computed features")
             shas = list(dict.fromkeys(sha for sha, _ in batch))
             pixels = dict(zip(shas, self._blobs.prepared(shas, self._preprocessing), strict=True))
