@@ -106,3 +106,24 @@ def test_a_weight_moves_the_share_of_yeses_of_its_class_alone():
         before, after = ((head(x) > 0).float().mean(0) for head in (plain, weighed))
     assert after[0] > 2 * before[0]
     assert after[1].item() == pytest.approx(before[1].item(), abs=0.01)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.3])
+def test_what_no_train_image_varies_decides_nothing(
+    constant: float, monkeypatch: pytest.MonkeyPatch
+):
+    """A dead number of the embedding that lives in a later image must not drown all others."""
+    monkeypatch.setattr(heads, "_STEPS", 30)
+    torch.manual_seed(0)
+    head = build_head(3, 2, HeadConfig(hidden=[8]))
+
+    def with_constant(points: torch.Tensor, value: float) -> torch.Tensor:
+        return torch.cat([points, torch.full((len(points), 1), value)], dim=1)
+
+    (x, y), (val, val_y) = rings(600, 0), rings(300, 1)
+    train = with_constant(x, constant), y, torch.ones(600)
+    fit_head(head, train, (with_constant(val, constant), val_y), [1e-3])
+    with torch.no_grad():
+        usual = head(with_constant(val, constant))
+        moved = head(with_constant(val, constant + 0.01))
+    assert (moved - usual).abs().max() < 0.1

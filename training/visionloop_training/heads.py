@@ -69,7 +69,7 @@ def fit_head(
     `positives` is as in `targets.log_loss`.
     """
     x, labels, weights = train
-    mean, deviation = x.mean(0), x.std(0, correction=0) + 1e-6
+    mean, deviation = x.mean(0), _deviation(x)
     scaled = ((x - mean) / deviation, labels, weights)
     scaled_val = ((val[0] - mean) / deviation, val[1])
     best: tuple[HeadFit, nn.Module] | None = None
@@ -91,6 +91,16 @@ def fit_head(
         first.bias.sub_(first.weight @ mean)
     head.eval()
     return best[0]
+
+
+def _deviation(x: Tensor) -> Tensor:
+    """(width,) what each of x (n, width) is divided by: 1 where x only differs by rounding.
+
+    Divided by next to nothing, such a number would get weights of millions from the random start
+    of a hidden layer, and the first image in which it differs any answer at all.
+    """
+    spread = x.std(0, correction=0)
+    return torch.where(spread > 1e-6 * x.abs().amax(0), spread + 1e-6, 1.0)
 
 
 def _regress(
