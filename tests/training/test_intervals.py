@@ -118,6 +118,26 @@ def test_a_perfect_score_on_few_images_proves_little():
             assert interval.low < 0.87, name
 
 
+def test_a_perfect_score_on_few_scenes_proves_little():
+    """Each is 20 frames of one scene."""
+    labels = np.repeat(np.arange(6) % 2, 20)
+    items = tuple(Item(f"{i:064x}", int(y), f"g{i // 20}", (), 1.0) for i, y in enumerate(labels))
+    found = evaluate(Scored(items, np.eye(2)[labels]), CLASSES[:2])
+    for name, interval in all_intervals(found).items():
+        if name != "ece":
+            assert interval.low < 0.75, name
+
+
+def test_one_scene_is_one_observation():
+    labels = np.arange(40) % 2
+    items = tuple(Item(f"{i:064x}", int(y), "scene", (), 1.0) for i, y in enumerate(labels))
+    rows = np.eye(2)[np.where(np.arange(40) % 7, labels, 1 - labels)]
+    found = evaluate(Scored(items, rows), CLASSES[:2])
+    for name in ("accuracy", "macro_f1", "ece"):
+        interval = getattr(found, name)
+        assert interval.high - interval.low > 0.5, name
+
+
 def test_without_images_of_a_class_its_area_is_left_out():
     items = tuple(Item(f"{i:064x}", i % 2, f"g{i}", (), 1.0) for i in range(20))
     rows = softmax(np.random.default_rng(4).normal(size=(20, 3)))

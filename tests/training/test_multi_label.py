@@ -99,6 +99,22 @@ def test_near_duplicates_count_once():
     assert width(groups) > 1.7 * width(None)
 
 
+@pytest.mark.parametrize("copies", [1, 20])
+def test_a_perfect_score_on_few_images_proves_little(copies: int):
+    truth = np.repeat(np.arange(12)[:, None] % 3 == np.arange(3), copies, axis=0)
+    groups = [f"group-{n // copies}" for n in range(len(truth))]
+    perfect = ScoredLabels(made_items(truth, groups), truth.astype(np.float32), np.full(3, 0.5))
+    found = evaluate(perfect, CLASSES)
+    numbers = {name: getattr(found, name) for name in ("mean_average_precision", "macro_auroc")}
+    for name in ("macro_f1", "micro_f1", "jaccard", "subset_accuracy"):
+        numbers[name] = getattr(found, name)
+    for name, scores in found.classes.items():
+        numbers |= {f"{name} {x}": getattr(scores, x) for x in ("average_precision", "auroc")}
+    for name, interval in numbers.items():
+        assert interval.value == interval.high == 1.0, name
+        assert interval.low < 0.87, name
+
+
 def test_a_class_that_no_image_has_leaves_the_mean_alone():
     truth = np.array([[True, False], [False, False], [True, False]])
     chances = np.array([[0.9, 0.3], [0.2, 0.1], [0.8, 0.7]])

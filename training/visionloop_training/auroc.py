@@ -39,7 +39,7 @@ def auroc_of(
     smallest: list[int] = []
     for index in range(probabilities.shape[1]):
         inside = truth[:, index]
-        fewer = int(min(inside.sum(), (~inside).sum()))
+        fewer = min(len(np.unique(places[side])) for side in (inside, ~inside))
         if not fewer:
             by_class.append(None)
             continue
@@ -66,6 +66,7 @@ def _delong(scores: Floats, inside: Flags) -> tuple[float, Floats]:
 
 
 def _interval(area: float, influence: Floats, places: Integers, fewer: int) -> Interval:
+    """`fewer`: groups on the side, images of the class or others, that has fewer of them."""
     together = np.bincount(places, weights=influence)
     error = math.sqrt(float(together @ together))
     n = len(influence)

@@ -186,11 +186,11 @@ def _bootstrapped(scored: Scored, predicted: Integers, classes: int) -> tuple[In
     macro_f1_draws = drawn.macro(drawn.f1)
     ece_draws = np.abs(sums[:, 3 * classes : -1]).sum(axis=1) / sums[:, -1]
     found = metrics.counts(metrics.confusion(labels, predicted, classes))
+    independent = len(np.unique(scored.groups))
+    error = metrics.expected_calibration_error(scored.probabilities, labels)
     return (
-        intervals.of_draws(float(found.macro(found.f1)), macro_f1_draws, n),
-        intervals.of_draws(
-            metrics.expected_calibration_error(scored.probabilities, labels), ece_draws, n
-        ),
+        intervals.of_draws(float(found.macro(found.f1)), macro_f1_draws, n, independent),
+        intervals.of_draws(error, ece_draws, n, independent),
     )
 
 

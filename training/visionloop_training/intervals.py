@@ -44,8 +44,11 @@ def share(hits: int, n: int, design_effect: float = 1.0) -> Interval:
     """`hits` of `n` with Wilson's score interval for n / design_effect independent images."""
     if n == 0:
         return Interval(0.0, 0.0, 1.0, 0)
+    return _wilson(hits / n, n / design_effect, n)
+
+
+def _wilson(p: float, effective: float, n: int) -> Interval:
     z = float(norm.ppf(0.5 + CONFIDENCE / 2))
-    p, effective = hits / n, n / design_effect
     centre = (p + z * z / (2 * effective)) / (1 + z * z / effective)
     half = z / (1 + z * z / effective)
     half *= math.sqrt(p * (1 - p) / effective + z * z / (4 * effective**2))
@@ -61,15 +64,16 @@ def grouped_share(hits: Flags, groups: Integers) -> Interval:
 def design_effect(values: Floats, groups: Integers) -> float:
     """How many times the variance of a mean of `values` (n,) grows because groups are alike; ≥ 1.
 
-    Where all values are equal nothing can be estimated, and a group counts as one image.
+    Where all values are equal, or of one group, nothing can be estimated: a group counts as one
+    image.
     """
     if not len(values):
         return 1.0
     spread = values - values.mean()
     single = float(spread @ spread)
-    if single == 0.0:
-        return len(values) / len(np.unique(groups))
-    _, places = np.unique(groups, return_inverse=True)
+    names, places = np.unique(groups, return_inverse=True)
+    if single == 0.0 or len(names) == 1:
+        return len(values) / len(names)
     together = np.bincount(places, weights=spread)
     return max(1.0, float(together @ together) / single)
 
@@ -99,15 +103,18 @@ def wider(one: Interval, other: Interval) -> Interval:
     return Interval(one.value, min(one.low, other.low), max(one.high, other.high), one.n)
 
 
-def of_draws(value: float, draws: Floats, n: int) -> Interval:
+def of_draws(value: float, draws: Floats, n: int, independent: int) -> Interval:
     """The percentile interval of bootstrap `draws` (draws,), moved by their bias.
 
     A resample repeats images, and numbers such as ECE grow with that. So it is the draws' spread
-    around their own mean that is put around the value.
+    around their own mean that is put around the value. Where they have none, as of a perfect
+    score, nothing can be seen of it: then it is a share of so many `independent` images.
     """
     finite = draws[np.isfinite(draws)]
     if not len(finite):
         return Interval(value, 0.0, 1.0, n)
+    if np.ptp(finite) < 1e-12:
+        return _wilson(value, independent, n)
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(finite, (tail, 100 - tail)) - finite.mean()
     return _around(value, value + float(low), value + float(high), n)

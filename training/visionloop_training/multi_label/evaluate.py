@@ -189,8 +189,9 @@ def _bootstrapped(
     once = np.asarray(columns.sum(axis=0)).reshape(1, -1)
     drawn = intervals.resampled_sums(columns, groups)
     values, draws = _of_sums(once, classes), _of_sums(drawn, classes)
+    independent = len(np.unique(groups))
     macro, micro, mean, ece = (
-        intervals.of_draws(float(value[0]), draw, n)
+        intervals.of_draws(float(value[0]), draw, n, independent)
         for value, draw in zip(values, draws, strict=True)
     )
     return macro, micro, mean, ece

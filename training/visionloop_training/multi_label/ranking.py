@@ -73,7 +73,9 @@ def with_intervals(
     ]
     drawn = np.concatenate(parts)  # (draws, classes)
     by_class = [
-        None if np.isnan(value) else of_draws(float(value), column, int(has.sum()))
+        None
+        if np.isnan(value)
+        else of_draws(float(value), column, int(has.sum()), len(np.unique(groups[has])))
         for value, column, has in zip(values, drawn.T, truth.T, strict=True)
     ]
     present = ~np.isnan(values)
@@ -82,7 +84,8 @@ def with_intervals(
     there = np.isfinite(drawn)
     with np.errstate(invalid="ignore"):  # a draw without any class is none
         means = np.where(there, drawn, 0.0).sum(axis=1) / there.sum(axis=1)
-    return of_draws(float(values[present].mean()), means, n), by_class
+    fewest = min(len(np.unique(groups[has])) for has in truth.T if has.any())
+    return of_draws(float(values[present].mean()), means, n, fewest), by_class
 
 
 def _resamples(groups: Integers, draws: int) -> Iterator[Floats]:
