@@ -126,3 +126,21 @@ def test_copies_make_no_gap():
     often = by_slice(np.repeat(right, 20), groups, [a for a in attributes for _ in range(20)])
     assert once.p_value > 0.1
     assert often["camera"]["a"].p_value > 0.1
+
+
+def test_scenes_that_are_all_right_or_all_wrong_make_no_gap():
+    """24 frames of three scenes are three observations, whether none, one or all are missed."""
+    right = np.concatenate([np.repeat([True, False, True], 8), np.arange(200) % 10 > 0])
+    groups = np.concatenate([np.repeat([0, 1, 2], 8), np.arange(3, 203)])
+    for frames in (right, right | (groups == 1), right & (groups != 0) & (groups != 2)):
+        attributes = [(("camera", "few" if group < 3 else "many"),) for group in groups]
+        found = by_slice(frames, groups, attributes)["camera"]["few"]
+        assert found.p_value > 0.001
+
+
+def test_a_gap_among_copies_is_found():
+    right = np.array([True] * 50 + [True] * 25 + [False] * 25)
+    attributes = [(("camera", "a" if i < 50 else "b"),) for i in range(100)]
+    groups = np.repeat(np.arange(100), 6)
+    found = by_slice(np.repeat(right, 6), groups, [a for a in attributes for _ in range(6)])
+    assert found["camera"]["a"].p_value < 1e-6

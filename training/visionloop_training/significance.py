@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from scipy.special import betainc
 from scipy.stats import fisher_exact, norm
 
+from visionloop_training.intervals import design_effect
 from visionloop_training.metrics import Flags, Floats, Integers
 
 # One-sided 5 %, 80 % power: norm.isf(0.05) + norm.isf(0.2).
@@ -163,28 +164,18 @@ def holm(p_values: ArrayLike) -> Floats:
 def gap(inside: Flags, outside: Flags, groups: tuple[Integers, Integers]) -> float:
     """Two-sided p-value of "the same share of right answers" in two sets of images.
 
-    Fisher's exact test; where near-duplicates are among them, the difference over its
-    cluster-robust error, since Fisher's would count each duplicate.
+    Fisher's exact test, of as many images as the near-duplicates among them are worth.
     """
-    sizes = len(inside), len(outside)
-    if not all(sizes):
+    if not (len(inside) and len(outside)):
         return 1.0
-    if all(len(np.unique(names)) == size for names, size in zip(groups, sizes, strict=True)):
-        right = int(inside.sum()), int(outside.sum())
-        table = [[hit, size - hit] for hit, size in zip(right, sizes, strict=True)]
-        return float(fisher_exact(table).pvalue)
-    variance = sum(_mean_variance(x, g) for x, g in zip((inside, outside), groups, strict=True))
-    difference = abs(float(inside.mean() - outside.mean()))
-    if variance == 0.0:
-        return 1.0 if difference == 0.0 else 0.0
-    return float(2 * norm.sf(difference / variance**0.5))
+    table = [_effective_counts(x, g) for x, g in zip((inside, outside), groups, strict=True)]
+    return float(fisher_exact(table).pvalue)
 
 
-def _mean_variance(values: Flags, groups: Integers) -> float:
-    spread = values - values.mean()
-    _, places = np.unique(groups, return_inverse=True)
-    together = np.bincount(places, weights=spread)
-    return float(together @ together) / len(values) ** 2
+def _effective_counts(right: Flags, groups: Integers) -> tuple[int, int]:
+    """(right, wrong) answers, counted as independent ones and rounded."""
+    effect = design_effect(right.astype(np.float64), groups)
+    return round(int(right.sum()) / effect), round(int((~right).sum()) / effect)
 
 
 def group_numbers(names: Sequence[str]) -> Integers:
