@@ -139,3 +139,15 @@ def test_all_images_with_the_same_classes_teach_nothing(site: Site):
     made = [row.model_copy(update={"labels": ("bar", "disc")}) for row in shapes.rows(40)[0]]
     with pytest.raises(InvalidInputError, match="all train images are of the same classes"):
         read_shapes(site, made)
+
+
+def test_one_class_that_images_have_or_not_is_too_little_to_learn(site: Site):
+    """The others came into val and test only."""
+    made = [
+        row.model_copy(update={"labels": tuple(c for c in row.labels if c == "bar")})
+        if row.split == "train"
+        else row
+        for row in shapes.rows(60)[0]
+    ]
+    with pytest.raises(InvalidInputError, match="all train images are of one class or none"):
+        read_shapes(site, made)

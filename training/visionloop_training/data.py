@@ -182,9 +182,12 @@ def _check(
             "label at least a few images of every class",
             field="snapshot",
         )
-    learned = {item.classes for item in parts["train"]}
-    if len(learned) < 2:
-        same = "the same classes" if parts["train"][0].label == SEVERAL else "one class"
+    kinds = {item.classes for item in parts["train"]}
+    learned = {place for classes in kinds for place in classes}
+    if len(kinds) < 2 or len(learned) < 2:
+        same = "the same classes" if len(learned) > 1 else "one class"
+        if len(kinds) > len(learned):
+            same += " or none"
         raise InvalidInputError(
             f"{where}: all train images are of {same}, {len(labelled)} are labelled "
             f"({', '.join(map(repr, labelled[:5]))}); label more images of the others",
