@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.bundles import publish_bundle
-from support.command_line import result, visionloop
+from support.command_line import command, environment, result, visionloop
 
 from visionloop.demo import solar_cells
 from visionloop.demo.steps import Suite, suite_running, wait_until_served
@@ -84,6 +84,27 @@ def test_import_keeps_good_rows_and_names_bad_ones(suite: Suite, tmp_path: Path)
     ]
     exported = result("labels", "export", "rows", "--target", suite.labeling)
     assert [label["attributes"] for label in exported] == [{"module": "mono"}, {"module": "poly"}]
+
+
+def test_import_tells_disputed_labels_and_files_that_are_no_rows(
+    suite: Suite, tmp_path: Path
+) -> None:
+    cell = solar_cells.load()[60]
+    for label in ("one", "two"):
+        (tmp_path / label).mkdir()
+        shutil.copy(cell.path, tmp_path / label)
+    (tmp_path / "two" / "iphone.heic").write_bytes(b"x")
+    flags = ["import", tmp_path, "--dataset", "disputes", "--target", suite.labeling]
+    report = result(*flags)
+    [dispute] = report["disputed"]
+    assert (dispute["row"], dispute["reason"]) == (2, "label_conflict")
+    assert 'labelled "one" before and "two" now' in dispute["message"]
+    assert report["left_out"] == {".heic": 1}
+    said = subprocess.run(
+        command(*flags), capture_output=True, text=True, env=environment(), check=True
+    )
+    assert "row 2 (two/" in said.stderr
+    assert "left out (1 .heic)" in said.stderr
 
 
 def test_labels_export_as_csv(suite: Suite, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visionloop.cli.labelled_files import Columns, LabelledFile, batch_name, find
+from visionloop.cli.labelled_files import Columns, LabelledFile, batch_name, find, passed_over
 from visionloop.errors import ConfigurationError, NotFoundError
 
 
@@ -28,6 +28,24 @@ def test_a_folder_per_class(tmp_path: Path) -> None:
         ("cat/deep/a.PNG", "cat", 2),
         ("dog/c.webp", "dog", 3),
     ]
+
+
+def test_names_that_are_not_utf_8_cost_their_own_rows_alone(tmp_path: Path) -> None:
+    for name in (b"cat/b\xe4r.jpg", b"lat\xedn/a.jpg"):
+        write(tmp_path / os.fsdecode(name))
+    cat, latin = find(tmp_path, Columns())
+    assert (cat.source, cat.label, cat.fault) == ("cat/b\\xe4r.jpg", "cat", "")
+    assert cat.path.read_bytes() == b"x"
+    assert "not UTF-8 (lat\\xedn)" in latin.fault
+    assert (latin.label, latin.source) == ("lat\\xedn", "lat\\xedn/a.jpg")
+
+
+def test_files_that_a_folder_import_leaves_out_are_counted(tmp_path: Path) -> None:
+    for name in ("a.jpg", "cat/b.jpg", "cat/deep/c.HEIC", "cat/d.heic", "cat/e", "notes.txt"):
+        write(tmp_path / name)
+    for hidden in (".DS_Store", "cat/.DS_Store", ".thumbnails/x.gif", "cat/.git/config"):
+        write(tmp_path / hidden)
+    assert passed_over(tmp_path) == {".jpg": 1, ".heic": 2, "": 1, ".txt": 1}
 
 
 def test_csv_columns_group_attributes_and_line_numbers(tmp_path: Path) -> None:

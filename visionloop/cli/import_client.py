@@ -55,10 +55,10 @@ class ImportClient:
         self._token = token
         self._tls = tls
 
-    def create_dataset(self) -> None:
-        """Makes the dataset unless it is there."""
+    def create_dataset(self, task: str) -> None:
+        """Makes the dataset unless it is there, of whatever task that is."""
         if self._dataset not in {one["name"] for one in self._call("GET", "")}:
-            body = json.dumps({"name": self._dataset}).encode()
+            body = json.dumps({"name": self._dataset, "settings": {"task": task}}).encode()
             self._call("POST", "", body=[body], headers={"Content-Type": "application/json"})
 
     def begin(

@@ -24,13 +24,15 @@ from visionloop.telemetry import progress
 SHOWN_REJECTIONS: Final = 20
 _POLL_SECONDS: Final = 0.5
 _UNFINISHED: Final = ("queued", "running")
+# What labels of a new dataset say, where the format tells: a dataset's task never changes.
+_TASKS: Final = {"coco": "detection", "yolo": "detection"}
 
 
 def import_job(options: argparse.Namespace, format_name: str, output: Output) -> int:
     """Exit code 0 when all rows got in, 65 when some were not (and the others kept)."""
     parameters = _parameters(options, format_name)
     client = ImportClient(options.url, options.dataset, token=token(), tls=_tls(options))
-    client.create_dataset()
+    client.create_dataset(options.task or _TASKS.get(format_name, "classification"))
     if format_name == "s3":
         # A sync is not its file: asking again looks for what is new.
         job = client.begin("s3", {**parameters, "url": options.source}, None, options.batch or "")

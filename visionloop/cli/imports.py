@@ -10,24 +10,25 @@ service has already answered are answered from its receipts.
 import argparse
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from visionloop.cli.connection import open_labeling
 from visionloop.cli.import_jobs import import_job
 from visionloop.cli.import_sources import format_of, is_streamed
-from visionloop.cli.labelled_files import Columns, LabelledFile, batch_name, find
+from visionloop.cli.labelled_files import Columns, LabelledFile, batch_name, find, passed_over
 from visionloop.cli.output import Output
 from visionloop.cli.store import user_name
 from visionloop.errors import ImageError, InvalidInputError, NotFoundError
 from visionloop.image_file import read_image_file
-from visionloop.labeling_client import SubmitImage
+from visionloop.labeling_client import DatasetSettings, Receipt, SubmitImage
 from visionloop.telemetry import progress
 
-SHOWN_REJECTIONS = 20
+SHOWN_ROWS = 20  # of each kind
 
 
-class _Rejections:
-    """Rows that did not get in, by row number: found here or told by the service."""
+class _Remarks:
+    """Rows of which there is something to say, by row number: found here or told by the service."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, object]] = []
@@ -36,6 +37,64 @@ class _Rejections:
         self.rows.append(
             {"row": file.row, "source": file.source, "reason": reason, "message": message}
         )
+
+    def by_row(self) -> list[dict[str, object]]:
+        return sorted(self.rows, key=lambda row: str(row["row"]).zfill(12))
+
+    def tell(self, output: Output) -> None:
+        """The first of them, for people."""
+        rows = self.by_row()
+        for row in rows[:SHOWN_ROWS]:
+            output.note(f"row {row['row']} ({row['source']}): {row['message']}")
+        if len(rows) > SHOWN_ROWS:
+            output.note(f"… and {len(rows) - SHOWN_ROWS} more; --json lists all")
+
+
+@dataclass(slots=True)
+class _Report:
+    """What became of an import. `left_out` counts files by ending that were never rows of it."""
+
+    dataset: str
+    batch: str
+    files: int
+    left_out: Counter[str]
+    outcomes: Counter[str] = field(default_factory=Counter)
+    rejected: _Remarks = field(default_factory=_Remarks)
+    disputed: _Remarks = field(default_factory=_Remarks)
+
+    def count(self, file: LabelledFile, receipt: Receipt) -> None:
+        self.outcomes[receipt.outcome] += 1
+        if receipt.outcome in ("rejected", "quarantined"):
+            self.rejected.add(file, receipt.reason, receipt.message)
+        elif receipt.reason == "label_conflict":
+            self.disputed.add(file, receipt.reason, receipt.message)
+
+    def tell(self, output: Output) -> None:
+        accepted, duplicates = self.outcomes["accepted"], self.outcomes["duplicate"]
+        output.result(
+            {
+                "dataset": self.dataset,
+                "batch": self.batch,
+                "rows": self.files,
+                "accepted": accepted,
+                "duplicates": duplicates,
+                "rejected": self.rejected.by_row(),
+                "disputed": self.disputed.by_row(),
+                "left_out": dict(sorted(self.left_out.items())),
+            }
+        )
+        output.line(
+            f"{self.dataset}: {accepted} images accepted, {duplicates} were there already, "
+            f"{len(self.rejected.rows)} rejected"
+        )
+        self.rejected.tell(output)
+        self.disputed.tell(output)
+        if self.left_out:
+            counts = (f"{n} {end or 'without ending'}" for end, n in self.left_out.most_common())
+            output.note(
+                f"left out ({', '.join(counts)}): files whose names are not those of images, and "
+                "those that lie beside the class folders"
+            )
 
 
 def import_images(options: argparse.Namespace, output: Output) -> int:
@@ -46,45 +105,48 @@ def import_images(options: argparse.Namespace, output: Output) -> int:
     names = (name.strip() for name in options.attribute_columns.split(","))
     attributes = tuple(name for name in names if name)
     columns = Columns(options.path_column, options.label_column, options.group_column, attributes)
-    files = find(Path(options.source), columns)
-    batch = options.batch or batch_name(files)
+    source = Path(options.source)
+    files = find(source, columns)
+    left_out = passed_over(source) if source.is_dir() else Counter[str]()
+    report = _Report(options.dataset, options.batch or batch_name(files), len(files), left_out)
     author = options.author or user_name()
-    rejections = _Rejections()
-    outcomes: Counter[str] = Counter()
     with open_labeling(options) as client:
         # Making one needs an administrator, sending images to one that is there does not.
         if options.dataset not in {one.name for one in client.list_datasets()}:
-            client.create_dataset(options.dataset)
-        rows = _readable_rows(files, options.dataset, batch, author, rejections)
+            client.create_dataset(
+                options.dataset, DatasetSettings(task=options.task or "classification")
+            )
+        rows = _readable_rows(files, report, author)
         receipts = client.submit_images(rows)
         for receipt in progress(receipts, total=len(files), description="import", unit="image"):
-            outcomes[receipt.outcome] += 1
-            if receipt.outcome in ("rejected", "quarantined"):
-                rejections.add(files[receipt.ordinal], receipt.reason, receipt.message)
-    return _report(options.dataset, batch, len(files), outcomes, rejections, output)
+            report.count(files[receipt.ordinal], receipt)
+    report.tell(output)
+    return 65 if report.rejected.rows else 0
 
 
 def _readable_rows(
-    files: list[LabelledFile], dataset: str, batch: str, author: str, rejections: _Rejections
+    files: list[LabelledFile], report: _Report, author: str
 ) -> Iterator[SubmitImage]:
     for ordinal, file in enumerate(files):
         if file.fault:
-            rejections.add(file, "invalid_row", file.fault)
+            report.rejected.add(file, "invalid_row", file.fault)
             continue
         if not file.label:
-            rejections.add(file, "empty_label", "the label is empty; give a class or drop the row")
+            report.rejected.add(
+                file, "empty_label", "the label is empty; give a class or drop the row"
+            )
             continue
         try:
             image = read_image_file(file.path)
         except ImageError as error:
-            rejections.add(file, error.reason, str(error))
+            report.rejected.add(file, error.reason, str(error))
             continue
         except (InvalidInputError, NotFoundError) as error:
-            rejections.add(file, "unreadable_file", str(error))
+            report.rejected.add(file, "unreadable_file", str(error))
             continue
         yield SubmitImage(
-            dataset=dataset,
-            batch=batch,
+            dataset=report.dataset,
+            batch=report.batch,
             ordinal=ordinal,
             image=image,
             label=file.label,
@@ -94,34 +156,3 @@ def _readable_rows(
             author=author,
             source=file.source,
         )
-
-
-def _report(
-    dataset: str,
-    batch: str,
-    total: int,
-    outcomes: Counter[str],
-    rejections: _Rejections,
-    output: Output,
-) -> int:
-    rejected = sorted(rejections.rows, key=lambda row: str(row["row"]).zfill(12))
-    accepted, duplicates = outcomes["accepted"], outcomes["duplicate"]
-    output.result(
-        {
-            "dataset": dataset,
-            "batch": batch,
-            "rows": total,
-            "accepted": accepted,
-            "duplicates": duplicates,
-            "rejected": rejected,
-        }
-    )
-    output.line(
-        f"{dataset}: {accepted} images accepted, {duplicates} were there already, "
-        f"{len(rejected)} rejected"
-    )
-    for row in rejected[:SHOWN_REJECTIONS]:
-        output.note(f"row {row['row']} ({row['source']}): {row['message']}")
-    if len(rejected) > SHOWN_REJECTIONS:
-        output.note(f"… and {len(rejected) - SHOWN_REJECTIONS} more; --json lists all")
-    return 65 if rejected else 0

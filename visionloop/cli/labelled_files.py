@@ -7,6 +7,7 @@ one while they are sent, so memory stays flat however large the import.
 import csv
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,17 +68,46 @@ def _in_folder(folder: Path) -> list[LabelledFile]:
         )
     files = [(path, label.name) for label in classes for path in _images_below(label)]
     return [
-        LabelledFile(row, path, path.relative_to(folder).as_posix(), label)
+        LabelledFile(
+            row,
+            path,
+            source=_as_text(path.relative_to(folder).as_posix()),
+            label=_as_text(label),
+            fault=_name_fault(label),
+        )
         for row, (path, label) in enumerate(files, start=1)
     ]
 
 
+def passed_over(folder: Path) -> Counter[str]:
+    """Files of a class folder tree that `find` does not take, by what their names end in ("" for
+    no ending); an image beside the class folders, too. Hidden files do not count.
+    """
+    beside = (path for path in folder.iterdir() if path.is_file())
+    below = (path for path in _below(folder) if path.parent != folder and not _is_image(path))
+    return Counter(
+        path.suffix.lower()
+        for path in (*beside, *below)
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
+def _as_text(name: str) -> str:
+    """A name from the disk as text: its bytes that are no UTF-8 become \\xe4."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def _name_fault(label: str) -> str:
+    """A file may have any name, but a class is called what people read."""
+    if _as_text(label) == label:
+        return ""
+    return (
+        f"the folder's name is not UTF-8 ({_as_text(label)}); rename it to what the class is called"
+    )
+
+
 def _images_below(folder: Path) -> list[Path]:
-    images = [
-        path
-        for path in sorted(_below(folder))
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-    ]
+    images = [path for path in sorted(_below(folder)) if _is_image(path)]
     if not images:
         raise ConfigurationError(
             f"class {folder.name!r} is empty: no images below {folder}. Add some, or remove the "
@@ -85,6 +115,10 @@ def _images_below(folder: Path) -> list[Path]:
             field="source",
         )
     return images
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -202,6 +202,24 @@ def test_the_cli_sends_folders_of_annotations_and_follows(
     assert "does not name its classes" in broken
 
 
+def test_the_cli_makes_a_dataset_of_the_task_that_the_labels_need(
+    server: LabelingServer, http: httpx.Client, tmp_path: Path
+) -> None:
+    (tmp_path / "instances.json").write_text(json.dumps(COCO))
+    (tmp_path / "images" / "cats").mkdir(parents=True)
+    (tmp_path / "images" / "cats" / "0.png").write_bytes(picture(100))
+    (tmp_path / "one.tar").write_bytes(tarred({"cats/a.png": picture(200)}))
+    target = ("--url", f"http://{server.http_address}", "--target", server.grpc_address)
+    coco = (tmp_path / "instances.json", "--images", tmp_path / "images" / "cats")
+    visionloop("import", *coco, *target, "--dataset", "boxes", code=65)
+    visionloop("import", tmp_path / "one.tar", *target, "--dataset", "class")
+    visionloop("import", tmp_path / "one.tar", *target, "--dataset", "a", "--task", "multi_label")
+    visionloop("import", tmp_path / "images", *target, "--dataset", "b", "--task", "multi_label")
+    tasks = {one["name"]: one["settings"]["task"] for one in http.get("/v1/datasets").json()}
+    assert (tasks["boxes"], tasks["class"]) == ("detection", "classification")
+    assert (tasks["a"], tasks["b"]) == ("multi_label", "multi_label")
+
+
 # The suite dies at the first of these on SQLite and files; KILL_ROUNDS asks for all of them, each
 # with random moments, on every combination of database and store.
 FAILPOINTS = [

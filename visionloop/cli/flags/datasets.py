@@ -42,6 +42,13 @@ def add_import(verbs: Verbs, common: StrictParser) -> None:
     )
     imports.add_argument("--no-wait", action="store_true", help="do not follow the import")
     imports.add_argument("--dataset", required=True, help="made if it is not there")
+    imports.add_argument(
+        "--task",
+        choices=("classification", "multi_label", "detection"),
+        default=None,
+        help="what labels say in a dataset that is made: one class, several classes, or boxes, for "
+        "good (default: detection for COCO and YOLO, else classification)",
+    )
     imports.add_argument("--path-column", default="path", help="CSV (%(default)s)")
     imports.add_argument("--label-column", default="label", help="CSV (%(default)s)")
     imports.add_argument("--group-column", default=None, help="CSV: images that stay in one split")
