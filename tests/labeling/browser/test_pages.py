@@ -171,6 +171,16 @@ def test_review_shows_both_sides_and_a_digit_decides(visitor, site, cells) -> No
     assert made.item(third)["state"] == "open"
 
 
+def test_review_says_that_what_waits_is_open_elsewhere(visitor, site, cells) -> None:
+    made = site()
+    say(made, made.add(cells[:1])[0], kind="flag")
+    made.ask("GET", f"{made.root}/queue?n=1&state=review")  # another window takes it
+    page = visitor(made).open("review").page
+    expect(page.locator("#review-none")).to_have_text("Nothing to review right now")
+    expect(page.locator("#review-left")).to_have_text("1 image waits for a decision")
+    expect(page.locator("#review-held")).to_be_visible()
+
+
 def test_review_of_what_was_decided_meanwhile_is_shown_again(visitor, site, cells) -> None:
     made = site()
     image = made.add(cells[:1])[0]
@@ -304,6 +314,10 @@ def test_an_import_is_followed_to_its_end_and_a_snapshot_is_cut(visitor, site, c
     assert receipts.value.path().read_text().count("accepted") == 6
     put_aside = Visitor(page, made).open("quarantine").page
     expect(put_aside.locator("li.card")).to_contain_text("sound/broken.png")
+    put_aside.set_viewport_size({"width": 360, "height": 740})
+    text = put_aside.locator("li.card .stack").bounding_box()
+    button = put_aside.locator("li.card form.inline button").bounding_box()
+    assert text["y"] + text["height"] <= button["y"]  # below it, where there is no room beside it
     put_aside.locator("summary", has_text="Throw away").click()
     put_aside.locator(".menu-panel button").click()
     expect(put_aside.locator(".empty")).to_contain_text("Nothing in quarantine")

@@ -48,6 +48,9 @@ async function next() {
 }
 
 function tellLeft(left) {
+  byId("review-none").textContent = left ? "Nothing to review right now" : "Nothing to review";
+  byId("review-none-why").hidden = left > 0;
+  byId("review-held").hidden = left === 0;
   byId("review-left").textContent = `${left} ${left === 1 ? "image waits" : "images wait"} for a decision`;
 }
 
