@@ -32,13 +32,13 @@ test: $(READY) ## all tests that need no long run (ALL_DATABASES=1: labeling's c
 test-kill: $(READY) ## the kill tests, each many times over, and those that `make test` leaves out
 	KILL_ROUNDS=25 $(BIN)/python -m pytest tests -m 'kill or long'
 
-test-images: $(READY) ## builds the images for real and runs the programs from them (root, Debian's buildah and mmdebstrap)
+test-images: $(READY) ## builds the images for real and runs the charts' pods from them (root; Debian's buildah, mmdebstrap, podman)
 	$(BIN)/python -m pytest tests/images -m images
 
 test-images-large: $(READY) ## the images with CUDA, too: builds them, trains in one, serves what it made (20 GB of disk)
 	$(BIN)/python -m pytest tests/images/test_large_images.py -m large_images
 
-charts-run: $(READY) ## the charts' serving pods, run from freshly built images (root, buildah, mmdebstrap)
+charts-run: $(READY) ## the charts' serving pods, run by podman from freshly built images (root; Debian's buildah, mmdebstrap, podman)
 	$(BIN)/python -m pytest tests/images/test_rendered_pods.py -m images
 
 test-cluster: $(READY) ## the loop on the cluster that KUBECONFIG points at (CLUSTER_VALUES=…: registry of the images)

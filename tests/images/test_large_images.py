@@ -5,14 +5,11 @@ published. Without a GPU: training uses the CPU, and the inference image says wh
 """
 
 import json
-from pathlib import Path
 
 import pytest
-from support.built_images import BuiltImage, wait_until_ready
-from support.charts import objects_of, one_of, pod_of, template
+from support.built_images import BuiltImage
 from support.digits import pictures, write_digits
-from support.rendered_pods import RenderedPod
-from support.stores import S3Server
+from support.pod_cluster import Cluster
 
 from visionloop.client import Client
 from visionloop.objectstore import open_store
@@ -56,72 +53,41 @@ def test_size(image: BuiltImage) -> None:
     assert image.megabytes < MOST_MEGABYTES[image.name]
 
 
-def test_the_cuda_image_names_what_a_node_lacks(
-    built_large: dict[str, BuiltImage], s3_url: str, s3_server: S3Server
-) -> None:
-    flags = (f"--store={s3_url}", "--provider=cuda", "--port=0", "--http-port=0")
-    refused = built_large["inference-cuda"].run(
-        "visionloop-inference", *flags, **s3_server.environment
-    )
-    assert refused.returncode == 64, refused.stderr
-    assert "libcuda.so.1" in refused.stderr
-    assert "Traceback" not in refused.stderr
+@pytest.mark.usefixtures("helm_program", "built_large")
+def test_the_cuda_pod_names_what_its_node_lacks(cluster: Cluster) -> None:
+    refused = cluster.pod("inference", "minimal", "--set=gpu.mode=device-plugin")
+    with refused.running():
+        assert refused.ended(120) == 64, refused.said
+        assert "libcuda.so.1" in refused.said
+        assert "Traceback" not in refused.said
 
 
-@pytest.mark.usefixtures("helm_program")
+@pytest.mark.usefixtures("helm_program", "built", "built_large")
 def test_what_the_training_pod_publishes_the_inference_pod_serves(
-    built: dict[str, BuiltImage],
-    built_large: dict[str, BuiltImage],
-    s3_url: str,
-    s3_server: S3Server,
-    tmp_path: Path,
+    cluster: Cluster, s3_url: str
 ) -> None:
     store = open_store(s3_url)
     write_digits(store, "digits", {"0": 60, "1": 60})
-    keys = {name: value for name, value in s3_server.environment.items() if "KEY" in name}
-    common = (
-        f"--set=global.store.url={s3_url},global.store.endpoint={s3_server.endpoint}",
-        "--set=global.store.region=us-east-1,global.store.existingSecret=keys",
+    trains = cluster.pod(
+        "training",
+        "minimal",
+        "--set=dataset=digits,model=reader",
+        f"--set-json=config={json.dumps(CONFIG)}",
     )
-    objects = objects_of(
-        template(
-            "training", *common, "--set=dataset=digits,model=reader",
-            f"--set-json=config={json.dumps(CONFIG)}",
-        )
-    )  # fmt: skip
-    job = one_of(objects, "CronJob")["spec"]["jobTemplate"]["spec"]
-    trains = RenderedPod(
-        job["template"]["spec"],
-        built_large,
-        _folder(tmp_path / "training"),
-        {"keys": keys},
-        {"demo-training": one_of(objects, "ConfigMap")["data"]},
-        {"metadata.labels['batch.kubernetes.io/job-name']": "demo-training-1"},
-    )
-    with trains.running() as process:
-        code = process.wait(timeout=1200)
-    assert code == 0, trains.said
+    with trains.running():
+        trains.assert_confined()
+        assert trains.ended(1200) == 0, trains.said
     repository = ModelRepository(store)
     assert repository.aliases("reader").aliases.stable == 1
 
-    deployment = one_of(
-        objects_of(template("inference", *common, "--set=insecure=true")), "Deployment"
-    )
-    spec = pod_of(deployment)
-    assert spec is not None
-    serves = RenderedPod(spec, built, _folder(tmp_path / "inference"), {"keys": keys})
-    with serves.running() as process:
-        wait_until_ready(process, 8002, serves.log)
-        with Client("127.0.0.1:8001") as client:
+    serves = cluster.pod("inference", "minimal")
+    with serves.running():
+        serves.wait_until_ready()
+        with Client(f"{serves.address}:8001") as client:
             answers = client.recognize(
                 [unseen for name in "01" for unseen in pictures(int(name))[-10:]]
             )
-        assert serves.stop(process) == 0
+        assert serves.stop() == 0
     assert {one.version for one in answers} == {1}
     said = [one.labels[0].class_id for one in answers]
     assert sum(said[place] == "01"[place // 10] for place in range(20)) > 15, said
-
-
-def _folder(path: Path) -> Path:
-    path.mkdir()
-    return path

@@ -1,31 +1,25 @@
-"""Our images, built for real with buildah on a Debian base made here, and programs run from them.
+"""Our images, built for real with buildah on a Debian base made here.
 
-No registry and no container engine: the base comes from Debian's archive, images are kept in a
-folder, and a program is started in its image's files as a pod would start it: uid 65532 without
-capabilities, the root read-only, /tmp a tmpfs, nothing of this process's environment.
+No registry: the base comes from Debian's archive, images are kept in a folder, where `node` finds
+them. Here is what they are; what their programs do, the pods show.
 """
 
-import contextlib
 import json
 import os
 import shutil
 import stat
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "build" / "images"  # the base outlives a run; Debian 12 changes seldom
-NEEDED = ("buildah", "mmdebstrap", "unshare", "chroot")
+NEEDED = ("buildah", "mmdebstrap", "unshare")
 # Whether images can be kept as layers: seconds and gigabytes less than whole copies of them.
 OVERLAY = """
 mkdir "$1/lower" "$1/upper" "$1/work" "$1/merged" &&
@@ -36,24 +30,6 @@ PREFIX = "localhost/visionloop/"
 TAG = "test"
 BUILT = ("inference-cpu", "labeling-ingest")
 LARGE = ("inference-cuda", "training")  # gigabytes of CUDA
-PATIENCE = 60.0
-Mounts: TypeAlias = Mapping[str, Path]  # from a path in the image to a folder here
-# A private view of the machine's mounts, gone with the program. `exec` all the way: signals reach
-# the program itself.
-START = """
-set -e
-root=$1; shift
-mount --bind "$root" "$root"
-for folder in $SCRATCH; do mkdir -p "$root$folder"; done
-for pair in $MOUNTS; do mkdir -p "$root${pair#*:}"; done
-mount -o remount,bind,ro "$root"
-mount --bind /proc "$root/proc"
-mount --rbind /dev "$root/dev"
-for folder in $SCRATCH; do mount -t tmpfs -o mode=1777,size=1g tmpfs "$root$folder"; done
-for pair in $MOUNTS; do mount --bind "${pair%%:*}" "$root${pair#*:}"; done
-exec chroot "$root" /usr/bin/setpriv --reuid=65532 --regid=65532 --clear-groups --no-new-privs \
-    --inh-caps=-all --bounding-set=-all /usr/bin/env -i "$@"
-"""
 
 
 class Storage:
@@ -160,74 +136,11 @@ class BuiltImage:
         paths = [Path(at, name) for at, _, names in folders for name in (".", *names)]
         return [path for path in paths if not _is_safe(path.lstat())]
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """What the image sets."""
-        return dict(entry.split("=", 1) for entry in self.config["Env"])
-
-    def command(self, program: list[str], environment: Mapping[str, str]) -> list[str]:
-        """The process that runs `program` in the image's files."""
-        variables = {**self.environment, **environment}
-        return [
-            *("unshare", "--mount", "--propagation", "private", "sh", "-c", START, "sh"),
-            str(self.files),
-            *(f"{name}={value}" for name, value in variables.items()),
-            *program,
-        ]
-
-    def run(
-        self, *program: str, mounts: Mounts = MappingProxyType({}), **environment: str
-    ) -> "subprocess.CompletedProcess[str]":
-        """Runs to the end."""
-        return subprocess.run(
-            self.command(list(program), environment),
-            env=_mounted(["/tmp"], mounts),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    @contextlib.contextmanager
-    def started(
-        self,
-        log: Path,
-        program: list[str],
-        environment: Mapping[str, str],
-        *,
-        scratch: Sequence[str] = ("/tmp",),
-        mounts: Mounts = MappingProxyType({}),
-    ) -> Iterator["subprocess.Popen[bytes]"]:
-        """A process; the folders of `scratch` are new and can be written, those of `mounts` are
-        ours. Killed at the end if it still runs."""
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                self.command(program, environment),
-                env=_mounted(scratch, mounts),
-                stdout=output,
-                stderr=output,
-            )
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-
 
 def _is_safe(status: os.stat_result) -> bool:
     others = stat.S_IWOTH | stat.S_ISUID | stat.S_ISGID
     changeable = not stat.S_ISLNK(status.st_mode) and status.st_mode & others
     return (status.st_uid, status.st_gid) == (0, 0) and not changeable
-
-
-def _mounted(scratch: Sequence[str], mounts: Mounts) -> dict[str, str]:
-    """What START reads."""
-    return {
-        "PATH": os.environ["PATH"],
-        "SCRATCH": " ".join(scratch),
-        "MOUNTS": " ".join(f"{here}:{there}" for there, here in mounts.items()),
-    }
 
 
 def _takes_overlay(folder: Path) -> bool:
@@ -240,29 +153,6 @@ def _takes_overlay(folder: Path) -> bool:
     )
     shutil.rmtree(folder)
     return tried.returncode == 0
-
-
-def wait_until_ready(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-    """Until /readyz says so."""
-    _wait(lambda: _status(port) == 200, process, log)
-
-
-def _status(port: int) -> int:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return 0
-
-
-def _wait(what: Callable[[], bool], process: "subprocess.Popen[bytes]", log: Path) -> None:
-    end = time.monotonic() + PATIENCE
-    while not what():
-        assert process.poll() is None, f"it exited: {log.read_text()[-3000:]}"
-        assert time.monotonic() < end, f"waited in vain: {log.read_text()[-3000:]}"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")

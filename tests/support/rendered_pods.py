@@ -1,147 +1,171 @@
-"""A rendered pod, run for real from our images, without a cluster.
+"""Pods that helm rendered, played by podman: real namespaces, cgroups, mounts and signals.
 
-What the chart says is what happens: the init containers one after the other, then the container,
-each with its command, arguments and environment (secrets looked up), as its user, without
-capabilities, on a read-only root with a tmpfs for each emptyDir and the keys of Secrets and
-ConfigMaps as files, and at the end SIGTERM after the preStop pause. What is not here is Kubernetes:
-no pod network (ports are this machine's), no memory limits, and no probe but the readiness that
-the test asks for.
+Podman does the kubelet's part: init containers, command, arguments, environment, volumes, users,
+capabilities, seccomp, limits of memory. What it does not do is done here in the plainest way: a
+workload's template becomes a pod, readiness is asked for where the rendered probe says, preStop's
+pause comes before SIGTERM. Podman 4.3 misreads the Secrets that it plays, so it gets them as
+ConfigMaps of the same names. Not here at all: Services, NetworkPolicies, scheduling, size limits of
+volumes, fsGroup.
 """
 
 import contextlib
-import re
+import copy
+import json
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
-from support.built_images import BuiltImage, Mounts
+import yaml
+from support.charts import Object, containers, pod_of
+from support.node import NETWORK, Node
 
-Object = dict[str, Any]
 Contents = Mapping[str, str]  # of a Secret or a ConfigMap, by key
+KEEP_INIT_CONTAINERS = {"io.podman.annotations.init.container.type": "always"}  # with their logs
+# One line for each fact, as a program in the container sees them; folders to try are arguments.
+LOOK = """
+echo user $(id -u):$(id -g)
+echo memory $(cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes)
+echo first $(tr '\\0' ' ' < /proc/1/cmdline)
+grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/1/status | tr -d ':\\t' | sed 's/[0-9]/ &/'
+echo frozen $(grep -E '^[^ ]+ [^ ]+ [^ ]+ ro,' /proc/mounts | cut -d' ' -f2)
+echo writes $(for folder; do touch $folder/.touched && echo $folder; done)
+"""
 
 
 class RenderedPod:
-    """A pod's spec, and the cluster's part: images, what Secrets and ConfigMaps hold, the fields
-    that environment variables ask for. Its mounted files are written to `folder`."""
+    """The pod of a Deployment or a CronJob; `read` are the Secrets and ConfigMaps by name."""
 
-    def __init__(
-        self,
-        spec: Object,
-        images: Mapping[str, BuiltImage],
-        folder: Path,
-        secrets: Mapping[str, Contents],
-        config_maps: Mapping[str, Contents] = MappingProxyType({}),
-        fields: Contents = MappingProxyType({}),
-    ) -> None:
-        assert spec["securityContext"]["runAsUser"] == 65532  # as BuiltImage starts programs
+    def __init__(self, node: Node, workload: Object, read: Mapping[str, Contents]) -> None:
+        self._node = node
+        self._name = workload["metadata"]["name"]
+        self._played = [*(_config_map(*one) for one in read.items()), _pod(workload)]
+        spec = pod_of(workload)
+        assert spec is not None
         self._spec = spec
-        self._images = images
-        self._secrets = secrets
-        self._config_maps = config_maps
-        self._fields = fields
-        self._folder = folder
-        self.log = folder / "log"
-
-    @property
-    def image(self) -> BuiltImage:
-        """That of the main container."""
-        return self._image(self._main)
+        [self._main] = spec["containers"]
+        self.address = node.pod_address
 
     @property
     def said(self) -> str:
         """The log of the main container."""
-        return self.log.read_text()
+        return self.log(self._main["name"])
 
-    def environment(self, container: Object | None = None) -> dict[str, str]:
-        """What a container's program sees, beyond what its image sets."""
-        chosen = container or self._main
-        found: dict[str, str] = {}
-        for one in chosen.get("env", []):
-            value = self._value(one)
-            for name, before in found.items():  # only those that were named before, as Kubernetes
-                value = value.replace(f"$({name})", before)
-            found[one["name"]] = value
-        return found
+    def log(self, container: str) -> str:
+        """What a container, init containers included, has said."""
+        done = self._node.asked("logs", f"{self._name}-{container}")
+        return done.stdout + done.stderr
 
     @contextlib.contextmanager
-    def running(self, mounts: Mounts = MappingProxyType({})) -> Iterator["subprocess.Popen[bytes]"]:
-        """The main container's process, after the init containers; killed at the end if it runs.
+    def running(self) -> Iterator[None]:
+        """The init containers have ended well, the main one runs; nothing is left at the end."""
+        manifest = yaml.safe_dump_all(self._played)
+        network = f"--network={NETWORK}:ip={self.address}"
+        try:
+            done = self._node.asked("play", "kube", "--build=false", network, "-", input=manifest)
+            assert done.returncode == 0, f"{done.stderr}\n{self._logs()}"
+            yield
+        finally:
+            self._node.podman("pod", "rm", "--force", "--ignore", "--time=0", self._name)
+            self._node.podman("volume", "rm", "--all", "--force")
 
-        `mounts` are folders of ours that every container sees beside its own.
-        """
-        for container in self._spec.get("initContainers", []):
-            log = self.log.with_suffix(".init")
-            with self._started(container, log, mounts) as process:
-                code = process.wait(timeout=120)
-            assert code == 0, f"{container['name']}: {log.read_text()}"
-        with self._started(self._main, self.log, mounts) as process:
-            yield process
+    def wait_until_ready(self) -> None:
+        """Until the readiness probe is answered, for as long as the startup probe has patience."""
+        probe, patience = self._main["readinessProbe"]["httpGet"], self._main["startupProbe"]
+        ports = {port["name"]: port["containerPort"] for port in self._main["ports"]}
+        url = f"http://{self.address}:{ports[probe['port']]}{probe['path']}"
+        end = time.monotonic() + patience["periodSeconds"] * patience["failureThreshold"]
+        while not _answers(url):
+            assert self._state()["Running"], f"it exited: {self.said[-3000:]}"
+            assert time.monotonic() < end, f"waited in vain: {self.said[-3000:]}"
 
-    def stop(self, process: "subprocess.Popen[bytes]") -> int:
+    def run(self, *program: str) -> "subprocess.CompletedProcess[str]":
+        """Runs beside the main container's program, as `kubectl exec` does."""
+        return self._node.asked("exec", self._container, *program)
+
+    def stop(self) -> int:
         """As the kubelet ends it: preStop, SIGTERM, the grace period. The exit code."""
         pause = self._main["lifecycle"]["preStop"]["sleep"]["seconds"]
         grace = self._spec["terminationGracePeriodSeconds"]
         time.sleep(pause)
-        process.terminate()
-        return process.wait(timeout=grace - pause)
+        self._node.podman("pod", "stop", f"--time={grace - pause}", self._name)
+        return int(self._state()["ExitCode"])
+
+    def ended(self, seconds: float) -> int:
+        """Waits for the main container's end. The exit code."""
+        return int(self._node.podman("wait", self._container, timeout=seconds))
+
+    def assert_confined(self) -> None:
+        """The kernel does what the render asks for, and no more can be written than that."""
+        spec, security = self._spec["securityContext"], self._main["securityContext"]
+        assert security["readOnlyRootFilesystem"]
+        assert not security["allowPrivilegeEscalation"]
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert spec["seccompProfile"] == {"type": "RuntimeDefault"}
+        mounts = {
+            one["mountPath"]: one.get("readOnly", False) for one in self._main["volumeMounts"]
+        }
+        lines = self.run("sh", "-c", LOOK, "sh", "/", "/opt", *mounts).stdout.splitlines()
+        seen = {name: words for name, *words in map(str.split, lines)}
+        assert self._main["command"][0] in " ".join(seen.pop("first"))
+        assert {"/", *(path for path, frozen in mounts.items() if frozen)} <= {*seen.pop("frozen")}
+        gibibytes = self._main["resources"]["limits"]["memory"].removesuffix("Gi")
+        assert seen == {
+            "user": [f"{spec['runAsUser']}:{spec['runAsGroup']}"],
+            "memory": [str(int(gibibytes) * 2**30)],
+            "CapEff": ["0000000000000000"],
+            "CapBnd": ["0000000000000000"],
+            "NoNewPrivs": ["1"],
+            "Seccomp": ["2"],  # a filter
+            "writes": [path for path, frozen in mounts.items() if not frozen],
+        }
+
+    def _logs(self) -> str:
+        return "\n".join(self.log(one["name"]) for one in containers(self._spec))
 
     @property
-    def _main(self) -> Object:
-        [main] = self._spec["containers"]
-        return main
+    def _container(self) -> str:
+        return f"{self._name}-{self._main['name']}"
 
-    def _started(
-        self, container: Object, log: Path, mounts: Mounts
-    ) -> contextlib.AbstractContextManager["subprocess.Popen[bytes]"]:
-        security = container["securityContext"]
-        assert security["readOnlyRootFilesystem"]
-        assert security["capabilities"] == {"drop": ["ALL"]}
-        assert not security["allowPrivilegeEscalation"]
-        program = [*container["command"], *container.get("args", [])]
-        scratch, files = self._volumes(container)
-        return self._image(container).started(
-            log,
-            program,
-            self.environment(container),
-            scratch=scratch,
-            mounts={**files, **mounts},
-        )
+    def _state(self) -> Object:
+        [found] = json.loads(self._node.podman("inspect", self._container))
+        state: Object = found["State"]
+        return state
 
-    def _image(self, container: Object) -> BuiltImage:
-        return self._images[re.split("[:@]", container["image"].rpartition("/")[2])[0]]
 
-    def _volumes(self, container: Object) -> tuple[list[str], dict[str, Path]]:
-        """Where it has empty folders, and where folders of files."""
-        volumes = {volume["name"]: volume for volume in self._spec["volumes"]}
-        scratch, files = [], {}
-        for mount in container["volumeMounts"]:
-            volume = volumes[mount["name"]]
-            if {"emptyDir", "ephemeral"} & volume.keys():
-                scratch.append(mount["mountPath"])
-            else:
-                files[mount["mountPath"]] = self._written(volume)
-        return scratch, files
+def _config_map(name: str, contents: Contents) -> Object:
+    metadata = {"name": name}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(contents)}
 
-    def _written(self, volume: Object) -> Path:
-        """A Secret's or a ConfigMap's keys as files."""
-        if "secret" in volume:
-            source, contents = volume["secret"], self._secrets[volume["secret"]["secretName"]]
-        else:
-            source, contents = volume["configMap"], self._config_maps[volume["configMap"]["name"]]
-        wanted = source.get("items") or [{"key": key, "path": key} for key in contents]
-        folder = self._folder / "volumes" / volume["name"]
-        folder.mkdir(parents=True, exist_ok=True)
-        for one in wanted:
-            (folder / one["path"]).write_text(contents[one["key"]], encoding="utf-8")
-        return folder
 
-    def _value(self, one: Object) -> str:
-        if "value" in one:
-            return str(one["value"])
-        if "fieldRef" in one["valueFrom"]:
-            return self._fields[one["valueFrom"]["fieldRef"]["fieldPath"]]
-        key = one["valueFrom"]["secretKeyRef"]
-        return self._secrets[key["name"]][key["key"]]
+def _pod(workload: Object) -> Object:
+    """What controllers make of the workload's template, in words that podman 4.3 understands."""
+    name, owner = workload["metadata"]["name"], workload["spec"]
+    if workload["kind"] == "CronJob":
+        owner = owner["jobTemplate"]["spec"]
+    pod: Object = {"apiVersion": "v1", "kind": "Pod", **copy.deepcopy(owner["template"])}
+    pod["metadata"]["name"] = name
+    pod["metadata"]["labels"]["batch.kubernetes.io/job-name"] = name
+    pod["metadata"].setdefault("annotations", {}).update(KEEP_INIT_CONTAINERS)
+    pod["spec"]["restartPolicy"] = "Never"  # an end is to be seen, not mended
+    for volume in pod["spec"]["volumes"]:
+        if volume.pop("ephemeral", None):
+            volume["emptyDir"] = {}
+        if secret := volume.pop("secret", None):  # its files would be base64
+            volume["configMap"] = {"name": secret.pop("secretName"), **secret}
+    for container in containers(pod["spec"]):
+        container.pop("ports", None)  # they would be ports of this machine
+        mounts = container["volumeMounts"]  # no folder in memory: podman has one there by itself
+        container["volumeMounts"] = [one for one in mounts if one["mountPath"] != "/dev/shm"]
+        for source in (one["valueFrom"] for one in container.get("env", []) if "valueFrom" in one):
+            if "secretKeyRef" in source:
+                source["configMapKeyRef"] = source.pop("secretKeyRef")
+    return pod
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
+            return bool(answer.status == 200)
+    except OSError:
+        return False

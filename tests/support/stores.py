@@ -50,7 +50,7 @@ GRPC_OFFSET = 10_000  # weed listens on every port plus this, too
 class S3Server:
     """A running server. Its keys are ACCESS_KEY and SECRET_KEY, its bucket is BUCKET."""
 
-    endpoint: str  # http://127.0.0.1:PORT
+    endpoint: str  # http://ADDRESS:PORT
 
     @property
     def environment(self) -> dict[str, str]:
@@ -107,7 +107,9 @@ def _die_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def running_s3_server(folder: Path, identities: dict[str, Any] = RIGHTS) -> Iterator[S3Server]:
+def running_s3_server(
+    folder: Path, identities: dict[str, Any] = RIGHTS, *, address: str = "127.0.0.1"
+) -> Iterator[S3Server]:
     """Starts SeaweedFS with its data in `folder`; tries again when a port is taken."""
     program = weed_program()
     if program is None:
@@ -125,8 +127,8 @@ def running_s3_server(folder: Path, identities: dict[str, Any] = RIGHTS) -> Iter
                     program,
                     "mini",
                     f"-dir={data}",
-                    "-ip=127.0.0.1",
-                    "-ip.bind=127.0.0.1",
+                    f"-ip={address}",
+                    f"-ip.bind={address}",
                     "-master.telemetry=false",
                     "-webdav=false",
                     "-admin.ui=false",
@@ -147,7 +149,7 @@ def running_s3_server(folder: Path, identities: dict[str, Any] = RIGHTS) -> Iter
                 preexec_fn=_die_with_parent,
             )
         try:
-            server = S3Server(f"http://127.0.0.1:{s3}")
+            server = S3Server(f"http://{address}:{s3}")
             if _becomes_ready(process, server):
                 server.client().create_bucket(Bucket=BUCKET)
                 yield server
