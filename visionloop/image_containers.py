@@ -37,8 +37,8 @@ MAX_FRAMES = 10_000
 # of 50 megapixels.
 MAX_JPEG_SCANS = 128
 MAX_SCANNED_PIXELS = 1_600_000_000
-# Encoders write some thousands at most. Millions fit into a file; each of them costs the GIL, here and
-# once more in Pillow, which also keeps those that it does not know.
+# Encoders write some thousands at most. Millions fit into a file; each of them costs the GIL, here
+# and once more in Pillow, which also keeps those that it does not know.
 MAX_PARTS = 100_000  # segments of a JPEG, chunks of a PNG, entries of a TIFF's directory
 MAX_GIF_BLOCKS = 500_000  # of at most 255 bytes each: 20 MB of them are 80,000
 
