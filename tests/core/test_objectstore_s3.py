@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.faults import Fault, FaultyProxy, faulty_proxy
+from support.faults import ALWAYS, Fault, FaultyProxy, faulty_proxy
 from support.stores import BUCKET, READER_KEY, SECRET_KEY, S3Server, free_ports
 
 from visionloop.errors import (
@@ -23,6 +23,7 @@ from visionloop.errors import (
 )
 from visionloop.objectstore import ObjectStore, open_store
 from visionloop.objectstore.s3_errors import shown_endpoint
+from visionloop.repository import ModelRepository
 
 pytestmark = pytest.mark.s3
 BIG = 33 * 2**20  # travels in parts
@@ -175,6 +176,24 @@ def every_call(store: ObjectStore, tmp_path: Path) -> Iterator[Any]:
     yield lambda: store.upload(tmp_path / "file", "key")
     yield lambda: store.download("key", tmp_path / "out", sha256="0" * 64)
     yield store.probe
+
+
+def test_a_proxy_that_lost_its_way_empties_no_store(
+    proxied: ObjectStore, proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    """An ingress says 404 to everything while the service behind it is gone."""
+    proxied.put("key", b"1")
+    proxy.faults = [Fault("*", "astray", times=ALWAYS)]
+    repository = ModelRepository(proxied)
+    calls = [
+        *every_call(proxied, tmp_path),
+        lambda: proxied.compare_and_swap("key", b"2", "etag"),
+        lambda: repository.aliases("cells"),
+        repository.models,
+    ]
+    for call in calls:
+        with pytest.raises(UnavailableError, match=r"answers 404.*check AWS_ENDPOINT_URL"):
+            call()
 
 
 class TestAccess:

@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 
 HOP_BY_HOP = {"transfer-encoding", "connection"}
 Kind = Literal[
-    "lose_answer", "cut_body", "busy", "refuse", "expel", "gone", "hang", "slow", "agree", "late"
-]
+    "lose_answer", "cut_body", "busy", "refuse", "expel", "gone", "hang", "slow", "agree", "late",
+    "astray",
+]  # fmt: skip
 ALWAYS = 10**9  # times
 SLOW_SECONDS = 1.0
 LATE_SECONDS = 3600.0
@@ -40,7 +41,7 @@ class Fault:
     for a key that is not known any more; gone: the connection breaks before the work is done; hang:
     no answer until the proxy ends; slow: half of the answer, SLOW_SECONDS of nothing, the rest;
     agree: a condition that does not hold (412) is answered as if it held; late: what was changed
-    last was changed LATE_SECONDS before.
+    last was changed LATE_SECONDS before; astray: 404 of an ingress that has no way to the server.
     """
 
     method: str
@@ -99,6 +100,9 @@ class FaultyHandler(BaseHTTPRequestHandler):
         if fault in REFUSALS:
             status, code = REFUSALS[fault]
             self.reply(status, [], f"<Error><Code>{code}</Code></Error>".encode())
+            return
+        if fault == "astray":
+            self.reply(404, [], b"default backend - 404")
             return
         if fault in ("gone", "hang"):
             if fault == "hang":

@@ -59,6 +59,9 @@ READ_SECONDS = 60
 ATTEMPTS = 5
 WRITER = "visionloop-writer"  # the metadata name of a conditional write's mark
 BUCKET_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]"
+# How a server says that the condition of a write does not hold (see `_said`).
+_TAKEN = frozenset({"409", "412"})
+_CHANGED = _TAKEN | {"NoSuchKey"}
 
 
 class S3Store:
@@ -91,12 +94,14 @@ class S3Store:
             return str(answer["ETag"])
 
     def put_if_absent(self, key: str, data: bytes) -> str:
-        return self._put_on_condition(key, data, {"IfNoneMatch": "*"}, "exists already")
+        return self._put_on_condition(key, data, {"IfNoneMatch": "*"}, _TAKEN, "exists already")
 
     def compare_and_swap(self, key: str, data: bytes, etag: str | None) -> str:
         if etag is None:
             return self.put_if_absent(key, data)
-        return self._put_on_condition(key, data, {"IfMatch": etag}, "changed since it was read")
+        return self._put_on_condition(
+            key, data, {"IfMatch": etag}, _CHANGED, "changed since it was read"
+        )
 
     def stat(self, key: str) -> ObjectStat:
         with self._translating(key):
@@ -170,8 +175,14 @@ class S3Store:
             yield from pages
 
     def _put_on_condition(
-        self, key: str, data: bytes, condition: dict[str, str], conflict: str
+        self,
+        key: str,
+        data: bytes,
+        condition: dict[str, str],
+        lost: frozenset[str],
+        conflict: str,
     ) -> str:
+        """`lost` are the answers which say that the condition does not hold, as `conflict`."""
         writer = uuid.uuid4().hex
 
         def write() -> str:
@@ -185,7 +196,7 @@ class S3Store:
                 )
                 return str(answer["ETag"])
             except ClientError as error:
-                if not _lost(error):
+                if _said(error) not in lost:
                     raise
                 written = self._etag_if_written_by(key, writer)
                 if written is None:
@@ -197,7 +208,7 @@ class S3Store:
                 # 409: another write of the key was under way, and it may yet fail.
                 return retrying(write, when=_collided)
             except ClientError as error:
-                if _lost(error):
+                if _said(error) in lost:
                     raise ConflictError(f"{self.url}/{key} {conflict}") from None
                 raise
 
@@ -306,11 +317,10 @@ def _md5(data: bytes) -> str:
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
 
 
-def _lost(error: BaseException) -> bool:
-    """Whether the answer to a conditional write says that its condition does not hold."""
-    if not isinstance(error, ClientError) or error_code(error) == "NoSuchBucket":
-        return False
-    return error_status(error) in (404, 409, 412)
+def _said(error: ClientError) -> str:
+    """The status of an answer; of a 404 the code, because not only a store says 404."""
+    status = error_status(error)
+    return error_code(error) if status == 404 else str(status)
 
 
 def _collided(error: BaseException) -> bool:

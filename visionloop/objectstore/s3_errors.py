@@ -130,14 +130,32 @@ def _answer(error: ClientError, what: str, bucket: str, endpoint: str) -> Vision
             f"{what}: {endpoint} refuses access ({code}); check the credentials and the rights "
             f"they have on bucket {bucket!r}"
         )
-    if status == 404:
+    if _is_absence(error):
         return NotFoundError(f"{what} is not there")
+    if status == 404:
+        return UnavailableError(
+            f"{what}: {endpoint} answers 404 {code}".rstrip()
+            + ", which no S3 server says of an object; check AWS_ENDPOINT_URL, and the proxy or "
+            "ingress before the store"
+        )
     if status >= 500 or code in TRY_LATER:
         return UnavailableError(f"{what}: {endpoint} keeps answering {status} {code}; try later")
     message = error.response.get("Error", {}).get("Message", "")
     return ConfigurationError(
         f"{what}: {endpoint} answered {status} {code} {message}".rstrip(), field="store"
     )
+
+
+def _is_absence(error: ClientError) -> bool:
+    """Whether a store says that it has no such object.
+
+    A proxy that has lost its way to the store says 404 as well, but not in S3's words. Taken for
+    absence, that would empty the whole store at once. An answer to HEAD has no words: there both
+    look the same.
+    """
+    if error.operation_name == "HeadObject":
+        return error_status(error) == 404
+    return error_status(error) == 404 and error_code(error) == "NoSuchKey"
 
 
 def _no_answer(error: BotoCoreError, what: str, endpoint: str) -> VisionloopError:
