@@ -21,6 +21,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from visionloop.errors import ConflictError, NotFoundError, PermissionDeniedError, RefusedError
 from visionloop.failpoints import failpoint
 from visionloop.objectstore import ObjectStore
+from visionloop.objectstore.transfers import in_parallel
 from visionloop.record import Record, parse_record, record_bytes
 
 
@@ -187,18 +188,26 @@ class AliasLog:
         failpoint("aliases.moved")
         self._complete_history(moved)
 
+    def newest(self, alias: str, version: int) -> AliasMove | None:
+        """The newest move of `alias` to `version`; None where the history has none.
+
+        Looked for from the newest entry on, one read each, and the newest of all is in aliases.json
+        itself: a rollback is in a hurry, and a history of years has thousands of entries.
+        """
+        current = self.read().aliases
+        move = current.last_move
+        for sequence in range(current.sequence - 1, -1, -1):
+            if move is not None and (move.alias, move.version) == (alias, version):
+                return move
+            move = self._entry(sequence) if sequence else None
+        return None
+
     def history(self) -> list[AliasMove]:
         """All moves, oldest first, without a gap: a move whose entry is missing is completed."""
         current = self.read().aliases
         keys = [stat.key for stat in self._store.list(self._history)]
-        moves = {
-            move.sequence: move
-            for move in (
-                parse_record(AliasMove, self._store.get(key).data, key)
-                for key in keys
-                if key.endswith(".json")
-            )
-        }
+        found = in_parallel(self._read_move, [key for key in keys if key.endswith(".json")])
+        moves = {move.sequence: move for move in found}
         if current.last_move is not None and current.sequence not in moves:
             moves[current.sequence] = current.last_move
             try:
@@ -211,11 +220,24 @@ class AliasLog:
         """Writes the entry of the newest move unless it is there. Any number may try at once."""
         if aliases.last_move is None:
             return
-        key = f"{self._history}{aliases.sequence:08d}.json"
         try:
-            self._store.put_if_absent(key, record_bytes(aliases.last_move))
+            self._store.put_if_absent(
+                self._entry_key(aliases.sequence), record_bytes(aliases.last_move)
+            )
         except ConflictError:
             return
+
+    def _entry_key(self, sequence: int) -> str:
+        return f"{self._history}{sequence:08d}.json"
+
+    def _entry(self, sequence: int) -> AliasMove | None:
+        try:
+            return self._read_move(self._entry_key(sequence))
+        except NotFoundError:
+            return None  # lost, or not written yet by the one who moved just now
+
+    def _read_move(self, key: str) -> AliasMove:
+        return parse_record(AliasMove, self._store.get(key).data, key)
 
     def _moved_meanwhile(self) -> ConflictError:
         last = self.read().aliases.last_move

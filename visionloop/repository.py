@@ -9,6 +9,7 @@ publishing reads back all it wrote (about 20 MB for the smallest models).
 
 import hashlib
 import re
+from collections.abc import Collection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -53,13 +54,14 @@ class ModelRepository:
         ]
         return [name for name in names if self._numbers(name).any_published()]
 
-    def versions(self, model: str) -> list[int]:
+    def versions(self, model: str, known: Collection[int] = ()) -> list[int]:
         """The published versions, ascending; empty when there is no such model.
 
         One listing of the numbers and, several at a time, one look at each one's marker: what a
-        version holds beside it (hundreds of golden images) costs nothing.
+        version holds beside it (hundreds of golden images) costs nothing, and neither do those that
+        are `known` from an earlier call.
         """
-        return self._numbers(model).published()
+        return self._numbers(model).published(known)
 
     def read(self, model: str, version: int) -> Bundle:
         """The content of bundle.json; the other files are not looked at.
@@ -190,7 +192,7 @@ class ModelRepository:
         if unpin and expected.aliases.pinned is not None and expected.aliases.stable == version:
             return self.unpin(model, expected=expected, who=who, why=why)
         if expected.aliases.stable == version and log.read().etag == expected.etag:
-            return _newest_of(log.history(), "stable", version)
+            return _newest(log, "stable", version)
         return log.move_stable(
             version,
             expected=expected,
@@ -212,7 +214,7 @@ class ModelRepository:
         current = log.read()
         if current.aliases.stable is None:
             raise self._no_alias(model, "stable")
-        target = _newest_of(log.history(), "stable", current.aliases.stable).previous
+        target = _newest(log, "stable", current.aliases.stable).previous
         if target is None:
             raise RefusedError(
                 f"model {model!r} had no stable version before {current.aliases.stable}: there is "
@@ -276,7 +278,7 @@ class ModelRepository:
             )
         log, canary = self._log(model), Canary(version=version, percent=percent)
         if expected.aliases.canary == canary and log.read().etag == expected.etag:
-            return _newest_of(log.history(), "canary", version)
+            return _newest(log, "canary", version)
         return log.move_canary(canary, expected=expected, who=who, why=why)
 
     def end_canary(self, model: str, *, expected: CurrentAliases, who: str, why: str) -> AliasMove:
@@ -295,16 +297,11 @@ class ModelRepository:
     def previous_stable(self, model: str) -> int | None:
         """The version that stable pointed at before the current one; None when there was none.
 
-        Usually one read; after moves of the canary, the history is read as well.
+        Usually two reads; one more for each move of the canary and the pin since.
         """
         log = self._log(model)
-        aliases = log.read().aliases
-        if aliases.stable is None:
-            return None
-        last = aliases.last_move
-        if last is not None and last.alias == "stable":
-            return last.previous
-        return _newest_of(log.history(), "stable", aliases.stable).previous
+        stable = log.read().aliases.stable
+        return None if stable is None else _newest(log, "stable", stable).previous
 
     def history(self, model: str) -> list[AliasMove]:
         """Every move of the model's aliases, oldest first."""
@@ -374,8 +371,8 @@ class ModelRepository:
         return NotFoundError(f"no model {model!r} in {self._store.url}; {there}")
 
 
-def _newest_of(history: list[AliasMove], alias: str, version: int) -> AliasMove:
-    for move in reversed(history):
-        if (move.alias, move.version) == (alias, version):
-            return move
-    raise CorruptError(f"the history has no move of {alias} to version {version}")
+def _newest(log: AliasLog, alias: str, version: int) -> AliasMove:
+    move = log.newest(alias, version)
+    if move is None:
+        raise CorruptError(f"the history has no move of {alias} to version {version}")
+    return move

@@ -8,6 +8,7 @@ Looking at a number costs one question to the store, however many files its vers
 """
 
 import re
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 from pydantic import Field
@@ -48,11 +49,13 @@ class VersionNumbers:
         folders = self._store.list_folders(self._folder)
         return sorted(int(name) for name in folders if re.fullmatch(VERSION_PATTERN, name))
 
-    def published(self) -> list[int]:
-        """Those of versions that are there, ascending."""
+    def published(self, known: Collection[int] = ()) -> list[int]:
+        """Those of versions that are there, ascending. `known` ones were there before, and are not
+        looked at again: nothing takes a version back."""
         numbers = self.all()
-        found = in_parallel(self.is_published, numbers)
-        return [number for number, published in zip(numbers, found, strict=True) if published]
+        unknown = [number for number in numbers if number not in known]
+        found = dict(zip(unknown, in_parallel(self.is_published, unknown), strict=True))
+        return [number for number in numbers if found.get(number, True)]
 
     def any_published(self) -> bool:
         """Whether there is a version, looking from the newest number on."""

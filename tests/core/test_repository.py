@@ -173,6 +173,9 @@ class TestVersions:
         assert observed.versions("cells") == [1, 3]
         assert asked.calls == ["list_folders", "stat", "stat", "stat"]
         asked.calls.clear()
+        assert observed.versions("cells", known=[1]) == [1, 3]
+        assert asked.calls == ["list_folders", "stat", "stat"]  # of a version, and of a claim
+        asked.calls.clear()
         assert observed.models() == ["cells"]
         assert asked.calls == ["list_folders", "list_folders", "stat"]
 
@@ -506,6 +509,40 @@ class TestCanary:
         assert local.previous_stable("cells") == 1
         end_canary(local)
         assert local.previous_stable("cells") == 1
+
+    def test_a_rollback_reads_no_further_back_than_it_must(
+        self, repository: ModelRepository, store: ObjectStore, tmp_path: Path
+    ) -> None:
+        """The history of a model that is retrained daily has thousands of entries."""
+        for name in ("a", "b", "c"):
+            publish_version(repository, tmp_path / name)
+        for version in (1, 2, 1, 2):
+            promote(repository, version)
+        set_canary(repository, 3, 10)
+        asked = Asked(store)
+        observed = ModelRepository(asked)
+        assert observed.previous_stable("cells") == 1
+        # The aliases, once more with their newest move, and the entry before it.
+        assert asked.calls == ["get", "get", "get"]
+        asked.calls.clear()
+        assert observed.rollback("cells", who="w", why="errors rose").version == 1
+        assert "list" not in asked.calls
+        assert len(asked.calls) < 10
+
+    def test_an_entry_that_was_lost_is_passed_over(
+        self, local: ModelRepository, file_store: ObjectStore, tmp_path: Path
+    ) -> None:
+        for name in ("a", "b", "c"):
+            publish_version(local, tmp_path / name)
+        promote(local, 1)
+        promote(local, 2)
+        set_canary(local, 3, 10)
+        end_canary(local)
+        file_store.delete("models/cells/history/00000003.json")
+        assert local.previous_stable("cells") == 1
+        file_store.delete("models/cells/history/00000002.json")
+        with pytest.raises(CorruptError, match="no move of stable to version 2"):
+            local.previous_stable("cells")
 
     def test_of_racing_movers_one_wins(self, repository: ModelRepository, tmp_path: Path) -> None:
         for number in range(1, 4):

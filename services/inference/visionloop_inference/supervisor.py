@@ -2,8 +2,9 @@
 
 One task per model looks at its aliases every few seconds; `ServedModel` brings into service what
 changed. A store that goes away later changes nothing for the versions that serve. Polling costs one
-small read per model and interval, and needs no notifications from the store. With explicit control
-nothing is followed: models come and go as RepositoryModelLoad and RepositoryModelUnload say.
+small read per model and interval (and, where --version-policy loads more than the aliases say, one
+listing), and needs no notifications from the store. With explicit control nothing is followed:
+models come and go as RepositoryModelLoad and RepositoryModelUnload say.
 """
 
 import asyncio
@@ -38,6 +39,7 @@ class Supervisor:
         self._changed = changed
         self._followers: dict[str, asyncio.Task[None]] = {}
         self._settled: dict[str, object] = {}  # what was seen when it was last acted upon
+        self._published: dict[str, list[int]] = {}  # versions, at the last look
         self._tried: set[str] = set()  # models whose first look is over, well or badly
         self._scanned = False
         self._acting: dict[str, asyncio.Lock] = {}
@@ -143,7 +145,9 @@ class Supervisor:
             found = await self._loader.in_thread(repository.aliases, model.name)
             published: list[int] = []
             if self._policy.needs_versions:
-                published = await self._loader.in_thread(repository.versions, model.name)
+                known = self._published.get(model.name, ())
+                published = await self._loader.in_thread(repository.versions, model.name, known)
+                self._published[model.name] = published
             _check_still_there(
                 model, found.etag, published if self._policy.needs_versions else None
             )
@@ -176,7 +180,7 @@ class Supervisor:
     def _forget_unless_known(self, model: ServedModel) -> None:
         """Callers may ask for any name: one of which nothing was ever loaded leaves nothing."""
         if not model.versions and model.name not in self._followers:
-            for known in (self.models, self._settled, self._acting):
+            for known in (self.models, self._settled, self._acting, self._published):
                 known.pop(model.name, None)
             self._tried.discard(model.name)
 
