@@ -339,11 +339,13 @@ def test_https_follows_its_certificate_and_plain_http_takes_no_images(
 
 
 @contextmanager
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
+def alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *flags: str
+) -> Iterator[tuple[str, int]]:
     """The HTTP server in a thread, without a front end behind it; its address."""
     monkeypatch.setattr(http_message, "HEAD_SECONDS", 0.2)
     monkeypatch.setattr(http_message, "BODY_SECONDS", 0.2)
-    settings = parse(["--store=file:///nowhere", "--http-port=0"], {})
+    settings = parse(["--store=file:///nowhere", "--http-port=0", *flags], {})
     server = HttpServer(lambda: "because", settings)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
@@ -378,6 +380,22 @@ def test_slow_callers_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.Mon
             assert status(reply) == 408
             assert "did not arrive within" in error(reply)["message"]
         assert status(told(address, b"GET /readyz HTTP/1.0\r\n\r\n")) == 503
+
+
+def test_who_has_no_token_is_refused_before_a_body_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a few callers that nobody knows could hold all the room for bodies."""
+    tokens = tmp_path / "tokens.yaml"
+    tokens.write_text("- {name: line-3, token: a-secret-of-the-test, scopes: [infer]}\n")
+    length = b"Content-Length: 1000000\r\n\r\n"
+    with alone(tmp_path, monkeypatch, f"--tokens={tokens}") as address:
+        for token in (b"", b"Authorization: Bearer guessed\r\n", b"Authorization: Basic eA==\r\n"):
+            reply = told(address, POST + token + length)
+            assert status(reply) == 401
+            assert b"WWW-Authenticate: Bearer" in reply
+        reply = told(address, POST + b"Authorization: Bearer a-secret-of-the-test\r\n" + length)
+        assert status(reply) == 408
 
 
 def test_a_front_end_that_is_away_is_told_without_its_socket(

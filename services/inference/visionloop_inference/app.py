@@ -31,7 +31,6 @@ from visionloop.telemetry import inference as metrics
 from visionloop.telemetry import rpc as _rpc_metrics  # noqa: F401 — front ends count on them
 from visionloop_inference import doctor
 from visionloop_inference.answers import Answers
-from visionloop_inference.auth import read_tokens
 from visionloop_inference.front_ends import FrontEnds
 from visionloop_inference.http import HttpServer
 from visionloop_inference.loading import Loader
@@ -113,9 +112,7 @@ async def serve(settings: Settings, cache: Path) -> None:
         readiness = Readiness(lambda: _tell(front_ends, readiness, settings))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, readiness.stop)
-        http = HttpServer(readiness.reason, settings)
-        if settings.tokens is not None:
-            read_tokens(settings.tokens)  # a file that cannot be used is told here, once
+        http = HttpServer(readiness.reason, settings)  # files that cannot be used are told here
         try:
             port = front_ends.start(settings.host, settings.port)
             addresses = {

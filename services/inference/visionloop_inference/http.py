@@ -8,7 +8,8 @@ probe; the text of /metrics is made in a thread.
 The plain port is for probes and Prometheus, which bring no certificates. Images and tokens do not
 travel over it where others could listen: it recognises on loopback, or when `--insecure` says so.
 With TLS there is a second port, which offers the same over HTTPS, to clients with a certificate of
-`--tls-client-ca` where that is given. Tokens are checked by the front end, as for gRPC.
+`--tls-client-ca` where that is given. A token is looked at before a body is read, so that strangers
+cannot hold the room that there is for bodies; the front end checks it again, as for gRPC.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ from visionloop.errors import (
 )
 from visionloop.flags import endpoint
 from visionloop.telemetry import metrics
+from visionloop_inference.auth import Gate
 from visionloop_inference.credentials import certificates
 from visionloop_inference.http_message import (
     MAX_HEAD,
@@ -37,7 +39,7 @@ from visionloop_inference.http_message import (
     read_body,
     read_head,
 )
-from visionloop_inference.http_recognition import PATH, HttpRecognition
+from visionloop_inference.http_recognition import METHOD, PATH, HttpRecognition
 from visionloop_inference.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -54,10 +56,11 @@ class HttpServer:
     """`readiness` gives the reason for not being ready, or "" when ready."""
 
     def __init__(self, readiness: Callable[[], str], settings: Settings) -> None:
-        """Raises ConfigurationError for certificates that cannot serve."""
+        """Raises ConfigurationError for certificates or tokens that cannot serve."""
         self._readiness = readiness
         self._settings = settings
         self._certificates: Certificates | None = certificates(settings)
+        self._gate = Gate(settings.tokens, loopback=settings.loopback)
         self._recognition: HttpRecognition | None = None
         self._held = 0  # bytes of bodies
         self._servers: list[asyncio.Server] = []
@@ -179,6 +182,7 @@ class HttpServer:
         recognition = self._recognition
         if recognition is None:
             raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE, "the server is starting")
+        self._gate.check(METHOD, head.headers.items())
         request, seconds = recognition.request(head)
         room = self._room(head, recognition.max_body)
         self._held += room

@@ -4,9 +4,8 @@
 
 The answer is the JSON mapping of `visionloop.v1.RecognizeResponse`, every field there, with one
 result. An image that is refused is an error of the request here. The supervisor touches no pixels:
-the bytes go to a front end over a Unix socket, which checks the caller's token, decodes and admits
-them like any others. The price is a second copy of the bytes and about a millisecond: apps that
-care use gRPC.
+the bytes go to a front end over a Unix socket, which decodes and admits them like any others. The
+price is a second copy of the bytes and about a millisecond: apps that care use gRPC.
 """
 
 import json
@@ -35,6 +34,7 @@ from visionloop_inference.access_log import PEER_KEY
 from visionloop_inference.http_message import JSON, Head, HttpError, Reply
 
 PATH = "/v1/recognize"
+METHOD = "/visionloop.v1.Recognition/Recognize"  # what is asked for
 FIELDS = ("model", "version", "top_k", "priority", "timeout")
 MESSAGE_ROOM = 4096  # bytes of a message beside its image
 DEFAULT_SECONDS = 30.0
