@@ -104,7 +104,7 @@ def test_load_and_unload(tmp_path: Path) -> None:
     unload.parameters["unload_dependents"].bool_param = True
     ask(tmp_path, supervisor, "RepositoryModelUnload", unload)
     assert supervisor.asked == [("load", {"model": "a"}), ("unload", {"model": "a"})]
-    for name in ("config", "file:1/model.onnx"):
+    for name in ("config", "file:1/model.onnx", "version"):
         load = pb.RepositoryModelLoadRequest(model_name="a")
         load.parameters[name].bytes_param = b"x"
         with pytest.raises(UnimplementedError, match=f"'{name}' .* is not offered"):

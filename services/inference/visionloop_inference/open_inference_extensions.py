@@ -72,15 +72,13 @@ class Extensions(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         self, request: pb.RepositoryModelLoadRequest, _context: object
     ) -> pb.RepositoryModelLoadResponse:
         _check_repository(request.repository_name)
-        wanted = {"model": request.model_name}
-        for name, parameter in request.parameters.items():
-            if name != "version":
-                raise UnimplementedError(
-                    f"the parameter {name[:100]!r} of RepositoryModelLoad is not offered by this "
-                    "server: models come from its store, as they were published"
-                )
-            wanted["version"] = parameter.string_param or str(parameter.int64_param)
-        await self._ask("load", wanted)
+        for name in request.parameters:
+            raise UnimplementedError(
+                f"the parameter {name[:100]!r} of RepositoryModelLoad is not offered by this "
+                "server: models come from its store as they were published, in the versions that "
+                "their aliases name"
+            )
+        await self._ask("load", {"model": request.model_name})
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
