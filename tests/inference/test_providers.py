@@ -1,0 +1,148 @@
+"""Execution providers: proved, never swapped in silence; and what a session does on a GPU's."""
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import helper
+from support.bundles import build_bundle
+from support.runners import model
+
+from visionloop.bundle import BundleFile, ClassificationBundle, Signature
+from visionloop.errors import ConfigurationError, RefusedError
+from visionloop_inference import providers
+from visionloop_inference import session as session_module
+from visionloop_inference.providers import CPU, Target, profiles, provider_options
+from visionloop_inference.session import GraphRunFailedError, Session, choose_graph
+
+
+def pixels(*shape: int) -> Signature:
+    """Of a graph that gives back what it takes."""
+    identity = [helper.make_node("Identity", ["x"], ["y"])]
+    return model(identity, [("x", "UINT8", list(shape))], [("y", "UINT8", list(shape))])[1]
+
+
+def test_a_provider_that_was_not_built_in_is_refused() -> None:
+    missing = [
+        name
+        for name, known in providers.PROVIDERS.items()
+        if known not in onnxruntime.get_available_providers()
+    ]
+    for name in missing:
+        with pytest.raises(ConfigurationError, match=f"--provider {name} cannot be loaded.* built"):
+            providers.prove(name)
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_whose_library_is_missing_is_refused_by_the_librarys_name(
+    provider: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime answers with a CPU session and a warning; that must not pass."""
+    real = onnxruntime.get_available_providers()
+    if providers.PROVIDERS[provider] in real:
+        pytest.skip("this onnxruntime has the provider")
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: [*real, providers.PROVIDERS[provider]]
+    )
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    with pytest.raises(ConfigurationError, match=f"libonnxruntime_providers_{provider}.so"):
+        providers.prove(provider)
+
+
+def test_the_dynamic_loader_names_what_is_missing() -> None:
+    with pytest.raises(OSError, match="no_such_library"):
+        ctypes.CDLL("libno_such_library.so.12")
+    assert "libonnxruntime_providers_cuda.so" in providers._missing_library("cuda")
+
+
+@pytest.mark.parametrize("memory", ["cpu", None])
+def test_bound_inputs_give_the_same_answers(
+    tmp_path: Path, memory: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs on a GPU, with the CPU's memory as the device's."""
+    monkeypatch.setattr(session_module, "MOST_BOUND", 3)
+    made = model(
+        [helper.make_node("Sub", ["a", "b"], ["y"]), helper.make_node("Cast", ["c"], ["z"], to=1)],
+        [("a", "FP32", [2]), ("b", "FP32", [2]), ("c", "BOOL", [])],
+        [("y", "FP32", [2]), ("z", "FP32", [])],
+    )
+    path = tmp_path / "model.onnx"
+    path.write_bytes(made[0])
+    session = Session(providers.session(path, CPU, 1), made[1], CPU, memory)
+    kept = []
+    for turn in range(20):
+        rows = 1 + turn % 5
+        a, b = np.full((rows, 2), turn, np.float32), np.ones((rows, 2), np.float32)
+        kept.append((turn, session.run([a, b, np.arange(rows) > turn])))
+    for turn, (y, z) in kept:  # a later run must not write into an earlier answer
+        assert (y == turn - 1).all()
+        assert z.tolist() == (np.arange(1 + turn % 5) > turn).tolist()
+    with pytest.raises(GraphRunFailedError):
+        session.run([np.zeros((1, 3), np.float32), np.zeros((1, 2), np.float32), np.ones(1, bool)])
+
+
+def test_what_runs_while_a_run_is_under_way_leaves_its_inputs_and_outputs_alone(
+    tmp_path: Path,
+) -> None:
+    """As golden images do between two batches of the same size."""
+    made = model(
+        [helper.make_node("Neg", ["x"], ["y"])], [("x", "FP32", [2])], [("y", "FP32", [2])]
+    )
+    path = tmp_path / "model.onnx"
+    path.write_bytes(made[0])
+    session = Session(providers.session(path, CPU, 1), made[1], CPU, "cpu")
+
+    def rows(value: float) -> list[np.ndarray]:
+        return [np.full((3, 2), value, np.float32)]
+
+    for turn in range(3):
+        first = session.begin(rows(turn))
+        assert (session.run(rows(50.0))[0] == -50.0).all()
+        second = session.begin(rows(turn + 10))
+        assert (session.run(rows(60.0))[0] == -60.0).all()
+        assert (session.finish(first)[0] == -turn).all()
+        assert (session.finish(second)[0] == -turn - 10).all()
+
+
+def test_the_options_of_gpus(tmp_path: Path) -> None:
+    ranges = profiles(pixels(4, 4, 3), 16)
+    assert ranges["trt_profile_min_shapes"] == "x:1x4x4x3"
+    assert ranges["trt_profile_max_shapes"] == "x:16x4x4x3"
+    assert profiles(pixels(-1, 4, 3), 16) == {}
+    target = Target("tensorrt", 3, tmp_path, fp16=True)
+    (first, tensorrt), (second, cuda) = provider_options(target, ranges)
+    assert (first, second) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+    assert tensorrt["trt_engine_cache_path"] == str(tmp_path)
+    assert tensorrt["trt_fp16_enable"] == "1"
+    assert cuda == {
+        "device_id": "3",
+        "arena_extend_strategy": "kSameAsRequested",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": "0",
+        "prefer_nhwc": "1",
+        "fuse_conv_bias": "1",
+    }
+    assert provider_options(CPU, {}) == [("CPUExecutionProvider", {})]
+
+
+def sibling(folder: Path, allowed: dict[str, float]) -> ClassificationBundle:
+    bundle = build_bundle(folder)
+    entry = BundleFile(size=1, sha256="0" * 64)
+    golden = bundle.golden.model_copy(update={"max_probability_difference": allowed})
+    return bundle.model_copy(
+        update={"files": {**bundle.files, "model.fp16.onnx": entry}, "golden": golden}
+    )
+
+
+def test_the_sixteen_bit_sibling_runs_where_it_passed_its_gate(tmp_path: Path) -> None:
+    passed = sibling(tmp_path, {"default": 1e-4, "fp16/cuda": 1e-2})
+    assert choose_graph(passed, "cuda", "auto") == ("model.fp16.onnx", "fp16")
+    assert choose_graph(passed, "cuda", "fp32") == ("model.onnx", "fp32")
+    assert choose_graph(passed, "tensorrt", "auto") == ("model.onnx", "fp32")
+    assert choose_graph(passed, "cpu", "auto") == ("model.onnx", "fp32")
+    untested = sibling(tmp_path, {"default": 1e-4})
+    assert choose_graph(untested, "cuda", "auto") == ("model.onnx", "fp32")
+    with pytest.raises(RefusedError, match=r"no model\.fp16\.onnx that was tested for fp16/cuda"):
+        choose_graph(untested, "cuda", "fp16")
