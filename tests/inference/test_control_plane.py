@@ -28,8 +28,8 @@ from visionloop_inference import front_ends, hosted_front_end
 from visionloop_inference.answers import Answers
 from visionloop_inference.catalogue import Catalogue
 from visionloop_inference.children import Child
-from visionloop_inference.control import Message
-from visionloop_inference.front_end import _link
+from visionloop_inference.control import Control, Message
+from visionloop_inference.front_end import FrontEnd, link_runner
 from visionloop_inference.front_ends import FrontEnds
 from visionloop_inference.hosted_runner import HostedRunner
 from visionloop_inference.lifecycle import State
@@ -285,6 +285,42 @@ def test_a_link_that_the_machine_had_no_room_for_is_made_later(
     in_plane(tmp_path, store_of_models, scenario)
 
 
+def test_a_link_that_breaks_while_its_runner_lives_is_made_anew(
+    tmp_path: Path,
+    repository: ModelRepository,
+    store_of_models: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody starts that runner again, so its front end would refuse requests for ever."""
+    publish_bundle(repository, promote=True)
+    monkeypatch.setattr(front_ends, "LINK_PAUSE", 0.01)
+    pair = socket.socketpair
+    ends: list[socket.socket] = []
+
+    def kept(*kind: Any) -> tuple[socket.socket, socket.socket]:
+        ours, theirs = pair(*kind)
+        if not kind:  # with one it is a control channel
+            ends.append(ours.dup())
+        return ours, theirs
+
+    async def scenario(plane: Plane) -> None:
+        monkeypatch.setattr(socket, "socketpair", kept)
+        assert await plane.settle()
+        await until_ready(plane, "cells")
+        stable = plane.supervisor.models["cells"].stable
+        assert stable is not None
+        [runner] = stable.runners
+        ends[0].shutdown(socket.SHUT_RDWR)
+        await until(lambda: len(ends) == 2)
+        await until_ready(plane, "cells")
+        assert stable.runners == [runner]
+        assert not runner.child.ended.done()
+
+    in_plane(tmp_path, store_of_models, scenario)
+    for end in ends:
+        end.close()
+
+
 def test_the_pause_grows_for_a_front_end_that_dies_again_and_again(
     tmp_path: Path, store_of_models: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,15 +347,32 @@ def test_a_link_that_cannot_be_made_is_closed() -> None:
     """The runner at its other end would wait for it when it is to go."""
     ours, theirs = socket.socketpair()
     arena = os.memfd_create("arena")
-    message = {"bundle": '{"format_version": 1}', "instance": 0}
-    catalogue = Catalogue(10, 1000)
     with pytest.raises(CorruptError):
-        _link(catalogue, message, [theirs.detach(), arena])
+        link_runner(
+            Catalogue(10, 1000), '{"format_version": 1}', [theirs.detach(), arena], lambda: None
+        )
     ours.settimeout(PATIENCE)
     assert ours.recv(1) == b""
     ours.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(arena)
+
+
+def test_a_front_end_that_missed_a_message_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when it has no descriptor left for a large one: it would follow old routes for ever."""
+
+    def no_descriptor_left() -> None:
+        raise OSError(24, "Too many open files")
+
+    async def scenario() -> None:
+        ours, theirs = Control.pair()
+        front_end = FrontEnd(theirs)
+        monkeypatch.setattr(theirs, "receive", no_descriptor_left)
+        ours.send({"do": "start"})
+        await asyncio.wait_for(front_end.run(), 10)
+        ours.close()
+
+    asyncio.run(scenario())
 
 
 # --- versions that must not be tried again

@@ -4,7 +4,8 @@ A front end parses, decodes and admits; it holds no graph. It follows the superv
 
     start   {address, socket, index, settings}          listen; said: listening {port}, or
                                                         refused {problem}
-    link    {bundle, instance} + fds    a runner's socket and arena
+    link    {bundle, runner} + fds      a runner's socket and arena; said: unlinked {runner} when
+                                        it could not be taken, or broke later
     model   {model, wanted, problem,
              stable, canary, versions}                  the routes of one model, all of them
     forget  {model}                                     a model that is not served any more
@@ -15,10 +16,11 @@ A front end parses, decodes and admits; it holds no graph. It follows the superv
     hurry   {}                                          skip the quiet
     reply   {id, ok | error}                            to an `ask {id, kind, payload}` of ours
 
-It ends after a drain, or when the supervisor is gone.
+It ends after a drain, when the supervisor is gone, or when it has missed what the supervisor said.
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -26,6 +28,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import uvloop
@@ -63,7 +66,7 @@ class FrontEnd:
         self._loop.add_reader(control.fileno(), self._read)
 
     async def run(self) -> None:
-        """Until drained, or until the supervisor is gone. Raises ConfigurationError at start."""
+        """Until drained, or until nothing more is heard. Raises ConfigurationError at start."""
         try:
             start = await self._inbox.get()
             if start is None:
@@ -118,7 +121,7 @@ class FrontEnd:
     def _obey(self, catalogue: Catalogue, server: Server, message: Message, fds: list[int]) -> None:
         match message["do"]:
             case "link":
-                _link(catalogue, message, fds)
+                self._link(catalogue, message, fds)
             case "model":
                 catalogue.update_model(message)
             case "forget":
@@ -136,6 +139,21 @@ class FrontEnd:
                 self._hurry.set()
             case other:
                 log.error("the supervisor said %r, which means nothing here", other)
+
+    def _link(self, catalogue: Catalogue, message: Message, fds: list[int]) -> None:
+        """Takes a link up, and asks for another one where that fails or it breaks: the runner may
+        well live, and nobody else sees that it cannot be reached from here."""
+        runner = message["runner"]
+
+        def lost() -> None:
+            with contextlib.suppress(UnavailableError):  # the supervisor is gone: so are we, soon
+                self._say({"said": "unlinked", "runner": runner})
+
+        try:
+            link_runner(catalogue, message["bundle"], fds, lost)
+        except (OSError, ValueError, VisionloopError) as error:
+            log.error("runner %d cannot be linked here: %s", runner, error)
+            lost()
 
     async def _drain(self, message: Message, server: Server, traffic: Traffic) -> None:
         """Serves on until it is quiet, lets what is under way finish, closes the door.
@@ -182,6 +200,10 @@ class FrontEnd:
                 received = self._control.receive()
             except BlockingIOError:
                 return
+            except OSError as error:
+                # What was said is lost and nobody knows it: who starts afresh is told everything.
+                log.error("a message of the supervisor is lost, so this front end ends: %s", error)
+                received = None
             if received is None:
                 self._loop.remove_reader(self._control.fileno())
                 self._inbox.put_nowait(None)
@@ -202,22 +224,30 @@ class FrontEnd:
             answer.set_result(message["ok"])
 
 
-def _link(catalogue: Catalogue, message: Message, fds: list[int]) -> None:
-    """One more runner for a version. A link that breaks leaves the version by itself."""
+def link_runner(
+    catalogue: Catalogue, bundle: str, fds: list[int], lost: Callable[[], None]
+) -> None:
+    """One more runner for the version of `bundle`, which is its bundle.json.
+
+    `fds` are the socket and the arena, which are ours from here on. A link that breaks leaves the
+    version by itself, and `lost` is told. Raises ValueError where descriptors are missing (the
+    kernel drops what a process has no room for), CorruptError, and OSError.
+    """
     try:
         end, arena = fds
-        version = catalogue.version(message["bundle"].encode())
-    except (OSError, ValueError, VisionloopError):
+        version = catalogue.version(bundle.encode())
+    except (ValueError, VisionloopError):
         for fd in fds:  # which tells the runner; it would wait for us at its end
             os.close(fd)
         raise
 
-    def lost(link: RunnerLink) -> None:
+    def broke(link: RunnerLink) -> None:
         if link in version.links:
             version.links.remove(link)
+        lost()
 
     version.links.append(
-        RunnerLink(socket.socket(fileno=end), Arena.open(arena), version.signature, lost)
+        RunnerLink(socket.socket(fileno=end), Arena.open(arena), version.signature, broke)
     )
 
 

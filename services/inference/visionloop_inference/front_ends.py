@@ -71,7 +71,13 @@ class FrontEnds:
         local = Path(self._folder.name) / f"front-end-{index}.sock"
         local.unlink(missing_ok=True)
         return HostedFrontEnd(
-            index, address, str(local), self.settings, self._answer, process=self._in_processes
+            index,
+            address,
+            str(local),
+            self.settings,
+            self._answer,
+            self._unlinked,
+            process=self._in_processes,
         )
 
     async def _keep(self, index: int, address: str) -> None:
@@ -133,7 +139,17 @@ class FrontEnds:
                 "%s and front end %d cannot be linked (%s); trying again in %.0f s",
                 runner.child.name, hosted.index, error, LINK_PAUSE,
             )  # fmt: skip
-            asyncio.get_running_loop().call_later(LINK_PAUSE, self._link, runner, hosted)
+            self._link_later(runner, hosted)
+
+    def _link_later(self, runner: HostedRunner, hosted: HostedFrontEnd) -> None:
+        asyncio.get_running_loop().call_later(LINK_PAUSE, self._link, runner, hosted)
+
+    def _unlinked(self, hosted: HostedFrontEnd, number: int) -> None:
+        """A front end says that its link to a runner broke, or could not be taken up. Where the
+        runner died, the pause is long enough for its end to be seen, and there is no link."""
+        for runner in self._runners:
+            if runner.number == number:
+                self._link_later(runner, hosted)
 
     def route(self, model: str, message: Message) -> None:
         """The routes of a model, until the next ones."""

@@ -29,7 +29,8 @@ Answer = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 class HostedFrontEnd:
     """One front end: a process, or with `process` False a task of this one.
 
-    `local` is the path of its Unix socket. `answer(kind, payload)` answers what it asks.
+    `local` is the path of its Unix socket. `answer(kind, payload)` answers what it asks;
+    `unlinked(front end, runner's number)` is told of a runner that it does not reach (any more).
     """
 
     def __init__(
@@ -39,12 +40,14 @@ class HostedFrontEnd:
         local: str,
         settings: Settings,
         answer: Answer,
+        unlinked: "Callable[[HostedFrontEnd, int], None]",
         *,
         process: bool,
     ) -> None:
         self.index = index
         self.local = local
         self._answer = answer
+        self._unlinked = unlinked
         self._tasks: set[asyncio.Task[None]] = set()
         self._listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         # Where the start fails for another reason, nobody is left to hear of this one.
@@ -105,6 +108,8 @@ class HostedFrontEnd:
                 task = asyncio.create_task(self._reply(message))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+            case "unlinked":
+                self._unlinked(self, message["runner"])
             case other:
                 log.debug("front end %d said %s: %s", self.index, other, message)
 

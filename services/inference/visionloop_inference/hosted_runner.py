@@ -1,6 +1,7 @@
 """A runner as the supervisor sees it: a child that loads one version, proves it, and runs it."""
 
 import asyncio
+import itertools
 import logging
 import socket
 from pathlib import Path
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 
 MODULE = "visionloop_inference.runner_process"
 MANY = 10  # times the predicted cost; more than that and a runner hangs
+_numbers = itertools.count(1)
 
 
 class Linked(Protocol):
@@ -28,12 +30,16 @@ class Linked(Protocol):
 
 
 class HostedRunner:
-    """One runner of one version. `batch` and `row_seconds` are known once it is loaded."""
+    """One runner of one version. `batch` and `row_seconds` are known once it is loaded.
+
+    `number` is its own, of all runners there ever were: front ends name it by that.
+    """
 
     def __init__(self, bundle: Bundle, folder: Path, instance: int, *, process: bool) -> None:
         self.bundle = bundle
         self.folder = folder
         self.instance = instance
+        self.number = next(_numbers)
         self.batch = 0
         self.row_seconds = 0.0
         self.pause = 0.0  # seconds that its place was empty before it was started
@@ -102,7 +108,7 @@ class HostedRunner:
             self.child.send({"do": "link", "front_end": front_end.index}, [ours.fileno(), arena.fd])
             front_end.send(
                 # The bundle itself, not where it lies: a cache may be swept while we serve.
-                {"do": "link", "bundle": self.bundle.model_dump_json(), "instance": self.instance},
+                {"do": "link", "bundle": self.bundle.model_dump_json(), "runner": self.number},
                 [theirs.fileno(), arena.fd],
             )
         finally:
