@@ -2,8 +2,8 @@
 
 The current labels come in the order the images arrived, read in pages by position: a large dataset
 neither fills memory nor holds one transaction open; labels that change during an export show as
-they are when their page is read. One that names a class that came meanwhile is left to the next
-export: files tell of their classes first. A snapshot's come in the order of sha256 and never change.
+they are when their page is read. Labels of a class that came meanwhile are left to the next export,
+since files tell of their classes first. A snapshot's come in the order of sha256 and never change.
 Class ids are those that the labels mean now; `outdated` tells that a class was split since.
 """
 
