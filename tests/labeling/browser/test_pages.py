@@ -402,6 +402,14 @@ def test_a_dataset_is_made_without_scripts(chromium: Chromium, site) -> None:
         expect(page.locator(".head")).to_contain_text("Boxes")
 
 
+def test_an_id_of_a_class_is_not_broken_into_letters_on_a_phone(visitor, site) -> None:
+    page = visitor(site(("Café & Möbel, 50 %", "sound"))).open("classes").page
+    page.set_viewport_size({"width": 360, "height": 740})
+    key = page.locator("td.mono").first
+    assert len(key.inner_text()) > 15
+    assert key.bounding_box()["height"] < 140  # 20 lines of one letter have 400
+
+
 def test_axe_finds_nothing_on_any_page(chromium: Chromium, site, cells) -> None:
     """Wide and light, narrow and dark; and no page is wider than its screen."""
     made = site(("sound", "cracked", *(f"fault-{number}" for number in range(10))))
