@@ -8,6 +8,7 @@ from support.charts import NAMESPACE, VALUES, Object, objects_of, one_of, templa
 pytestmark = pytest.mark.usefixtures("helm_program")
 EVERYWHERE = {"namespaceSelector": {}}
 HERE = {"podSelector": {}}
+ROUTE = "--set={0}.enabled=true,{0}.parentRefs[0].name=public"
 
 
 def policy(chart: str, *flags: str, name: str = "") -> Object:
@@ -61,3 +62,25 @@ def test_a_pod_without_keys_may_ask_for_those_of_its_identity(chart: str) -> Non
     blocks = [one["ipBlock"]["cidr"] for one in goals(policy(chart), 80)]
     assert blocks == ["169.254.170.23/32", "fd00:ec2::23/128"]
     assert goals(policy(chart, "--set=storeSecret=keys"), 80) == []
+
+
+@pytest.mark.parametrize(
+    ("chart", "flags", "opened", "closed"),
+    [
+        ("inference", ROUTE.format("grpcRoute"), 8001, 8002),
+        ("inference", ROUTE.format("httpRoute"), 8002, 8001),
+        ("inference", "--set=ingress.enabled=true,ingress.hosts={a.example}", 8001, 8002),
+        ("labeling-ingest", ROUTE.format("httpRoute"), 8080, 8081),
+        ("labeling-ingest", ROUTE.format("grpcRoute"), 8081, 8080),
+        ("labeling-ingest", "--set=ingress.enabled=true,ingress.hosts={a.example}", 8080, 8081),
+    ],
+)
+def test_a_way_in_opens_its_own_port_alone(
+    chart: str, flags: str, opened: int, closed: int
+) -> None:
+    """A gateway's pods stand where the chart does not know; the other port stays with our own."""
+    spec = policy(chart, flags)
+    assert {} in callers(spec, opened)
+    assert callers(spec, closed) == [HERE]
+    named = policy(chart, flags, '--set-json=networkPolicy.from=[{"podSelector":{"matchLabels":{"a":"b"}}}]')
+    assert {} not in callers(named, opened)
