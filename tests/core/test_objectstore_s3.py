@@ -165,6 +165,15 @@ class TestServerTrouble:
             assert "AWS_ENDPOINT_URL" in str(caught.value)
             assert caught.value.exit_code == 69
 
+    def test_the_variable_that_is_in_force_is_named(
+        self, s3_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Who changes the other one, which a pod has not, changes nothing."""
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{free_ports(1)[0]}")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        with pytest.raises(UnavailableError, match="check AWS_ENDPOINT_URL_S3, the network"):
+            open_store(s3_url).get("key")
+
 
 def every_call(store: ObjectStore, tmp_path: Path) -> Iterator[Any]:
     (tmp_path / "file").write_bytes(b"1")

@@ -3,6 +3,7 @@
 Server messages are not passed on where they may hold key ids or signed requests.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -108,12 +109,18 @@ def shown_endpoint(endpoint: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
+def _endpoint_variable() -> str:
+    """The variable that is in force: the one of S3 alone wins, and is what a pod has."""
+    own = "AWS_ENDPOINT_URL_S3"
+    return own if own in os.environ else "AWS_ENDPOINT_URL"
+
+
 def _answer(error: ClientError, what: str, bucket: str, endpoint: str) -> VisionloopError:
     code, status = error_code(error), error_status(error)
     if code == "NoSuchBucket":
         return ConfigurationError(
             f"bucket {bucket!r} does not exist at {endpoint}; create it, or check the store's URL "
-            "and AWS_ENDPOINT_URL",
+            f"and {_endpoint_variable()}",
             field="store",
         )
     if code in WRONG_CREDENTIALS or status == 401:
@@ -176,7 +183,7 @@ def _no_answer(error: BotoCoreError, what: str, endpoint: str) -> VisionloopErro
     if isinstance(error, HTTPClientError | BotocoreConnectionError):
         return UnavailableError(
             f"{what}: {endpoint} cannot be reached ({type(error).__name__}); check "
-            "AWS_ENDPOINT_URL, the network and whether the server runs"
+            f"{_endpoint_variable()}, the network and whether the server runs"
         )
     if isinstance(error, InvalidConfigError):
         return ConfigurationError(f"the AWS configuration is wrong: {error}", field="store")
