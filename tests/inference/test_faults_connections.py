@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import grpc
 import pytest
 from support.bundles import encoded, publish_bundle
 from support.inference_server import Server, running_server, wait_for
@@ -292,3 +293,44 @@ def test_more_connections_than_descriptors_allow(
             assert client.socket.recv(9)[3] == SETTINGS
         assert front_end(server) == pid
         assert server.terminate() == 0
+
+
+def test_a_version_that_comes_while_no_descriptor_is_left_serves_once_there_is(
+    tmp_path: Path, repository: ModelRepository, store_of_models: str
+) -> None:
+    """The front end cannot take up its link to the new version's runner at that moment."""
+    publish_bundle(repository, seed=1, promote=True)
+    with running_server(tmp_path / "server", store_of_models, "--front-ends=1") as server:
+        serves(server.ready())
+        pid = front_end(server)
+        limit = descriptors(pid) + 20
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
+        with ExitStack() as stack:
+            for _ in range(40):
+                stack.enter_context(connected(server.target))
+            wait_for(lambda: descriptors(pid) >= limit, hint="no room")
+            publish_bundle(repository, seed=2, promote=True)
+            wait_for(lambda: "cannot be linked here" in server.text(), hint="no link")
+
+        def answered() -> bool:
+            try:
+                return server.recognize(IMAGE, timeout=20.0).version == 2
+            except grpc.RpcError:  # UNAVAILABLE, until it is linked
+                return False
+
+        wait_for(answered, hint="version 2")
+        assert front_end(server) == pid
+
+
+def test_a_server_may_open_as_many_files_as_the_machine_allows(
+    tmp_path: Path, store_of_models: str
+) -> None:
+    """Container runtimes start programs with 1,024, which a thousand callers use up."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, hard), hard))
+    try:
+        with running_server(tmp_path / "server", store_of_models, "--front-ends=1") as server:
+            pid = front_end(server)
+            assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

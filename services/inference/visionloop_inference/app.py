@@ -34,6 +34,7 @@ from visionloop_inference.answers import Answers
 from visionloop_inference.front_ends import FrontEnds
 from visionloop_inference.http import HttpServer
 from visionloop_inference.loading import Loader
+from visionloop_inference.machine import allow_all_descriptors
 from visionloop_inference.readiness import Readiness
 from visionloop_inference.settings import Settings, parse
 from visionloop_inference.supervisor import Supervisor
@@ -53,6 +54,7 @@ def main() -> int:
     settings = parse(sys.argv[1:])
     configure_logging("visionloop-inference")
     log.info("settings in force", extra=settings.in_force())
+    allow_all_descriptors()
     with _cache(settings.cache) as cache:
         uvloop.run(serve(settings, cache))
     _leave()

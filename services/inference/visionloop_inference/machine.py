@@ -1,6 +1,8 @@
 """What this process may use of the machine."""
 
+import contextlib
 import os
+import resource
 from pathlib import Path
 
 
@@ -22,3 +24,14 @@ def memory() -> int | None:
         return int(Path("/sys/fs/cgroup/memory.max").read_text())
     except (OSError, ValueError):  # "max" is no number
         return None
+
+
+def allow_all_descriptors() -> None:
+    """Lets this process, and what it starts, open as many files as it ever may.
+
+    Each connection is one. Container runtimes and shells start programs with 1,024, for the sake of
+    those that wait by select(), which nothing here does.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # some sandboxes forbid it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
