@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.bundles import encoded, publish_bundle
 from support.inference_server import Server, running_server, wait_for
 from support.process_tree import descriptors, running
@@ -35,10 +36,13 @@ from support.tcp_clients import (
 from visionloop.objectstore import open_store
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop.repository import ModelRepository
+from visionloop_inference import open_streams
 
 IMAGE = encoded(9)
 LIVE = "/inference.GRPCInferenceService/ServerLive"
 METADATA = "/inference.GRPCInferenceService/ModelMetadata"
+WATCH = "/grpc.health.v1.Health/Watch"
+REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 FRONT_END = "visionloop_inference.front_end"
 IDLE = 1000
@@ -293,6 +297,34 @@ def test_more_connections_than_descriptors_allow(
             assert client.socket.recv(9)[3] == SETTINGS
         assert front_end(server) == pid
         assert server.terminate() == 0
+
+
+@pytest.mark.parametrize("path", [WATCH, REFLECTION])
+def test_streams_that_need_no_token_are_bounded(server: Server, path: str) -> None:
+    """One connection may open any number of them, and each stays as long as its caller likes."""
+    asked = [health_pb2.HealthCheckRequest()] if path == WATCH else []
+    method = server.channel.stream_stream(
+        path, lambda message: message.SerializeToString(), lambda data: data
+    )
+
+    def refused() -> bool:
+        call = method(iter(asked), timeout=20.0)
+        try:
+            next(call, None)
+        except grpc.RpcError as error:
+            return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        finally:
+            call.cancel()
+        return False
+
+    with connected(server.target) as client:
+        client.begin()
+        for number in range(open_streams.MOST + 10):
+            client.call(2 * number + 1, path, message(b"") if path == WATCH else b"", end=False)
+        wait_for(refused, hint="a refusal")
+        health = health_pb2_grpc.HealthStub(server.channel)
+        assert health.Check(health_pb2.HealthCheckRequest()).status == 1
+    wait_for(lambda: not refused(), hint="room again")
 
 
 def test_a_version_that_comes_while_no_descriptor_is_left_serves_once_there_is(

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from visionloop_inference.open_streams import OpenStreams
+
 Context = grpc.aio.ServicerContext[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]
 
 
@@ -21,6 +23,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self._serving = serving
         self._changed = asyncio.Event()
         self._closed = False
+        self._watches = OpenStreams("health's Watch")
 
     def close(self) -> None:
         """Ends every Watch, which would otherwise hold the server's stop."""
@@ -43,18 +46,19 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         return _response(serving)
 
     async def Watch(
-        self, request: health_pb2.HealthCheckRequest, _context: object
+        self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         said: object = object()
-        while True:
-            changed = self._changed  # taken before looking, so that no change falls in between
-            serving = self._serving(request.service)
-            if serving is not said:
-                said = serving
-                yield _response(serving)
-            if self._closed:
-                return
-            await changed.wait()
+        async with self._watches.one_more(context):
+            while True:
+                changed = self._changed  # taken before looking, so that no change falls in between
+                serving = self._serving(request.service)
+                if serving is not said:
+                    said = serving
+                    yield _response(serving)
+                if self._closed:
+                    return
+                await changed.wait()
 
 
 def _response(serving: bool | None) -> health_pb2.HealthCheckResponse:

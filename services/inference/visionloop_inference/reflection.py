@@ -5,7 +5,7 @@ by tritonclient), so all descriptions are copied into one pool that only reflect
 as v1 and as v1alpha: the messages on the wire are the same, and grpcio ships only the older name.
 """
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from visionloop.proto.inference import open_inference_pb2
 from visionloop.proto.v1 import recognition_pb2
+from visionloop_inference.open_streams import OpenStreams
 
 DESCRIBED = (recognition_pb2, open_inference_pb2, health_pb2, reflection_pb2)
 SERVICES = tuple(
@@ -29,8 +30,17 @@ NAMES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerR
 def add_reflection(server: grpc.aio.Server) -> None:
     """Registers the reflection service under both its names."""
     servicer = ReflectionServicer(SERVICES, _pool(module.DESCRIPTOR for module in DESCRIBED))
+    streams = OpenStreams("reflection")
+
+    async def described(
+        requests: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[Any]:
+        async with streams.one_more(context):
+            async for answer in servicer.ServerReflectionInfo(requests, context):
+                yield answer
+
     handler = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
+        described,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
