@@ -187,7 +187,7 @@ class AsyncClient(ClientBase):
 
 async def _read_async(source: Image) -> bytes:
     if isinstance(source, bytes):
-        return source
+        return read_image(source)
     return await asyncio.to_thread(read_image, source)
 
 

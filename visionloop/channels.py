@@ -119,6 +119,13 @@ def error_from(error: grpc.RpcError, service: str, target: str, timeout: float) 
             f"{where} gave no answer within {timeout:g} s ({details}); "
             "try again, send less at once, or raise the timeout"
         )
+    if code == "RESOURCE_EXHAUSTED" and _TOO_LARGE.search(details):
+        # gRPC's code for it is that of an overload, but to come back later would not help.
+        return InvalidInputError(
+            f"{where} takes no message so large ({details}); send a smaller image, or fewer at "
+            "once, or raise --max-message-bytes there",
+            field="request",
+        )
     if code == "RESOURCE_EXHAUSTED":
         return OverloadedError(
             f"{where} refused the call: {details}", retry_after_seconds=_pushback(error)
@@ -128,7 +135,11 @@ def error_from(error: grpc.RpcError, service: str, target: str, timeout: float) 
             f"{where} does not offer this call ({details}); "
             "is it the right program, and as new as this client?"
         )
-    if code in ("UNKNOWN", "INTERNAL", "DATA_LOSS", "CANCELLED"):
+    if code == "CANCELLED":
+        # Not by the caller, whose own cancelling is no error here: a server that stops cuts off
+        # what is under way when its time is over.
+        return UnavailableError(f"{where} broke off the call ({details}); try again")
+    if code in ("UNKNOWN", "INTERNAL", "DATA_LOSS"):
         return VisionloopError(f"{where} failed: {code.lower()}: {details}; its log says more")
     # Everything else is the service's own sentence about the request.
     return error_for_grpc_code(code, details)
@@ -138,6 +149,7 @@ def error_from(error: grpc.RpcError, service: str, target: str, timeout: float) 
 _NO_METHOD = re.compile(
     r"^$|(method|service).*(not found|unimplemented)|unknown (method|service)|http", re.IGNORECASE
 )
+_TOO_LARGE = re.compile(r"message larger than max")
 _UNREACHABLE = ("connect", "dns", "resol", "refused", "unreachable", "http1", "handshak", "address")
 
 

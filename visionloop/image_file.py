@@ -31,6 +31,11 @@ def read_image_file(path: str | os.PathLike[str]) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a NUL character
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InvalidInputError(f"cannot read {name}: {reason}", field="images") from error
+    return sendable(data, name)
+
+
+def sendable(data: bytes, name: str = "the image") -> bytes:
+    """The bytes of an image. Raises ImageError where no message can hold them."""
     if len(data) > MAX_FILE_BYTES:
         raise ImageError(
             f"{name} has more than {MAX_FILE_BYTES:,} bytes, which no service takes; is it an "

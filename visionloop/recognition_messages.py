@@ -7,6 +7,7 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import TypeAlias
 
 import grpc
@@ -18,7 +19,7 @@ from visionloop.errors import (
     VisionloopError,
     error_for_grpc_code,
 )
-from visionloop.image_file import read_image_file
+from visionloop.image_file import read_image_file, sendable
 from visionloop.proto.v1 import recognition_pb2 as pb
 
 Image: TypeAlias = bytes | str | os.PathLike[str]
@@ -83,12 +84,21 @@ def template_of(
     model: str, version: str, top_k: int, routing_key: str = "", priority: int = 0
 ) -> pb.RecognizeRequest:
     """A request without images. Raises InvalidInputError for what no message can hold."""
-    for name, value, rule in (
+    for name, text, example in (
+        ("model", model, "cells"),
+        ("version", version, "3"),
+        ("routing_key", routing_key, "line-3"),
+    ):
+        if not isinstance(text, str):
+            raise InvalidInputError(
+                f"{name} is {text!r}; it must be a string, as {example!r}", field=name
+            )
+    for name, number, rule in (
         ("top_k", top_k, "0 (all) or more"),
         ("priority", priority, "0 (normal), 1 (first) or more (later)"),
     ):
-        if value < 0:
-            raise InvalidInputError(f"{name} is {value}; it must be {rule}", field=name)
+        if not isinstance(number, Integral) or number < 0:
+            raise InvalidInputError(f"{name} is {number!r}; it must be {rule}", field=name)
     try:
         return pb.RecognizeRequest(
             model=model, version=version, top_k=top_k, routing_key=routing_key, priority=priority
@@ -229,8 +239,16 @@ def feedback_of(
 
 
 def sources_of(images: Image | Sequence[Image]) -> Sequence[Image]:
-    """One image or many, as many."""
-    return [images] if isinstance(images, bytes | bytearray | str | os.PathLike) else images
+    """One image or many, as many. Raises InvalidInputError for what is neither."""
+    if isinstance(images, bytes | bytearray | str | os.PathLike):
+        return [images]
+    if not isinstance(images, Iterable):
+        raise InvalidInputError(
+            f"images is of type {type(images).__name__}; give encoded bytes or a path, or a list "
+            "of them",
+            field="images",
+        )
+    return images
 
 
 def name_of(place: int, source: Image) -> str:
@@ -239,10 +257,10 @@ def name_of(place: int, source: Image) -> str:
 
 
 def read_image(source: Image) -> bytes:
-    """The encoded bytes. Raises NotFoundError for a file that is not there, InvalidInputError for
-    one that cannot be read and for what is no image at all."""
+    """The encoded bytes. Raises NotFoundError for a file that is not there, ImageError for more
+    than a message holds, InvalidInputError for what cannot be read and what is no image at all."""
     if isinstance(source, bytes | bytearray | memoryview):
-        return bytes(source)
+        return sendable(bytes(source))
     if not isinstance(source, str | os.PathLike):
         raise InvalidInputError(
             f"an image is of type {type(source).__name__}; give encoded bytes or a path",

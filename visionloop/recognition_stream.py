@@ -92,7 +92,8 @@ async def batches_async(
     """As `batches`; files are read in a thread."""
     batch, size, place = _empty(template), 0, 0
     async for source in _each(images):
-        data = await asyncio.to_thread(_read, source) if not isinstance(source, bytes) else source
+        in_memory = isinstance(source, bytes)
+        data = _read(source) if in_memory else await asyncio.to_thread(_read, source)
         length = len(data) if isinstance(data, bytes) else 0
         if len(batch.names) == IMAGES or (batch.names and size + length > BYTES):
             yield batch

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -257,6 +258,7 @@ def test_threads_share_a_client(service: Service) -> None:
         (grpc.StatusCode.ABORTED, ConflictError),
         (grpc.StatusCode.FAILED_PRECONDITION, RefusedError),
         (grpc.StatusCode.UNAVAILABLE, UnavailableError),
+        (grpc.StatusCode.CANCELLED, UnavailableError),  # by a server that stops
         (grpc.StatusCode.RESOURCE_EXHAUSTED, OverloadedError),
         (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlineExceededError),
         (grpc.StatusCode.UNAUTHENTICATED, UnauthenticatedError),
@@ -294,6 +296,40 @@ def test_a_server_without_room_or_runner_tells_when_to_come_back(
         with pytest.raises(kind) as raised:
             ask(service.target, b"x")
         assert raised.value.retry_after_seconds == seconds
+
+
+def test_a_message_beyond_the_servers_limit_is_no_overload(service: Service, ask: Ask) -> None:
+    """gRPC answers it with the code that says come back later, which would not help."""
+    service.fail(grpc.StatusCode.RESOURCE_EXHAUSTED, "Received message larger than max (9 vs. 8)")
+    with pytest.raises(InvalidInputError, match=r"\(9 vs\. 8\).*--max-message-bytes"):
+        ask(service.target, b"x")
+
+
+def test_bytes_that_no_message_holds_are_refused_before_they_are_sent(
+    service: Service, ask: Ask
+) -> None:
+    with pytest.raises(ImageError, match="more than 62,914,560 bytes"):
+        ask(service.target, bytes(60 * 2**20 + 1))
+    assert service.servicer.requests == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"version": 3}, "version is 3; it must be a string, as '3'"),
+        ({"model": None}, "model is None; it must be a string"),
+        ({"top_k": "3"}, "top_k is '3'; it must be 0"),
+        ({"top_k": 1.5}, "top_k is 1.5; it must be 0"),
+    ],
+)
+def test_a_value_of_another_type_is_told_by_its_field(wrong: dict[str, Any], said: str) -> None:
+    with Client() as client, pytest.raises(InvalidInputError, match=said):
+        client.recognize(b"x", **wrong)
+
+
+def test_what_is_neither_an_image_nor_a_list_is_told() -> None:
+    with Client() as client, pytest.raises(InvalidInputError, match="images is of type int"):
+        client.recognize(5)  # type: ignore[arg-type]
 
 
 def test_a_bug_in_the_server_is_not_the_callers(service: Service, ask: Ask) -> None:
@@ -443,7 +479,7 @@ def test_closing_ends_the_calls_under_way_in_words(
         done.set()
 
 
-@pytest.mark.parametrize("call", [{"top_k": 2**40}, {"model": "\udcff"}, {"version": 7}])
+@pytest.mark.parametrize("call", [{"top_k": 2**40}, {"model": "\udcff"}])
 def test_what_no_message_can_hold_is_said(service: Service, ask: Ask, call: dict) -> None:
     with pytest.raises(InvalidInputError, match="cannot be sent"):
         ask(service.target, b"x", **call)

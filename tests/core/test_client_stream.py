@@ -166,11 +166,13 @@ def test_what_is_wrong_with_one_image_stays_with_it(
 ) -> None:
     good = tmp_path / "good"
     good.write_bytes(b"12345")
-    images = [b"1", b"bad", tmp_path / "missing", good, 7, *[b"22"] * IMAGES]
+    too_large = bytes(60 * 2**20 + 1)  # sent, it would break the stream
+    images = [b"1", b"bad", tmp_path / "missing", good, 7, too_large, *[b"22"] * IMAGES]
     results = ask(service.target, images)
-    assert lengths(results) == [1, 0, 0, 5, 0, *[2] * IMAGES]
-    kinds = [type(result.error) for result in results[:5]]
-    assert kinds == [type(None), ImageError, NotFoundError, type(None), InvalidInputError]
+    assert lengths(results) == [1, 0, 0, 5, 0, 0, *[2] * IMAGES]
+    kinds = [type(result.error) for result in results[:6]]
+    refused = [InvalidInputError, ImageError]
+    assert kinds == [type(None), ImageError, NotFoundError, type(None), *refused]
     assert results[2].image_id == str(tmp_path / "missing")
 
 

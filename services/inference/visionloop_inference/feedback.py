@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from visionloop.bundle import Bundle, ClassifierBundle, MultiLabelBundle
@@ -46,6 +47,7 @@ THREADS = 4
 MOST_UNDER_WAY = 32
 RETRY_SECONDS = 1.0
 INBOX = "inbox"
+SHOWN_CLASSES = 20
 
 # The bundle of a model's version, or None where it is not loaded.
 FindBundle = Callable[[str, int], Bundle | None]
@@ -156,10 +158,13 @@ class FeedbackInbox:
                 field=field,
             )
         labels = bundle.labels if isinstance(bundle, ClassifierBundle) else []
-        known = [label.id for label in labels]
+        known = {label.id: label.name for label in labels}
         for class_id in class_ids:
             if class_id not in known:
-                shown = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+                shown = ", ".join(
+                    one if one == name else f"{one} ({name})"
+                    for one, name in islice(known.items(), SHOWN_CLASSES)
+                ) + (", …" if len(known) > SHOWN_CLASSES else "")
                 raise InvalidInputError(
                     f"{field} {class_id!r} is no class of model {prediction.model!r} version "
                     f"{prediction.version}; there are: {shown or 'none'}",
