@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from support.training_site import FIRST, PROBE, Site
@@ -59,12 +61,17 @@ def test_people_get_a_summary_and_a_refusal_is_exit_65(site: Site, capsys):
     told = capsys.readouterr().out
     assert "version 1 of reader" in told
     assert "promoted: stable is version 1" in told
+    [page] = re.findall("^  report +file://(.*)$", told, re.MULTILINE)
+    report = Path(unquote(page)).read_text()
+    assert "No epoch was trained" in report  # and no curve of one point
+    assert "epoch (0: linear probe)" not in report
     assert main(flags(site)) == 0
     assert "nothing new" in capsys.readouterr().out
     assert main(flags(site, "--set", "fit.probe_penalty=[1000.0]")) == 65
     answer = capsys.readouterr()
     assert "not promoted: stable is version 1" in answer.out
     assert "the gate refused version 2 of reader" in answer.err
+    assert "visionloop models promote reader 2 --why" in answer.err
 
 
 MISTAKES = [

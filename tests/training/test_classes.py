@@ -14,18 +14,34 @@ def read(site: Site):
 
 def test_what_changed_and_what_is_thin_is_told(site: Site):
     site.write({"0": 40, "1": 40, "2": 2})  # two images: both in train
-    told = notes(read(site), ["0", "1", "9"])
-    assert told[0].startswith("new class '2'")
-    assert told[1].startswith("retired class '9'")
-    assert "class '2' has 2 images in train" in told[2]
-    assert "class '2' has no image in val" in told[3]
-    assert "class '2' has no image in test" in told[4]
+    told = notes(read(site), {"0": "0", "1": "1", "9-5f1e": "neun"})
+    assert told[0].startswith("new class 'Digit 2'")
+    assert told[1].startswith("retired class 'neun'")
+    assert "class 'Digit 2' has 2 images in train" in told[2]
+    assert "class 'Digit 2' has no image in val" in told[3]
+    assert "class 'Digit 2' has no image in test" in told[4]
     assert len(told) == 5
+
+
+def test_classes_are_told_by_the_names_that_people_gave(site: Site):
+    made, pixels = rows({"0": 40, "1": 40, "2": 2})
+    stray, more = rows({"7": 2}, splits=("test", "val"))
+    for sha256, data in {**pixels, **more}.items():
+        site.store.put(blob_key(sha256), data)
+    names = {"0": "null", "1": "eins", "2": "zélle ☀", "7": "sieben"}
+    classes = [SnapshotClass(id=class_id, name=name) for class_id, name in names.items()]
+    SnapshotRepository(site.store).write(
+        "digits", [*made, *stray], classes, {}, label_sequence=999, parent=None
+    )
+    told = notes(read(site), {"0": "null", "1": "eins"})
+    assert told[0].startswith("class 'sieben' has labels in val and test but none in train")
+    assert told[1].startswith("new class 'zélle ☀'")
+    assert told[2].startswith("class 'zélle ☀' has 2 images in train")
 
 
 def test_nothing_to_say_is_nothing_said(site: Site):
     site.write({"0": 40, "1": 40})
-    assert notes(read(site), ["0", "1"]) == []
+    assert notes(read(site), {"0": "0", "1": "1"}) == []
     assert notes(read(site), None) == []
 
 
@@ -61,4 +77,7 @@ def test_a_class_that_is_retired_and_one_that_comes_are_compared_on_the_rest(pro
         ["2"],
     )
     assert result.verdict.images == 16
-    assert [note.split(":")[0] for note in result.notes] == ["new class '3'", "retired class '2'"]
+    assert [note.split(":")[0] for note in result.notes] == [
+        "new class 'Digit 3'",
+        "retired class 'Digit 2'",
+    ]

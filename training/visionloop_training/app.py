@@ -200,7 +200,9 @@ def _exit_code(flags: argparse.Namespace, result: "Result") -> int:
     if result.verdict and not result.verdict.passed and not result.promoted:
         sys.stderr.write(
             f"{PROGRAM}: the gate refused version {result.version} of {flags.model}; it is "
-            f"published but not promoted: {result.verdict.reason}\n"
+            f"published but not promoted: {result.verdict.reason} (docs/promotion.md: "
+            "policies for small test sets, too); to promote it all the same: "
+            f"visionloop models promote {flags.model} {result.version} --why …\n"
         )
         return RefusedError.exit_code
     return 0

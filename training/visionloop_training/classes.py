@@ -5,17 +5,18 @@ trained at all is refused in `data`.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from visionloop_training.data import Dataset
 
 FEW = 10  # images in train; below, a class is learned by luck
 
 
-def notes(data: Dataset, stable_classes: Sequence[str] | None) -> list[str]:
+def notes(data: Dataset, stable_classes: Mapping[str, str] | None) -> list[str]:
     """One sentence for each thing that people should know, the most surprising first.
 
-    `stable_classes` are the stable version's, None where there is none.
+    `stable_classes` are the names of the stable version's classes by id, None where there is none.
+    Classes are named as people named them: an id may be little more than a digest.
     """
     several = data.task == "multi_label"
     left = "no image counts as having it" if several else "its images are left out"
@@ -30,7 +31,7 @@ def notes(data: Dataset, stable_classes: Sequence[str] | None) -> list[str]:
         split: Counter(place for item in getattr(data, split) for place in item.classes)
         for split in ("train", "val", "test")
     }
-    for place, name in enumerate(data.class_ids):
+    for place, name in enumerate(data.class_names):
         train, val, test = (counts[split][place] for split in ("train", "val", "test"))
         if train < FEW:
             found.append(
@@ -49,9 +50,10 @@ def notes(data: Dataset, stable_classes: Sequence[str] | None) -> list[str]:
     return found
 
 
-def _changes(data: Dataset, before: Sequence[str]) -> list[str]:
-    added = [name for name in data.class_ids if name not in before]
-    retired = [name for name in before if name not in data.class_ids]
+def _changes(data: Dataset, before: Mapping[str, str]) -> list[str]:
+    now = dict(zip(data.class_ids, data.class_names, strict=True))
+    added = [name for class_id, name in now.items() if class_id not in before]
+    retired = [name for class_id, name in before.items() if class_id not in now]
     found = []
     if added:
         found.append(

@@ -57,8 +57,8 @@ class Dataset:
     train: tuple[Item, ...]
     val: tuple[Item, ...]
     test: tuple[Item, ...]
-    # Classes without a train image, with the splits that their images are in: nothing can be
-    # learned of them. Images of such a class alone are in none of the three; where an image may
+    # Names of classes without a train image, with the splits that their images are in: nothing can
+    # be learned of them. Images of such a class alone are in none of the three; where an image may
     # have several classes, it stays with the others.
     left_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
     task: Task = "classification"
@@ -117,12 +117,13 @@ def dataset(snapshot: Snapshot) -> Dataset:
         val=parts["val"],
         test=parts["test"],
         left_out={
-            name: tuple(
+            entry.name: tuple(
                 split
                 for split in SPLITS
-                if any(name in shown[row.sha256] for row in snapshot.split(split))
+                if any(entry.id in shown[row.sha256] for row in snapshot.split(split))
             )
-            for name in sorted(used - learned)
+            for entry in manifest.classes
+            if entry.id in used - learned
         },
         task=task,
     )

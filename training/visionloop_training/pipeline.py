@@ -18,6 +18,7 @@ import torch
 
 from visionloop.aliases import pinned_words
 from visionloop.bundle import ClassifierBundle
+from visionloop.version_numbers import VersionNumbers
 from visionloop_training import (
     cache,
     familiarity,
@@ -87,6 +88,7 @@ def run(request: Request) -> Result | None:
         bundle = _published(job, candidate, verdict, found)
     promoted, conflict = promote(job.request, bundle, job.before, verdict)
     cache.trim(request.cache)
+    numbers = VersionNumbers(request.store, request.model)
     return Result(
         version=bundle.version,
         promoted=promoted,
@@ -96,6 +98,7 @@ def run(request: Request) -> Result | None:
         verdict=verdict,
         conflict=conflict,
         pinned=pinned_words(request.model, job.before.aliases),
+        report=f"{request.store.url}/{numbers.folder(bundle.version)}report/report.html",
         metrics=bundle.metrics,
         notes=told,
         searched=candidate.searched,
@@ -138,7 +141,7 @@ def _preflight(job: Job) -> tuple[list[str], list[str]]:
     """What people should know of the classes, and what was found in order."""
     request, stable = job.request, job.stable
     with job.clock("preflight"):
-        told = notes(job.data, stable.class_ids if stable else None)
+        told = notes(job.data, stable.class_names if stable else None)
         for note in told:
             _log.warning("%s", note)
         subject = preflight.Subject(

@@ -23,6 +23,7 @@ class Result:
     verdict: Verdict | None = None
     conflict: str = ""
     pinned: str = ""  # who keeps stable where it is, and why
+    report: str = ""  # address of the page in the store
     metrics: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # on classes, for people
     searched: SearchRecord | None = None
@@ -43,6 +44,7 @@ class Result:
             "verdict": self.verdict.as_json() if self.verdict else None,
             "conflict": self.conflict,
             "pinned": self.pinned,
+            "report": self.report,
             "metrics": self.metrics,
             **({"checked": self.checked} if self.checked else {}),
             **({"search": search_json(self.searched)} if self.searched else {}),

@@ -51,6 +51,11 @@ class Version:
         """Its classes in the order of its outputs."""
         return tuple(label.id for label in self.bundle.labels)
 
+    @property
+    def class_names(self) -> dict[str, str]:
+        """What its classes were called, by id."""
+        return {label.id: label.name for label in self.bundle.labels}
+
     @cached_property
     def snapshot(self) -> Snapshot | None:
         """What it was trained on; None when that is gone."""

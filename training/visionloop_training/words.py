@@ -53,6 +53,7 @@ def _trained(model: str, result: "Result") -> str:
     )
     if result.verdict and result.verdict.passed and result.verdict.mode == "manual":
         lines.append(f"  gate.mode is manual: visionloop models promote {model} {result.version}")
+    lines.append(f"  report          {result.report}")
     seconds = ", ".join(f"{name} {value:.0f}" for name, value in result.timings.items())
     lines.append(f"  seconds         {seconds}")
     return "\n".join(lines) + "\n"
