@@ -1,4 +1,4 @@
-"""What keeps a GitOps tool from coming to rest: a render that differs from what the API server keeps.
+"""What keeps a GitOps tool from coming to rest: a render that is not what the API server keeps.
 
 Where a list is one value for the API server (every list of a CRD that names no keys), a default
 that it fills into an entry makes the whole list another one than the chart's, and Argo CD reports a

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support.charts import NAMESPACE, VALUES, Object, objects_of, one_of, template
+from support.charts import VALUES, Object, objects_of, one_of, template
 
 pytestmark = pytest.mark.usefixtures("helm_program")
 EVERYWHERE = {"namespaceSelector": {}}
@@ -82,5 +82,6 @@ def test_a_way_in_opens_its_own_port_alone(
     spec = policy(chart, flags)
     assert {} in callers(spec, opened)
     assert callers(spec, closed) == [HERE]
-    named = policy(chart, flags, '--set-json=networkPolicy.from=[{"podSelector":{"matchLabels":{"a":"b"}}}]')
+    apps = {"podSelector": {"matchLabels": {"may": "call"}}}
+    named = policy(chart, flags, f"--set-json=networkPolicy.from=[{json.dumps(apps)}]")
     assert {} not in callers(named, opened)

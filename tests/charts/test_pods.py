@@ -131,7 +131,7 @@ def test_without_a_spare_gpu_a_rollout_waits_for_none() -> None:
 
 
 def test_every_container_of_a_program_has_what_was_added_for_it() -> None:
-    """A proxy in the environment, a client's certificate for Postgres, a limit that a quota wants."""
+    """A proxy in the environment, a client's certificate for Postgres, a limit for a quota."""
     flags = [
         "--set=extraEnv[0].name=PGSSLCERT,extraEnv[0].value=/added/tls.crt",
         "--set=extraVolumes[0].name=added,extraVolumes[0].secret.secretName=client",
@@ -182,7 +182,7 @@ def test_openshift_chooses_the_user_and_answers_names_on_its_own_port() -> None:
     checked = 0
     for one in objects:
         if one["kind"] == "NetworkPolicy" and "egress" in one["spec"]:
-            names = [rule["ports"] for rule in one["spec"]["egress"] if "ports" in rule][0]
+            names = next(rule["ports"] for rule in one["spec"]["egress"] if "ports" in rule)
             for port in (53, 5353):
                 assert {"port": port, "protocol": "UDP"} in names
                 assert {"port": port, "protocol": "TCP"} in names

@@ -144,8 +144,9 @@ def test_a_pod_has_the_time_that_its_program_takes_to_drain(values: ValueSet) ->
 
 @pytest.mark.parametrize("chart", ["inference", "labeling-ingest"])
 def test_half_a_second_of_draining_counts(chart: str) -> None:
-    flags = [f"--values={VALUES / chart / 'minimal.yaml'}", "--set-json=settings.drain-seconds=12.5"]
-    spec = pod_of(one_of(objects_of(template(chart, *flags)), "Deployment"))
+    drain = "--set-json=settings.drain-seconds=12.5"
+    text = template(chart, f"--values={VALUES / chart / 'minimal.yaml'}", drain)
+    spec = pod_of(one_of(objects_of(text), "Deployment"))
     assert spec is not None
     assert spec["terminationGracePeriodSeconds"] == 5 + 13 + 10
 

@@ -115,7 +115,7 @@ def test_names_are_unique_and_labels_complete(values: ValueSet) -> None:
 
 @pytest.mark.parametrize("example", ["laptop", "production"])
 def test_labels_of_ones_own_are_on_all_objects_and_pods(example: str) -> None:
-    """As a policy wants them that refuses what has none; and in no selector, which cannot change."""
+    """As a policy wants them that refuses what has none; in no selector, for that cannot change."""
     path = CHARTS / "visionloop" / "examples" / f"{example}.yaml"
     flags = [f"--values={path}", f"--set=trial.password={TRIAL_PASSWORD}"]
     # The release's own labels for Prometheus may have the same name.

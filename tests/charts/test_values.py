@@ -145,7 +145,7 @@ REFUSED = [
     ("inference", [STORE, "--set=image.digest=abc"], "digest"),
     ("inference", [STORE, "--set=models={Dogs!}"], "models"),
     ("inference", [STORE, "--set=global.store.bucket=x"], "bucket"),
-    ("inference", [STORE, r"--set=global.labels.app\.kubernetes\.io/name=x"], "invalid propertyName"),
+    ("inference", [STORE, r"--set=global.labels.helm\.sh/chart=x"], "invalid propertyName"),
 ]
 
 
@@ -182,4 +182,5 @@ def test_an_autoscaler_of_ones_own_is_the_only_one() -> None:
 
 
 def test_without_suggestions_the_programs_need_not_fit() -> None:
-    assert template("visionloop", STORE, *OPEN, *SECURED, "--set=labeling-ingest.inference.address=")
+    none = "--set=labeling-ingest.inference.address="
+    assert template("visionloop", STORE, *OPEN, *SECURED, none)

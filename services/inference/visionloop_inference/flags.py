@@ -129,8 +129,9 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
         type=int,
         default=-1,
         help="processes that parse and decode; -1: one for every 4 cores, with a GPU for every 2, "
-        "as far as half of the memory that a limit allows holds them and their --queue-bytes. 0: the whole service in one process, which saves memory and gives up protection from "
-        "native crashes",
+        "as far as half of the memory that a limit allows holds them and their --queue-bytes. 0: "
+        "the whole service in one process, which saves memory and gives up protection from native "
+        "crashes",
     )
     add(
         "--instances",

@@ -150,7 +150,7 @@ CASES = [
                     'kube_pod_status_phase{namespace="vision",pod="demo-training-1-0-x",phase="Pending"}': "1x30 0x60"  # noqa: E501
                 },
                 at="80m",
-            )
+            ),
         ],
     ),
     AlertCase(
