@@ -1,10 +1,11 @@
 """A front end's end of a link to a runner: tensors in, an answer out, any number at a time.
 
 A job costs the event loop one copy of its bytes into the arena and a frame of some 100 bytes;
-frames of one turn of the loop leave by one send, and answers that arrived together are read
-together. Space in the arena is the runner's from the moment its job is announced until the
-runner's frame for that job comes back. A caller that goes away cancels the job, and no more: the
-runner may be reading the rows at that moment, so their space waits for the frame like any other.
+frames of one turn of the loop leave by one send, those for a graph that costs next to nothing by
+one for each busy stretch of the loop (`outbox`), and answers that arrived together are read
+together. Space in the arena is the runner's from the moment its job is announced until the runner's
+frame for that job comes back. A caller that goes away cancels the job, and no more: the runner may
+be reading the rows at that moment, so their space waits for the frame like any other.
 
 The socket is the only sign of life. When it ends, for whatever reason, every job on the link fails
 with UNAVAILABLE, the arena goes, and `on_lost` is told; nothing is sent twice, because a run that
@@ -22,12 +23,18 @@ from visionloop.bundle import Signature
 from visionloop.errors import InvalidInputError, OverloadedError, UnavailableError, VisionloopError
 from visionloop_inference import wire
 from visionloop_inference.datatypes import Answer, Buffer, Tensor
+from visionloop_inference.outbox import Outbox
 from visionloop_inference.pace import Board
 from visionloop_inference.rows import HEADER, Arena, aligned
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0  # about what a runner needs to be back
+# To wake a runner for one row costs both sides some 0.2 ms. Where the row itself costs less than
+# CHEAP seconds, its frame may wait while a busy loop does PATIENCE seconds of other work; for a
+# slower graph that would save little, and the runner would stand idle.
+CHEAP = 0.0005
+PATIENCE = 0.002
 
 
 @dataclass(slots=True, eq=False)
@@ -59,8 +66,7 @@ class RunnerLink:
         self._board = Board(arena.header)
         self._on_lost = on_lost
         self._inbox = wire.Inbox(sock)
-        self._outgoing = bytearray()
-        self._flushing = False
+        self._outbox = Outbox(sock, self._patience, self._break)
         self._open = True
         self._jobs: dict[int, _Waiting] = {}
         self._next = 1
@@ -101,7 +107,7 @@ class RunnerLink:
             return await self._jobs[job].future
         except asyncio.CancelledError:
             if job in self._jobs:
-                self._send(wire.cancel(job))
+                self._outbox.put(wire.cancel(job))
             raise
 
     def close(self) -> None:
@@ -131,7 +137,8 @@ class RunnerLink:
         self._jobs[job] = _Waiting(self._loop.create_future(), rows, offset, answer)
         self._rows += rows
         until = math.inf if deadline is None else deadline
-        self._send(self._layout.job(job, rows, max(0, min(priority, 255)), until, answer, places))
+        level = max(0, min(priority, 255))
+        self._outbox.put(self._layout.job(job, rows, level, until, answer, places))
         return job
 
     def _places(self, inputs: Sequence[Tensor], rows: int) -> tuple[list[Buffer], list[int], int]:
@@ -187,32 +194,8 @@ class RunnerLink:
             retry_after_seconds=self.seconds(self.rows_waiting),
         )
 
-    def _send(self, frame: bytes) -> None:
-        self._outgoing += frame
-        if not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        """Sends the frames of this turn; what the socket does not take waits until it does."""
-        self._flushing = False
-        if not self._open:
-            return
-        try:
-            sent = self._socket.send(self._outgoing)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            self._lose(f"the link to the runner broke: {error}")
-            return
-        del self._outgoing[:sent]
-        if self._outgoing:
-            self._flushing = True
-            self._loop.add_writer(self._socket, self._flush_rest)
-
-    def _flush_rest(self) -> None:
-        self._loop.remove_writer(self._socket)
-        self._flush()
+    def _patience(self) -> float:
+        return PATIENCE if self._board.seconds(1) < CHEAP else 0.0
 
     # Answers in
 
@@ -288,12 +271,15 @@ class RunnerLink:
             self._end(why)
             self._on_lost(self)
 
+    def _break(self, why: str) -> None:
+        self._lose(f"the link to the runner broke: {why}")
+
     def _end(self, why: str) -> None:
         if not self._open:
             return
         self._open = False
         self._loop.remove_reader(self._socket)
-        self._loop.remove_writer(self._socket)
+        self._outbox.close()
         self._socket.close()
         jobs = list(self._jobs.values())
         self._jobs.clear()
