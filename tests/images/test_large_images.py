@@ -87,7 +87,7 @@ def test_what_the_training_pod_publishes_the_inference_pod_serves(
             answers = client.recognize(
                 [unseen for name in "01" for unseen in pictures(int(name))[-10:]]
             )
-        assert serves.stop() == 0
+        assert serves.stop() == 0, serves.said
     assert {one.version for one in answers} == {1}
     said = [one.labels[0].class_id for one in answers]
     assert sum(said[place] == "01"[place // 10] for place in range(20)) > 15, said

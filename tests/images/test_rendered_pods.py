@@ -43,7 +43,7 @@ def test_inference(cluster: Cluster, s3_url: str) -> None:
             [answer] = client.recognize(noise(1))
         assert (answer.model, answer.version) == ("cells", 1)
         assert answer.labels
-        assert pod.stop() == 0
+        assert pod.stop() == 0, pod.said
         assert "Traceback" not in pod.said
 
 
@@ -75,7 +75,7 @@ def test_inference_in_production(cluster: Cluster, s3_url: str) -> None:
         context = ssl.create_default_context(cafile=str(cluster.authority))
         with urllib.request.urlopen(asked, timeout=30, context=context) as answered:  # noqa: S310
             assert answered.status == 200
-        assert pod.stop() == 0
+        assert pod.stop() == 0, pod.said
         assert "Traceback" not in pod.said
 
 
@@ -119,6 +119,6 @@ def test_labeling_ingest(
                 f"https://{pod.address}:8080/login", timeout=30, context=context
             ) as page:
                 assert b"<form" in page.read()
-        assert pod.stop() == 0
+        assert pod.stop() == 0, pod.said
         assert "Traceback" not in pod.said
     assert len(list(open_store(s3_url).list("blobs/"))) == 1

@@ -69,6 +69,8 @@ class PostgresServer:
             os.chown(folder, self._account.pw_uid, self._account.pw_gid)
         flags = f"--auth=trust --encoding=utf8 --locale=C --no-sync --username={SUPERUSER}"
         self._run("initdb", f"--pgdata={self._data}", *flags.split())
+        with (self._data / "pg_hba.conf").open("a", encoding="utf-8") as callers:
+            callers.write("host all all samenet trust\n")  # where `listen_addresses` lets them in
 
     def start(self) -> None:
         """Returns once it takes connections."""

@@ -88,7 +88,8 @@ class RenderedPod:
         pause = self._main["lifecycle"]["preStop"]["sleep"]["seconds"]
         grace = self._spec["terminationGracePeriodSeconds"]
         time.sleep(pause)
-        self._node.podman("pod", "stop", f"--time={grace - pause}", self._name)
+        # Not `pod stop`, which takes the network away at once.
+        self._node.podman("stop", f"--time={grace - pause}", self._container)
         return int(self._state()["ExitCode"])
 
     def ended(self, seconds: float) -> int:
