@@ -106,8 +106,9 @@ class RenderedPod:
         mounts = {
             one["mountPath"]: one.get("readOnly", False) for one in self._main["volumeMounts"]
         }
-        lines = self.run("sh", "-c", LOOK, "sh", "/", "/opt", *mounts).stdout.splitlines()
-        seen = {name: words for name, *words in map(str.split, lines)}
+        looked = self.run("sh", "-c", LOOK, "sh", "/", "/opt", *mounts)
+        assert looked.returncode == 0, f"{looked.stderr}\n{self.said[-3000:]}"
+        seen = {name: words for name, *words in map(str.split, looked.stdout.splitlines())}
         assert self._main["command"][0] in " ".join(seen.pop("first"))
         assert {"/", *(path for path, frozen in mounts.items() if frozen)} <= {*seen.pop("frozen")}
         gibibytes = self._main["resources"]["limits"]["memory"].removesuffix("Gi")
