@@ -7,8 +7,10 @@ For a graph that does next to nothing and one that reads 150 kB of pixels, with 
 flight: CPU microseconds per job of both processes, of onnxruntime alone at the same batch in this
 process, and the difference. CPU time is that of the process (front end) and of the runner's one
 thread, from the kernel's scheduler; the least of five rounds, because other work on the machine
-only ever adds. Bare onnxruntime reads the same warm array again and again; a runner reads what
-another core has just written, which for 150 kB is a good part of the difference.
+only ever adds. The rows `spread` are tiny as a gRPC server has it: requests come one by one, each
+after four turns of the loop with 160 us of other work, which are played and left out. Bare
+onnxruntime reads the same warm array again and again; a runner reads what another core has just
+written, which for 150 kB is a good part of the difference.
 """
 
 import asyncio
@@ -16,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from socket import socketpair
@@ -35,9 +37,12 @@ from visionloop_inference.datatypes import Tensor
 from visionloop_inference.link import RunnerLink
 from visionloop_inference.rows import Arena
 
+Load = Callable[[Callable[[], Awaitable[object]], int, int], Awaitable[float]]
+
 ROUNDS = 5
 IN_FLIGHT = (1, 16, 64)
 MAX_BATCH = 64
+TURNS, WORK = 4, 40e-6  # of the loop for each request that comes, and seconds of work in each
 ARENA = 64 * 2**20  # bytes
 
 
@@ -116,30 +121,70 @@ class Runner:
         self._process.wait()
 
 
+def work() -> None:
+    """Keeps this thread busy for WORK seconds."""
+    end = time.thread_time() + WORK
+    while time.thread_time() < end:
+        pass
+
+
+async def together(run: Callable[[], Awaitable[object]], in_flight: int, jobs: int) -> float:
+    """Callers that each ask again at once. Seconds of CPU here that are none of the jobs'."""
+
+    async def caller() -> None:
+        for _ in range(jobs // in_flight):
+            await run()
+
+    await asyncio.gather(*(caller() for _ in range(in_flight)))
+    return 0.0
+
+
+async def spread(run: Callable[[], Awaitable[object]], in_flight: int, jobs: int) -> float:
+    """As many in flight, but they come one by one, as a gRPC server takes them in."""
+    free = asyncio.Semaphore(in_flight)
+
+    async def request() -> None:
+        await run()
+        free.release()
+
+    async with asyncio.TaskGroup() as requests:
+        for _ in range(jobs):
+            await free.acquire()
+            for _ in range(TURNS):
+                work()
+                await asyncio.sleep(0)
+            requests.create_task(request())
+    return jobs * TURNS * WORK
+
+
 async def measure(
-    runner: Runner, bundle: TensorsBundle, row: NDArray[np.generic], in_flight: int, jobs: int
+    runner: Runner,
+    bundle: TensorsBundle,
+    row: NDArray[np.generic],
+    load: Load,
+    in_flight: int,
+    jobs: int,
 ) -> tuple[float, float, int]:
     """Least CPU seconds per job of the front end and of the runner, and the batch limit."""
     link = runner.link(bundle)
     tensor = Tensor(bundle.inputs[0].datatype, row.shape, row.tobytes())
 
-    async def client(count: int) -> None:
-        for _ in range(count):
-            await link.run([tensor], 1, None)
+    def run() -> Awaitable[object]:
+        return link.run([tensor], 1, None)
 
     found = []
-    each = jobs // in_flight
-    await asyncio.gather(*(client(max(1, each // 10)) for _ in range(in_flight)))
+    jobs -= jobs % in_flight
+    await load(run, in_flight, jobs // 10 // in_flight * in_flight)
     for _ in range(ROUNDS):
         runner_before, before = runner.cpu_seconds(), time.process_time()
-        await asyncio.gather(*(client(each) for _ in range(in_flight)))
-        front, back = time.process_time() - before, runner.cpu_seconds() - runner_before
+        played = await load(run, in_flight, jobs)
+        front = time.process_time() - before - played
+        back = runner.cpu_seconds() - runner_before
         found.append((front + back, front, back))
     batch = link.batch
     link.close()
     _, front, back = min(found)
-    done = each * in_flight
-    return front / done, back / done, batch
+    return front / jobs, back / jobs, batch
 
 
 def bare(folder: Path, row: NDArray[np.generic], batch: int, jobs: int) -> float:
@@ -169,11 +214,12 @@ def main() -> int:
         helper.make_node("ReduceMean", ["floats"], ["y"], axes=[1, 2], keepdims=0),
     ]
     cases = {
-        "tiny": (multiply, "FP32", [4], [4], 12_800),
-        "pool": (pool, "UINT8", [224, 224, 3], [3], 1_920),
+        "tiny": (multiply, "FP32", [4], [4], together, 12_800),
+        "spread": (multiply, "FP32", [4], [4], spread, 1_920),
+        "pool": (pool, "UINT8", [224, 224, 3], [3], together, 1_920),
     }
-    print("model  in flight  front us  runner us  bare us (batch)   over us")
-    for name, (nodes, datatype, shape, out, jobs) in cases.items():
+    print("model   in flight  front us  runner us  bare us (batch)   over us")
+    for name, (nodes, datatype, shape, out, load, jobs) in cases.items():
         with tempfile.TemporaryDirectory() as made:
             folder = Path(made)
             bundle = write_bundle(
@@ -185,11 +231,11 @@ def main() -> int:
             row = np.ones((1, *shape), np.uint8 if datatype == "UINT8" else np.float32)
             runner = Runner(folder)
             for in_flight in IN_FLIGHT:
-                front, back, limit = uvloop.run(measure(runner, bundle, row, in_flight, jobs))
+                front, back, limit = uvloop.run(measure(runner, bundle, row, load, in_flight, jobs))
                 batch = min(in_flight, limit)
                 alone = bare(folder, row, batch, jobs)
                 print(
-                    f"{name:5}  {in_flight:9}  {1e6 * front:8.1f}  {1e6 * back:9.1f}  "
+                    f"{name:6}  {in_flight:9}  {1e6 * front:8.1f}  {1e6 * back:9.1f}  "
                     f"{1e6 * alone:7.1f} ({batch:3})  {1e6 * (front + back - alone):10.1f}"
                 )
             runner.close()
