@@ -10,8 +10,6 @@ rate; where that does not help either, the probe is what is kept.
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,12 +19,13 @@ from visionloop_training import fit_state
 from visionloop_training.batches import Batches, Slice
 from visionloop_training.checkpoint import Checkpoint, Checkpoints
 from visionloop_training.config import TrainingConfig
-from visionloop_training.data import Dataset, Item
+from visionloop_training.data import Dataset
 from visionloop_training.distributed import Workers
 from visionloop_training.features import Features
 from visionloop_training.fit_state import Epoch, Failure, Progress, weights_of
 from visionloop_training.fitted import Fitted
 from visionloop_training.heads import fit_head
+from visionloop_training.judge import Judge
 from visionloop_training.learner import Learner
 from visionloop_training.network import Network
 from visionloop_training.recipe import collapse, freezing, mixing, optimisers, schedules
@@ -34,11 +33,10 @@ from visionloop_training.recipe.collapse import CollapsedError, DivergedError
 from visionloop_training.recipe.moving_average import MovingAverage
 from visionloop_training.recipe.rates import Rates, rates_for
 from visionloop_training.stop import Stop
-from visionloop_training.targets import log_loss, score, targets
+from visionloop_training.targets import log_loss
 from visionloop_training.watch import Watch
 
 _log = logging.getLogger(__name__)
-_EVALUATION_BATCH = 64
 
 
 def fit(
@@ -72,8 +70,8 @@ def fit(
         state = run.fine_tune(found) if tuned else run.probe()
         run.end(state)
     network.eval()
-    logits, _ = run.outputs(data.val)
-    collapse.check_alive(logits, run.val_truth)
+    logits, _ = run.judge.outputs(data.val)
+    run.judge.check_alive(logits)
     return Fitted(
         network=network.cpu(),
         history=state.history,
@@ -108,42 +106,28 @@ class _Run:
         self._workers = workers
         self._watch = watch
         self._network = network
-        self._features = features
         self._data = data
         self._seed = config.seed
         self._config = config.fit
         self._checkpoints = checkpoints if workers.leads else None
         self._stop = stop
-        self._pretrained = network.backbone.weights_sha256 is not None
         self._pending: tuple[Tensor, int] | None = None  # the last step's loss, and its images
-        self.val_truth = targets(data.val, data).to(network.device)
+        self.judge = Judge(network, features, data, config.fit, workers, watch)
 
     def rates(self, state: Progress) -> Rates:
         """Lower after each failure."""
         return self._rates.lowered(collapse.LOWER ** len(state.failures))
 
-    @torch.no_grad()
-    def outputs(self, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
-        """Logits (n, classes) and embeddings (n, width) of the images as they are (variant 0)."""
-        self._network.eval()
-        parts = list(_parts(items, _EVALUATION_BATCH))
-
-        def embed(part: int) -> Tensor:
-            return self._network.embed(self._features.batch([(i.sha256, 0) for i in parts[part]]))
-
-        embedding = torch.cat(self._workers.gather(len(parts), embed))
-        return self._network.head(embedding), embedding
-
     def probe(self) -> Progress:
         """Fits the head on the pretrained embeddings."""
         started = time.perf_counter()
-        train = self.outputs(self._data.train)[1]
-        val = self.outputs(self._data.val)[1]
+        train = self.judge.outputs(self._data.train)[1]
+        val = self.judge.outputs(self._data.val)[1]
         head, truth = self._network.head, self._learner.truth
         found = fit_head(
             head,
             (train, truth, self._learner.weights),
-            (val, self.val_truth),
+            (val, self.judge.truth),
             self._config.probe_penalty,
             self._seed,
             self._learner.positives,
@@ -190,7 +174,8 @@ class _Run:
         self._learner.freeze(self._network.frozen)
         optimiser = optimisers.optimiser(self._network, self._config, self.rates(state))
         best = weights_of(self._network)
-        if not self._pretrained:  # a probe's head is no start where all below it will change
+        if self._network.backbone.weights_sha256 is None:
+            # A probe's head is no start where all below it will change.
             self._network.load_state_dict(self._start)
         average = MovingAverage(self._network, self._config.ema)
         self._pending = None
@@ -214,7 +199,8 @@ class _Run:
             raw = weights_of(self._network)
             self._network.load_state_dict(average.state())
             self._workers.agree(self._network)
-            self._close_epoch(state, started)
+            rate = self.rates(state).head * self._share(state, state.step - 1)
+            self.judge.end_epoch(state, rate, started)
             if state.best == state.epoch:
                 best = weights_of(self._network)
             self._network.load_state_dict(raw)
@@ -281,43 +267,8 @@ class _Run:
                 saves.flush()
         self._stop.check(f"after step {state.step} of epoch {state.epoch}")
 
-    def _close_epoch(self, state: Progress, started: float) -> None:
-        """Judges the averaged weights, which are in the network now."""
-        logits, _ = self.outputs(self._data.val)
-        rate = self.rates(state).head * self._share(state, state.step - 1)
-        state.history.append(
-            Epoch(
-                epoch=state.epoch,
-                train_loss=state.total / len(self._data.train),
-                val_loss=log_loss(logits, self.val_truth, reduction="mean").item(),
-                val_accuracy=score(logits, self.val_truth),
-                learning_rate=rate,
-                seconds=time.perf_counter() - started,
-            )
-        )
-        self._watch.epoch(state.history[-1])
-        loss = state.history[-1].val_loss
-        if self._config.keep == "last" or loss < state.history[state.best].val_loss:
-            state.best = state.epoch
-        self._check(state, logits)
-
-    def _check(self, state: Progress, logits: Tensor) -> None:
-        """Raises CollapsedError from half of the epochs on; a slow start is no collapse."""
-        if 2 * state.epoch < self._config.epochs or 0 < state.best < state.epoch:
-            return
-        collapse.check_alive(logits, self.val_truth)
-        if self._pretrained:
-            best = max(epoch.val_accuracy for epoch in state.history[1:])
-            probe = state.history[0].val_accuracy
-            collapse.check_against_probe(probe, best, len(self._data.val))
-
     def _next_epoch(self, state: Progress) -> None:
         patience = self._config.patience
         tired = bool(patience) and state.epoch - state.best >= patience
         state.over = tired or state.epoch == self._config.epochs
         state.epoch, state.taken, state.total = state.epoch + 1, 0, 0.0
-
-
-def _parts(items: Sequence[Any], size: int) -> Iterator[Any]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
