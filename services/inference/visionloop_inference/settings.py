@@ -21,7 +21,7 @@ from visionloop_inference.version_policy import VersionPolicy
 # One front end parses and decodes for so many cores: beside graphs that take their share of them,
 # and where a GPU runs the graphs.
 ONE_FRONT_END_CORES, ONE_BESIDE_A_GPU = 4, 2
-# What one takes beside the requests that it holds: 60 MB when it starts, 100 MB under load.
+# What one takes beside the requests that it holds: 80 MB when it starts, 100 MB under load.
 FRONT_END_BYTES = 128 * 2**20
 
 
