@@ -111,7 +111,7 @@ def test_a_class_without_a_train_image_leaves_its_images_to_the_others(site: Sit
     ]
     data = read_shapes(site, made)
     assert data.class_ids == ("disc", "square")
-    assert data.left_out == {"bar": ("val", "test")}
+    assert data.left_out == {"Bar": ("val", "test")}
     assert (len(data.val), len(data.test)) == (12, 12)
     assert "no image counts as having it" in notes(data, None)[0]
 

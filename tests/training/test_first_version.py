@@ -178,7 +178,7 @@ def test_the_fast_lane_gives_the_stable_body_a_new_head(
     assert second.summary["features_computed"] == 4 * 30 + 4 * 10  # train and val: a new cache
     assert second.timings["fit"] < first.timings["fit"]
     [new, *_] = second.notes
-    assert new.startswith("new class '3': the head has them from this version on")
+    assert new.startswith("new class 'Digit 3': the head has them from this version on")
     assert second.verdict.label_change.added == ["3"]
     assert second.verdict.images == 30  # of the classes that both know
 

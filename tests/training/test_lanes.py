@@ -82,7 +82,7 @@ def test_age_configuration_and_classes_are_reasons(probed: Site):
         *PROBE, "triggers.max_age_days=0", snapshot=fewer, if_needed=True, check_only=True
     )
     assert "classes" in fired(retired)
-    assert any(note.startswith("retired class '2'") for note in retired.notes)
+    assert any(note.startswith("retired class 'Digit 2'") for note in retired.notes)
     # --lane fast has a head to make; what calls for everything is left to the full lane.
     fast = site.train(*PROBE, snapshot=fewer, if_needed=True, lane="fast", check_only=True)
     assert fast.decision.lane == "fast"
