@@ -47,4 +47,4 @@ def test_a_url_that_is_no_address_is_told(url: str) -> None:
 
 def test_another_program_at_the_address_is_told(web_site: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"at {web_site} is not the labeling-ingest"):
-        ImportClient(web_site, "cells", token=None).create_dataset()
+        ImportClient(web_site, "cells", token=None).create_dataset("classification")
