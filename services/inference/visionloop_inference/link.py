@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0  # about what a runner needs to be back
 # To wake a runner for one row costs both sides some 0.2 ms. Where the row itself costs less than
 # CHEAP seconds, its frame may wait while a busy loop does PATIENCE seconds of other work; for a
-# slower graph that would save little, and the runner would stand idle.
+# slower graph, or one that runs row by row, that would save little.
 CHEAP = 0.0005
 PATIENCE = 0.002
 
@@ -195,7 +195,8 @@ class RunnerLink:
         )
 
     def _patience(self) -> float:
-        return PATIENCE if self._board.seconds(1) < CHEAP else 0.0
+        worth_it = self._board.batch > 1 and self._board.seconds(1) < CHEAP
+        return PATIENCE if worth_it else 0.0
 
     # Answers in
 
