@@ -287,7 +287,7 @@ def test_a_version_that_comes_back_is_asked_anew(core, suggester, server, tmp_pa
     for version in (first, second, first):
         if repository.resolve(MODEL, "stable") != version:
             repository.rollback(MODEL, who="ann", why="worse")
-        server.serves(version)
+        server.serves(version, model=MODEL)
         shutil.rmtree(tmp_path / "store" / "models")
         shutil.copytree(server.store / "models", tmp_path / "store" / "models")
         work_off(suggester)

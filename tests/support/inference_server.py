@@ -113,12 +113,11 @@ class Server:
                 return float(value)
         return 0.0
 
-    def serves(self, version: int) -> None:
-        """Waits until this version answers."""
+    def serves(self, version: int, **model: str) -> None:
+        """Waits until this version answers: of any model, or of `model=`."""
+        wanted = {"version": str(version), "alias": "stable", **model}
         wait_for(
-            lambda: (
-                self.metric("visionloop_model_info", version=str(version), alias="stable") == 1.0
-            ),
+            lambda: self.metric("visionloop_model_info", **wanted) == 1.0,
             hint=f"version {version}; log: {self.log}",
         )
 
