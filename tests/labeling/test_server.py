@@ -13,8 +13,10 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from support.faults import ALWAYS, Fault, faulty_proxy
 from support.labeling_server import LabelingServer, running_labeling
 from support.pictures import noise
+from support.stores import S3Server
 
 from visionloop.objectstore import open_store
 from visionloop.proto.v1 import labeling_pb2 as pb
@@ -261,6 +263,21 @@ def test_the_start_page_shows_datasets_and_escapes_them(
     assert dataset in page
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
+
+
+@pytest.mark.s3
+def test_a_store_that_hangs_does_not_hold_up_the_end(
+    tmp_path: Path, s3_server: S3Server, s3_url: str
+) -> None:
+    """A thread that waits for an answer cannot be ended, and waits longer than a pod's grace."""
+    with faulty_proxy(s3_server.endpoint) as proxy:
+        flags, environment = ("--drain-seconds=1",), {"AWS_ENDPOINT_URL": proxy.url}
+        with running_labeling(tmp_path, *flags, store=s3_url, **environment) as server:
+            proxy.faults = [Fault("*", "hang", ALWAYS)]
+            asked = len(proxy.requests)
+            server.wait(lambda: len(proxy.requests) > asked)  # by the feedback inbox
+            assert server.terminate() == 0
+            assert "left behind" in server.log.read_text()
 
 
 def test_drain_answers_what_was_read_and_exits_0(tmp_path: Path) -> None:

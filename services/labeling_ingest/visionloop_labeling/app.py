@@ -2,18 +2,21 @@
 
 Start: flags, store (probed), database (migrated), what a crash left put right, both ports opened,
 and only then the ready file. SIGTERM or SIGINT: not ready, no new work; the rows that were read are
-made durable and answered; exit 0.
+made durable and answered; exit 0. A call to the store or the database that hangs is left behind.
 """
 
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import uvloop
@@ -50,6 +53,9 @@ from visionloop_labeling.suggestions import Suggester
 PROGRAM: Final = "visionloop-labeling"
 # For requests; each waits for the database or the store most of its time.
 _THREADS: Final = 16
+# For what drained to let go, and then for its threads to end; a pod's grace has 10 for both.
+_CLOSE_SECONDS: Final = 5.0
+_THREAD_SECONDS: Final = 2.0
 _FEEDBACK_SECONDS: Final = 2.0
 _SUGGESTIONS_SECONDS: Final = 2.0
 _MODELS_SECONDS: Final = 30.0
@@ -81,9 +87,8 @@ async def serve(settings: Settings) -> None:
     readiness = Readiness()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, readiness.stop)
-    asyncio.get_running_loop().set_default_executor(
-        ThreadPoolExecutor(_THREADS, thread_name_prefix="request")
-    )
+    requests = ThreadPoolExecutor(_THREADS, thread_name_prefix="request")
+    asyncio.get_running_loop().set_default_executor(requests)
     store = await asyncio.to_thread(open_store, settings.store)
     await asyncio.to_thread(store.probe, "datasets")
     database = await asyncio.to_thread(
@@ -94,8 +99,29 @@ async def serve(settings: Settings) -> None:
     try:
         await _listen(settings, service, readiness)
     finally:
-        await asyncio.to_thread(service.close)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.to_thread(service.close), _CLOSE_SECONDS)
     _log.info("stopped")
+    requests.shutdown(wait=False, cancel_futures=True)
+    await _leave()
+
+
+async def _leave() -> None:
+    """Ends the process here if a call to the store or the database hangs: Python would wait for its
+    thread, for minutes, and who started us would kill us meanwhile."""
+    end = time.monotonic() + _THREAD_SECONDS
+    while at_work := _threads_at_work():
+        if time.monotonic() > end:
+            _log.warning("calls that do not come back are left behind: %s", ", ".join(at_work))
+            logging.shutdown()
+            os._exit(0)
+        await asyncio.sleep(0.02)
+
+
+def _threads_at_work() -> list[str]:
+    main = threading.main_thread()
+    alive = threading.enumerate()
+    return [one.name for one in alive if one is not main and not one.daemon]
 
 
 async def _listen(settings: Settings, service: LabelingService, readiness: Readiness) -> None:

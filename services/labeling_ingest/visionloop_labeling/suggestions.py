@@ -115,7 +115,7 @@ class Suggester:
     def close(self) -> None:
         """Ends the connections."""
         self._client.close()
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _work_on(self, dataset_name: str, preferred: str) -> bool:
         try:
