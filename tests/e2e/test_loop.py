@@ -15,7 +15,8 @@ from visionloop.objectstore import open_store
 from visionloop.repository import ModelRepository
 from visionloop.snapshot import SnapshotRepository
 
-SMALL = ("--images", "260", "--preset", "demo")
+# Other tests keep the cores busy meanwhile, for seconds at a time: the demo alone is held to 2 s.
+SMALL = ("--images", "260", "--preset", "demo", "--deadline", "10")
 
 
 @pytest.mark.s3

@@ -44,6 +44,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--store", help="an s3:// store to use instead of a folder")
     parser.add_argument("--images", type=int, default=None, help="use about so many photographs")
     parser.add_argument("--preset", default="demo", help="of visionloop-train (%(default)s)")
+    parser.add_argument(
+        "--deadline",
+        type=float,
+        default=steps.LOAD_DEADLINE,
+        help="seconds that a request under load may take (%(default)s)",
+    )
     parser.add_argument("--set", action="append", default=[], help="for visionloop-train")
     return parser.parse_args()
 
@@ -61,7 +67,7 @@ def _loop(options: argparse.Namespace, output: Path) -> DemoRun:
         say("3. Train and promote the first version")
         one = steps.train(suite, options.preset, options.set, labelled)
         say("4. Serve it under a steady load, from here to the end")
-        with steps.background_load(suite, second, output) as requests:
+        with steps.background_load(suite, second, output, options.deadline) as requests:
             say(f"5. Recognise the other {len(second)} photographs, which no model has seen")
             answers = steps.recognise(suite, second)
             right = sum(answer.right for answer in answers)
@@ -80,6 +86,7 @@ def _loop(options: argparse.Namespace, output: Path) -> DemoRun:
             trainings=(one, two),
             answers=answers,
             requests=load.read(requests),
+            deadline=options.deadline,
             served_version_at_end=served,
             after_swap_seconds=AFTER_SWAP_SECONDS,
             seconds=time.time() - started,

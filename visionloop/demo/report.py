@@ -25,6 +25,7 @@ class DemoRun:
     trainings: tuple[Training, Training]
     answers: list[Answer]
     requests: list[Request]
+    deadline: float  # of each, in seconds
     served_version_at_end: int
     after_swap_seconds: float
     seconds: float
@@ -131,7 +132,7 @@ def _page(
             ],
             latency=charts.latency(run.requests, swapped, run.trainings[0].version),
             rate=steps.LOAD_RATE,
-            deadline=steps.LOAD_DEADLINE,
+            deadline=run.deadline,
             samples=[
                 {
                     "title": "What the first version got wrong, and was corrected",

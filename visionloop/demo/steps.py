@@ -142,11 +142,13 @@ def wait_until_served(inference: str, version: int) -> float:
 
 
 @contextmanager
-def background_load(suite: Suite, cells: Sequence[Cell], output: Path) -> Iterator[Path]:
+def background_load(
+    suite: Suite, cells: Sequence[Cell], output: Path, deadline: float
+) -> Iterator[Path]:
     """Step 4: a steady open-loop load from a process of its own, until the block ends."""
     requests, log = output / "requests.jsonl", output / "load.log"
     arguments = [sys.executable, "-m", "visionloop.demo.load", suite.inference]
-    arguments += [str(LOAD_RATE), str(LOAD_DEADLINE), str(requests)]
+    arguments += [str(LOAD_RATE), str(deadline), str(requests)]
     arguments += [str(cell.path) for cell in cells[:LOAD_IMAGES]]
     with running(arguments, log) as process:
         wait_for(
@@ -155,7 +157,7 @@ def background_load(suite: Suite, cells: Sequence[Cell], output: Path) -> Iterat
             process,
             log,
         )
-        say(f"  {LOAD_RATE:.0f} requests/s, deadline {LOAD_DEADLINE:.0f} s, no retries")
+        say(f"  {LOAD_RATE:.0f} requests/s, deadline {deadline:g} s, no retries")
         yield requests
 
 
