@@ -21,7 +21,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Files go to the next free process in this order. Were the ones of minutes last, one process would
 # work on them while the others idle; and what measures time comes when they are over.
 LONG_FILES = ("tests/e2e/", "tests/training/", "tests/charts/test_training_pods")
-LONG = "takes half a minute for a second proof; `make test-kill` and CI run it"
+LONG = "takes long for a second proof; `make test-kill` and CI run it"
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -75,7 +75,9 @@ def test_a_taken_port_ends_with_the_programs_own_code(tmp_path: Path) -> None:
     assert port in told
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.long)]
+)
 def test_a_signal_stops_every_program(tmp_path: Path, number: signal.Signals) -> None:
     process = up("--data", tmp_path / "data", *FREE, "--json")
     assert process.stdout is not None

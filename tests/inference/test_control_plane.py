@@ -402,6 +402,7 @@ def set_canary(repository: ModelRepository, version: int, percent: float) -> Non
     )
 
 
+@pytest.mark.long
 def test_what_was_refused_or_demoted_waits_for_the_aliases(
     tmp_path: Path,
     repository: ModelRepository,
@@ -547,6 +548,7 @@ def test_a_version_that_hangs_before_it_is_proven_gives_way_to_the_one_before(
     in_plane(tmp_path, store_of_models, scenario, "--drain-seconds=2")
 
 
+@pytest.mark.long
 def test_the_files_of_a_version_that_drains_for_long_are_removed_later(
     tmp_path: Path,
     repository: ModelRepository,

@@ -348,7 +348,7 @@ class TestOperators:
     """ONNX's own conformance models: every operator, type and odd shape there is."""
 
     @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the cases' own arithmetic
-    @pytest.mark.parametrize("free", [False, True])
+    @pytest.mark.parametrize("free", [pytest.param(False, marks=pytest.mark.long), True])
     def test_all_are_described_or_refused_in_words(self, tmp_path: Path, free: bool) -> None:
         path = tmp_path / "graph.onnx"
         outcomes: Counter[str] = Counter()

@@ -81,7 +81,7 @@ def slow_request(rows: int) -> pb.ModelInferRequest:
     )
 
 
-@pytest.mark.parametrize("signals", [1, 2])
+@pytest.mark.parametrize("signals", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_request_under_way_is_answered(
     tmp_path: Path, repository: ModelRepository, store_of_models: str, signals: int
 ) -> None:

@@ -19,7 +19,7 @@ from bench.soak.callers import Callers
 from bench.soak.load import METHOD, Plan
 from visionloop.repository import ModelRepository
 
-ROUNDS = int(os.environ.get("KILL_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("KILL_ROUNDS", "1"))
 WATCHERS, STUBBORN = 3, 3  # processes
 GRACE = 25.0  # the default of --drain-seconds
 LOAD = Path(__file__).with_name("load.py")

@@ -206,8 +206,11 @@ def test_a_version_that_kills_its_runner_at_load_is_refused(
 
 @pytest.mark.parametrize(
     "flags",
-    [("--front-ends=0",), ("--front-ends=2",), ("--front-ends=1", "--instances=2")],
-    ids=["one process", "two front ends", "two runners"],
+    [
+        pytest.param(("--front-ends=0",), id="one process"),
+        pytest.param(("--front-ends=2",), id="two front ends"),
+        pytest.param(("--front-ends=1", "--instances=2"), id="two runners", marks=pytest.mark.long),
+    ],
 )
 def test_every_shape_serves_swaps_and_drains(
     tmp_path: Path, repository: ModelRepository, store_of_models: str, flags: tuple[str, ...]

@@ -144,6 +144,7 @@ def test_policies_that_are_none(policy: str) -> None:
         VersionPolicy.parse(policy)
 
 
+@pytest.mark.long
 def test_versions_beside_the_aliases_come_and_go(
     tmp_path: Path, repository: ModelRepository, store_of_models: str
 ) -> None:

@@ -186,9 +186,11 @@ def with_a_golden_image_that_is_none(folder: Path) -> None:
     ("options", "words"),
     [
         ({"wrong_golden": 0}, "gives probabilities"),
-        ({"change": with_external_data}, "external data"),
-        ({"change": with_a_foreign_operator}, "com.example:Cast"),
-        ({"change": with_half_a_graph}, "model.onnx"),
+        pytest.param({"change": with_external_data}, "external data", marks=pytest.mark.long),
+        pytest.param(
+            {"change": with_a_foreign_operator}, "com.example:Cast", marks=pytest.mark.long
+        ),
+        pytest.param({"change": with_half_a_graph}, "model.onnx", marks=pytest.mark.long),
         ({"change": with_a_golden_image_that_is_none}, "golden image"),
     ],
 )

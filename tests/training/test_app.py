@@ -34,6 +34,7 @@ def program(site: Site, *more: str, **environment: str) -> subprocess.CompletedP
     )
 
 
+@pytest.mark.long
 @pytest.mark.kill
 def test_a_job_killed_before_the_marker_leaves_nothing_half_visible(
     site: Site, capsys: pytest.CaptureFixture[str]

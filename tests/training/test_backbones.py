@@ -31,7 +31,11 @@ FAMILIES = {
     "vgg11": 32,
     "vit_b_32": 64,
 }
-EXPORTED = ("mobilenet_v3_small", "shufflenet_v2_x0_5", "convnext_atto")  # bench.backbones: more
+EXPORTED = (  # bench.backbones: more
+    "mobilenet_v3_small",
+    pytest.param("shufflenet_v2_x0_5", marks=pytest.mark.long),
+    "convnext_atto",
+)
 
 
 def library_network(name: str, size: int):

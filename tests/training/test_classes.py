@@ -1,5 +1,6 @@
 """Classes that come, go, or have hardly any images: a run goes on and says so."""
 
+import pytest
 from support.digits import rows, write_digits
 from support.training_site import PROBE, Site
 
@@ -45,6 +46,7 @@ def test_nothing_to_say_is_nothing_said(site: Site):
     assert notes(read(site), None) == []
 
 
+@pytest.mark.long
 def test_a_class_without_a_train_image_does_not_keep_the_others_from_training(site: Site):
     """And one of two images is trained."""
     write_digits(site.store, "digits", {"0": 40, "1": 40, "2": 2})

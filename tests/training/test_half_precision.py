@@ -282,6 +282,7 @@ def test_the_service_takes_it_from_the_published_bundle(
     assert f"model.fp16.onnx on cuda, tensorrt: {measured:.1e} from model.onnx (limit 0.1)" in told
 
 
+@pytest.mark.long
 def test_a_new_head_gets_the_stable_versions_body(published: Site, tmp_path: Path):
     site = published.copied(tmp_path)
     site.write(dict.fromkeys(FIRST, 60))

@@ -107,6 +107,7 @@ def test_an_alias_that_moved_meanwhile_is_left_alone(probed: Site, monkeypatch):
     assert site.repository.versions("reader") == [1, 2]
 
 
+@pytest.mark.long
 def test_a_pinned_stable_stays_and_the_version_is_published(probed: Site):
     site = probed
     current = site.repository.aliases("reader")
@@ -118,6 +119,7 @@ def test_a_pinned_stable_stays_and_the_version_is_published(probed: Site):
     assert site.repository.history("reader")[-1].alias == "pin"
 
 
+@pytest.mark.long
 def test_without_promotion_the_alias_stays(site: Site):
     site.write(FIRST)
     result = site.train(*PROBE, promote=False)
@@ -144,6 +146,7 @@ def test_a_graph_that_differs_is_never_published(site: Site, monkeypatch):
     assert all(key.startswith("models/reader/checkpoints/") for key in left)
 
 
+@pytest.mark.long
 def test_a_stable_version_from_a_lost_snapshot_is_still_compared(probed: Site):
     site = probed
     [first] = SnapshotRepository(site.store).list("digits")
@@ -155,6 +158,7 @@ def test_a_stable_version_from_a_lost_snapshot_is_still_compared(probed: Site):
     assert "snapshot is gone" in result.verdict.notes[0]
 
 
+@pytest.mark.long
 def test_a_stable_version_of_another_dataset_has_seen_what_it_was_trained_on(site: Site):
     manifest = site.write(FIRST)
     rows = SnapshotRepository(site.store).read("digits", manifest.id).rows
@@ -172,6 +176,7 @@ def test_a_stable_version_of_another_dataset_has_seen_what_it_was_trained_on(sit
     assert verdict.reason.startswith("no test image can be compared with version 1")
 
 
+@pytest.mark.long
 def test_a_stable_version_of_other_making_is_compared(site: Site):
     publish_bundle(site.repository, "reader", promote=True)  # its input is named "pixels"
     site.write(FIRST)

@@ -14,6 +14,7 @@ from visionloop_training.app import main
 from visionloop_training.reproduce import reproduce
 
 
+@pytest.mark.long
 def test_the_command_line_and_what_differs(probed: Site, capfd: pytest.CaptureFixture[str]):
     site = probed
     site.write(dict.fromkeys(FIRST, 60))

@@ -280,6 +280,7 @@ def test_where_the_fast_lane_is_chosen_it_is_said_that_nothing_is_searched(
     assert "--search is left out" in caplog.text
 
 
+@pytest.mark.long
 def test_the_winners_settings_are_published_and_reproduced(
     digits: Site, monkeypatch: pytest.MonkeyPatch
 ):
