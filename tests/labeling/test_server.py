@@ -317,6 +317,7 @@ def test_drain_answers_what_was_read_and_exits_0(tmp_path: Path) -> None:
         assert [receipt.ordinal for receipt in receipts] == list(range(len(receipts)))
         terminated.join()
         assert server.process.returncode == 0
+        assert "left behind" not in server.log.read_text()
     with running_labeling(tmp_path) as server:
         again = server.submit(
             row("d", n, image=noise(n % 200), label=str(n % 3)) for n in range(len(receipts))
