@@ -111,6 +111,20 @@ def test_where_they_do_not_batches_stay_small_and_large_ones_are_not_even_tried(
     assert max(machine.sizes) == 4
 
 
+@pytest.mark.parametrize(("row", "batch"), [(1e-5, 32), (5e-4, 8), (2e-3, 1)])
+def test_batches_share_what_each_costs_around_its_run(row: float, batch: int) -> None:
+    """Rows that are no cheaper together still are, where they are cheap beside a turn."""
+    machine = Machine(lambda rows: row * rows)
+    pace = Pace.measure(machine.run, 32, clock=lambda: machine.now, turn=1e-4)
+    assert pace.batch == batch
+    assert pace.batch_seconds(1) == pytest.approx(row)
+
+
+def test_a_short_run_is_timed_often_for_other_work_disturbs_most_of_them() -> None:
+    machine = Machine(lambda rows: 1e-4 + (4e-4 if len(machine.sizes) % 8 else 0.0))
+    assert machine.measured(1).batch_seconds(1) == pytest.approx(1e-4)
+
+
 def test_a_size_between_is_found() -> None:
     machine = Machine(lambda rows: 0.01 + 0.01 * rows + (0.02 * rows if rows > 8 else 0.0))
     assert machine.measured(32).batch == 8

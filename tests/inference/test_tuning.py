@@ -55,7 +55,9 @@ def test_the_kernel_says_whether_the_machine_was_busy(
     monkeypatch.setattr(
         Pace,
         "measure",
-        lambda run, most, budget, warm_ups: measure(run, most, lambda: clock.now, budget),
+        lambda run, most, budget, turn, **_: measure(
+            run, most, lambda: clock.now, budget, turn=turn
+        ),
     )
     session = TimedSession(clock, lambda rows: 0.004 * rows)
     _, tuned = tune(lambda threads: session, lambda rows: [np.zeros((rows, 1))], [1], 8)
@@ -99,13 +101,13 @@ def test_without_a_path_nothing_is_kept() -> None:
         "",
         "no json",
         "[]",
-        '{"format": 2, "entries": {"a": {"threads": 1, "batch": 1, "seconds": {"1": 1}}}}',
-        '{"format": 1, "entries": {"a": 7}}',
-        '{"format": 1, "entries": {"a": {"threads": 1, "batch": 1}}}',
-        '{"format": 1, "entries": {"a": {"threads": 0, "batch": 1, "seconds": {"1": 1}}}}',
-        '{"format": 1, "entries": {"a": {"threads": 1, "batch": 2, "seconds": {"1": 1}}}}',
-        '{"format": 1, "entries": {"a": {"threads": 1, "batch": 1, "seconds": {"1": NaN}}}}',
-        '{"format": 1, "entries": {"a": {"threads": 1, "batch": 1, "seconds": {"x": 1}}}}',
+        '{"format": 3, "entries": {"a": {"threads": 1, "batch": 1, "seconds": {"1": 1}}}}',
+        '{"format": 2, "entries": {"a": 7}}',
+        '{"format": 2, "entries": {"a": {"threads": 1, "batch": 1}}}',
+        '{"format": 2, "entries": {"a": {"threads": 0, "batch": 1, "seconds": {"1": 1}}}}',
+        '{"format": 2, "entries": {"a": {"threads": 1, "batch": 2, "seconds": {"1": 1}}}}',
+        '{"format": 2, "entries": {"a": {"threads": 1, "batch": 1, "seconds": {"1": NaN}}}}',
+        '{"format": 2, "entries": {"a": {"threads": 1, "batch": 1, "seconds": {"x": 1}}}}',
     ],
 )
 def test_a_damaged_file_costs_the_measuring_and_is_mended(tmp_path: Path, content: str) -> None:
@@ -187,7 +189,9 @@ def test_all_cores_must_be_worth_it(
     monkeypatch.setattr(
         Pace,
         "measure",
-        lambda run, most, budget, warm_ups: measure(run, most, lambda: clock.now, budget),
+        lambda run, most, budget, turn, **_: measure(
+            run, most, lambda: clock.now, budget, turn=turn
+        ),
     )
     opened = []
 
@@ -200,7 +204,8 @@ def test_all_cores_must_be_worth_it(
     assert opened == [1, 2]
     assert (tuned.threads, tuned.batch) == (chosen, 1)
     assert isinstance(session, TimedSession)
-    assert tuned.rows_a_second == pytest.approx(250 * (speed_up if chosen == 2 else 1))
+    took = 0.004 / (speed_up if chosen == 2 else 1)
+    assert tuned.rows_a_second == pytest.approx(1 / (tuning.TURN + took))
 
 
 def test_measuring_ends_with_its_budget() -> None:

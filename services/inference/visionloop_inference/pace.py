@@ -20,7 +20,9 @@ from time import perf_counter
 
 FORGETTING = 0.2  # weight of the newest run in the moving average
 WORTH_IT = 0.95  # a larger batch must bring a row's cost below this share of the best so far
-TRIES = 2  # the better one counts: other work on the machine only ever adds time
+TRIES = 2  # the best one counts: other work on the machine only ever adds time
+MOST_TRIES = 50  # of a run so short that other work disturbs two of them as a whole
+TRIES_SECONDS = 0.005  # after which no more than TRIES are made
 PATIENCE = 2  # sizes in a row that may fail to be better before the search ends
 SHORT = 0.05  # seconds; a longer run is tried once less
 LONGEST = 1.0  # seconds; a batch that takes longer is never made larger
@@ -62,11 +64,13 @@ class Pace:
         clock: Callable[[], float] = perf_counter,
         budget: float = math.inf,
         warm_ups: int = 0,
+        turn: float = 0.0,
     ) -> "Pace":
         """Runs batches of growing size; `run(n)` runs one of n rows.
 
         After `budget` seconds no larger one is begun. `warm_ups` are the runs of each size that do
-        not count: a GPU chooses kernels and grows its memory for each.
+        not count: a GPU chooses kernels and grows its memory for each. `turn` seconds are what a
+        batch of any size costs around its run: they count when sizes are compared, and no more.
         """
         began = clock()
         seconds: dict[int, float] = {}
@@ -76,10 +80,10 @@ class Pace:
                 run(size)
             # The first run of a size allocates, which only short ones feel.
             first = _timed(run, size, clock)
-            tries = TRIES if first < SHORT else TRIES - 1
-            again = min(_timed(run, size, clock) for _ in range(tries))
+            again = _best(run, size, clock, TRIES if first < SHORT else TRIES - 1)
             seconds[size] = again if first < SHORT else min(first, again)
-            if size > 1 and seconds[size] / size > WORTH_IT * seconds[best] / best:
+            best_row, row = (turn + seconds[best]) / best, (turn + seconds[size]) / size
+            if size > 1 and row > WORTH_IT * best_row:
                 failed += 1
             else:
                 best, failed = size, 0
@@ -185,6 +189,17 @@ class Board:
         )
         self._pace = Pace.of(known, 1, padded=bool(padded))
         return self._pace
+
+
+def _best(run: Callable[[int], object], size: int, clock: Callable[[], float], tries: int) -> float:
+    """Seconds of the best run: of so many, or of more where they are short."""
+    best = spent = 0.0
+    for made in range(MOST_TRIES):
+        if made >= tries and spent >= TRIES_SECONDS:
+            break
+        took = _timed(run, size, clock)
+        best, spent = min(best, took) if made else took, spent + took
+    return best
 
 
 def _timed(run: Callable[[int], object], size: int, clock: Callable[[], float]) -> float:

@@ -43,6 +43,9 @@ BUDGET = 1.5  # seconds after which no larger batch is tried, for each number of
 GPU_BUDGET = 15.0  # the same on a GPU, whose first run loads libraries and kernels
 GPU_WARM_UPS = 4  # runs of each size that do not count
 BUSY = 0.2  # share of the time that threads may wait for a core on a quiet machine
+# Seconds that a batch costs a runner and a front end around its run: a wake-up, a turn of the loop,
+# a send (bench.link). Without them a cheap graph that does not gain by batches runs row by row.
+TURN = 100e-6
 PROVISIONAL = 3600.0  # seconds that figures from a busy machine are good for
 MOST_ENTRIES = 256
 FIRST_GUESS = 0.001  # seconds of a batch, where no example could be run
@@ -68,7 +71,7 @@ class Tuned:
 
     @property
     def rows_a_second(self) -> float:
-        return self.batch / self.seconds[self.batch]
+        return self.batch / (TURN + self.seconds[self.batch])
 
 
 class TuningFile:
@@ -119,7 +122,7 @@ class TuningFile:
                 newest = sorted(entries, key=lambda known: entries[known].get("measured", 0))
                 kept = {known: entries[known] for known in newest[-MOST_ENTRIES:]}
                 new = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-                new.write_text(json.dumps({"format": 1, "entries": kept}, indent=1))
+                new.write_text(json.dumps({"format": 2, "entries": kept}, indent=1))
                 new.replace(self._path)
         except OSError as error:
             log.warning(
@@ -130,7 +133,7 @@ class TuningFile:
         if self._path is None or not self._path.exists():
             return {}
         content = json.loads(self._path.read_text())
-        if not isinstance(content, dict) or content.get("format") != 1:
+        if not isinstance(content, dict) or content.get("format") != 2:
             raise ValueError("its format is not known here")
         entries = content.get("entries")
         if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
@@ -178,6 +181,7 @@ def tune(
             max_batch,
             budget=GPU_BUDGET if on_gpu else BUDGET,
             warm_ups=GPU_WARM_UPS if on_gpu else 0,
+            turn=TURN,
         )
         tuned = Tuned(threads, pace.batch, dict(zip(pace.sizes, pace.times, strict=True)))
         log.info("%d threads: %.1f rows a second in batches of %d",
