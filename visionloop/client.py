@@ -107,8 +107,9 @@ class Client(ClientBase):
         lists are sent as several requests, a few at a time, under one deadline. `model` empty is
         the server's default; `version` is a number, an alias, or empty for stable (or the canary,
         for its share of the calls: the same for the same `routing_key`); `top_k` 0 is all classes,
-        up to the server's limit of 1,000; `priority` 1 goes before 0, which goes before 2. Raises
-        NotFoundError for a file, model or version that is not there, UnavailableError,
+        up to the server's limit of 1,000; `priority` 1 goes before 2 (0, the normal one, is 2) and
+        that before 3, which is for work that may wait, and is refused first. Raises NotFoundError
+        for a file, model or version that is not there, UnavailableError,
         OverloadedError, DeadlineExceededError and other errors of `visionloop.errors`; an image
         that the service refuses is no error of the call.
         """
@@ -149,6 +150,7 @@ class Client(ClientBase):
         Images are taken from the iterable as the server works them off. An image that cannot be
         read, or is refused, or was in a request that failed, has its error in its own result; only
         a call that breaks off raises. `timeout` (seconds, for the whole) is none unless given.
+        `priority` 0 is 3 here: calls of others go first. 2 is as good as theirs.
         """
         self._check_open()
         limit = None if timeout is None else self._seconds(timeout)

@@ -1,7 +1,9 @@
 """The door, and the pace it predicts by."""
 
+import asyncio
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 from hypothesis import given
@@ -79,6 +81,138 @@ def test_a_passed_deadline_is_no_overload() -> None:
         door().admit(1, 10, time.monotonic() - 1, a_second_a_row),
     ):
         pass
+
+
+# --- work of low priority
+
+
+def hold(admission: Admission, rows: int, size: int = 1, *, low: bool = True) -> ExitStack:
+    """Admitted until it is closed."""
+    held = ExitStack()
+    held.enter_context(admission.admit(rows, size, None, a_second_a_row, low=low))
+    return held
+
+
+def test_low_priority_fills_half_of_the_rows_and_others_have_the_rest() -> None:
+    admission = door(rows=10)
+    with hold(admission, 3), hold(admission, 2):
+        with pytest.raises(OverloadedError, match=r"5 rows of low priority .* share is 5 of 10"):
+            hold(admission, 1)
+        with hold(admission, 5, low=False), pytest.raises(OverloadedError, match="10 rows are"):
+            hold(admission, 1, low=False)
+    assert (admission.rows, admission.low_rows) == (0, 0)
+
+
+def test_low_priority_fills_half_of_the_bytes_over_all_models() -> None:
+    budget = ByteBudget(100)
+    one, other = Admission("one", 10, budget), Admission("other", 10, budget)
+    with hold(one, 1, 40):
+        with pytest.raises(OverloadedError, match="hold 40 bytes and their share is 50 of 100"):
+            hold(other, 1, 20)
+        with hold(other, 1, 60, low=False):
+            pass
+    assert (budget.held, budget.low) == (0, 0)
+
+
+@pytest.mark.parametrize(("batch", "share"), [(1, 128), (64, 128), (80, 160), (128, 192)])
+def test_a_large_batch_is_kept_busy_and_a_quarter_is_always_left(batch: int, share: int) -> None:
+    admission = Admission("door", 256, ByteBudget(1000), lambda: batch)
+    with hold(admission, share - 1), hold(admission, 1):
+        with pytest.raises(OverloadedError, match=f"share is {share} of 256"):
+            hold(admission, 1)
+        hold(admission, 256 - share, low=False).close()
+
+
+def test_what_is_larger_than_the_share_comes_in_alone() -> None:
+    """Otherwise it never would, where one request may fill the queue."""
+    admission = door(rows=10, size=100)
+    with hold(admission, 8, 90), pytest.raises(OverloadedError, match="low priority"):
+        hold(admission, 1, 1)
+    hold(admission, 1, 1).close()
+
+
+def test_rows_of_low_priority_are_not_ahead_of_others_but_for_the_batch_that_runs() -> None:
+    admission = Admission("door", 100, ByteBudget(1000), lambda: 2)
+    soon = time.monotonic() + 4.5
+    with hold(admission, 50):
+        with admission.admit(1, 1, soon, a_second_a_row):  # behind 2
+            pass
+        with pytest.raises(OverloadedError, match="2 rows are ahead"):
+            admission.admit(3, 1, soon, a_second_a_row).__enter__()
+        with hold(admission, 50, low=False), pytest.raises(OverloadedError, match="52 rows"):
+            admission.admit(0, 1, soon, a_second_a_row).__enter__()
+
+
+def test_who_waits_for_room_comes_in_in_turn() -> None:
+    async def scenario() -> None:
+        admission = door(rows=10)
+        came: list[str] = []
+
+        async def come(name: str, rows: int) -> ExitStack:
+            await admission.room(rows, 1)
+            came.append(name)
+            return hold(admission, rows)
+
+        first = await come("first", 4)
+        large, small = asyncio.create_task(come("large", 5)), asyncio.create_task(come("small", 1))
+        await turns()
+        assert came == ["first"]  # the small one would fit, and is behind the large one
+        first.close()
+        await turns()
+        assert came == ["first", "large"]
+        (await large).close()
+        (await small).close()
+        assert came == ["first", "large", "small"]
+        assert admission.rows == 0
+
+    asyncio.run(scenario())
+
+
+def test_room_that_others_let_go_is_waited_for_and_so_are_bytes_of_other_models() -> None:
+    async def scenario() -> None:
+        budget = ByteBudget(100)
+        one, other = Admission("one", 10, budget), Admission("other", 10, budget)
+        for taken, rows, size in ((one, 10, 1), (other, 1, 95)):
+            held = hold(taken, rows, size, low=False)
+            waits = asyncio.create_task(one.room(1, 10))
+            await turns()
+            assert not waits.done()
+            held.close()
+            await asyncio.wait_for(waits, 10)
+
+    asyncio.run(scenario())
+
+
+def test_who_gives_up_waiting_lets_the_next_one_in() -> None:
+    async def scenario() -> None:
+        admission = door(rows=10)
+        held = hold(admission, 3)
+        large, small = (asyncio.create_task(admission.room(rows, 1)) for rows in (5, 2))
+        await turns()
+        large.cancel()
+        await asyncio.wait_for(small, 10)
+        held.close()
+        await asyncio.wait_for(admission.room(5, 1), 10)
+
+    asyncio.run(scenario())
+
+
+def test_what_never_fits_is_not_waited_for() -> None:
+    async def scenario() -> None:
+        admission = door(rows=10, size=100)
+        with hold(admission, 5):
+            await asyncio.wait_for(admission.room(11, 1), 10)
+            await asyncio.wait_for(admission.room(1, 101), 10)
+
+    asyncio.run(scenario())
+
+
+async def turns(count: int = 10) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+# --- the pace
 
 
 class Machine:

@@ -19,7 +19,7 @@ from visionloop.errors import (
     VisionloopError,
 )
 from visionloop.proto.inference import open_inference_pb2 as pb
-from visionloop_inference import batching
+from visionloop_inference import levels
 from visionloop_inference.catalogue import GraphRunFailedError
 from visionloop_inference.datatypes import DATATYPES
 from visionloop_inference.open_inference import MAX_KINDS, OpenInference
@@ -449,7 +449,7 @@ def test_metadata_and_config(tmp_path: Path) -> None:
         assert (config.output[0].name, list(config.output[0].dims)) == ("y", [2])
         assert config.instance_group[0].kind == pb.ModelInstanceGroup.KIND_CPU
         assert config.WhichOneof("scheduling_choice") == "dynamic_batching"
-        assert config.dynamic_batching.default_priority_level == batching.NORMAL
+        assert config.dynamic_batching.default_priority_level == levels.NORMAL
         server = await served.ServerMetadata(pb.ServerMetadataRequest(), NO_DEADLINE)
         assert {"statistics", "classification", "system_shared_memory"} <= set(server.extensions)
         assert "cuda_shared_memory" not in server.extensions

@@ -1,6 +1,8 @@
 """More work than there is room or time for is refused early; what callers gave up does not run."""
 
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from support.bundles import SIDE, encoded, publish_bundle
 from support.inference_server import Server, running_server, wait_for
 
+from visionloop.client import Client, Recognition
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop.proto.inference import open_inference_pb2_grpc
 from visionloop.repository import ModelRepository
@@ -124,3 +127,46 @@ def test_bytes_held_are_bounded(
         with ThreadPoolExecutor(4) as pool:  # the room comes back after each refusal
             for call in [pool.submit(server.recognize, b"tiny") for _ in range(20)]:
                 assert call.result().results[0].status.reason == "not_an_image"
+
+
+def test_a_bulk_client_leaves_room_for_single_calls(
+    tmp_path: Path, repository: ModelRepository, store_of_models: str
+) -> None:
+    """With the defaults of both: two connections with 16 requests of 8 images, and 256 rows."""
+    publish_bundle(repository, seed=1, promote=True, hidden=2048, golden=2, before_ready=1)
+    images = [encoded(number) for number in range(8)]
+    enough = threading.Event()
+
+    def endless() -> Iterator[bytes]:
+        while not enough.is_set():
+            yield from images
+
+    def bulk(target: str) -> list[Recognition]:
+        with Client(target) as client:
+            return list(client.recognize_stream(endless()))
+
+    with (
+        running_server(tmp_path / "server", store_of_models, "--max-batch=1") as server,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        server.ready()
+        stream = pool.submit(bulk, server.target)
+        try:
+            held = [
+                wait_for(
+                    lambda: server.metric("visionloop_queue_rows", model="cells") > 100,
+                    hint="a bulk client that fills its share",
+                )
+            ]
+            for number in range(30):
+                assert server.recognize(images[number % 8], timeout=10.0).version == 1
+                held.append(server.metric("visionloop_queue_rows", model="cells"))
+        finally:
+            enough.set()
+        assert max(held) <= 128 + 1
+        results = stream.result()
+        assert {result.error for result in results} == {None}
+        assert len(results) > 128  # what held it back did not stop it
+        for reason in ("queue_full", "low_priority", "late", "bytes"):
+            assert server.metric("visionloop_rejected_total", reason=reason) == 0
+        # A single call may be of low priority as well, and then it is told that its half is full.

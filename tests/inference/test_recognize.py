@@ -266,8 +266,9 @@ def test_a_stream_answers_in_order_and_goes_on_after_failures(server: Server) ->
             assert probabilities(result) == pytest.approx(row.tolist(), abs=1e-5)
 
 
+@pytest.mark.parametrize("priority", [0, 2])
 def test_a_stream_waits_for_room_where_a_call_is_refused(
-    tmp_path: Path, one_model: tuple[str, Bundle]
+    tmp_path: Path, one_model: tuple[str, Bundle], priority: int
 ) -> None:
     """More is sent at once than the server may hold; every request is answered all the same."""
     flags = ("--queue-rows=2", "--max-images=2", "--decode-threads=1")
@@ -275,13 +276,16 @@ def test_a_stream_waits_for_room_where_a_call_is_refused(
         server.ready()
         images = [encoded(i % 10) for i in range(80)]
         requests = [
-            pb.RecognizeRequest(images=[pb.EncodedImage(data=i) for i in images[n : n + 2]])
+            pb.RecognizeRequest(
+                images=[pb.EncodedImage(data=i) for i in images[n : n + 2]], priority=priority
+            )
             for n in range(0, 80, 2)
         ]
         answered = list(stream(server, requests))
         assert [answer.status.code for answer in answered] == [0] * 40
+        # Of low priority it waits in line; of the normal one it comes again and again.
         refused = server.metric("visionloop_rejected_total", reason="queue_full")
-        assert refused > 0  # else this test shows nothing
+        assert (refused > 0) is (priority == 2)
 
 
 def test_the_clients_stream_against_the_service(server: Server, tmp_path: Path) -> None:

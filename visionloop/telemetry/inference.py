@@ -39,8 +39,8 @@ INFLIGHT_REQUESTS = _gauge(
 )
 REJECTED = _counter(
     "visionloop_rejected_total",
-    "Requests refused or dropped before they ran: queue_full, bytes, late, expired, cancelled, "
-    "draining.",
+    "Requests refused or dropped before they ran: queue_full, bytes, low_priority, late, expired, "
+    "cancelled, draining.",
     ("reason",),
 )
 IMAGE_ERRORS = _counter(

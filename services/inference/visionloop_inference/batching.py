@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionloop_inference.datatypes import DATATYPES
+from visionloop_inference.levels import level_of
 from visionloop_inference.rows import Arena
 from visionloop_inference.session import Arrays
 from visionloop_inference.wire import JobFrame, Layout, Reason
 
 CANCELLED = "cancelled by its caller"
-NORMAL = 2  # the level of a request that names no priority (0): only level 1 goes before it
 
 
 class Source(Protocol):
@@ -65,7 +65,7 @@ class Job:
 
     @property
     def level(self) -> int:
-        return self.frame.priority or NORMAL
+        return level_of(self.frame.priority)
 
 
 @dataclass(frozen=True, slots=True)

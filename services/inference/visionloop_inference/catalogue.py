@@ -76,6 +76,11 @@ class RoutedVersion:
         """Whether a runner is there. One that died takes its link along."""
         return bool(self.links)
 
+    @property
+    def batch(self) -> int:
+        """Rows that run at once at most, in all runners together."""
+        return sum([link.batch for link in self.links])
+
     def seconds(self, rows: int) -> float:
         """Predicted seconds for so many rows, shared out over the runners."""
         links = self.links
@@ -178,12 +183,15 @@ class RoutedModel:
     def __init__(self, name: str, queue_rows: int, budget: ByteBudget) -> None:
         self.name = name
         self.duration = metrics.REQUEST_DURATION.labels(model=name)
-        self.admission = Admission(name, queue_rows, budget)
+        self.admission = Admission(name, queue_rows, budget, self._batch)
         self.versions: dict[int, RoutedVersion] = {}
         self.stable: int | None = None
         self.canary: CanaryShare | None = None
         self.problem = ""  # why there is no version, or not the wanted one
         self.wanted = True  # whether somebody asked for it to be served
+
+    def _batch(self) -> int:
+        return max([version.batch for version in self.versions.values()], default=1)
 
     @property
     def serving(self) -> bool:

@@ -38,7 +38,7 @@ class Decoder:
     """The pool. Safe to use from the event loop only."""
 
     def __init__(self, threads: int, limits: Limits | None = None) -> None:
-        self._threads = threads
+        self.threads = threads  # images that are decoded side by side
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._limits = limits or Limits()
         self._pending = 0
@@ -64,7 +64,7 @@ class Decoder:
         """Predicted seconds until so many more images, put behind the waiting ones, are decoded."""
         if images == 0:
             return 0.0
-        return (self._pending + images) * self._seconds / self._threads
+        return (self._pending + images) * self._seconds / self.threads
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

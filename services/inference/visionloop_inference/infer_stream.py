@@ -17,9 +17,11 @@ async def in_order(
     requests: AsyncIterator[Request],
     answer: Callable[[Request], Awaitable[Response]],
     limit: int,
+    ready: Callable[[Request], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Response]:
     """The answer to each request, at most `limit` of them under way.
 
+    No further request is read until `ready` is back with the one before, and only then it is begun.
     An error of `answer` or of `requests` ends the stream, and so does closing it; what is under way
     is cancelled then.
     """
@@ -31,6 +33,8 @@ async def in_order(
         try:
             async for request in requests:
                 await room.acquire()
+                if ready is not None:
+                    await ready(request)
                 task = asyncio.ensure_future(answer(request))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)

@@ -12,11 +12,10 @@ from visionloop.bundle import ClassifierBundle
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop.signature import FREE, Signature, TensorSpec
 from visionloop_inference.catalogue import RoutedVersion
+from visionloop_inference.levels import LAST, NORMAL
 
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
-MAX_PRIORITY = 255  # 1 comes first
-NORMAL_PRIORITY = 2  # what 0, or none, counts as: the queue's own (`batching.NORMAL`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +88,8 @@ def config(version: RoutedVersion, offer: Offer) -> pb.ModelConfig:
     made.instance_group.add(name=version.model, count=offer.instances, kind=kind)
     if signature.batched:
         # Rows wait only while the model is busy, so there is no delay to state.
-        made.dynamic_batching.priority_levels = MAX_PRIORITY
-        made.dynamic_batching.default_priority_level = NORMAL_PRIORITY
+        made.dynamic_batching.priority_levels = LAST
+        made.dynamic_batching.default_priority_level = NORMAL
     made.model_transaction_policy.decoupled = False
     made.parameters["task"].string_value = version.bundle.task
     if isinstance(version.bundle, ClassifierBundle):

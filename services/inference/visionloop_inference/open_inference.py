@@ -25,11 +25,13 @@ from visionloop.errors import ImageError, UnimplementedError, VisionloopError
 from visionloop.preprocessing import Preprocessing
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop_inference.admission import deadline_of
+from visionloop_inference.bulk_decoding import BulkDecoder
 from visionloop_inference.catalogue import Catalogue, RoutedModel, RoutedVersion
 from visionloop_inference.datatypes import Buffer, Tensor
 from visionloop_inference.decoding import Decoder
 from visionloop_inference.incidents import shown
 from visionloop_inference.infer_stream import in_order
+from visionloop_inference.levels import is_low
 from visionloop_inference.model_config import Offer, config, metadata
 from visionloop_inference.open_inference_extensions import Ask, Extensions, check_version
 from visionloop_inference.plans import Plan, make_plan
@@ -68,6 +70,7 @@ class OpenInference(Extensions):
     ) -> None:
         super().__init__(catalogue, ask, offer, regions)
         self._decoder = decoder
+        self._bulk_decoder = BulkDecoder(decoder)
         self._routes: dict[bytes, Route] = {}
 
     async def ServerLive(
@@ -180,7 +183,9 @@ class OpenInference(Extensions):
 
         if plan.regions and self._regions is not None:
             await self._regions.catch_up(plan.regions)
-        with model.admission.admit(plan.rows, size + plan.shared_bytes, deadline, predicted):
+        size += plan.shared_bytes
+        low = is_low(plan.priority)
+        with model.admission.admit(plan.rows, size, deadline, predicted, low=low):
             buffers = plan.buffers(parts.raws, self._regions)
             if images:
                 inputs = [await self._decode(plan, buffers[0], version.bundle)]
@@ -194,7 +199,8 @@ class OpenInference(Extensions):
         if not isinstance(bundle, ClassifierBundle):
             raise UnimplementedError(f"model {bundle.model!r} does not take encoded images")
         encoded = split_bytes(buffer, plan.rows, plan.inputs[0].field)
-        rows = await decode_all(self._decoder, encoded, bundle.preprocessing)
+        decoder = self._bulk_decoder if is_low(plan.priority) else self._decoder
+        rows = await decode_all(decoder, encoded, bundle.preprocessing)
         pixels = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)  # (n, height, width, 3)
         return Tensor("UINT8", pixels.shape, np.ascontiguousarray(pixels).reshape(-1).data)
 
@@ -217,7 +223,9 @@ class OpenInference(Extensions):
 
 
 async def decode_all(
-    decoder: Decoder, encoded: Sequence[memoryview], preprocessing: Preprocessing
+    decoder: Decoder | BulkDecoder,
+    encoded: Sequence[memoryview],
+    preprocessing: Preprocessing,
 ) -> list[NDArray[np.uint8]]:
     """The rows, (height, width, 3) each, of images decoded side by side.
 

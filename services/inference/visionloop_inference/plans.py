@@ -17,7 +17,8 @@ from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop.signature import MAX_DIMENSIONS, Signature, TensorSpec
 from visionloop_inference.catalogue import RoutedVersion
 from visionloop_inference.datatypes import DATATYPES, Buffer, Tensor
-from visionloop_inference.model_config import MAX_PRIORITY, Offer
+from visionloop_inference.levels import LAST
+from visionloop_inference.model_config import Offer
 from visionloop_inference.parameters import MAX_PARAMETER, Span, refuse_sequences, span_of, whole
 from visionloop_inference.shared_memory import Regions
 from visionloop_inference.tensors import (
@@ -154,7 +155,7 @@ def make_plan(request: pb.ModelInferRequest, version: RoutedVersion, offer: Offe
         typed=any(plan.typed is not None for plan in inputs),
         encoded=encoded,
         timeout=timeout / 1e6 if timeout else None,
-        priority=whole(request.parameters, "priority", "parameters", MAX_PRIORITY) or 0,
+        priority=whole(request.parameters, "priority", "parameters", LAST) or 0,
         regions=tuple(span.region for span in spans),
         shared_bytes=_shared_bytes(spans, offer),
     )

@@ -1,6 +1,7 @@
 """visionloop.v1.Recognition: encoded images in, labelled and calibrated results out."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -21,19 +22,20 @@ from visionloop.proto.v1 import recognition_pb2_grpc
 from visionloop.recognition_messages import ROUTING_KEY
 from visionloop_inference.admission import check_count, deadline_of
 from visionloop_inference.auth import CALLER
+from visionloop_inference.bulk_decoding import BulkDecoder
 from visionloop_inference.catalogue import Catalogue, RoutedModel, RoutedVersion
 from visionloop_inference.datatypes import Answer, Tensor
 from visionloop_inference.decoding import Decoded, Decoder
 from visionloop_inference.feedback import FeedbackInbox
 from visionloop_inference.incidents import shown
 from visionloop_inference.infer_stream import in_order
+from visionloop_inference.levels import BULK, is_low, level_of
 from visionloop_inference.results import MAX_TOP_K, refuse, results_of
 
-MAX_PRIORITY = 255
 MAX_KEY = 1024  # characters of a routing key
 STREAM_REQUESTS = 16  # of one stream at a time
-# A request of a stream waits so long for room before it is refused like any other: whoever sends
-# bulk work wants it done, and the stream holds him back by itself.
+# A request of a stream that is refused is tried again for so long: whoever sends bulk work wants it
+# done, and the stream holds him back by itself. Waiting in line for room does not count.
 STREAM_PATIENCE = 30.0  # seconds
 LONGEST_PAUSE = 1.0
 
@@ -48,13 +50,15 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
     ) -> None:
         self._catalogue = catalogue
         self._decoder = decoder
+        self._bulk_decoder = BulkDecoder(decoder)
         self._max_images = max_images
         self._feedback = feedback
 
     async def Recognize(
         self, request: pb.RecognizeRequest, context: Context
     ) -> pb.RecognizeResponse:
-        return await self._recognize(request, context, deadline_of(context))
+        level = level_of(request.priority)
+        return await self._recognize(request, context, deadline_of(context), level)
 
     async def RecognizeStream(
         self, requests: AsyncIterator[pb.RecognizeRequest], context: Context
@@ -69,7 +73,12 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
                 return _failed(shown(error, "RecognizeStream"))
             return pb.RecognizeStreamResponse(status=pb.ImageStatus(), response=response)
 
-        async for answer in in_order(requests, one, STREAM_REQUESTS):
+        async def ready(request: pb.RecognizeRequest) -> None:
+            """Reading stops while there is no room: what waits is not in our memory then."""
+            with contextlib.suppress(VisionloopError):  # told as the request's answer
+                await self._room(request)
+
+        async for answer in in_order(requests, one, STREAM_REQUESTS, ready):
             yield answer
 
     async def SubmitFeedback(
@@ -81,19 +90,28 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
         self, request: pb.RecognizeRequest, context: Context, deadline: float | None
     ) -> pb.RecognizeResponse:
         """As `_recognize`, but waits for room where there is none."""
-        end = time.monotonic() + STREAM_PATIENCE
+        paused = 0.0
         while True:
+            await self._room(request)
             try:
-                return await self._recognize(request, context, deadline)
+                level = level_of(request.priority, BULK)
+                return await self._recognize(request, context, deadline, level)
             except OverloadedError as error:
                 pause = min(error.retry_after_seconds or LONGEST_PAUSE, LONGEST_PAUSE)
+                paused += pause
                 back = time.monotonic() + pause
-                if back >= end or (deadline is not None and back >= deadline):
+                if paused >= STREAM_PATIENCE or (deadline is not None and back >= deadline):
                     raise
                 await asyncio.sleep(pause)
 
+    async def _room(self, request: pb.RecognizeRequest) -> None:
+        """Waits until a stream's request has room, if it is of low priority."""
+        if is_low(level_of(request.priority, BULK)):
+            admission = self._catalogue.model(request.model).admission
+            await admission.room(len(request.images), request.ByteSize())
+
     async def _recognize(
-        self, request: pb.RecognizeRequest, context: Context, deadline: float | None
+        self, request: pb.RecognizeRequest, context: Context, deadline: float | None, level: int
     ) -> pb.RecognizeResponse:
         model = self._catalogue.model(request.model)
         with model.duration.time():
@@ -102,7 +120,7 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
             _check(request)
             key = _routing_key(request, model, context)
             with model.version(request.version, key).use() as version:
-                return await self._answer(request, model, version, deadline)
+                return await self._answer(request, model, version, deadline, level)
 
     async def _answer(
         self,
@@ -110,28 +128,30 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
         model: RoutedModel,
         version: RoutedVersion,
         deadline: float | None,
+        level: int,
     ) -> pb.RecognizeResponse:
         results = results_of(version)
-        count = len(request.images)
+        count, low = len(request.images), is_low(level)
 
         def predicted(rows: int) -> float:
             return self._decoder.seconds(count) + version.seconds(rows)
 
-        with model.admission.admit(count, request.ByteSize(), deadline, predicted):
-            images = await self._decode(request, results.bundle)
+        with model.admission.admit(count, request.ByteSize(), deadline, predicted, low=low):
+            images = await self._decode(request, results.bundle, low=low)
             rows = [image.row for image in images if isinstance(image, Decoded)]
             answer = Answer({})
             if rows:
-                priority = min(request.priority, MAX_PRIORITY)
-                answer = await version.run([_pixels(rows)], len(rows), deadline, priority)
+                answer = await version.run([_pixels(rows)], len(rows), deadline, level)
         return results.respond(request, images, answer)
 
     async def _decode(
-        self, request: pb.RecognizeRequest, bundle: ClassifierBundle
+        self, request: pb.RecognizeRequest, bundle: ClassifierBundle, *, low: bool
     ) -> Sequence[Decoded | ImageError]:
+        decoder = self._bulk_decoder if low else self._decoder
+
         async def one(image: pb.EncodedImage) -> Decoded | ImageError:
             try:
-                return await self._decoder.decode(image.data, bundle.preprocessing)
+                return await decoder.decode(image.data, bundle.preprocessing)
             except ImageError as error:
                 return error
 

@@ -66,6 +66,7 @@ class RecognitionServicer(object):
         """For bulk work: any number of requests over one call, each answered in its turn. The server
         works on several at once and reads no further than it can work, so a caller may send as fast as
         the call takes it. What is wrong with one request is in its answer and does not end the call.
+        Requests that name no priority are of low priority (3): they wait for room, and leave it to others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
