@@ -3,6 +3,7 @@
 import importlib
 import sys
 
+from visionloop.disk_space import room_anywhere
 from visionloop.errors import VisionloopError
 from visionloop.extras import require
 
@@ -15,7 +16,8 @@ def run(program: str, extra: str, module: str) -> int:
     """
     try:
         require(extra)
-        code: int = importlib.import_module(module).main()
+        with room_anywhere({}):
+            code: int = importlib.import_module(module).main()
     except VisionloopError as error:
         sys.stderr.write(f"{program}: {error}\n")
         return error.exit_code

@@ -97,6 +97,19 @@ class UnavailableError(VisionloopError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class DiskFullError(UnavailableError):
+    """A disk of ours takes no more. Make room and try again; nothing is half-written.
+
+    `what` says which, and `setting` names the flag or variable that moves it elsewhere, if any.
+    """
+
+    def __init__(self, what: str, setting: str = "") -> None:
+        elsewhere = f", or name another place by {setting}" if setting else ""
+        super().__init__(f"{what}; make room there{elsewhere}")
+        self.what = what
+        self.setting = setting
+
+
 class OverloadedError(VisionloopError):
     """The queue is full or the answer would come too late. `retry_after_seconds` is a hint."""
 

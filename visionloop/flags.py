@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import visionloop
+from visionloop.disk_space import room_for
 from visionloop.errors import ConfigurationError
 from visionloop.objectstore.local import written_whole
 
@@ -263,7 +264,7 @@ def write_ready_file(path: Path, addresses: Mapping[str, str]) -> None:
     Raises ConfigurationError where it cannot be written.
     """
     try:
-        with written_whole(path) as file:
+        with room_for(path, setting="--ready-file"), written_whole(path) as file:
             file.write(json.dumps({"pid": os.getpid(), **addresses}).encode())
     except OSError as error:
         raise ConfigurationError(

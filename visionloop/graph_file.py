@@ -9,7 +9,6 @@ Adding the same file with the same labels to the same model again finds the vers
 """
 
 import hashlib
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from pydantic import Field, ValidationError
 
 from visionloop.bundle import Bundle, BundleFile, BundleLabel, Source, TensorsBundle, WarmUp
 from visionloop.bundle_files import is_intact
+from visionloop.disk_space import temporary_folder
 from visionloop.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError
 from visionloop.record import Record
 from visionloop.repository import ModelRepository
@@ -67,10 +67,10 @@ def publish_graph(
     )
     bundle = _bundle(model, description, labels, source)  # before a number is spent on it
     bundle = bundle.model_copy(update={"version": repository.claim(model, run_id)})
-    with tempfile.TemporaryDirectory(prefix="visionloop-add-") as folder:
-        (Path(folder) / GRAPH).symlink_to(path.resolve())
+    with temporary_folder("visionloop-add-") as folder:
+        (folder / GRAPH).symlink_to(path.resolve())
         try:
-            repository.publish(bundle, Path(folder))
+            repository.publish(bundle, folder)
         except ConflictError:
             return _published(repository.read(model, bundle.version), run_id), False
         except CorruptError:

@@ -10,6 +10,7 @@ publishing reads back all it wrote (about 20 MB for the smallest models).
 import hashlib
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,12 +23,15 @@ from visionloop.bundle_files import (
     file_entry,
     is_intact,
 )
+from visionloop.disk_space import is_full
 from visionloop.errors import (
     ConflictError,
     CorruptError,
+    DiskFullError,
     InvalidInputError,
     NotFoundError,
     RefusedError,
+    VisionloopError,
 )
 from visionloop.failpoints import failpoint
 from visionloop.objectstore import ObjectStore
@@ -115,7 +119,8 @@ class ModelRepository:
         The number must be claimed by `bundle.run_id`, or by nobody yet. What was
         uploaded is read back and checked before the marker makes it visible. Raises ConflictError
         when the version is published already or belongs to another run, CorruptError when a file
-        does not agree with its entry.
+        does not agree with its entry, DiskFullError (then nothing of it stays) when there is no
+        room in the store, or for the copy that is checked, which is in `folder`.
         """
         check_names(bundle)
         check_local_files(bundle, folder)
@@ -134,14 +139,18 @@ class ModelRepository:
                 f"version {bundle.version} of model {bundle.model!r} is claimed by run {owner}, "
                 f"not by {bundle.run_id}"
             )
-        in_parallel(lambda name: self._store.upload(folder / name, start + name), bundle.files)
-        with TemporaryDirectory(prefix=".published-", dir=folder) as copy:
-            self._fetch_files(bundle, Path(copy))
-        failpoint("publish.files_uploaded")
         try:
+            in_parallel(lambda name: self._store.upload(folder / name, start + name), bundle.files)
+            with TemporaryDirectory(prefix=".published-", dir=folder) as copy:
+                self._fetch_files(bundle, Path(copy))
+            failpoint("publish.files_uploaded")
             self._store.put_if_absent(start + MARKER, record_bytes(bundle))
         except ConflictError:
             raise taken from None
+        except (DiskFullError, OSError) as error:
+            if isinstance(error, DiskFullError) or is_full(error):
+                self._take_back(bundle)
+            raise
 
     def aliases(self, model: str) -> CurrentAliases:
         """What stable and canary point at; empty when none was ever promoted."""
@@ -343,6 +352,13 @@ class ModelRepository:
                 raise self._missing_file(start + name) from None
 
         in_parallel(fetch, bundle.files)
+
+    def _take_back(self, bundle: Bundle) -> None:
+        """Frees the room of a version that never came to be, as far as that goes."""
+        start = self._numbers(bundle.model).folder(bundle.version)
+        for name in bundle.files:
+            with suppress(VisionloopError):
+                self._store.delete(start + name)
 
     def _missing_file(self, key: str) -> CorruptError:
         return CorruptError(f"{self._store.url}/{key} is missing, but {MARKER} lists it")

@@ -10,7 +10,6 @@ an image).
 import gzip
 import hashlib
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import Final
 
 import numpy as np
 
+from visionloop.disk_space import temporary_folder
 from visionloop.errors import InvalidInputError
 from visionloop.snapshot_format import (
     SPLITS,
@@ -229,10 +229,10 @@ class SpooledContent:
 def spooled(classes: Sequence[SnapshotClass]) -> Iterator[SpooledContent]:
     """Room for the content of a snapshot; `classes` are those that may occur.
 
-    The folder is in TMPDIR, and gone when the block ends.
+    The folder is in TMPDIR, and gone when the block ends. Raises DiskFullError.
     """
-    with tempfile.TemporaryDirectory(prefix="visionloop-snapshot-") as folder:
-        yield SpooledContent(Path(folder), classes)
+    with temporary_folder("visionloop-snapshot-") as folder:
+        yield SpooledContent(folder, classes)
 
 
 def _of(counts: Counter[tuple[str, str]], split: str) -> dict[str, int]:

@@ -293,7 +293,7 @@ def test_a_full_disk_is_one_line(suite: Suite, flags: list[str]) -> None:
             timeout=60,
             check=False,
         )
-    assert done.returncode == 64
+    assert done.returncode == 69
     assert "No space left" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 

@@ -11,14 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.small_disk import FULL, small_disk
 
 from visionloop.errors import (
     ConfigurationError,
     ConflictError,
+    DiskFullError,
     InvalidInputError,
     NotFoundError,
     PermissionDeniedError,
-    UnavailableError,
     VisionloopError,
 )
 from visionloop.objectstore import ObjectStore, open_store
@@ -146,20 +147,33 @@ class TestFileSystemsThatLackSomething:
             with pytest.raises(ConfigurationError, match="one file system that has hard links"):
                 call()
 
-    def test_a_full_disk(
-        self, file_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def refuse(_: int) -> None:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        file_store.put("key", b"1")
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", refuse)
-            for call in (lambda: file_store.put("key", b"2"), lambda: file_store.put("new", b"2")):
-                with pytest.raises(UnavailableError, match="No space left on device; check disk"):
+    def test_a_full_disk(self, tmp_path: Path) -> None:
+        """Nothing changes and nothing stays, what is there can be read and removed, and with room
+        again all is well."""
+        source = tmp_path / "source"
+        source.write_bytes(bytes(20_000))
+        with small_disk(tmp_path / "disk") as disk:
+            store = open_store((disk.folder / "store").as_uri())
+            store.put("key", b"1")
+            store.put("other", b"1")
+            disk.fill()
+            etag = store.stat("key").etag
+            for size, call in (
+                ("20.0 kB", lambda: store.put("key", bytes(20_000))),
+                ("1 B", lambda: store.put_if_absent("folder/new", b"2")),
+                ("2 B", lambda: store.compare_and_swap("key", b"22", etag)),
+                ("20.0 kB", lambda: store.upload(source, "new")),
+            ):
+                with pytest.raises(DiskFullError, match=rf"{FULL} \({size} wanted, .*by --store"):
                     call()
-        assert visible(tmp_path / "store") == ["key"]
-        assert file_store.get("key").data == b"1"
+            assert visible(disk.folder / "store") == ["key", "other"]
+            assert list((disk.folder / "store/.visionloop/unfinished").iterdir()) == []
+            assert store.get("key").data == b"1"
+            store.delete("other")
+            disk.empty()
+            store.compare_and_swap("key", b"22", etag)
+            store.upload(source, "new")
+            assert visible(disk.folder / "store") == ["key", "new"]
 
 
 class TestWriters:

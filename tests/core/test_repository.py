@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 from support.file_bundles import publish_version, write_bundle
+from support.small_disk import small_disk
 
 from visionloop.aliases import Aliases, AliasMove, Canary
 from visionloop.bundle import BundleFile
 from visionloop.errors import (
     ConflictError,
     CorruptError,
+    DiskFullError,
     InvalidInputError,
     NotFoundError,
     RefusedError,
@@ -737,3 +739,22 @@ def promote_until_won(url: str, version: int) -> None:
 def claim_twice(url: str, run_id: str) -> tuple[int, int]:
     repository = ModelRepository(open_store(url))
     return repository.claim("cells", run_id), repository.claim("cells", run_id)
+
+
+def test_a_store_without_room_keeps_nothing_of_a_version(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        store = open_store((disk.folder / "store").as_uri())
+        repository = ModelRepository(store)
+        bundle = publish_version(repository, tmp_path / "first")
+        number = repository.claim("cells", "second")
+        folder = tmp_path / "second"
+        second = write_bundle(folder, number, run_id="second")
+        disk.fill()
+        with pytest.raises(DiskFullError, match="models/cells/versions/2/"):
+            repository.publish(second, folder)
+        left = [stat.key for stat in store.list("models/cells/versions/2/")]
+        assert left == ["models/cells/versions/2/claim.json"]
+        assert repository.versions("cells") == [bundle.version]
+        disk.empty()
+        repository.publish(second, folder)
+        assert repository.versions("cells") == [1, 2]

@@ -10,9 +10,9 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
+from visionloop.disk_space import is_full, temporary_folder
 from visionloop.errors import ConfigurationError, NotFoundError
 
 _ARCHIVES: Final = (".zip", ".tar", ".tgz", ".tar.gz")
@@ -60,12 +60,15 @@ def is_streamed(source: str, format_name: str, path_column: str) -> bool:
 
 @contextmanager
 def packed(source: Path, images: Path | None) -> Iterator[Path]:
-    """The one file to send: `source` itself, or an archive of it (and of the folder `images`)."""
+    """The one file to send: `source` itself, or an archive of it (and of the folder `images`).
+
+    The archive is in TMPDIR. Raises ConfigurationError and DiskFullError.
+    """
     if source.is_file() and images is None:
         yield source
         return
-    with TemporaryDirectory(prefix="visionloop-import-") as folder:
-        archive = Path(folder) / f"{source.stem}.tar"
+    with temporary_folder("visionloop-import-") as folder:
+        archive = folder / f"{source.stem}.tar"
         with _readable(), tarfile.open(archive, "w") as writing:
             _add(writing, source, source.name)
             if images is not None:
@@ -91,6 +94,8 @@ def _readable() -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if is_full(error):  # the archive's disk
+            raise
         raise ConfigurationError(
             f"cannot read {error.filename}: {error.strerror or error}", field="source"
         ) from error

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from visionloop.cli.connection import open_labeling
 from visionloop.cli.output import Output
+from visionloop.disk_space import room_for
 from visionloop.errors import ConfigurationError, InvalidInputError
 from visionloop.labeling_client import LabelingClient
 from visionloop.objectstore.local import written_whole
@@ -66,7 +67,8 @@ def _check(options: argparse.Namespace, output: Output) -> None:
 @contextmanager
 def _written_to(target: Path) -> Iterator[None]:
     try:
-        yield
+        with room_for(target, setting="--output"):
+            yield
     except OSError as error:
         raise ConfigurationError(
             f"cannot write {target}: {error.strerror}", field="output"

@@ -12,14 +12,15 @@ from visionloop.cli.flags.models import add_models, add_reproduce
 from visionloop.cli.flags.programs import add_doctor, add_up
 from visionloop.cli.flags.recognition import add_feedback, add_predict
 from visionloop.cli.output import Output
+from visionloop.disk_space import room_anywhere
 from visionloop.errors import VisionloopError
 from visionloop.extras import require
 from visionloop.flags import StrictParser
 
 EXIT_CODES = """\
 exit codes: 0 done · 64 wrong flag, value or input · 65 refused, or some rows were rejected ·
-66 not found · 69 a store or service cannot be reached · 70 a fault of ours · 75 somebody else was
-first: look and try again · 77 no right to do this · 130 interrupted"""
+66 not found · 69 a store or service cannot be reached, or a disk is full · 70 a fault of ours ·
+75 somebody else was first: look and try again · 77 no right to do this · 130 interrupted"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,8 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.needs:
             require(options.needs)
         verb = importlib.import_module(f"visionloop.cli.{options.module}")
-        code: int = getattr(verb, options.function)(options, output)
-        output.flush()
+        with room_anywhere({}):
+            code: int = getattr(verb, options.function)(options, output)
+            output.flush()
     except VisionloopError as error:
         output.error(error)
         return error.exit_code

@@ -6,9 +6,7 @@ store, so nothing has to be at hand; the price is one fetch of the version, grap
 """
 
 import argparse
-import tempfile
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from pydantic import TypeAdapter
 
@@ -17,6 +15,7 @@ from visionloop.cli.output import Output
 from visionloop.cli.predict import open_client
 from visionloop.cli.store import open_from
 from visionloop.client import Client, Recognition
+from visionloop.disk_space import temporary_folder
 from visionloop.errors import NotFoundError, RefusedError
 from visionloop.repository import ModelRepository
 
@@ -61,8 +60,7 @@ def _promoted(repository: ModelRepository) -> list[str]:
 
 def _check_model(repository: ModelRepository, client: Client, model: str) -> Checked:
     version = repository.resolve(model, "stable")
-    with tempfile.TemporaryDirectory(prefix="visionloop-check-") as name:
-        folder = Path(name)
+    with temporary_folder("visionloop-check-") as folder:
         bundle: Bundle = repository.fetch(model, version, folder)
         if not isinstance(bundle, ClassifierBundle):  # no golden images are kept with it
             return Checked(model, version, 0, None, None)

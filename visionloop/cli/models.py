@@ -1,9 +1,7 @@
 """`visionloop models`: look at versions, move the aliases stable and canary, pin stable."""
 
 import argparse
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from visionloop.aliases import Aliases, AliasMove, pinned_words
 from visionloop.bundle import (
@@ -16,6 +14,7 @@ from visionloop.bundle import (
 from visionloop.cli.output import Output
 from visionloop.cli.store import open_from, user_name
 from visionloop.cli.tensors import tensor_facts
+from visionloop.disk_space import temporary_folder
 from visionloop.errors import ConfigurationError, CorruptError, RefusedError, VisionloopError
 from visionloop.flags import check_above_zero
 from visionloop.repository import ModelRepository
@@ -268,8 +267,8 @@ def _check_canary_flags(options: argparse.Namespace) -> None:
 
 def _check_whole(repository: ModelRepository, model: str, version: int) -> None:
     """Raises NotFoundError or CorruptError unless all files of the version are as published."""
-    with tempfile.TemporaryDirectory(prefix="visionloop-check-") as folder:
-        repository.fetch(model, version, Path(folder))
+    with temporary_folder("visionloop-check-") as folder:
+        repository.fetch(model, version, folder)
 
 
 def _check_why(why: str) -> None:

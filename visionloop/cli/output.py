@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from datetime import date, datetime
 from typing import Any
 
-from visionloop.errors import ConfigurationError, VisionloopError
+from visionloop.disk_space import is_full
+from visionloop.errors import ConfigurationError, DiskFullError, VisionloopError
 
 
 class Output:
@@ -27,7 +28,7 @@ class Output:
             self.text(text + "\n")
 
     def text(self, text: str) -> None:
-        """`text` as it is, on stdout. Raises ConfigurationError when stdout takes no more.
+        """`text` as it is, on stdout. Raises DiskFullError or ConfigurationError where that fails.
 
         BrokenPipeError passes: the reader has had enough, which is no mistake.
         """
@@ -94,9 +95,10 @@ def _writing() -> Iterator[None]:
     except OSError as error:
         # What is left in the buffer would fail again, with a traceback, when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise ConfigurationError(
-            f"cannot write the result to stdout: {error.strerror}", field="stdout"
-        ) from error
+        words = f"cannot write the result to stdout: {error.strerror}"
+        if is_full(error):
+            raise DiskFullError(words) from error
+        raise ConfigurationError(words, field="stdout") from error
 
 
 def _cell(value: object) -> str:

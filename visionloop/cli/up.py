@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from visionloop.cli.output import Output
+from visionloop.disk_space import room_for
 from visionloop.errors import (
     ConfigurationError,
     ConflictError,
@@ -158,15 +159,16 @@ def _alone_in(data: Path) -> Iterator[None]:
                 f"{data} is in use by another `visionloop up`, process {lock.read().strip()}; stop "
                 "that one, or choose another folder by --data"
             ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+        with room_for(data, setting="--data"):
+            lock.truncate(0)
+            os.write(lock.fileno(), str(os.getpid()).encode())  # no buffer that fails once more
         yield
 
 
 def _data_folder(data: Path) -> Path:
     try:
-        (data / "run").mkdir(parents=True, exist_ok=True)
+        with room_for(data, setting="--data"):
+            (data / "run").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(
             f"cannot use {data} as data folder: {error.strerror}", field="data"

@@ -13,6 +13,7 @@ from visionloop.client import Client
 from visionloop.demo import load, solar_cells, steps
 from visionloop.demo.programs import say
 from visionloop.demo.report import DemoRun, write_report
+from visionloop.disk_space import room_anywhere, room_for
 from visionloop.errors import ConfigurationError, VisionloopError
 from visionloop.extras import require
 
@@ -26,8 +27,9 @@ def main() -> int:
     output: Path = options.output.resolve()
     try:
         require("demo")
-        run = _loop(options, output)
-        broken = write_report(run, output)
+        with room_anywhere({"--output": output}):
+            run = _loop(options, output)
+            broken = write_report(run, output)
     except VisionloopError as error:
         sys.stderr.write(f"demo: {error}\n")
         return error.exit_code
@@ -102,7 +104,8 @@ def _make_room(output: Path) -> None:
             field="output",
         )
     shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True)
+    with room_for(output, setting="--output"):
+        output.mkdir(parents=True)
 
 
 def _stride(images: int | None) -> int:

@@ -31,8 +31,8 @@ def command(
 ) -> dict[str, Any]:
     """Runs a command of the suite with --json; its progress is shown, its result returned.
 
-    One that `gives_way` has a low priority for the processors. Raises RefusedError with the
-    command's own words when it ends with another code than accepted.
+    One that `gives_way` has a low priority for the processors. Raises UnavailableError or
+    RefusedError, by the command's code, when that is another than accepted.
     """
     prefix = ["nice"] if gives_way else []
     line = [*prefix, _entry_point(name), *arguments]
@@ -40,9 +40,10 @@ def command(
     environment = {**os.environ, **READABLE_LOGS}
     done = subprocess.run([*line, "--json"], stdout=subprocess.PIPE, env=environment, check=False)
     if done.returncode not in accept:
-        raise RefusedError(
-            f"{name} {arguments[0]} ended with code {done.returncode}; its message is above"
-        )
+        words = f"{name} {arguments[0]} ended with code {done.returncode}; its message is above"
+        if done.returncode == UnavailableError.exit_code:
+            raise UnavailableError(words)
+        raise RefusedError(words)
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 

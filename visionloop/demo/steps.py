@@ -159,6 +159,9 @@ def background_load(
         )
         say(f"  {LOAD_RATE:.0f} requests/s, deadline {deadline:g} s, no retries")
         yield requests
+        code = process.poll()
+        if code is not None:  # it ends when it is told to
+            raise UnavailableError(f"the load ended too early, with code {code}; see {log}")
 
 
 def recognise(suite: Suite, cells: Sequence[Cell]) -> list[Answer]:

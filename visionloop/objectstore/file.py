@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
 
+from visionloop.disk_space import room_for
 from visionloop.errors import (
     ConfigurationError,
     ConflictError,
@@ -72,11 +73,15 @@ class FileStore:
             return StoredObject(key, file.read(), _etag(os.fstat(file.fileno())))
 
     def put(self, key: str, data: bytes) -> str:
-        with self._writing(key) as path, self._new_file(data) as (new, file), self._lock(key):
+        with (
+            self._writing(key, len(data)) as path,
+            self._new_file(data) as (new, file),
+            self._lock(key),
+        ):
             return self._replace(new, file, path)
 
     def put_if_absent(self, key: str, data: bytes) -> str:
-        with self._writing(key) as path, self._new_file(data) as (new, file):
+        with self._writing(key, len(data)) as path, self._new_file(data) as (new, file):
             etag = _etag(os.fstat(file.fileno()))
             try:
                 path.hardlink_to(new)  # atomic: fails when the name is taken, no window
@@ -94,7 +99,11 @@ class FileStore:
     def compare_and_swap(self, key: str, data: bytes, etag: str | None) -> str:
         if etag is None:
             return self.put_if_absent(key, data)
-        with self._writing(key) as path, self._new_file(data) as (new, file), self._lock(key):
+        with (
+            self._writing(key, len(data)) as path,
+            self._new_file(data) as (new, file),
+            self._lock(key),
+        ):
             try:
                 current = _etag(path.lstat())
             except FileNotFoundError:
@@ -126,7 +135,11 @@ class FileStore:
     def download(self, key: str, path: Path, *, sha256: str, size: int | None = None) -> None:
         digest = hashlib.sha256()
         count = 0
-        with self._open(key) as source, _translating(f"{path}"), written_whole(path) as target:
+        with (
+            self._open(key) as source,
+            _translating(f"{path}"),
+            written_whole(path, size) as target,
+        ):
             while chunk := source.read(CHUNK_BYTES):
                 digest.update(chunk)
                 count += len(chunk)
@@ -146,7 +159,7 @@ class FileStore:
             raise NotFoundError(f"{path} is not there") from None
         with (
             source,
-            self._writing(key) as target,
+            self._writing(key, os.fstat(source.fileno()).st_size) as target,
             self._new_file(source) as (new, file),
             self._lock(key),
         ):
@@ -194,10 +207,16 @@ class FileStore:
                 yield file
 
     @contextmanager
-    def _writing(self, key: str) -> Iterator[Path]:
-        """The path of a key whose folder is there, and the errors of the file system in words."""
+    def _writing(self, key: str, size: int) -> Iterator[Path]:
+        """The path of a key whose folder is there, and the errors of the file system in words.
+
+        `size` in bytes is what will be written.
+        """
         path = self._path(key)
-        with _translating(f"{self.url}/{key}"):
+        with (
+            _translating(f"{self.url}/{key}"),
+            room_for(path, wanted=size, setting="--store"),
+        ):
             self._make_folder(path.parent)
             try:
                 yield path
@@ -330,4 +349,4 @@ def _translated(error: OSError, what: str) -> VisionloopError:
         return ConfigurationError(
             f"{what}: {reason}; the store needs one file system that has hard links", field="store"
         )
-    return UnavailableError(f"{what}: {reason}; check disk space and the mount")
+    return UnavailableError(f"{what}: {reason}; check the disk and the mount")

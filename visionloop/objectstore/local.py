@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from visionloop.disk_space import room_for
 from visionloop.errors import CorruptError
 
 CHUNK_BYTES = 1 << 20
@@ -22,23 +23,25 @@ ABANDONED_SECONDS = 24 * 3600  # a file that is unfinished for so long has lost 
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[BinaryIO]:
+def written_whole(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
     """A new file, open for reading and writing, that takes the place of `path` when the block ends.
 
-    If the block raises, nothing changes at `path`. Missing folders are made.
+    If the block raises, nothing changes at `path`. Missing folders are made. Raises DiskFullError,
+    which tells the `size` (bytes) where that is known before.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
-    try:
-        with partial.open("xb+") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with room_for(path, wanted=size):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+        try:
+            with partial.open("xb+") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
 
 
 def remove_abandoned(files: Iterable[Path]) -> None:

@@ -130,7 +130,7 @@ class S3Store:
                 yield item["Prefix"].removeprefix(self._prefix + prefix).rstrip("/")
 
     def download(self, key: str, path: Path, *, sha256: str, size: int | None = None) -> None:
-        with self._translating(key), _translating_disk(path), written_whole(path) as file:
+        with self._translating(key), _translating_disk(path), written_whole(path, size) as file:
             count, digest = self._fetch(key, file, size)
             check_content(
                 f"{self.url}/{key}",
@@ -333,5 +333,5 @@ def _translating_disk(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UnavailableError(
-            f"cannot write {path}: {error.strerror or error}; check disk space and rights"
+            f"cannot write {path}: {error.strerror or error}; check the disk and its rights"
         ) from error
