@@ -21,7 +21,7 @@ from visionloop.errors import (
     PermissionDeniedError,
     RefusedError,
 )
-from visionloop_labeling.database import insert_missing
+from visionloop_labeling.database import insert_new
 from visionloop_labeling.schema import Account, ApiToken, Login
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._@+-]{0,99}")
@@ -105,9 +105,8 @@ def add(session: Session, name: str, role: Role, stored: str = "") -> Account:
         "disabled": False,
         "created": datetime.now(UTC),
     }
-    if session.scalar(select(func.count()).where(Account.name == name)):
+    if not insert_new(session, Account, wanted):
         raise ConflictError(f"there is an account {name} already; names are never used again")
-    insert_missing(session, Account, [wanted])
     return find(session, name)
 
 

@@ -150,16 +150,19 @@ class Gate:
         _log.info("signed in", extra={"account": name, "peer": address})
         return signed_in
 
-    async def check_password(self, caller: Caller, password: str, address: str) -> None:
-        """Raises UnauthenticatedError unless it is the caller's; OverloadedError as `sign_in`."""
-        self._throttle.begin(caller.name, address)
+    async def check_password(self, caller: Caller, password: str, address: str) -> str:
+        """What is stored of the caller's password, if this is it; it may be another a moment later.
 
+        Raises UnauthenticatedError, and OverloadedError as `sign_in`.
+        """
+        self._throttle.begin(caller.name, address)
         before = await asyncio.to_thread(self._stored, caller.name)
         async with self._checks:
             right = await asyncio.to_thread(passwords.matches, password, before)
         if not right:
             raise UnauthenticatedError("the password is wrong")
         self._throttle.succeeded(caller.name, address)
+        return before
 
     async def new_password(self, password: str, name: str) -> str:
         """What is stored of a new password. Raises InvalidInputError."""

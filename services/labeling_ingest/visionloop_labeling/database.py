@@ -126,8 +126,17 @@ def insert_missing(
 
     It waits for that one: writers of several rows give them in one order.
     """
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    session.execute(dialect.insert(plain(table)).on_conflict_do_nothing(), rows)
+    session.execute(_dialect(session).insert(plain(table)).on_conflict_do_nothing(), rows)
+
+
+def insert_new(session: Session, table: type[Table], row: Mapping[str, object]) -> bool:
+    """Inserts a row unless there is one that it may not stand beside; whether it did.
+
+    Were one to look first and insert then, two at once could both find nothing. It waits for a
+    writer that inserts the same right now, and inserts when that one gives up.
+    """
+    added = _dialect(session).insert(plain(table)).values(row).on_conflict_do_nothing()
+    return session.execute(added.returning(plain(table).c.id)).first() is not None
 
 
 def take_ids(session: Session, table: type[Table], count: int, *, above: int = 0) -> Iterator[int]:
@@ -238,6 +247,11 @@ def unusable(url: str, error: DatabaseError | CommandError) -> VisionloopError:
         f"database {shown} cannot be used: {_one_line(error)}; name another file or database",
         field="database",
     )
+
+
+def _dialect(session: Session) -> Any:
+    """Where the database's own INSERT is; one of the two modules, alike in what is used here."""
+    return postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
 
 
 def _one_line(error: DBAPIError) -> str:

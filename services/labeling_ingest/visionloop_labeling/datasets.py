@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from visionloop.errors import ConflictError, NotFoundError
 from visionloop.record import Record
 from visionloop_labeling.annotation import Task
-from visionloop_labeling.database import insert_missing
+from visionloop_labeling.database import insert_new
 from visionloop_labeling.schema import Dataset, LabelClass
 from visionloop_labeling.splits import SplitRatios
 
@@ -56,15 +56,7 @@ def create(session: Session, name: str, settings: DatasetSettings | None = None)
 
     Raises ConflictError when it exists with other settings than the ones asked for.
     """
-    wanted = {
-        "name": name,
-        "created": datetime.now(UTC),
-        "settings": (settings or DatasetSettings()).model_dump(mode="json"),
-        "last_sequence": 0,
-        "last_position": 0,
-        "labelled": 0,
-    }
-    insert_missing(session, Dataset, [wanted])
+    _insert(session, name, settings or DatasetSettings())
     found = find(session, name)
     if settings is not None and settings_of(found) != settings:
         raise ConflictError(
@@ -72,6 +64,13 @@ def create(session: Session, name: str, settings: DatasetSettings | None = None)
             "sticky, so settings never change: make a dataset of another name"
         )
     return found
+
+
+def create_new(session: Session, name: str, settings: DatasetSettings) -> Dataset:
+    """A new dataset. `name` has been validated. Raises ConflictError where it is taken."""
+    if not _insert(session, name, settings):
+        raise ConflictError(f'there is a dataset "{name}" already; choose another name')
+    return find(session, name)
 
 
 def find(session: Session, name: str, *, lock: bool = False) -> Dataset:
@@ -125,3 +124,16 @@ def summaries(session: Session) -> list[DatasetSummary]:
     """All datasets by name."""
     found = session.scalars(select(Dataset).order_by(Dataset.name)).all()
     return [summary(session, dataset) for dataset in found]
+
+
+def _insert(session: Session, name: str, settings: DatasetSettings) -> bool:
+    """Makes a dataset unless there is one of this name; whether it did."""
+    wanted = {
+        "name": name,
+        "created": datetime.now(UTC),
+        "settings": settings.model_dump(mode="json"),
+        "last_sequence": 0,
+        "last_position": 0,
+        "labelled": 0,
+    }
+    return insert_new(session, Dataset, wanted)

@@ -115,6 +115,16 @@ class LabelingService:
 
         return await self.run(work)
 
+    async def create_new_dataset(self, name: str, settings: DatasetSettings) -> DatasetSummary:
+        """Makes a dataset. Raises ConflictError where there is one of this name."""
+
+        def work() -> DatasetSummary:
+            checked = validation.dataset_name(name)
+            with self.database.write() as session:
+                return datasets.summary(session, datasets.create_new(session, checked, settings))
+
+        return await self.run(work)
+
     async def list_datasets(self) -> list[DatasetSummary]:
         """All datasets by name."""
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.responses import Response as AnyResponse
 
-from visionloop.errors import RefusedError
+from visionloop.errors import RefusedError, UnauthenticatedError
 from visionloop_labeling import accounts, logins
 from visionloop_labeling.accounts import Caller, Role
 from visionloop_labeling.api.callers import address, current
@@ -78,12 +78,15 @@ def routes(service: LabelingService, gate: Gate) -> APIRouter:
     ) -> None:
         """Changes one's own password, and signs out every browser, this one too."""
         need_accounts(caller)
-        await gate.check_password(caller, new.old, address(request))
+        before = await gate.check_password(caller, new.old, address(request))
         stored = await gate.new_password(new.new, caller.name)
 
         def work() -> None:
             with service.database.write() as session:
-                accounts.set_password(session, accounts.find(session, caller.name), stored)
+                account = accounts.find(session, caller.name, lock=True)
+                if account.password != before:
+                    raise UnauthenticatedError("the password was changed just now; sign in again")
+                accounts.set_password(session, account, stored)
 
         await service.run(work)
         forget_login(request, response)

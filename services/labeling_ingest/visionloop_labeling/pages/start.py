@@ -55,11 +55,7 @@ def routes(service: LabelingService) -> APIRouter:
         name = name.strip().lower()
         try:
             settings = _settings(task, train, val, test)
-            if name in {one.name for one in await service.list_datasets()}:
-                raise InvalidInputError(
-                    f'there is a dataset "{name}" already; choose another name', field="name"
-                )
-            made = await service.create_dataset(name, settings)
+            made = await service.create_new_dataset(name, settings)
         except VisionloopError as error:
             said = {"name": name, "task": task, "train": train, "val": val, "test": test}
             return await page(request, error.http_status, problem=str(error), **said)
