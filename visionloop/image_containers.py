@@ -39,8 +39,13 @@ MAX_JPEG_SCANS = 128
 MAX_SCANNED_PIXELS = 1_600_000_000
 # Encoders write some thousands at most. Millions fit into a file; each of them costs the GIL, here
 # and once more in Pillow, which also keeps those that it does not know.
-MAX_PARTS = 100_000  # segments of a JPEG, chunks of a PNG, entries of a TIFF's directory
+MAX_PARTS = 100_000  # segments of a JPEG, chunks of a PNG, entries and strips of a TIFF
 MAX_GIF_BLOCKS = 500_000  # of at most 255 bytes each: 20 MB of them are 80,000
+# A file of 20 MB is full of 320 whole ones. Pillow joins them one by one, each time all over again:
+# 20,000 small ones (4 MB) cost 12 seconds of the GIL.
+MAX_EXIF_SEGMENTS = 512
+# There may be one, and a kilobyte of it unpacks to a megabyte: a file of thousands costs seconds.
+MAX_COLOUR_PROFILES = 16
 
 _SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -123,12 +128,13 @@ def count_frames(data: bytes, format_name: str, check_size: CheckSize) -> int:
 
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _JPEG_SCAN, _JPEG_END, _JPEG_BARE = 0xDA, 0xD9, {0x01, 0xD8}
+_JPEG_APP1, _EXIF = 0xE1, b"Exif\0\0"
 # The least that Huffman coding can spend on a block of 8 x 8 pixels, by start-of-frame marker.
 _JPEG_BITS_PER_BLOCK = {0xC0: 2, 0xC1: 2, 0xC2: 1}
 
 
 def _walk_jpeg(data: bytes, check_size: CheckSize) -> int:
-    parts = scans = pixels = coded_bytes = needed_bits = 0
+    parts = scans = exifs = pixels = coded_bytes = needed_bits = 0
     marker, position = 0, 2
     while match := _JPEG_MARKER.search(data, position):
         parts += 1
@@ -148,6 +154,9 @@ def _walk_jpeg(data: bytes, check_size: CheckSize) -> int:
         scans += marker == _JPEG_SCAN
         if scans > MAX_JPEG_SCANS or scans * pixels > MAX_SCANNED_PIXELS:
             raise _too_many("JPEG", "scans", scans - 1)
+        exifs += marker == _JPEG_APP1 and data.startswith(_EXIF, position + 2)
+        if exifs > MAX_EXIF_SEGMENTS:
+            raise _too_many("JPEG", "EXIF segments", MAX_EXIF_SEGMENTS)
         if marker in _JPEG_BITS_PER_BLOCK:
             height = int.from_bytes(data[position + 3 : position + 5], "big")
             width = int.from_bytes(data[position + 5 : position + 7], "big")
@@ -162,7 +171,7 @@ def _walk_jpeg(data: bytes, check_size: CheckSize) -> int:
 
 
 def _walk_png(data: bytes, check_size: CheckSize) -> int:
-    parts, frames = 0, 1
+    parts, profiles, frames = 0, 0, 1
     position = 8
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -177,6 +186,9 @@ def _walk_png(data: bytes, check_size: CheckSize) -> int:
             if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != expected:
                 name = kind.decode("latin-1")
                 raise broken(Refusal.CORRUPT, f"the PNG's {name!r} chunk fails its checksum")
+        profiles += kind == b"iCCP"
+        if profiles > MAX_COLOUR_PROFILES:
+            raise _too_many("PNG", "colour profiles", MAX_COLOUR_PROFILES)
         if kind == b"IHDR" and length >= 8:
             check_size(*struct.unpack_from(">II", data, position + 8))
         if kind == b"acTL" and length >= 8:
@@ -283,6 +295,7 @@ def _walk_bmp(data: bytes, _check_size: CheckSize) -> int:
 
 _TIFF_VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8,
                      13: 4, 16: 8, 17: 8, 18: 8}  # fmt: skip
+_TIFF_OFFSETS = {273, 324}  # the places of strips and of tiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,10 +339,12 @@ def _tiff_directory(data: bytes, offset: int, layout: _TiffLayout, *, check_valu
             raise _too_many("TIFF", "entries in its directory", MAX_PARTS)
         fields = struct.Struct(layout.order + "HH" + layout.offset * 2)
         for position in range(start, end, layout.entry):
-            _, kind, count, where = fields.unpack_from(data, position)
+            tag, kind, count, where = fields.unpack_from(data, position)
             size = count * _TIFF_VALUE_BYTES.get(kind, 0)
             if size > struct.calcsize(layout.offset) and where + size > len(data):
                 raise struct.error
+            if tag in _TIFF_OFFSETS and count > MAX_PARTS:
+                raise _too_many("TIFF", "strips or tiles", MAX_PARTS)
     (following,) = struct.unpack_from(layout.order + layout.offset, data, end)
     return int(following)
 

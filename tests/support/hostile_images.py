@@ -91,6 +91,26 @@ def jpeg_of_size(width: int, height: int) -> bytes:
     return data[:place] + struct.pack(">HH", height, width) + data[place + 4 :]
 
 
+def jpeg_of_depth(bits: int) -> bytes:
+    """A real JPEG whose header was changed to claim samples of so many bits."""
+    data = variants()["jpeg"].data
+    place = data.index(b"\xff\xc0") + 4
+    return data[:place] + bytes([bits]) + data[place + 1 :]
+
+
+def jpeg_of_exif(segments: int) -> bytes:
+    """A real JPEG behind small EXIF segments, which a reader joins to one."""
+    data = variants()["jpeg"].data
+    segment = b"\xff\xe1" + struct.pack(">H", 208) + b"Exif\0\0" + bytes(200)
+    return data[:2] + segment * segments + data[2:]
+
+
+def tiff_of_many_strips(strips: int) -> bytes:
+    """A TIFF of 8 rows that come again and again, each in a strip of its own."""
+    entries = {**gray_tiff(8, 8), 278: (4, 1, 1), 273: (4, strips, 72), 279: (4, 8, 72)}
+    return tiff(entries, bytes(64) + struct.pack("<I", 8) * strips)
+
+
 def jpeg_of_many_scans(scans: int) -> bytes:
     """A progressive JPEG whose last scan comes again and again."""
     data = variants()["jpeg-progressive"].data
@@ -144,6 +164,7 @@ def bombs() -> dict[str, tuple[bytes, set[str]]]:
         "tiff: 1 terapixel": (tiff(gray_tiff(1_000_000, 1_000_000), bytes(64)), many),
         "tiff: tiles of 10 gigapixels": (tiff(side, bytes(64)), many),
         "tiff: a billion strips": (tiff(strips, bytes(64)), cut),
+        "tiff: a million strips of 8 rows": (tiff_of_many_strips(1_000_000), corrupt),
         "tiff: 300,000 directories": (long_tiff_chain(300_000), set()),
         "tiff: a directory that names itself": (
             tiff(gray_tiff(8, 8), bytes(64), following=72), set(),
@@ -158,7 +179,11 @@ def bombs() -> dict[str, tuple[bytes, set[str]]]:
         "jpeg: 49 megapixels of nothing": (jpeg_of_size(7_000, 7_000), cut),
         "jpeg: 10,000 scans": (jpeg_of_many_scans(10_000), corrupt),
         "jpeg: 40 scans of 49 megapixels": (jpeg_of_large_scans(40), corrupt),
+        "jpeg: 20,000 EXIF segments": (jpeg_of_exif(20_000), corrupt),
         "jpeg: 2 million comments": (jpeg_of_many_comments(2_000_000), corrupt),
+        "png: 2,000 iCCP of 1 MB": (
+            png(8, 8, png_chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(2**20))) * 2_000), corrupt,
+        ),
         "png: a million chunks": (png(8, 8, png_chunk(b"abCd", b"") * 1_000_000), corrupt),
         "gif: a comment of 5 million blocks": (gif_of_a_long_comment(5_000_000), corrupt),
         "tiff: half a million entries": (tiff_of_many_entries(500_000), corrupt),
