@@ -9,19 +9,22 @@ _WHITE = (255, 255, 255)
 _ROWS_AT_ONCE = 256  # of float64 samples, so that stretching needs little memory
 
 
-def rgb(image: Image.Image, sample_bits: int) -> NDArray[np.uint8]:
+def rgb(image: Image.Image, sample_bits: int, *, white_is_zero: bool = False) -> NDArray[np.uint8]:
     """(height, width, 3) uint8 of a loaded image of any mode.
 
-    `sample_bits` are the significant ones of a 16-bit sample: 16, or 12.
+    `sample_bits` are the significant ones of a 16-bit sample: 16, or 12. `white_is_zero` is the
+    file's word on its gray (TIFF), which Pillow heeds up to 8 bits and not beyond.
     """
     if image.mode.startswith("I;16"):
         samples = np.asarray(image)
         gray = (samples >> (sample_bits - 8)).astype(np.uint8)
+        if white_is_zero:
+            gray = 255 - gray
         if isinstance(key := image.info.get("transparency"), int):
             gray[samples == key] = 255
         return _three_channels(gray)
     if image.mode in ("I", "F"):
-        return _three_channels(_stretched(image))
+        return _three_channels(_stretched(image, white_is_zero=white_is_zero))
     if image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
@@ -42,8 +45,9 @@ def is_rgb(image: Image.Image) -> bool:
     return image.mode == "RGB" and "transparency" not in image.info
 
 
-def _stretched(image: Image.Image) -> NDArray[np.uint8]:
-    """A 32-bit image from its own minimum (0) to its maximum (255); all 0 when they are equal.
+def _stretched(image: Image.Image, *, white_is_zero: bool) -> NDArray[np.uint8]:
+    """A 32-bit image from its own minimum (0) to its maximum (255), or with `white_is_zero` the
+    other way round; all 0 when they are equal.
 
     Samples that are no finite number become 0.
     """
@@ -57,10 +61,11 @@ def _stretched(image: Image.Image) -> NDArray[np.uint8]:
     high = float(np.max(samples, where=finite, initial=any_finite))
     if high <= low:
         return gray
+    black = high if white_is_zero else low
     for top in range(0, len(samples), _ROWS_AT_ONCE):
         rows = slice(top, top + _ROWS_AT_ONCE)
-        part = np.where(finite[rows], samples[rows], low).astype(np.float64)
-        gray[rows] = np.rint((part - low) * (255 / (high - low)))
+        part = np.where(finite[rows], samples[rows], black).astype(np.float64)
+        gray[rows] = np.rint(np.abs(part - black) * (255 / (high - low)))
     return gray
 
 

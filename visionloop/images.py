@@ -156,10 +156,12 @@ class _Opened:
     image: ImageFile.ImageFile
     orientation: int  # what is still to be done after loading, 1..8 as in EXIF
     sample_bits: int  # significant bits of a 16-bit sample
+    white_is_zero: bool
 
     def pixels(self) -> NDArray[np.uint8]:
         self.image.load()
-        pixels = oriented(rgb(self.image, self.sample_bits), self.orientation)
+        stored = rgb(self.image, self.sample_bits, white_is_zero=self.white_is_zero)
+        pixels = oriented(stored, self.orientation)
         if pixels.shape[:2] != (self.header.height, self.header.width):
             raise broken(Refusal.CORRUPT, "its pixels are not of the size that its header says")
         return pixels
@@ -192,9 +194,10 @@ def _open(data: bytes, limits: Limits) -> Iterator[_Opened]:
     plugin, media_type = _PLUGINS[format_name]
     with truncated_files_refused(), plugin(io.BytesIO(data)) as image:
         width, height = image.size
-        sample_bits = 16
+        sample_bits, white_is_zero = 16, False
         if isinstance(image, TiffImageFile):
             width, height = _check_tiff(image, limits)
+            white_is_zero = image.tag_v2.get(_PHOTOMETRIC) == 0
             sample_bits = 12 if image.tag_v2.get(_BITS_PER_SAMPLE) in (12, (12,)) else 16
         elif isinstance(image, PngImageFile):
             scale_colour_key(image, bit_depth=data[24])
@@ -215,7 +218,7 @@ def _open(data: bytes, limits: Limits) -> Iterator[_Opened]:
         )
         # Pillow orients a TIFF itself while it loads it, and no other format.
         remaining = 1 if format_name == "TIFF" else orientation
-        yield _Opened(header, image, remaining, sample_bits)
+        yield _Opened(header, image, remaining, sample_bits, white_is_zero)
 
 
 def _check_size(limits: Limits, width: int, height: int) -> None:
@@ -236,7 +239,8 @@ def _check_size(limits: Limits, width: int, height: int) -> None:
         )
 
 
-_NEW_SUBFILE_TYPE, _BITS_PER_SAMPLE, _TILE_WIDTH, _TILE_LENGTH = 254, 258, 322, 323
+_NEW_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC = 254, 258, 262
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
 _DNG_VERSION, _ICC_PROFILE = 50706, 34675
 # Pillow's names. Left out: lzma, because xz lets a few bytes claim 4 GB of dictionary.
 _TIFF_COMPRESSIONS = frozenset(

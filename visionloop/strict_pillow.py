@@ -9,6 +9,9 @@ from PIL import Image, ImageFile
 from visionloop.errors import ImageError
 from visionloop.image_containers import Refusal, broken
 
+# How Pillow's complaints about a whole file begin whose pixels it cannot read.
+_NOT_MADE_FOR = ("unknown pixel mode", "cannot handle")
+
 
 @contextmanager
 def only_image_errors() -> Iterator[None]:
@@ -29,6 +32,12 @@ def only_image_errors() -> Iterator[None]:
         ) from error
     except Exception as error:
         why = str(error) or type(error).__name__
+        if why.lower().startswith(_NOT_MADE_FOR):
+            raise ImageError(
+                f"the image is stored in a way that is not taken ({why}); save it as 8-bit RGB or "
+                "gray, or as 16-bit gray",
+                reason=Refusal.UNSUPPORTED_FORMAT,
+            ) from error
         reason = Refusal.TRUNCATED if "truncated" in why.lower() else Refusal.CORRUPT
         raise broken(reason, f"it cannot be decoded ({why})") from error
 

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 from support import photographs
+from support.hostile_images import gray_tiff, jpeg_of_depth, tiff
 from support.photographs import encode, encode_array, pixels, small, variants
 
 from visionloop.errors import ImageError
@@ -185,6 +186,28 @@ def test_16_bit_big_endian_tiff_is_the_same_picture() -> None:
     assert np.array_equal(decode(big), decode(little))
 
 
+def white_is_zero(tiff: bytes) -> bytes:
+    """The same samples, said to be of the other kind of gray (tag 262)."""
+    entry = struct.pack("<HHI", 262, 3, 1)
+    assert tiff.count(entry + b"\1\0") == 1
+    return tiff.replace(entry + b"\1\0", entry + b"\0\0")
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_tiff_whose_zero_is_white_is_no_negative(dtype: type, compression: str | None) -> None:
+    """Pillow turns 8 bits round and leaves 16 and floats as they are: X-rays came out inverted."""
+    samples = np.array([[0, 50, 100, 255]], dtype) * (257 if dtype is np.uint16 else 1)
+    plain = encode_array(samples, "TIFF", compression=compression)
+    assert decode(plain)[0, :, 0].tolist() == [0, 50, 100, 255]
+    assert decode(white_is_zero(plain))[0, :, 0].tolist() == [255, 205, 155, 0]
+
+
+def test_no_number_is_black_where_zero_is_white_too() -> None:
+    samples = np.array([[np.nan, 0.0, 4.0]], np.float32)
+    assert decode(white_is_zero(encode_array(samples, "TIFF")))[0, :, 0].tolist() == [0, 255, 0]
+
+
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
 def test_32_bit_samples_are_stretched_from_minimum_to_maximum(dtype: type) -> None:
     values = np.linspace(-1000, 3000, 64 * 64).reshape(64, 64).astype(dtype)
@@ -326,6 +349,13 @@ def test_icc_profiles_are_not_applied() -> None:
         (b"II*\0\x10\0\0\0CR\2\0", Refusal.UNSUPPORTED_FORMAT, "raw"),
         (b"\xff\xd8\xff", Refusal.TRUNCATED, "whole file"),
         (b"BM", Refusal.CORRUPT, "undamaged"),
+        # Whole files that Pillow cannot read: samples of 64 bits, a JPEG of 12.
+        (
+            tiff({**gray_tiff(1, 1), 258: (3, 1, 64)}, bytes(8)),
+            Refusal.UNSUPPORTED_FORMAT,
+            "16-bit",
+        ),
+        (jpeg_of_depth(12), Refusal.UNSUPPORTED_FORMAT, "12-bit layers"),
         (b"\xff\xd8\xff\xd9", Refusal.CORRUPT, "undamaged"),
     ],
 )
