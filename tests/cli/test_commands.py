@@ -73,17 +73,50 @@ def test_import_keeps_good_rows_and_names_bad_ones(suite: Suite, tmp_path: Path)
     flags = ["--path-column", "file", "--label-column", "kind", "--group-column", "panel"]
     flags += ["--attribute-columns", "module", "--dataset", "rows", "--target", suite.labeling]
     report = result("import", tmp_path / "t.csv", *flags, code=65)
-    assert report["accepted"] == 2
+    assert (report["accepted"], report["unlabelled"]) == (3, 1)
     assert [(row["row"], row["reason"]) for row in report["rejected"]] == [
         (3, "truncated"),
         (4, "not_an_image"),
-        (5, "empty_label"),
         (6, "unreadable_file"),
         (8, "too_many_bytes"),
         (9, "invalid_row"),
     ]
     exported = result("labels", "export", "rows", "--target", suite.labeling)
     assert [label["attributes"] for label in exported] == [{"module": "mono"}, {"module": "poly"}]
+
+
+def test_import_several_labels_a_cell_none_of_them_and_no_label(
+    suite: Suite, tmp_path: Path
+) -> None:
+    cells = solar_cells.load()[44:48]
+    table = tmp_path / "t.csv"
+    said = ("crack|dirt", "dirt", "", "")
+    table.write_text(
+        "path,label\n" + "".join(f"{c.path},{s}\n" for c, s in zip(cells, said, strict=True))
+    )
+    flags = ["--task", "multi_label", "--label-separator", "|", "--target", suite.labeling]
+    report = result("import", table, "--dataset", "waiting", *flags)
+    assert (report["accepted"], report["unlabelled"]) == (4, 2)
+    told = visionloop("import", table, "--dataset", "waiting", *flags)
+    assert "2 came without a label and wait for one" in told
+    report = result("import", table, "--dataset", "none", "--unannotated", "empty", *flags)
+    assert (report["accepted"], report["unlabelled"]) == (4, 0)
+    for dataset, nothing in (("waiting", []), ("none", ["", ""])):
+        exported = visionloop("labels", "export", dataset, "--target", suite.labeling)
+        rows = list(csv.DictReader(exported.splitlines()))
+        assert [row["class_name"] for row in rows] == ["crack|dirt", "dirt", *nothing]
+    said_wrong = visionloop(
+        "import", table, "--dataset", "none", "--option", "label_separator=|", code=64
+    )
+    assert "--label-separator" in said_wrong
+
+
+def test_a_folder_with_a_table_is_not_guessed_at(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels.csv").write_text("path,label\n")
+    said = visionloop("import", tmp_path, "--dataset", "d", code=64)
+    assert f"{tmp_path / 'labels.csv'}" in said
+    assert "--format folder" in said
 
 
 def test_import_tells_disputed_labels_and_files_that_are_no_rows(

@@ -28,6 +28,42 @@ def test_a_folder_per_class(tmp_path: Path) -> None:
         ("cat/deep/a.PNG", "cat", 2),
         ("dog/c.webp", "dog", 3),
     ]
+    assert not any(f.unlabelled for f in found)
+
+
+def test_images_beside_the_class_folders_wait_for_a_label(tmp_path: Path) -> None:
+    for name in ("cat/b.jpg", "a.jpg", "notes.txt", ".hidden.jpg"):
+        write(tmp_path / name)
+    found = find(tmp_path, Columns())
+    assert [(f.source, f.label, f.unlabelled) for f in found] == [
+        ("cat/b.jpg", "cat", False),
+        ("a.jpg", "", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cell", "columns", "label", "classes"),
+    [
+        ("", Columns(), "", None),
+        ("", Columns(unannotated="empty"), "", ()),
+        ("a|b", Columns(), "a|b", None),
+        (" b| a||b", Columns(separator="|"), "", ("b", "a")),
+        ("", Columns(separator="|"), "", None),
+        ("a", Columns(separator="|", unannotated="empty"), "", ("a",)),
+    ],
+)
+def test_a_cell_says_one_class_several_or_none(
+    tmp_path: Path, cell: str, columns: Columns, label: str, classes: tuple[str, ...] | None
+) -> None:
+    [found] = find(write(tmp_path / "t.csv", f"path,label\na.png,{cell}\n"), columns)
+    assert (found.label, found.classes) == (label, classes)
+    assert found.unlabelled == (not label and classes is None)
+
+
+def test_what_a_cell_says_names_the_batch(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", "path,label\na.png,\nb.png,x|y\n")
+    said = (Columns(), Columns(separator="|"), Columns(unannotated="empty"))
+    assert len({batch_name(find(table, columns)) for columns in said}) == 3
 
 
 def test_names_that_are_not_utf_8_cost_their_own_rows_alone(tmp_path: Path) -> None:
@@ -41,11 +77,11 @@ def test_names_that_are_not_utf_8_cost_their_own_rows_alone(tmp_path: Path) -> N
 
 
 def test_files_that_a_folder_import_leaves_out_are_counted(tmp_path: Path) -> None:
-    for name in ("a.jpg", "cat/b.jpg", "cat/deep/c.HEIC", "cat/d.heic", "cat/e", "notes.txt"):
+    for name in ("cat/b.jpg", "cat/deep/c.HEIC", "cat/d.heic", "cat/e", "notes.txt"):
         write(tmp_path / name)
     for hidden in (".DS_Store", "cat/.DS_Store", ".thumbnails/x.gif", "cat/.git/config"):
         write(tmp_path / hidden)
-    assert passed_over(tmp_path) == {".jpg": 1, ".heic": 2, "": 1, ".txt": 1}
+    assert passed_over(tmp_path) == {".heic": 2, "": 1, ".txt": 1}
 
 
 def test_csv_columns_group_attributes_and_line_numbers(tmp_path: Path) -> None:
@@ -90,7 +126,7 @@ def test_a_csv_that_is_not_text(tmp_path: Path) -> None:
 def test_wrong_paths_and_empty_folders(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="neither a folder nor a file"):
         find(tmp_path / "nowhere", Columns())
-    with pytest.raises(ConfigurationError, match="no sub-folders"):
+    with pytest.raises(ConfigurationError, match="neither images nor sub-folders"):
         find(tmp_path, Columns())
     write(tmp_path / "cat" / "readme.txt")
     write(tmp_path / "dog" / "rex.jpg")

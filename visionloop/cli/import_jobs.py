@@ -134,6 +134,9 @@ def _parameters(options: argparse.Namespace, format_name: str) -> dict[str, Any]
         names = [name.strip() for name in options.attribute_columns.split(",") if name.strip()]
         said |= {"attribute_columns": names} if names else {}
         said |= {"group_column": options.group_column} if options.group_column else {}
+        said |= {"label_separator": options.label_separator} if options.label_separator else {}
+    if options.unannotated != "open":
+        said["unannotated"] = options.unannotated
     for option in options.option:
         name, given, value = option.partition("=")
         if not given or not name.strip():

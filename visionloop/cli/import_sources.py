@@ -17,6 +17,7 @@ from visionloop.errors import ConfigurationError, NotFoundError
 
 _ARCHIVES: Final = (".zip", ".tar", ".tgz", ".tar.gz")
 _CLASS_LISTS: Final = ("classes.txt", "obj.names", "data.yaml", "data.yml")
+_NOT_EXPORTED: Final = "not-exported.csv"  # what an export of ours could not put into folders
 _SNIFFED: Final = 64 * 2**20  # bytes of a JSON file
 
 
@@ -37,7 +38,7 @@ def _format_of_file(source: str, path: Path, wanted: str) -> str:
     if wanted != "auto":
         return wanted
     if path.is_dir():
-        return _format_of_names([one.name for one in path.iterdir()], "folder")
+        return _format_of_folder(path)
     name = path.name.lower()
     if name.endswith(_ARCHIVES):
         return _format_of_names(_names_in(path), "archive")
@@ -114,6 +115,22 @@ def _names_in(path: Path) -> list[str]:
         ) from error
 
 
+def _format_of_folder(folder: Path) -> str:
+    """A table beside sub-folders most often has the labels, and "images" then is no class."""
+    names = [one.name for one in folder.iterdir()]
+    found = _format_of_names(names, "folder")
+    tables = sorted(
+        name for name in names if name.lower().endswith(".csv") and name != _NOT_EXPORTED
+    )
+    if found == "folder" and tables:
+        raise ConfigurationError(
+            f"{folder} holds a table: give it instead ({folder / tables[0]}) if the labels stand "
+            "in it, or say --format folder if the sub-folders are the classes",
+            field="format",
+        )
+    return found
+
+
 def _format_of_names(names: list[str], otherwise: str) -> str:
     plain = [name.lower() for name in names if not name.startswith(".")]
     if any(name in _CLASS_LISTS for name in plain):
@@ -124,7 +141,7 @@ def _format_of_names(names: list[str], otherwise: str) -> str:
             f"{otherwise}",
             field="format",
         )
-    tables = [name for name in plain if name.endswith(".csv") and name != "not-exported.csv"]
+    tables = [name for name in plain if name.endswith(".csv") and name != _NOT_EXPORTED]
     return "csv" if otherwise == "archive" and len(tables) == 1 else otherwise
 
 

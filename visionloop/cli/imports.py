@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from visionloop.annotation import Annotation
 from visionloop.cli.connection import open_labeling
 from visionloop.cli.import_jobs import import_job
 from visionloop.cli.import_sources import format_of, is_streamed
 from visionloop.cli.labelled_files import Columns, LabelledFile, batch_name, find, passed_over
 from visionloop.cli.output import Output
 from visionloop.cli.store import user_name
-from visionloop.errors import ImageError, InvalidInputError, NotFoundError
+from visionloop.errors import ConfigurationError, ImageError, InvalidInputError, NotFoundError
 from visionloop.image_file import read_image_file
 from visionloop.labeling_client import DatasetSettings, Receipt, SubmitImage
 from visionloop.telemetry import progress
@@ -52,7 +53,8 @@ class _Remarks:
 
 @dataclass(slots=True)
 class _Report:
-    """What became of an import. `left_out` counts files by ending that were never rows of it."""
+    """What became of an import. `left_out` counts files by ending that were never rows of it,
+    `unlabelled` the images that came in without a label."""
 
     dataset: str
     batch: str
@@ -61,6 +63,7 @@ class _Report:
     outcomes: Counter[str] = field(default_factory=Counter)
     rejected: _Remarks = field(default_factory=_Remarks)
     disputed: _Remarks = field(default_factory=_Remarks)
+    unlabelled: int = 0
 
     def count(self, file: LabelledFile, receipt: Receipt) -> None:
         self.outcomes[receipt.outcome] += 1
@@ -68,6 +71,8 @@ class _Report:
             self.rejected.add(file, receipt.reason, receipt.message)
         elif receipt.reason == "label_conflict":
             self.disputed.add(file, receipt.reason, receipt.message)
+        if receipt.outcome in ("accepted", "duplicate"):
+            self.unlabelled += file.unlabelled
 
     def tell(self, output: Output) -> None:
         accepted, duplicates = self.outcomes["accepted"], self.outcomes["duplicate"]
@@ -78,6 +83,7 @@ class _Report:
                 "rows": self.files,
                 "accepted": accepted,
                 "duplicates": duplicates,
+                "unlabelled": self.unlabelled,
                 "rejected": self.rejected.by_row(),
                 "disputed": self.disputed.by_row(),
                 "left_out": dict(sorted(self.left_out.items())),
@@ -87,14 +93,13 @@ class _Report:
             f"{self.dataset}: {accepted} images accepted, {duplicates} were there already, "
             f"{len(self.rejected.rows)} rejected"
         )
+        if self.unlabelled:
+            output.line(f"{self.unlabelled} came without a label and wait for one")
         self.rejected.tell(output)
         self.disputed.tell(output)
         if self.left_out:
             counts = (f"{n} {end or 'without ending'}" for end, n in self.left_out.most_common())
-            output.note(
-                f"left out ({', '.join(counts)}): files whose names are not those of images, and "
-                "those that lie beside the class folders"
-            )
+            output.note(f"left out ({', '.join(counts)}): their names are not those of images")
 
 
 def import_images(options: argparse.Namespace, output: Output) -> int:
@@ -102,11 +107,8 @@ def import_images(options: argparse.Namespace, output: Output) -> int:
     format_name = format_of(options.source, options.format)
     if options.images or not is_streamed(options.source, format_name, options.path_column):
         return import_job(options, format_name, output)
-    names = (name.strip() for name in options.attribute_columns.split(","))
-    attributes = tuple(name for name in names if name)
-    columns = Columns(options.path_column, options.label_column, options.group_column, attributes)
     source = Path(options.source)
-    files = find(source, columns)
+    files = find(source, _columns(options, format_name))
     left_out = passed_over(source) if source.is_dir() else Counter[str]()
     report = _Report(options.dataset, options.batch or batch_name(files), len(files), left_out)
     author = options.author or user_name()
@@ -124,17 +126,32 @@ def import_images(options: argparse.Namespace, output: Output) -> int:
     return 65 if report.rejected.rows else 0
 
 
+def _columns(options: argparse.Namespace, format_name: str) -> Columns:
+    """What the flags say of a table. Raises ConfigurationError for options of other formats."""
+    if options.option:
+        raise ConfigurationError(
+            f"--option {options.option[0]!r} has no effect on a {format_name} that is read here; "
+            "its flags are --path-column, --label-column, --group-column, --attribute-columns, "
+            "--label-separator and --unannotated",
+            field="option",
+        )
+    names = (name.strip() for name in options.attribute_columns.split(","))
+    return Columns(
+        path=options.path_column,
+        label=options.label_column,
+        group=options.group_column,
+        attributes=tuple(name for name in names if name),
+        separator=options.label_separator,
+        unannotated=options.unannotated,
+    )
+
+
 def _readable_rows(
     files: list[LabelledFile], report: _Report, author: str
 ) -> Iterator[SubmitImage]:
     for ordinal, file in enumerate(files):
         if file.fault:
             report.rejected.add(file, "invalid_row", file.fault)
-            continue
-        if not file.label:
-            report.rejected.add(
-                file, "empty_label", "the label is empty; give a class or drop the row"
-            )
             continue
         try:
             image = read_image_file(file.path)
@@ -149,10 +166,18 @@ def _readable_rows(
             batch=report.batch,
             ordinal=ordinal,
             image=image,
-            label=file.label,
+            label=file.label or None,
+            annotation=_annotation(file),
             group=file.group,
             attributes=file.attributes,
             author_kind="import",
             author=author,
             source=file.source,
         )
+
+
+def _annotation(file: LabelledFile) -> Annotation | None:
+    """All classes of an image that may have several; None where one label says it, or nothing."""
+    if file.classes is None:
+        return None
+    return Annotation(classes=file.classes, nothing_there=not file.classes)

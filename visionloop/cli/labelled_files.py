@@ -1,7 +1,8 @@
-"""Labelled images on this machine's disk: a folder per class, or a CSV with a row per image.
+"""Images on this machine's disk with their labels: a folder per class, or a CSV with a row each.
 
-Only the CLI reads local paths; the service gets bytes. Rows are found first (cheap) and read one by
-one while they are sent, so memory stays flat however large the import.
+What has no label is no mistake: it waits for one. Only the CLI reads local paths; the service gets
+bytes. Rows are found first (cheap) and read one by one while they are sent, so memory stays flat
+however large the import.
 """
 
 import csv
@@ -11,18 +12,26 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+from visionloop.cli.image_files import (
+    IMAGE_SUFFIXES,
+    files_below,
+    images_below,
+    is_image,
+    unreadable,
+)
 from visionloop.errors import ConfigurationError, NotFoundError
 
 _MARKS = {";": "semicolons", "\t": "tabs", "|": "bars"}
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledFile:
     """One row of an import. `row` is what people count: the CSV line, or the file's number.
 
-    `fault` says what is wrong with a row that is not to be sent.
+    `label` is one class, "" for none; `classes` instead are all that the image shows, maybe none of
+    them. `fault` says what is wrong with a row that is not to be sent.
     """
 
     row: int
@@ -32,16 +41,28 @@ class LabelledFile:
     group: str = ""
     attributes: dict[str, str] = field(default_factory=dict)
     fault: str = ""
+    classes: tuple[str, ...] | None = None
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether nothing is said of what the image shows."""
+        return not self.label and self.classes is None
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which CSV columns mean what. `group` may be None; `attributes` may be empty."""
+    """Which CSV columns mean what. `group` may be None; `attributes` may be empty.
+
+    With `separator` a label's cell may name several classes. An empty one leaves the image open, or
+    (`unannotated`) says that the image shows none of the classes.
+    """
 
     path: str = "path"
     label: str = "label"
     group: str | None = None
     attributes: tuple[str, ...] = ()
+    separator: str = ""
+    unannotated: Literal["open", "empty"] = "open"
 
 
 def find(source: Path, columns: Columns) -> list[LabelledFile]:
@@ -57,16 +78,20 @@ def find(source: Path, columns: Columns) -> list[LabelledFile]:
 
 
 def _in_folder(folder: Path) -> list[LabelledFile]:
+    """What lies in a sub-folder is of the class that it is called by, and what lies beside them is
+    of none yet."""
     try:
-        classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
-        raise _unreadable(error) from error
-    if not classes:
+        raise unreadable(error) from error
+    files = [(path, label.name) for label in inside if label.is_dir() for path in _of_class(label)]
+    files += [(path, "") for path in inside if is_image(path)]
+    if not files:
         raise ConfigurationError(
-            f"{folder} has no sub-folders; make one per class (cats/…, dogs/…) or give a CSV file",
+            f"{folder} has neither images nor sub-folders; make one per class (cats/…, dogs/…) or "
+            "give a CSV file",
             field="source",
         )
-    files = [(path, label.name) for label in classes for path in _images_below(label)]
     return [
         LabelledFile(
             row,
@@ -81,15 +106,9 @@ def _in_folder(folder: Path) -> list[LabelledFile]:
 
 def passed_over(folder: Path) -> Counter[str]:
     """Files of a class folder tree that `find` does not take, by what their names end in ("" for
-    no ending); an image beside the class folders, too. Hidden files do not count.
+    no ending). Hidden files do not count.
     """
-    beside = (path for path in folder.iterdir() if path.is_file())
-    below = (path for path in _below(folder) if path.parent != folder and not _is_image(path))
-    return Counter(
-        path.suffix.lower()
-        for path in (*beside, *below)
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    return Counter(path.suffix.lower() for path in files_below(folder) if not is_image(path))
 
 
 def _as_text(name: str) -> str:
@@ -106,8 +125,8 @@ def _name_fault(label: str) -> str:
     )
 
 
-def _images_below(folder: Path) -> list[Path]:
-    images = [path for path in sorted(_below(folder)) if _is_image(path)]
+def _of_class(folder: Path) -> list[Path]:
+    images = images_below(folder)
     if not images:
         raise ConfigurationError(
             f"class {folder.name!r} is empty: no images below {folder}. Add some, or remove the "
@@ -115,27 +134,6 @@ def _images_below(folder: Path) -> list[Path]:
             field="source",
         )
     return images
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    """Everything that is no folder; a folder that cannot be read is told, not skipped."""
-    try:
-        for path, _, names in os.walk(folder, onerror=_raise):
-            yield from (Path(path, name) for name in names)
-    except OSError as error:
-        raise _unreadable(error) from error
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _unreadable(error: OSError) -> ConfigurationError:
-    return ConfigurationError(f"cannot read {error.filename}: {error.strerror}", field="source")
 
 
 def _in_csv(file: Path, columns: Columns) -> Iterator[LabelledFile]:
@@ -207,15 +205,27 @@ def _csv_row(
         fault = "the row has fewer cells than the header; give each column its cell"
     elif not name:
         fault = f"the path (column {columns.path!r}) is empty; name a file or drop the row"
+    label, classes = _said(cell(columns.label), columns)
     return LabelledFile(
         row=line,
         path=folder / name,
         source=name,
-        label=cell(columns.label),
+        label=label,
+        classes=classes,
         group=cell(columns.group) if columns.group else "",
         attributes={a: cell(a) for a in columns.attributes if values[a]},
         fault=fault,
     )
+
+
+def _said(cell: str, columns: Columns) -> tuple[str, tuple[str, ...] | None]:
+    """`label` and `classes` of a row, from what stands in its cell."""
+    if not cell:
+        return "", () if columns.unannotated == "empty" else None
+    if not columns.separator:
+        return cell, None
+    named = (part.strip() for part in cell.split(columns.separator))
+    return "", tuple(dict.fromkeys(name for name in named if name))
 
 
 def batch_name(files: list[LabelledFile]) -> str:
@@ -230,6 +240,7 @@ def batch_name(files: list[LabelledFile]) -> str:
             state = f"{status.st_size}:{status.st_mtime_ns}"
         except OSError:
             state = "unreadable"
-        row = (file.source, file.label, file.group, sorted(file.attributes.items()), state)
+        label = file.label if file.classes is None else file.classes
+        row = (file.source, label, file.group, sorted(file.attributes.items()), state)
         digest.update(repr(row).encode())
     return f"import-{digest.hexdigest()[:32]}"

@@ -446,6 +446,13 @@ def test_csv_cells_with_several_classes_and_cells_made_text() -> None:
     assert drafts([entry]) == [{"classes": ["=b", "a", "+c"]}]
 
 
+def test_an_empty_csv_cell_leaves_the_image_open_or_says_none_of_the_classes() -> None:
+    rows = "path,label\n1.png,\nb/2.png,a\n"
+    assert drafts(table(rows, label_separator=";")) == [None, {"classes": ["a"]}]
+    found = table(rows, label_separator=";", unannotated="empty")
+    assert drafts(found) == [{"classes": []}, {"classes": ["a"]}]
+
+
 def test_csv_names_images_that_are_there() -> None:
     [entry] = taken("csv", f"sha256,label\n{'ab' * 32},cat\n".encode())
     assert isinstance(entry, Entry)

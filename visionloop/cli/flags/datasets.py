@@ -33,7 +33,7 @@ def add_import(verbs: Verbs, common: StrictParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a parameter of the format, as unannotated=empty (docs/importing.md lists them)",
+        help="a parameter of what the service reads, as image_key=photo (docs/importing.md)",
     )
     imports.add_argument(
         "--url",
@@ -51,6 +51,19 @@ def add_import(verbs: Verbs, common: StrictParser) -> None:
     )
     imports.add_argument("--path-column", default="path", help="CSV (%(default)s)")
     imports.add_argument("--label-column", default="label", help="CSV (%(default)s)")
+    imports.add_argument(
+        "--label-separator",
+        default="",
+        metavar="MARK",
+        help="CSV: what stands between several labels in a cell, as | (with --task multi_label)",
+    )
+    imports.add_argument(
+        "--unannotated",
+        choices=("open", "empty"),
+        default="open",
+        help="CSV, COCO, YOLO: an image without a label waits for one (open), or shows none of the "
+        "classes, no box (empty) (%(default)s)",
+    )
     imports.add_argument("--group-column", default=None, help="CSV: images that stay in one split")
     imports.add_argument(
         "--attribute-columns", default="", metavar="A,B", help="CSV: kept with each image"

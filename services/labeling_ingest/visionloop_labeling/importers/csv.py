@@ -97,6 +97,8 @@ class CsvImporter:
 
     def _label(self, values: Mapping[str, str]) -> tuple[str | None, Draft | None]:
         cell = values.get(self._said.label_column, "")
+        if not cell and self._said.unannotated == "empty":
+            return None, Draft(classes=())
         if not self._said.label_separator or not cell:
             return cell or None, None
         named = (part.strip() for part in cell.split(self._said.label_separator))

@@ -32,7 +32,8 @@ class CsvParameters(Record):
     """A table with a row per image. Columns that are None (or are not there) are not read.
 
     An image is named by the first of these columns that the table has: `path` in the archive,
-    `url`, `sha256` of an image that is there. With `label_separator` a cell may name several.
+    `url`, `sha256` of an image that is there. With `label_separator` a cell may name several. An
+    empty one leaves the image open, or says that it shows none of the classes.
     """
 
     path_column: _Column = "path"
@@ -42,6 +43,7 @@ class CsvParameters(Record):
     group_column: _Column | None = None
     attribute_columns: Annotated[tuple[_Column, ...], Field(max_length=32)] = ()
     label_separator: Annotated[str, Field(max_length=3)] = ""
+    unannotated: Literal["open", "empty"] = "open"
 
 
 class CocoParameters(Record):
