@@ -177,3 +177,19 @@ def exif_photo(stored: np.ndarray, orientation: int, kind: str = "PNG") -> bytes
     buffer = io.BytesIO()
     Image.fromarray(stored).save(buffer, kind, exif=exif)
     return buffer.getvalue()
+
+
+def drafts(found: list[Entry | InvalidInputError]) -> list[dict[str, Any] | None]:
+    """The annotations; a refused row is a failure that says why."""
+    stored = []
+    for one in found:
+        assert isinstance(one, Entry), str(one)
+        stored.append(None if one.annotation is None else one.annotation.stored())
+    return stored
+
+
+def refusal(found: list[Entry | InvalidInputError], row: int = 0) -> InvalidInputError:
+    """Why this row was refused; an accepted row is a failure."""
+    one = found[row]
+    assert isinstance(one, InvalidInputError)
+    return one
