@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from visionloop.signature import Signature, TensorSpec
 from visionloop_inference.batching import BatchBuffer, BatchQueue, Job, Piece
+from visionloop_inference.datatypes import Arrays
 from visionloop_inference.levels import NORMAL
 from visionloop_inference.rows import HEADER, Arena
-from visionloop_inference.session import Arrays
 from visionloop_inference.wire import JobFrame, Layout, Reason
 
 

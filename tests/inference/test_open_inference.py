@@ -16,8 +16,8 @@ from visionloop.errors import ImageError
 from visionloop.images import decode
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop.proto.inference import open_inference_pb2_grpc
-from visionloop_inference import decoding
-from visionloop_inference.decoding import Decoder
+from visionloop_inference import decoder as decoder_module
+from visionloop_inference.decoder import Decoder
 from visionloop_inference.open_inference import decode_all
 
 IMAGES = [encoded(i) for i in range(5)]
@@ -216,7 +216,7 @@ def test_a_bad_image_stops_the_decoding_of_the_others(monkeypatch: pytest.Monkey
         release.set()
         await asyncio.to_thread(decoder._pool.shutdown)
 
-    monkeypatch.setattr(decoding, "_decode", work)
+    monkeypatch.setattr(decoder_module, "decode", work)
     asyncio.run(run())
     assert len(decoded) <= 2  # what had begun, one for each thread
 

@@ -52,6 +52,8 @@ def test_a_flag_wins_over_the_environment() -> None:
         ([STORE], {"VISIONLOOP_PROVIDER": "tpu"}, "VISIONLOOP_PROVIDER is 'tpu'"),
         ([STORE, "--nonsense"], {}, "unrecognized arguments"),
         ([STORE, "--front-ends=-2"], {}, "--front-ends is -2; it must be -1 to 64"),
+        ([STORE, "--decode-processes=999"], {}, "--decode-processes is 999; it must be"),
+        ([STORE, "--decode-processes=2", "--front-ends=0"], {}, "set one of them only"),
         ([STORE, "--instances=0"], {}, "--instances is 0; it must be above 0"),
         ([STORE, "--threads=-1"], {}, "--threads is -1"),
         ([STORE, "--instances=99999"], {}, "--instances is 99999; it must be 1 to 64"),

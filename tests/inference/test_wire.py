@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from visionloop.errors import (
     DeadlineExceededError,
+    ImageError,
     InvalidInputError,
     OverloadedError,
     UnavailableError,
@@ -136,7 +137,7 @@ PIXELS = Signature(
         ({"rows": 2**21}, "rows"),
         ({"rows": 2}, "16 bytes of 2 rows"),
         ({"deadline": math.nan}, "deadline"),
-        ({"answer": (HEADER, 64)}, "for the answer"),
+        ({"answer": (HEADER, 2**20)}, "of an arena"),
         ({"places": [HEADER, 16, 4, 5]}, r"\[4, 5\]"),
         ({"places": [HEADER, 16, -4, -4]}, "-4"),
         ({"places": [HEADER, 2**40, 4, 4]}, "bytes of 1 rows"),
@@ -156,6 +157,36 @@ def test_a_job_that_does_not_fit_is_malformed(changed: dict[str, object], words:
     )
     with pytest.raises(MalformedFrameError, match=words):
         layout.read_job(frame, 0, len(frame), HEADER + 4096)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "allowed"),
+    [
+        ("FP32", [-1], True),  # who asks may know how large it will be
+        ("FP32", [16], False),  # 64 bytes, which come in the frame
+        ("BYTES", [-1], False),  # a runner's pointers, which nobody else may write
+    ],
+)
+def test_space_for_outputs_is_for_sizes_that_the_signature_leaves_open(
+    datatype: str, shape: list[int], allowed: bool
+) -> None:
+    outputs = (TensorSpec(name="y", datatype=datatype, shape=shape),)
+    layout = Layout(PIXELS.model_copy(update={"outputs": outputs}))
+    frame = memoryview(layout.job(1, 1, 0, math.inf, (HEADER + 64, 64), [HEADER, 16, 4, 4]))
+    if allowed:
+        read = layout.read_job(frame, 0, len(frame), HEADER + 4096)
+        assert read.answer == (HEADER + 64, 64)
+    else:
+        with pytest.raises(MalformedFrameError, match="for the answer"):
+            layout.read_job(frame, 0, len(frame), HEADER + 4096)
+
+
+def test_a_refused_image_comes_back_as_it_was_refused() -> None:
+    frame = wire.refused(7, Reason.IMAGE, "corrupt\nit cannot be decoded\nat all")
+    job, reason, error = wire.read_refused(memoryview(frame), 0, len(frame))
+    assert (job, reason) == (7, Reason.IMAGE)
+    assert isinstance(error, ImageError)
+    assert (error.reason, str(error)) == ("corrupt", "it cannot be decoded\nat all")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop.signature import Signature
 from visionloop_inference.catalogue import Catalogue
 from visionloop_inference.datatypes import DATATYPES
-from visionloop_inference.decoding import Decoder
+from visionloop_inference.decoder import Decoder
 from visionloop_inference.model_config import Offer
 from visionloop_inference.open_inference import OpenInference
 from visionloop_inference.shared_memory import Regions

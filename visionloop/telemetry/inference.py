@@ -99,7 +99,8 @@ FEEDBACK = _counter(
 )
 RESTARTS = _counter(
     "visionloop_restarts_total",
-    "Processes that ended when they should not have, and were started again: front_end or runner.",
+    "Processes that ended when they should not have, and were started again: front_end, runner "
+    "or decoder.",
     ("process",),
 )
 LAST_INFERENCE = _gauge(
@@ -149,7 +150,7 @@ def begin_at_zero() -> None:
     """
     for outcome in ("stored", "repeated", "conflict", "failed"):
         FEEDBACK.labels(outcome=outcome)
-    for process in ("front_end", "runner"):
+    for process in ("front_end", "runner", "decoder"):
         RESTARTS.labels(process=process)
     for result in ("swapped", "demoted", "refused", "failed"):
         MODEL_SWAP.labels(result=result)

@@ -31,6 +31,7 @@ from visionloop.telemetry import inference as metrics
 from visionloop.telemetry import rpc as _rpc_metrics  # noqa: F401 — front ends count on them
 from visionloop_inference import doctor
 from visionloop_inference.answers import Answers
+from visionloop_inference.decoding_processes import DecodingProcesses
 from visionloop_inference.front_ends import FrontEnds
 from visionloop_inference.http import HttpServer
 from visionloop_inference.loading import Loader
@@ -111,12 +112,14 @@ async def serve(settings: Settings, cache: Path) -> None:
         opening = loop.run_in_executor(pool, open_store, settings.store)
         answers = Answers()
         front_ends = answers.front_ends = FrontEnds(settings, answers)
+        decoders = DecodingProcesses(settings, front_ends)
         readiness = Readiness(lambda: _tell(front_ends, readiness, settings))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, readiness.stop)
         http = HttpServer(readiness.reason, settings)  # files that cannot be used are told here
         try:
             port = front_ends.start(settings.host, settings.port)
+            decoders.start()
             addresses = {
                 "grpc": endpoint(settings.host, port),
                 **await http.start(front_ends.local),
@@ -141,6 +144,7 @@ async def serve(settings: Settings, cache: Path) -> None:
         finally:
             await http.close()
             await front_ends.close()
+            await decoders.close()
             with contextlib.suppress(Exception):
                 await asyncio.gather(proving, opening, return_exceptions=True)
     log.info("stopped")

@@ -19,10 +19,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from visionloop_inference.datatypes import DATATYPES
+from visionloop_inference.datatypes import DATATYPES, Arrays
 from visionloop_inference.levels import level_of
 from visionloop_inference.rows import Arena
-from visionloop_inference.session import Arrays
 from visionloop_inference.wire import JobFrame, Layout, Reason
 
 CANCELLED = "cancelled by its caller"

@@ -5,11 +5,13 @@ handed over at once, the image of somebody who waits for his answer would stand 
 """
 
 import asyncio
+from collections import deque
 
 from visionloop.preprocessing import Preprocessing
-from visionloop_inference.decoding import Decoded, Decoder
+from visionloop_inference.decoder import Decoder
+from visionloop_inference.decoding import Decoded
 
-EACH = 2  # images for each thread: one that is decoded, and one that is there when it is done
+EACH = 2  # images for each that is decoded at once: that one, and one that is there when it is done
 
 
 class BulkDecoder:
@@ -17,9 +19,34 @@ class BulkDecoder:
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
-        self._turns = asyncio.Semaphore(EACH * decoder.threads)
+        self._under_way = 0
+        self._line: deque[asyncio.Event] = deque()  # who waits for room; the first is told of it
 
     async def decode(self, data: bytes, preprocessing: Preprocessing) -> Decoded:
         """One image, as `Decoder.decode` does it, in its turn."""
-        async with self._turns:
+        if self._line or not self._has_room():
+            await self._room()
+        self._under_way += 1
+        try:
             return await self._decoder.decode(data, preprocessing)
+        finally:
+            self._under_way -= 1
+            self._tell()
+
+    async def _room(self) -> None:
+        turn = asyncio.Event()
+        self._line.append(turn)
+        try:
+            while self._line[0] is not turn or not self._has_room():
+                turn.clear()
+                await turn.wait()
+        finally:
+            self._line.remove(turn)
+            self._tell()  # there may be room for more than one: decoding processes come and go
+
+    def _has_room(self) -> bool:
+        return self._under_way < EACH * self._decoder.side_by_side
+
+    def _tell(self) -> None:
+        if self._line:
+            self._line[0].set()

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+Arrays: TypeAlias = list[NDArray[Any]]  # inputs or outputs, in the signature's order
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,10 +25,9 @@ from numpy.typing import NDArray
 from visionloop.bundle import Bundle, TensorSpec
 from visionloop_inference.batch_metrics import BatchMetrics
 from visionloop_inference.batching import CANCELLED, BatchBuffer, BatchQueue, Job, Piece
-from visionloop_inference.datatypes import DATATYPES
+from visionloop_inference.datatypes import DATATYPES, Arrays
 from visionloop_inference.pace import Pace
 from visionloop_inference.session import (
-    Arrays,
     Begun,
     GraphRunFailedError,
     OutOfMemoryError,

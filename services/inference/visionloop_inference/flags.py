@@ -151,6 +151,13 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
     add("--decode-threads", type=int, default=min(4, cores()), help="threads that decode images, "
         "per front end")  # fmt: skip
     add(
+        "--decode-processes",
+        type=int,
+        default=0,
+        help="processes that decode images for all front ends; 0: none, front ends do it in their "
+        "threads",
+    )
+    add(
         "--max-batch",
         type=int,
         default=32,

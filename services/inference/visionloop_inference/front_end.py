@@ -2,10 +2,11 @@
 
 A front end parses, decodes and admits; it holds no graph. It follows the supervisor's messages:
 
-    start   {address, socket, index, settings}          listen; said: listening {port}, or
+    start   {address, socket, index, settings} + fd     listen; said: listening {port}, or
                                                         refused {problem}
-    link    {bundle, runner} + fds      a runner's socket and arena; said: unlinked {runner} when
+    link    {bundle, runner} + fds      a runner's socket and arena; said: unlinked {number} when
                                         it could not be taken, or broke later
+    decoder {decoder} + fds             the same of a decoder
     model   {model, wanted, problem,
              stable, canary, versions}                  the routes of one model, all of them
     forget  {model}                                     a model that is not served any more
@@ -29,6 +30,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -39,7 +41,8 @@ from visionloop.telemetry import configure_logging, metrics
 from visionloop.telemetry.pages import Page
 from visionloop_inference.catalogue import Catalogue
 from visionloop_inference.control import Control, Message
-from visionloop_inference.decoding import Decoder
+from visionloop_inference.decoder import Decoder
+from visionloop_inference.decoding_load import DecodingLoad
 from visionloop_inference.garbage import settle_garbage_collector
 from visionloop_inference.link import RunnerLink
 from visionloop_inference.rows import Arena
@@ -71,10 +74,12 @@ class FrontEnd:
             start = await self._inbox.get()
             if start is None:
                 return
-            message, _ = start
+            message, fds = start
             settings = Settings.from_message(message["settings"])
             catalogue = Catalogue(settings.queue_rows, settings.queue_bytes)
-            decoder = Decoder(settings.decode_threads)
+            # The kernel drops what a process has no room for: then we see our own images alone.
+            load = DecodingLoad(fds[0], message["index"]) if fds else None
+            decoder = Decoder(settings.decode_threads, load=load)
             try:
                 await self._serve(message, settings, catalogue, decoder)
             finally:
@@ -96,7 +101,9 @@ class FrontEnd:
             return
         await server.start()
         self._say({"said": "listening", "port": port})
-        follow = asyncio.create_task(self._follow(catalogue, server), name="follow the supervisor")
+        follow = asyncio.create_task(
+            self._follow(catalogue, decoder, server), name="follow the supervisor"
+        )
         try:
             if (drain := await self._drain_asked) is not None:
                 await self._drain(drain, server, traffic)
@@ -104,12 +111,21 @@ class FrontEnd:
             follow.cancel()
             await server.stop(0.0)
 
-    async def _follow(self, catalogue: Catalogue, server: Server) -> None:
+    async def _follow(self, catalogue: Catalogue, decoder: Decoder, server: Server) -> None:
         """Does what the supervisor says, until it is gone."""
         while (received := await self._inbox.get()) is not None:
             message, fds = received
             try:
-                self._obey(catalogue, server, message, fds)
+                match message["do"]:
+                    case "link":
+                        self._link(
+                            message["runner"],
+                            partial(link_runner, catalogue, message["bundle"], fds),
+                        )
+                    case "decoder":
+                        self._link(message["decoder"], partial(decoder.processes.link, fds))
+                    case _:
+                        self._obey(catalogue, server, message)
             except Exception:
                 # One message that fails must not leave this front end deaf to the next.
                 log.exception("what the supervisor said failed: %s", message)
@@ -118,10 +134,8 @@ class FrontEnd:
         if not self._drain_asked.done():
             self._drain_asked.set_result(None)
 
-    def _obey(self, catalogue: Catalogue, server: Server, message: Message, fds: list[int]) -> None:
+    def _obey(self, catalogue: Catalogue, server: Server, message: Message) -> None:
         match message["do"]:
-            case "link":
-                self._link(catalogue, message, fds)
             case "model":
                 catalogue.update_model(message)
             case "forget":
@@ -140,19 +154,18 @@ class FrontEnd:
             case other:
                 log.error("the supervisor said %r, which means nothing here", other)
 
-    def _link(self, catalogue: Catalogue, message: Message, fds: list[int]) -> None:
-        """Takes a link up, and asks for another one where that fails or it breaks: the runner may
-        well live, and nobody else sees that it cannot be reached from here."""
-        runner = message["runner"]
+    def _link(self, number: int, take_up: Callable[[Callable[[], None]], None]) -> None:
+        """Takes a link up, and asks for another one where that fails or it breaks: the other side
+        may well live, and nobody else sees that it cannot be reached from here."""
 
         def lost() -> None:
             with contextlib.suppress(UnavailableError):  # the supervisor is gone: so are we, soon
-                self._say({"said": "unlinked", "runner": runner})
+                self._say({"said": "unlinked", "number": number})
 
         try:
-            link_runner(catalogue, message["bundle"], fds, lost)
+            take_up(lost)
         except (OSError, ValueError, VisionloopError) as error:
-            log.error("runner %d cannot be linked here: %s", runner, error)
+            log.error("number %d cannot be linked here: %s", number, error)
             lost()
 
     async def _drain(self, message: Message, server: Server, traffic: Traffic) -> None:

@@ -1,4 +1,5 @@
-"""A runner's end of a link to a front end: frames in, jobs onto the queue, answers out.
+"""A runner's end of a link to a front end (or a decoder's): frames in, jobs onto the queue, answers
+out.
 
 A front end that stops reading must not stop the runner, which serves others: answers that the
 socket does not take wait in a buffer of their own, and when that passes a bound the link is closed,
@@ -15,9 +16,9 @@ from visionloop.errors import InvalidInputError
 from visionloop.telemetry import inference as metrics
 from visionloop_inference import wire
 from visionloop_inference.batching import CANCELLED, BatchQueue, Job
+from visionloop_inference.datatypes import Arrays
 from visionloop_inference.pace import Board
 from visionloop_inference.rows import Arena, aligned
-from visionloop_inference.session import Arrays
 from visionloop_inference.strings import read_strings, write_strings
 
 log = logging.getLogger(__name__)
@@ -29,9 +30,17 @@ class FrontEndLink:
     """One link. Its jobs are on the runner's queue until they are answered or the link closes."""
 
     def __init__(
-        self, sock: socket.socket, arena: Arena, layout: wire.Layout, queue: BatchQueue, name: str
+        self,
+        sock: socket.socket,
+        arena: Arena,
+        layout: wire.Layout,
+        queue: BatchQueue,
+        name: str,
+        *,
+        counted: bool = True,
     ) -> None:
-        """Takes the socket and the arena over."""
+        """Takes the socket and the arena over. `counted`: its jobs are requests, so that cancelled
+        ones count as rejected."""
         sock.setblocking(False)
         self.arena = arena
         self.name = name
@@ -44,7 +53,7 @@ class FrontEndLink:
         self._queue = queue
         self._inbox = wire.Inbox(sock, layout.longest_to_runner)
         self._jobs: dict[int, Job] = {}
-        self._cancelled = metrics.REJECTED.labels(reason="cancelled")
+        self._cancelled = metrics.REJECTED.labels(reason="cancelled") if counted else None
         self._strings = [
             (index, spec.name) for index, spec in enumerate(layout.inputs) if spec.variable
         ]
@@ -102,7 +111,8 @@ class FrontEndLink:
         job = self._jobs.get(job_id)
         if job is not None:
             self._queue.drop(job)
-            self._cancelled.inc()
+            if self._cancelled is not None:
+                self._cancelled.inc()
             if not job.under_way:
                 self.refuse(job, wire.Reason.CANCELLED, CANCELLED)
 
@@ -111,12 +121,13 @@ class FrontEndLink:
         if job.frame.id not in self._jobs:  # the link closed meanwhile
             return
         offset, space = job.frame.answer
+        in_arena = 0 < sum([aligned(array.nbytes) for array in outputs]) <= space
         memory = self.arena.memory
         places: list[int] = []
         data: list[bytes] = []
         first = 1 if self._layout.batched else 0
         for spec, array in zip(self._layout.outputs, outputs, strict=True):
-            if space:
+            if in_arena:
                 np.ndarray(array.shape, array.dtype, memory, offset)[...] = array
                 places += (array.nbytes, *array.shape[first:])
                 offset += aligned(array.nbytes)
@@ -125,7 +136,7 @@ class FrontEndLink:
             places += (len(part), *array.shape[first:])
             data.append(part)
         self._layout.answer(
-            self.unsent, job.frame.id, places, data, job.failures, in_arena=space > 0
+            self.unsent, job.frame.id, places, data, job.failures, in_arena=in_arena
         )
         self._forget(job)
 

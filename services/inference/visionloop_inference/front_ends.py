@@ -1,7 +1,7 @@
 """All front ends of this server: started, kept alive, and told the same.
 
-A front end that dies is started again and told everything anew: the runners get a new link to it,
-and the routes are repeated. What it held is lost to its callers, who see UNAVAILABLE.
+A front end that dies is started again and told everything anew: runners and decoders get a new link
+to it, and the routes are repeated. What it held is lost to its callers, who see UNAVAILABLE.
 """
 
 import asyncio
@@ -16,8 +16,9 @@ from visionloop.errors import ConfigurationError, UnavailableError, VisionloopEr
 from visionloop.flags import endpoint
 from visionloop.telemetry import inference as metrics
 from visionloop_inference.control import Message
+from visionloop_inference.decoding_load import DecodingLoad
 from visionloop_inference.hosted_front_end import Answer, HostedFrontEnd
-from visionloop_inference.hosted_runner import HostedRunner
+from visionloop_inference.linked_child import LinkedChild
 from visionloop_inference.restarts import next_pause
 from visionloop_inference.settings import Settings
 
@@ -38,7 +39,8 @@ class FrontEnds:
         self._answer = answer
         self._hosted: list[HostedFrontEnd] = []
         self._keepers: list[asyncio.Task[None]] = []
-        self._runners: list[HostedRunner] = []
+        self._children: list[LinkedChild] = []  # that all are linked to
+        self._load = DecodingLoad.create()
         self._routes: dict[str, Message] = {}
         self._regions: Message | None = None
         self._server: Message | None = None
@@ -74,6 +76,7 @@ class FrontEnds:
             index,
             address,
             str(local),
+            self._load.fd,
             self.settings,
             self._answer,
             self._unlinked,
@@ -86,6 +89,7 @@ class FrontEnds:
         born = loop.time()
         while True:
             how = await asyncio.shield(self._hosted[index].child.ended)
+            self._load.clear(index)
             if self._closing:
                 return
             longest = self.settings.restart_pause_seconds
@@ -106,8 +110,8 @@ class FrontEnds:
         """Raises VisionloopError, and OSError when the machine has no room for a process."""
         hosted = self._hosted[index] = self._new(index, address)
         # Before it listens: from here on it hears what all hear, and hears nothing twice.
-        for runner in tuple(self._runners):
-            self._link(runner, hosted)
+        for child in tuple(self._children):
+            self._link(child, hosted)
         for message in (*self._routes.values(), self._regions, self._server, self._log):
             if message is not None:
                 hosted.say(message)
@@ -115,41 +119,41 @@ class FrontEnds:
 
     # What all of them are told.
 
-    def connect(self, runner: HostedRunner) -> None:
-        """Links a runner to every front end, from now on."""
-        self._runners.append(runner)
+    def connect(self, child: LinkedChild) -> None:
+        """Links a runner or decoder to every front end, from now on."""
+        self._children.append(child)
         for hosted in self._hosted:
-            self._link(runner, hosted)
+            self._link(child, hosted)
 
-    def disconnect(self, runner: HostedRunner) -> None:
-        """The runner is gone or about to go: no new links."""
+    def disconnect(self, child: LinkedChild) -> None:
+        """It is gone or about to go: no new links."""
         with contextlib.suppress(ValueError):
-            self._runners.remove(runner)
+            self._children.remove(child)
 
-    def _link(self, runner: HostedRunner, hosted: HostedFrontEnd) -> None:
-        if runner not in self._runners or hosted not in self._hosted or self._closing:
+    def _link(self, child: LinkedChild, hosted: HostedFrontEnd) -> None:
+        if child not in self._children or hosted not in self._hosted or self._closing:
             return  # gone while this waited
         try:
-            runner.link(hosted, self.settings.queue_bytes, self.settings.max_images)
+            child.link(hosted, self.settings.queue_bytes, self.settings.max_images)
         except UnavailableError as error:
             log.debug("no link: %s", error)  # whoever died is started again, and linked then
         except OSError as error:
-            # Out of descriptors or memory: the version would serve through the others alone.
+            # Out of descriptors or memory: it would serve the others alone.
             log.error(
                 "%s and front end %d cannot be linked (%s); trying again in %.0f s",
-                runner.child.name, hosted.index, error, LINK_PAUSE,
+                child.child.name, hosted.index, error, LINK_PAUSE,
             )  # fmt: skip
-            self._link_later(runner, hosted)
+            self._link_later(child, hosted)
 
-    def _link_later(self, runner: HostedRunner, hosted: HostedFrontEnd) -> None:
-        asyncio.get_running_loop().call_later(LINK_PAUSE, self._link, runner, hosted)
+    def _link_later(self, child: LinkedChild, hosted: HostedFrontEnd) -> None:
+        asyncio.get_running_loop().call_later(LINK_PAUSE, self._link, child, hosted)
 
     def _unlinked(self, hosted: HostedFrontEnd, number: int) -> None:
-        """A front end says that its link to a runner broke, or could not be taken up. Where the
-        runner died, the pause is long enough for its end to be seen, and there is no link."""
-        for runner in self._runners:
-            if runner.number == number:
-                self._link_later(runner, hosted)
+        """A front end says that a link of it broke, or could not be taken up. Where the other side
+        died, the pause is long enough for its end to be seen, and there is no link."""
+        for child in self._children:
+            if child.number == number:
+                self._link_later(child, hosted)
 
     def route(self, model: str, message: Message) -> None:
         """The routes of a model, until the next ones."""
@@ -209,6 +213,7 @@ class FrontEnds:
         if self._port_holder is not None:
             self._port_holder.close()
         self._folder.cleanup()
+        self._load.close()
 
 
 def held_port(host: str, port: int) -> tuple[socket.socket, int]:

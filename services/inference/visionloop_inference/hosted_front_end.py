@@ -29,8 +29,9 @@ Answer = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 class HostedFrontEnd:
     """One front end: a process, or with `process` False a task of this one.
 
-    `local` is the path of its Unix socket. `answer(kind, payload)` answers what it asks;
-    `unlinked(front end, runner's number)` is told of a runner that it does not reach (any more).
+    `local` is the path of its Unix socket, `load` the descriptor of everybody's `DecodingLoad`.
+    `answer(kind, payload)` answers what it asks; `unlinked(front end, number)` is told of a runner
+    or decoder that it does not reach (any more).
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class HostedFrontEnd:
         index: int,
         address: str,
         local: str,
+        load: int,
         settings: Settings,
         answer: Answer,
         unlinked: "Callable[[HostedFrontEnd, int], None]",
@@ -66,7 +68,7 @@ class HostedFrontEnd:
                 "index": index,
                 "settings": settings.to_message(),
             },
-            [],
+            [load],
         )
 
     async def listening(self) -> int:
@@ -109,7 +111,7 @@ class HostedFrontEnd:
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
             case "unlinked":
-                self._unlinked(self, message["runner"])
+                self._unlinked(self, message["number"])
             case other:
                 log.debug("front end %d said %s: %s", self.index, other, message)
 

@@ -1,45 +1,32 @@
 """A runner as the supervisor sees it: a child that loads one version, proves it, and runs it."""
 
 import asyncio
-import itertools
 import logging
-import socket
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from visionloop.bundle import Bundle, ClassifierBundle
 from visionloop.errors import CorruptError, RefusedError, UnavailableError, VisionloopError
 from visionloop_inference.children import Child
 from visionloop_inference.control import Control, Message
 from visionloop_inference.datatypes import byte_size
-from visionloop_inference.rows import Arena, aligned
+from visionloop_inference.linked_child import Linked, LinkedChild
+from visionloop_inference.rows import aligned
 
 log = logging.getLogger(__name__)
 
 MODULE = "visionloop_inference.runner_process"
 MANY = 10  # times the predicted cost; more than that and a runner hangs
-_numbers = itertools.count(1)
 
 
-class Linked(Protocol):
-    """A front end that a runner can be linked to."""
-
-    index: int
-
-    def send(self, message: Message, fds: list[int]) -> None: ...
-
-
-class HostedRunner:
-    """One runner of one version. `batch` and `row_seconds` are known once it is loaded.
-
-    `number` is its own, of all runners there ever were: front ends name it by that.
-    """
+class HostedRunner(LinkedChild):
+    """One runner of one version. `batch` and `row_seconds` are known once it is loaded."""
 
     def __init__(self, bundle: Bundle, folder: Path, instance: int, *, process: bool) -> None:
+        super().__init__()
         self.bundle = bundle
         self.folder = folder
         self.instance = instance
-        self.number = next(_numbers)
         self.batch = 0
         self.row_seconds = 0.0
         self.pause = 0.0  # seconds that its place was empty before it was started
@@ -93,37 +80,14 @@ class HostedRunner:
         return difference
 
     def link(self, front_end: Linked, arena_bytes: int, rows: int) -> None:
-        """Gives this runner and a front end a socket and an arena of their own.
-
-        The arena has `arena_bytes`, and room for a request of so many `rows` in any case.
-        """
-        ours, theirs = socket.socketpair()
         signature = self.bundle.signature
         row = sum(
             aligned(byte_size(spec.datatype, [max(size, 1) for size in spec.shape]))
             for spec in (*signature.inputs, *signature.outputs)
         )
-        arena = Arena.create(max(arena_bytes, (rows + 1) * row))
-        try:
-            self.child.send({"do": "link", "front_end": front_end.index}, [ours.fileno(), arena.fd])
-            front_end.send(
-                # The bundle itself, not where it lies: a cache may be swept while we serve.
-                {"do": "link", "bundle": self.bundle.model_dump_json(), "runner": self.number},
-                [theirs.fileno(), arena.fd],
-            )
-        finally:
-            arena.close()
-            ours.close()
-            theirs.close()
-
-    async def close(self, patience: float) -> None:
-        """Ends it once its front ends have let go and everything queued is answered."""
-        if not self.child.ended.done():
-            try:
-                self.child.send({"do": "close", "seconds": patience})
-            except UnavailableError:
-                self.child.kill()
-        await self.child.stop(patience)
+        # The bundle itself, not where it lies: a cache may be swept while we serve.
+        told = {"do": "link", "bundle": self.bundle.model_dump_json(), "runner": self.number}
+        self._join(front_end, max(arena_bytes, (rows + 1) * row), told)
 
     async def _wait_for(self, wanted: str) -> Message:
         while (message := await self._said.get()) is not None:

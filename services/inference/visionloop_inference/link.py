@@ -18,9 +18,10 @@ import math
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from visionloop.bundle import Signature
-from visionloop.errors import InvalidInputError, OverloadedError, UnavailableError, VisionloopError
+from visionloop.errors import InvalidInputError, OverloadedError, UnavailableError
 from visionloop_inference import wire
 from visionloop_inference.datatypes import Answer, Buffer, Tensor
 from visionloop_inference.outbox import Outbox
@@ -38,7 +39,7 @@ PATIENCE = 0.002
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting:
+class Waiting:
     """One job that the runner has not answered."""
 
     future: asyncio.Future[Answer]
@@ -49,6 +50,9 @@ class _Waiting:
 
 class RunnerLink:
     """Used from one event loop only, the one it is made in."""
+
+    other: ClassVar[str] = "the runner"  # who is at the other end
+    retry_seconds: ClassVar[float] = RETRY_SECONDS
 
     def __init__(
         self,
@@ -68,7 +72,7 @@ class RunnerLink:
         self._inbox = wire.Inbox(sock)
         self._outbox = Outbox(sock, self._patience, self._break)
         self._open = True
-        self._jobs: dict[int, _Waiting] = {}
+        self._jobs: dict[int, Waiting] = {}
         self._next = 1
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self._read)
@@ -102,27 +106,35 @@ class RunnerLink:
         memory, UnavailableError when the runner is gone, VisionloopError for what went wrong
         there. Rows on which the graph fails are reported in the answer.
         """
-        job = self._submit(inputs, rows, deadline, priority)
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        job = self._submit(inputs, rows, deadline, priority, future)
         try:
-            return await self._jobs[job].future
+            return await future
         except asyncio.CancelledError:
-            if job in self._jobs:
-                self._outbox.put(wire.cancel(job))
+            self._cancel(job)
             raise
 
     def close(self) -> None:
         """Ends the link; the runner sees it. What is not answered yet fails with UNAVAILABLE."""
-        self._end("the link to the runner was closed")
+        self._end(f"the link to {self.other} was closed")
 
     # Jobs out
 
     def _submit(
-        self, inputs: Sequence[Tensor], rows: int, deadline: float | None, priority: int
+        self,
+        inputs: Sequence[Tensor],
+        rows: int,
+        deadline: float | None,
+        priority: int,
+        future: asyncio.Future[Answer],
+        room: int = 0,
     ) -> int:
+        """The id of a new job, whose answer goes to `future`. `room`: bytes for outputs whose size
+        the signature leaves open."""
         if not self._open:
-            raise UnavailableError("the runner is gone", retry_after_seconds=RETRY_SECONDS)
+            raise UnavailableError(f"{self.other} is gone", retry_after_seconds=self.retry_seconds)
         views, places, total = self._places(inputs, rows)
-        offset, answer = self._reserve(total, rows)
+        offset, answer = self._reserve(total, rows, room)
         memory = self._arena.memory
         at = offset or HEADER
         place = 0
@@ -134,12 +146,16 @@ class RunnerLink:
             place += 2 + spec.rank
         job = self._next
         self._next = job + 1
-        self._jobs[job] = _Waiting(self._loop.create_future(), rows, offset, answer)
+        self._jobs[job] = Waiting(future, rows, offset, answer)
         self._rows += rows
         until = math.inf if deadline is None else deadline
         level = max(0, min(priority, 255))
         self._outbox.put(self._layout.job(job, rows, level, until, answer, places))
         return job
+
+    def _cancel(self, job: int) -> None:
+        if job in self._jobs:
+            self._outbox.put(wire.cancel(job))
 
     def _places(self, inputs: Sequence[Tensor], rows: int) -> tuple[list[Buffer], list[int], int]:
         """The inputs' bytes, their numbers in a job frame (offsets still 0), and their room."""
@@ -171,11 +187,11 @@ class RunnerLink:
             total += aligned(size)
         return views, places, total
 
-    def _reserve(self, total: int, rows: int) -> tuple[int | None, tuple[int, int]]:
+    def _reserve(self, total: int, rows: int, room: int) -> tuple[int | None, tuple[int, int]]:
         """Space for the inputs and, where they do not come in the frame, for the outputs."""
         arena = self._arena
         offset = arena.allocate(total) if total else None
-        space = self._layout.answer_space(rows)
+        space = self._layout.answer_space(rows) or room
         if (offset is not None or not total) and not space:
             return offset, (0, 0)
         answer = arena.allocate(space) if offset is not None or not total else None
@@ -185,7 +201,7 @@ class RunnerLink:
             arena.free(offset)
         if total + space > arena.size - HEADER:
             raise InvalidInputError(
-                f"the request needs {total + space} bytes of shared memory; a runner has "
+                f"the request needs {total + space} bytes of shared memory; there are "
                 f"{arena.size - HEADER}: send fewer rows at once"
             )
         raise OverloadedError(
@@ -203,7 +219,7 @@ class RunnerLink:
     def _read(self) -> None:
         try:
             if not self._inbox.receive():
-                self._lose("the runner died")
+                self._lose(f"{self.other} died")
                 return
             for kind, start, end in self._inbox.frames():
                 if kind == wire.ANSWER:
@@ -211,17 +227,18 @@ class RunnerLink:
                 elif kind == wire.REFUSED:
                     self._take_refusal(start, end)
                 else:
-                    raise wire.MalformedFrameError(f"a frame of kind {kind} from a runner")
+                    raise wire.MalformedFrameError(f"a frame of kind {kind} from {self.other}")
         except BlockingIOError:
             return
         except wire.MalformedFrameError as error:
-            self._lose(f"the runner sent {error}")
+            self._lose(f"{self.other} sent {error}")
 
     def _take_answer(self, start: int, end: int) -> None:
         frame = self._layout.read_answer(self._inbox.buffer, start, end)
         waiting = self._waiting(frame.id)
         rows, batched = waiting.rows, self._layout.batched
         memory, (at, space) = self._arena.memory, waiting.answer
+        end = at + space
         if frame.in_arena and not space:
             raise wire.MalformedFrameError("an answer in the arena, where it has no space")
         outputs = {}
@@ -231,6 +248,8 @@ class RunnerLink:
                     f"{size} bytes of {rows} rows of {list(dimensions)} for output {spec.name!r}"
                 )
             if frame.in_arena:
+                if at + size > end:
+                    raise wire.MalformedFrameError("an answer that is larger than its space")
                 data = bytes(memory[at : at + size])
                 at += aligned(size)
             shape = (rows, *dimensions) if batched else dimensions
@@ -246,19 +265,19 @@ class RunnerLink:
         if not waiting.future.done():
             waiting.future.set_exception(error)
 
-    def _waiting(self, job: int) -> _Waiting:
+    def _waiting(self, job: int) -> Waiting:
         waiting = self._jobs.get(job)
         if waiting is None:
             raise wire.MalformedFrameError(f"an answer to job {job}, which it does not have")
         return waiting
 
-    def _finish(self, job: int, waiting: _Waiting) -> None:
-        """The runner is done with the job: its space may be used again."""
+    def _finish(self, job: int, waiting: Waiting) -> None:
+        """The other side is done with the job: its space may be used again."""
         del self._jobs[job]
         self._rows -= waiting.rows
         self._free(waiting)
 
-    def _free(self, waiting: _Waiting) -> None:
+    def _free(self, waiting: Waiting) -> None:
         if waiting.offset is not None:
             self._arena.free(waiting.offset)
         if waiting.answer[1]:
@@ -267,13 +286,13 @@ class RunnerLink:
     # The end
 
     def _lose(self, why: str) -> None:
-        log.warning("%s; %d jobs fail", why, len(self._jobs))
+        log.warning("%s, with %d jobs unanswered", why, len(self._jobs))
         if self._open:
             self._end(why)
             self._on_lost(self)
 
     def _break(self, why: str) -> None:
-        self._lose(f"the link to the runner broke: {why}")
+        self._lose(f"the link to {self.other} broke: {why}")
 
     def _end(self, why: str) -> None:
         if not self._open:
@@ -282,14 +301,17 @@ class RunnerLink:
         self._loop.remove_reader(self._socket)
         self._outbox.close()
         self._socket.close()
-        jobs = list(self._jobs.values())
+        jobs = list(self._jobs.items())
         self._jobs.clear()
         self._rows = 0
-        self._arena.close()
-        error: VisionloopError
-        for waiting in jobs:
+        for job, waiting in jobs:
             if not waiting.future.done():
-                error = UnavailableError(
-                    f"{why} before it answered; try again", retry_after_seconds=RETRY_SECONDS
-                )
-                waiting.future.set_exception(error)
+                self._fail(job, waiting, why)
+        self._arena.close()
+
+    def _fail(self, job: int, waiting: Waiting, why: str) -> None:  # noqa: ARG002 — decoders' use it
+        """The job will not be answered; called while the arena is still there."""
+        error = UnavailableError(
+            f"{why} before it answered; try again", retry_after_seconds=self.retry_seconds
+        )
+        waiting.future.set_exception(error)

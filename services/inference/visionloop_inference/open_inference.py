@@ -28,7 +28,7 @@ from visionloop_inference.admission import deadline_of
 from visionloop_inference.bulk_decoding import BulkDecoder
 from visionloop_inference.catalogue import Catalogue, RoutedModel, RoutedVersion
 from visionloop_inference.datatypes import Buffer, Tensor
-from visionloop_inference.decoding import Decoder
+from visionloop_inference.decoder import Decoder
 from visionloop_inference.incidents import shown
 from visionloop_inference.infer_stream import in_order
 from visionloop_inference.levels import is_low

@@ -25,7 +25,8 @@ from visionloop_inference.auth import CALLER
 from visionloop_inference.bulk_decoding import BulkDecoder
 from visionloop_inference.catalogue import Catalogue, RoutedModel, RoutedVersion
 from visionloop_inference.datatypes import Answer, Tensor
-from visionloop_inference.decoding import Decoded, Decoder
+from visionloop_inference.decoder import Decoder
+from visionloop_inference.decoding import Decoded
 from visionloop_inference.feedback import FeedbackInbox
 from visionloop_inference.incidents import shown
 from visionloop_inference.infer_stream import in_order

@@ -1,4 +1,4 @@
-"""Rows in shared memory: the arena that one front end and one runner have in common.
+"""Rows in shared memory: the arena that one front end and one runner (or decoder) have in common.
 
 An arena is an anonymous memory file (memfd): it has no name in a file system, so nothing is left
 behind when a process is killed, and the 64 MB that a pod has under /dev/shm do not bound it. Its
@@ -23,6 +23,7 @@ from visionloop.errors import CorruptError
 ALIGNMENT = 64  # bytes: a cache line, and what vector instructions like best
 HEADER = 4096  # bytes before the rows
 KEPT = 32 * 2**20  # bytes that an empty arena keeps for the next rows
+LARGE = 2**20  # bytes of a space whose pages a thrifty arena gives back
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -35,7 +36,8 @@ def aligned(size: int) -> int:
 class Arena:
     """One arena, mapped into this process. Safe to use from one thread at a time."""
 
-    def __init__(self, fd: int, size: int) -> None:
+    def __init__(self, fd: int, size: int, *, thrifty: bool = False) -> None:
+        """`thrifty`: large spaces give their pages back at once, which costs faults."""
         self.fd = fd
         self.size = size  # bytes, header included
         self._map = mmap.mmap(fd, size)
@@ -45,6 +47,7 @@ class Arena:
         self._ends = [size]  # and where each ends
         self._sizes: dict[int, int] = {}  # of what is allocated
         self._touched = KEPT  # how far rows ever reached, once that is past KEPT
+        self._thrifty = thrifty
 
     @classmethod
     def create(cls, size: int) -> "Arena":
@@ -60,7 +63,7 @@ class Arena:
             raise
 
     @classmethod
-    def open(cls, fd: int) -> "Arena":
+    def open(cls, fd: int, *, thrifty: bool = False) -> "Arena":
         """The arena behind a descriptor from another process, which is this arena's from now on.
 
         Raises CorruptError, and closes the descriptor, when it is no sealed arena: one that could
@@ -71,7 +74,7 @@ class Arena:
             size = os.fstat(fd).st_size
             if seals & _SEALS != _SEALS or size < HEADER + mmap.PAGESIZE:
                 raise CorruptError(f"a memory file of {size} bytes, seals {seals}, is no arena")
-            return cls(fd, size)
+            return cls(fd, size, thrifty=thrifty)
         except OSError as error:
             os.close(fd)
             raise CorruptError(f"a descriptor that is no arena: {error}") from error
@@ -110,7 +113,10 @@ class Arena:
 
         An empty arena gives the pages of a burst back to the kernel.
         """
-        end = offset + self._sizes.pop(offset)
+        size = self._sizes.pop(offset)
+        end = offset + size
+        if self._thrifty and size >= LARGE:
+            self._give_back(offset, end)
         free, ends = self._free, self._ends
         place = bisect_left(free, offset)
         joins_next = place < len(free) and free[place] == end
@@ -126,10 +132,16 @@ class Arena:
             free.insert(place, offset)
             ends.insert(place, end)
         if not self._sizes and self._touched > KEPT:
-            end = -(-self._touched // mmap.PAGESIZE) * mmap.PAGESIZE
-            with contextlib.suppress(OSError):  # a kernel that cannot: it stays
-                self._map.madvise(mmap.MADV_REMOVE, KEPT, end - KEPT)
+            self._give_back(KEPT, -(-self._touched // mmap.PAGESIZE) * mmap.PAGESIZE)
             self._touched = KEPT
+
+    def _give_back(self, start: int, end: int) -> None:
+        """The whole pages within; nothing in them is in use."""
+        start = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = end // mmap.PAGESIZE * mmap.PAGESIZE
+        if start < end:
+            with contextlib.suppress(OSError):  # a kernel that cannot: they stay
+                self._map.madvise(mmap.MADV_REMOVE, start, end - start)
 
     def view(self, offset: int, size: int) -> memoryview:
         """The bytes at an offset, writable, without a copy."""

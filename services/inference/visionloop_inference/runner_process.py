@@ -5,12 +5,10 @@ metrics go to. It imports the runner, and with it onnxruntime, at low priority: 
 work that a swap would otherwise take from the requests on the version that serves.
 """
 
-import contextlib
 import faulthandler
 import importlib
 import signal
 import sys
-from pathlib import Path
 
 from visionloop.telemetry import metrics
 from visionloop.telemetry.logs import configure_logging
@@ -18,6 +16,7 @@ from visionloop.telemetry.pages import Page
 from visionloop_inference.control import Control
 from visionloop_inference.garbage import settle_garbage_collector
 from visionloop_inference.low_priority import at_low_priority
+from visionloop_inference.machine import die_first
 
 
 def main() -> int:
@@ -29,17 +28,11 @@ def main() -> int:
     configure_logging("visionloop-inference-runner")
     if len(sys.argv) > 2:
         metrics.write_to(Page.shared(int(sys.argv[2])))
-    _die_first()
+    die_first()
     runner = at_low_priority(lambda: importlib.import_module("visionloop_inference.runner"))
     settle_garbage_collector()
     runner.serve(Control.of_fd(int(sys.argv[1])))
     return 0
-
-
-def _die_first() -> None:
-    """Where memory runs out, the kernel takes a runner, which comes back, not the supervisor."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("500")
 
 
 if __name__ == "__main__":

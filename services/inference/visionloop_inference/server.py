@@ -34,7 +34,7 @@ from visionloop_inference.access_log import AccessLog, peer_of
 from visionloop_inference.auth import Gate
 from visionloop_inference.catalogue import Catalogue
 from visionloop_inference.credentials import server_credentials
-from visionloop_inference.decoding import Decoder
+from visionloop_inference.decoder import Decoder
 from visionloop_inference.feedback import FeedbackInbox
 from visionloop_inference.health import Health
 from visionloop_inference.incidents import shown

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -23,10 +23,8 @@ from numpy.typing import NDArray
 
 from visionloop.bundle import Bundle, ClassifierBundle, Signature, TensorSpec
 from visionloop.errors import CorruptError, OverloadedError, RefusedError, VisionloopError
-from visionloop_inference.datatypes import DATATYPES
+from visionloop_inference.datatypes import DATATYPES, Arrays
 from visionloop_inference.providers import CPU, Target, profiles, session, shrinking
-
-Arrays: TypeAlias = list[NDArray[Any]]
 
 MOST_BOUND = 16  # shapes of inputs that keep device memory
 BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16

@@ -23,6 +23,8 @@ from visionloop_inference.version_policy import VersionPolicy
 ONE_FRONT_END_CORES, ONE_BESIDE_A_GPU = 4, 2
 # What one takes beside the requests that it holds: 80 MB when it starts, 100 MB under load.
 FRONT_END_BYTES = 128 * 2**20
+MOST_FRONT_ENDS = 64
+MOST_DECODERS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,7 @@ class Settings(ServerSettings):
     provider: str
     threads: int
     decode_threads: int
+    decode_processes: int
     max_batch: int
     pad: str
     engine_cache: Path | None
@@ -82,13 +85,20 @@ class Settings(ServerSettings):
 
     def _check_ranges(self) -> None:
         for name, least, most in (
-            ("front_ends", -1, 64),
+            ("front_ends", -1, MOST_FRONT_ENDS),
+            ("decode_processes", 0, MOST_DECODERS),
             ("instances", 1, 64),
             ("max_batch", 1, 65536),
             ("threads", 0, 1024),
             ("max_connection_age_seconds", 0.0, 10.0 * 365 * 86400),
         ):
             check_range(name.replace("_", "-"), getattr(self, name), least, most)
+        if self.decode_processes > 0 and self.front_ends == 0:
+            raise ConfigurationError(
+                f"--decode-processes is {self.decode_processes} and --front-ends is 0, which keeps "
+                "everything in one process; set one of them only",
+                field="decode_processes",
+            )
         if self.queue_rows < self.max_images:
             raise ConfigurationError(
                 f"--queue-rows {self.queue_rows} is below --max-images {self.max_images}: the "
@@ -116,8 +126,14 @@ class Settings(ServerSettings):
             return self.front_ends
         each = ONE_FRONT_END_CORES if self.provider == "cpu" else ONE_BESIDE_A_GPU
         limit = memory()
-        fit = 64 if limit is None else limit // 2 // (FRONT_END_BYTES + self.queue_bytes)
-        return max(1, min(64, cores() // each, fit))
+        most = MOST_FRONT_ENDS
+        fit = most if limit is None else limit // 2 // (FRONT_END_BYTES + self.queue_bytes)
+        return max(1, min(most, cores() // each, fit))
+
+    @property
+    def decoding_processes(self) -> int:
+        """How many processes decode for all front ends; 0: their threads do."""
+        return self.decode_processes
 
     def to_message(self) -> dict[str, Any]:
         """The values for a child process, as JSON takes them."""

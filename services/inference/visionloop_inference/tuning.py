@@ -30,11 +30,11 @@ import onnxruntime
 
 from visionloop.bundle import Bundle, TensorsBundle
 from visionloop.doctor.accelerators import gpu_name
-from visionloop_inference.datatypes import DATATYPES
+from visionloop_inference.datatypes import DATATYPES, Arrays
 from visionloop_inference.machine import cores
 from visionloop_inference.pace import Pace
 from visionloop_inference.providers import Target
-from visionloop_inference.session import Arrays, Session
+from visionloop_inference.session import Session
 
 log = logging.getLogger(__name__)
 

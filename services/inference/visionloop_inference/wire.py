@@ -8,7 +8,9 @@ datatypes or ranks, and a frame of another length is malformed.
 
     JOB (1)      front end -> runner
         u32 length, u8 1, u8 priority, u16 0, u32 rows, u64 id, f64 deadline,
-        u64 offset, u64 size        of the space for the answer; 0, 0: it comes in the frame
+        u64 offset, u64 size        of the space for the answer; 0, 0: it comes in the frame.
+                                    Where the signature leaves outputs' sizes open, as large as
+                                    who asks likes; what does not fit comes in the frame
         S x (u64 offset, u64 size, rank x i64 dimension)
     CANCEL (2)   front end -> runner
         u32 length, u8 2, u8 0, u16 0, u64 id
@@ -20,7 +22,7 @@ datatypes or ranks, and a frame of another length is malformed.
         failures x (u32 row, u32 length, UTF-8 text)
     REFUSED (4)  runner -> front end
         u32 length, u8 4, u8 reason, u16 0, u64 id, f64 retry after seconds (NaN: no hint),
-        UTF-8 text to the frame's end
+        UTF-8 text to the frame's end; for IMAGE, `ImageError.reason` and a line feed first
 
 `rows` is the size of the batch dimension, which dimensions leave out; it is 1 for a model without
 one. A deadline is CLOCK_MONOTONIC in seconds, which all processes of a machine share, or infinity.
@@ -30,6 +32,7 @@ answered already is no error. Tensors are raw as in `datatypes`.
 
 A side that gets a malformed frame closes the link: a stream that lost its frames cannot be joined
 again. Price of deriving the layout from the signature: a link serves one model version.
+Links between front ends and decoders are the same, with the signature of `decoding_frames`.
 """
 
 import math
@@ -42,6 +45,7 @@ from enum import IntEnum
 from visionloop.bundle import Signature, TensorSpec
 from visionloop.errors import (
     DeadlineExceededError,
+    ImageError,
     InvalidInputError,
     OverloadedError,
     UnavailableError,
@@ -73,6 +77,7 @@ class Reason(IntEnum):
     INVALID = 4
     UNAVAILABLE = 5
     FAILED = 6
+    IMAGE = 7
 
 
 class MalformedFrameError(VisionloopError):
@@ -139,6 +144,7 @@ class Layout:
         self._answer = struct.Struct("<IBBHIQ" + _places(self.outputs, "Q"))
         self.longest_to_runner = max(self._job.size, _CANCEL.size)
         self._places_known = all(output.fixed for output in self.outputs)
+        self._variable = any(output.variable for output in self.outputs)
 
     def answer_space(self, rows: int) -> int:
         """Bytes that a front end must reserve for the outputs of so many rows.
@@ -149,6 +155,10 @@ class Layout:
             return 0
         total = sum(aligned(rows * output.row_bytes) for output in self.outputs)
         return total if total > INLINE else 0
+
+    def _may_have(self, space: int, rows: int) -> bool:
+        """Whether a job may come with so much space for its outputs."""
+        return space == self.answer_space(rows) if self._places_known else not self._variable
 
     # JOB
 
@@ -183,7 +193,7 @@ class Layout:
             raise MalformedFrameError("a job whose deadline is not a number")
         if size:
             _check_place(offset, size, arena)
-            if size != self.answer_space(rows):
+            if not self._may_have(size, rows):
                 raise MalformedFrameError(f"{size} bytes for the answer of {rows} rows")
         inputs = []
         at = 9
@@ -368,5 +378,8 @@ def _error(reason: Reason, text: str, retry_after: float | None) -> VisionloopEr
             return InvalidInputError(text)
         case Reason.UNAVAILABLE:
             return UnavailableError(text, retry_after_seconds=retry_after)
+        case Reason.IMAGE:
+            word, _, text = text.partition("\n")
+            return ImageError(text, reason=word)
         case _:
             return VisionloopError(text)
