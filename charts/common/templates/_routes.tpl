@@ -35,6 +35,17 @@ spec:
       matches:
         - path: {type: PathPrefix, value: {{ . }}}
       {{- end }}
+      {{- with .route.timeouts }}
+      {{- if or .request .backendRequest }}
+      timeouts:
+        {{- with .request }}
+        request: {{ . }}
+        {{- end }}
+        {{- with .backendRequest }}
+        backendRequest: {{ . }}
+        {{- end }}
+      {{- end }}
+      {{- end }}
 {{- end -}}
 
 {{- define "visionloop.ingress" -}}
