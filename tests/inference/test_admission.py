@@ -297,6 +297,11 @@ def test_the_pace_follows_what_is_measured() -> None:
     assert pace.seconds(10) == pytest.approx(0.3, rel=0.01)
 
 
+def test_a_batch_that_is_over_soon() -> None:
+    pace = Pace(0.004, 0.001, 32)
+    assert [pace.rows_within(seconds) for seconds in (1.0, 0.02, 0.01, 0.001)] == [32, 16, 4, 1]
+
+
 def test_one_hiccup_does_not_close_the_door() -> None:
     pace = Pace(0.0, 0.01, 32)
     pace.observe(1, 100.0)

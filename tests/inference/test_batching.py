@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visionloop.signature import Signature, TensorSpec
-from visionloop_inference.batching import BatchBuffer, BatchQueue, Job, Piece
+from visionloop_inference.batching import AFTERWARDS, BatchBuffer, BatchQueue, Job, Piece
 from visionloop_inference.datatypes import Arrays
-from visionloop_inference.levels import NORMAL
+from visionloop_inference.levels import BULK, NORMAL
 from visionloop_inference.rows import HEADER, Arena
 from visionloop_inference.wire import JobFrame, Layout, Reason
 
@@ -104,6 +104,23 @@ def test_every_row_is_handed_out_once_in_turn_and_shapes_never_mix(
 def test_no_priority_is_the_normal_level(source: Source) -> None:
     assert job(source, 0, 1).level == NORMAL
     assert job(source, 0, 1, priority=7).level == 7
+
+
+def test_low_priority_makes_no_large_batch_while_others_call(source: Source) -> None:
+    queue = BatchQueue(8, lambda: 4)
+    bulk = job(source, 0, 40, priority=BULK)
+    queue.put(bulk)
+    assert [piece.size for piece in queue.take(bulk.queued)[0]] == [8]  # nobody else was here yet
+    one, many = job(source, 500, 1), job(source, 600, 6)
+    queue.put(one)
+    soon = one.queued + AFTERWARDS / 2
+    assert [(piece.job, piece.size) for piece in queue.take(soon)[0]] == [(one, 1), (bulk, 3)]
+    queue.put(many)
+    assert [(piece.job, piece.size) for piece in queue.take(soon)[0]] == [(many, 6)]
+    assert [(piece.job, piece.size) for piece in queue.take(soon)[0]] == [(bulk, 4)]
+    later = many.queued + AFTERWARDS
+    assert [(piece.job, piece.size) for piece in queue.take(later)[0]] == [(bulk, 8)]
+    source.arena.close()
 
 
 def test_expired_and_dropped_jobs_leave_before_they_cost_a_run(source: Source) -> None:

@@ -6,12 +6,16 @@ fit; rows whose free dimensions differ never share a batch. Lower levels of prio
 first come first served within a level; price: a full queue of one level starves the levels behind
 it, which is what was asked for. A model without a batch dimension runs one job at a time.
 
+A run is not interrupted, and nobody who asks for one answer should wait for a batch of a hundred
+others. So while there are such callers, rows of low priority make a batch only `few` rows large,
+with or without rows of others in it; price: what a larger one saves a row. Alone they fill it.
+
 The runner has one thread, so nothing here locks.
 """
 
 import math
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Protocol
@@ -20,11 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionloop_inference.datatypes import DATATYPES, Arrays
-from visionloop_inference.levels import level_of
+from visionloop_inference.levels import is_low, level_of
 from visionloop_inference.rows import Arena
 from visionloop_inference.wire import JobFrame, Layout, Reason
 
 CANCELLED = "cancelled by its caller"
+AFTERWARDS = 10.0  # seconds after a request of others that more of them are expected
 
 
 class Source(Protocol):
@@ -96,8 +101,11 @@ class _Lane:
 class BatchQueue:
     """Jobs that wait for the graph."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, few: Callable[[], int] | None = None) -> None:
+        """`few()` rows make a batch that is over soon; as many as ever, if not given."""
         self.most = most  # rows in one batch
+        self._few = few or (lambda: most)
+        self._others = -math.inf  # when the last request came that is not of low priority
         self.rows = 0  # that wait
         self.unanswered = 0  # rows of all jobs that came and were not answered
         self._lanes: dict[Hashable, _Lane] = {}
@@ -118,6 +126,8 @@ class BatchQueue:
             lane = self._lanes[key] = _Lane(job.level, shapes)
         lane.jobs.append(job)
         self.rows += job.rows
+        if not is_low(job.level):
+            self._others = job.queued
 
     def drop(self, job: Job) -> None:
         """The job's rows that were not handed out yet never will be."""
@@ -137,6 +147,10 @@ class BatchQueue:
         for lane in self._in_turn():
             if pieces and lane.shapes != shapes:
                 continue
+            if is_low(lane.level) and now < self._others + AFTERWARDS:
+                room = min(room, self._few() - (self.most - room))
+                if room <= 0:
+                    break
             room = self._fill(lane.jobs, room, now, pieces, expired)
             shapes = lane.shapes
             if not lane.jobs:

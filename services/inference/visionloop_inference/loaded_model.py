@@ -40,6 +40,10 @@ from visionloop_inference.wire import Layout
 
 log = logging.getLogger(__name__)
 
+# What a batch of low priority may take while others call: on a GPU a full one as a rule, on a CPU
+# one or two rows of a network.
+SOON = 0.01  # seconds
+
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
@@ -102,7 +106,7 @@ class LoadedModel:
         self._session, self._tuned, self._cold = self._tune(options, graph, structure, target)
         padded = options.pad == "always" or (options.pad == "auto" and target.gpu)
         pace = Pace.of(self._tuned.seconds, self._tuned.batch, padded=padded)
-        self.queue = BatchQueue(pace.batch)
+        self.queue = BatchQueue(pace.batch, lambda: pace.rows_within(SOON))
         self._execution = Execution(self._session, self._layout, self.queue, pace, bundle)
         self._test = self._golden_test(options.provider, precision)
         self._tested = False

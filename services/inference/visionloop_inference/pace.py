@@ -118,6 +118,14 @@ class Pace:
         full, rest = divmod(rows, self.batch)
         return full * self.batch_seconds(self.batch) + self.batch_seconds(rest)
 
+    def rows_within(self, seconds: float) -> int:
+        """Rows of a batch that takes at most so long: the full one, or a half of it, or a half of
+        that; at least 1."""
+        rows = self.batch
+        while rows > 1 and self.batch_seconds(rows) > seconds:
+            rows //= 2
+        return rows
+
     def observe(self, rows: int, seconds: float) -> None:
         """Takes a finished batch into account."""
         ratio = min(
