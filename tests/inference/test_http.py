@@ -23,7 +23,9 @@ import pytest
 from PIL import Image
 from support.bundles import LABELS, answers, encoded, graph
 from support.certificates import Pair, authority, signed
+from support.idle_callers import idle_callers
 from support.inference_server import Server, running_server, wait_for
+from support.process_tree import descriptors
 
 from visionloop.prediction_id import PredictionId
 from visionloop_inference import http as http_server
@@ -256,6 +258,17 @@ def test_many_at_once(server: Server) -> None:
     for one, row in zip(told, expected, strict=True):
         label = one["results"][0]["classification"]["labels"][0]
         assert label["class_id"] == LABELS[int(np.argmax(row))]
+
+
+def test_a_thousand_idle_connections_lock_nobody_out(server: Server) -> None:
+    before = descriptors(server.process.pid)
+    with idle_callers(server.address("http"), 1200) as idle:
+        assert server.get("/healthz") == (200, "alive\n")
+        assert post(server, encoded(3)).status_code == 200
+        assert descriptors(server.process.pid) < before + 1100
+        assert idle[0].recv(1) == b""  # the first ones made room
+        idle[-1].sendall(b"\r\n\r\n")  # and the last ones are still there
+        assert idle[-1].recv(100).startswith(b"HTTP/1.1 200 OK")
 
 
 def test_probes_and_other_paths(server: Server) -> None:

@@ -14,8 +14,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from support.faults import ALWAYS, Fault, faulty_proxy
+from support.idle_callers import idle_callers
 from support.labeling_server import LabelingServer, running_labeling
 from support.pictures import noise
+from support.process_tree import descriptors
 from support.stores import S3Server
 
 from visionloop.objectstore import open_store
@@ -214,6 +216,17 @@ def test_an_empty_dataset_has_no_snapshot(server: LabelingServer, dataset: str) 
         server.stub.CreateSnapshot(pb.CreateSnapshotRequest(dataset=dataset))
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert "label some images first" in caught.value.details()
+
+
+def test_a_thousand_idle_connections_lock_nobody_out(server: LabelingServer) -> None:
+    before = descriptors(server.process.pid)
+    with idle_callers(server.http_address, 1200) as idle:
+        for _ in range(3):
+            assert server.get("/healthz")[0] == 200
+        assert descriptors(server.process.pid) < before + 1100
+        assert idle[0].recv(1) == b""  # the first ones made room
+        idle[-1].sendall(b"\r\n\r\n")  # and the last ones are still there
+        assert idle[-1].recv(100).startswith(b"HTTP/1.1 200 OK")
 
 
 def test_health_and_reflection(server: LabelingServer) -> None:

@@ -9,16 +9,20 @@ The plain port is for probes and Prometheus, which bring no certificates. Images
 travel over it where others could listen: it recognises on loopback, or when `--insecure` says so.
 With TLS there is a second port, which offers the same over HTTPS, to clients with a certificate of
 `--tls-client-ca` where that is given. A token is looked at before a body is read, so that strangers
-cannot hold the room that there is for bodies; the front end checks it again, as for gRPC.
+cannot hold the room that there is for bodies; the front end checks it again, as for gRPC. Both
+ports together have so many connections and no more (`visionloop.connections`).
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+import socket
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 
 from visionloop.certificates import Certificates
+from visionloop.connections import Connection, Connections, Listener, Stage, most_connections
 from visionloop.errors import (
     ConfigurationError,
     OverloadedError,
@@ -46,9 +50,9 @@ log = logging.getLogger(__name__)
 
 WRITE_SECONDS = 10.0
 LINGER_SECONDS = 2.0
-HANDSHAKE_SECONDS = 10.0
 THERE_IS = b"there is /healthz, /readyz, /metrics and POST /v1/recognize\n"
 
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 BROKEN_OFF = (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)
 
 
@@ -63,7 +67,8 @@ class HttpServer:
         self._gate = Gate(settings.tokens, loopback=settings.loopback)
         self._recognition: HttpRecognition | None = None
         self._held = 0  # bytes of bodies
-        self._servers: list[asyncio.Server] = []
+        self._connections = Connections(most_connections())
+        self._listeners: list[Listener] = []
         self._open: set[asyncio.StreamWriter] = set()
 
     async def start(self, recognizer: str) -> dict[str, str]:
@@ -83,47 +88,46 @@ class HttpServer:
         host = self._settings.host
         context = self._certificates.for_http() if secure and self._certificates else None
 
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await self._serve(reader, writer, secure=secure)
+        def exchange(connection: Connection) -> asyncio.Protocol:
+            return _Exchange(connection, partial(self._serve, connection, secure=secure))
 
         try:
-            server = await asyncio.start_server(
-                serve,
-                host.strip("[]"),
-                port,
-                limit=MAX_HEAD,
-                ssl=context,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS if context is not None else None,
-            )
+            sockets = await _bound(host.strip("[]"), port)
+            listener = Listener(sockets, exchange, self._connections, context)
+            listener.start()
         except OSError as error:
             raise ConfigurationError(
                 f"cannot listen on {host}:{port}: {error.strerror or error}; choose another port "
                 f"by --{flag.replace('_', '-')}",
                 field=flag,
             ) from error
-        self._servers.append(server)
-        return endpoint(host, server.sockets[0].getsockname()[1])
+        self._listeners.append(listener)
+        return endpoint(host, sockets[0].getsockname()[1])
 
     async def close(self) -> None:
         """Ends all exchanges: a caller who says nothing must not hold up the end of the program."""
-        for server in self._servers:
-            server.close()
+        for listener in self._listeners:
+            listener.close()
         for writer in tuple(self._open):
             writer.close()
-        for server in self._servers:
-            await server.wait_closed()
         if self._recognition is not None:
             await self._recognition.close()
 
     async def _serve(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, secure: bool
+        self,
+        connection: Connection,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        secure: bool,
     ) -> None:
         self._open.add(writer)
         try:
             head, reply = None, None
             try:
                 head = await read_head(reader)
-                reply = await self._reply(head, reader, writer, secure=secure)
+                connection.reach(Stage.ANSWER)
+                reply = await self._reply(head, connection, reader, writer, secure=secure)
             except VisionloopError as error:
                 reply = error_reply(error)
             async with asyncio.timeout(WRITE_SECONDS):
@@ -131,24 +135,28 @@ class HttpServer:
                     reply.to_bytes(without_body=head is not None and head.method == "HEAD")
                 )
                 await writer.drain()
+            connection.reach(Stage.SILENT)
             if 400 <= reply.status < 500:
                 await _linger(reader, writer)
         except BROKEN_OFF:
             log.debug("an HTTP exchange broke off", exc_info=True)
         finally:
+            connection.reach(Stage.SILENT)
             await _close(writer)
             self._open.discard(writer)
+            connection.leave()
 
     async def _reply(
         self,
         head: Head,
+        connection: Connection,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         *,
         secure: bool,
     ) -> Reply:
         if head.path == PATH:
-            return await self._recognize(head, reader, writer, secure=secure)
+            return await self._recognize(head, connection, reader, writer, secure=secure)
         if head.method not in ("GET", "HEAD"):
             return Reply(HTTPStatus.METHOD_NOT_ALLOWED, PLAIN, THERE_IS, {"Allow": "GET, HEAD"})
         if head.path == "/healthz":
@@ -167,6 +175,7 @@ class HttpServer:
     async def _recognize(
         self,
         head: Head,
+        connection: Connection,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         *,
@@ -187,7 +196,9 @@ class HttpServer:
         room = self._room(head, recognition.max_body)
         self._held += room
         try:
+            connection.reach(Stage.BODY)
             body = await read_body(head, reader, writer, min(room, recognition.max_body))
+            connection.reach(Stage.ANSWER)
             request.images.add(data=body)
             del body
             return await recognition.answer(request, seconds, head, _peer(writer))
@@ -210,6 +221,34 @@ class HttpServer:
                 retry_after_seconds=1.0,
             )
         return room
+
+
+class _Exchange(asyncio.StreamReaderProtocol):
+    """One connection as a pair of streams for `serve`."""
+
+    def __init__(self, connection: Connection, serve: Serve) -> None:
+        super().__init__(asyncio.StreamReader(limit=MAX_HEAD), serve)
+        self._connection = connection
+
+    def data_received(self, data: bytes) -> None:
+        self._connection.heard()
+        super().data_received(data)
+
+
+async def _bound(host: str, port: int) -> list[socket.socket]:
+    """A socket for each address of the host. Raises OSError."""
+    found = await asyncio.get_running_loop().getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    sockets: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in dict.fromkeys(found):
+            sockets.append(socket.create_server(address[:2], family=family))
+    except OSError:
+        for made in sockets:
+            made.close()
+        raise
+    return sockets
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:
