@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,14 @@ def proxied(s3_url: str, proxy: FaultyProxy) -> ObjectStore:
     return open_store(s3_url)
 
 
+@pytest.fixture
+def in_parts(monkeypatch: pytest.MonkeyPatch) -> int:
+    """The size of an object that travels in two parts; S3 takes none below 5 MiB but the last."""
+    monkeypatch.setattr("visionloop.objectstore.s3.PARALLEL_BYTES", 2**20)
+    monkeypatch.setattr("visionloop.objectstore.s3.PART_BYTES", 5 * 2**20)
+    return 5 * 2**20 + 1000
+
+
 class TestLostAnswers:
     def test_a_claim_whose_answer_was_lost_is_won(
         self, proxied: ObjectStore, proxy: FaultyProxy
@@ -72,6 +81,34 @@ class TestLostAnswers:
         proxy.faults = [Fault("PUT", "lose_answer")]
         with pytest.raises(ConflictError):
             proxied.put_if_absent("key", b"same")
+
+    def test_a_large_upload_whose_answer_was_lost_is_there(
+        self, proxied: ObjectStore, proxy: FaultyProxy, tmp_path: Path, in_parts: int
+    ) -> None:
+        """Asked again, most servers know the upload no more: it is an object now."""
+        (tmp_path / "file").write_bytes(data := os.urandom(in_parts))
+        proxy.faults = [Fault("POST", kind, part="uploadId") for kind in ("lose_answer", "forget")]
+        etag = proxied.upload(tmp_path / "file", "key")
+        assert sum("uploadId" in one for one in proxy.requests if one.startswith("POST")) == 2
+        stored = proxied.get("key")
+        assert (stored.data, stored.etag) == (data, etag)
+
+    def test_a_large_upload_that_somebody_ended_has_failed(
+        self, proxied: ObjectStore, s3_server: S3Server, tmp_path: Path, in_parts: int
+    ) -> None:
+        """A clean-up of unfinished uploads, while another object is there."""
+        proxied.put("key", b"another")
+        (tmp_path / "file").write_bytes(bytes(in_parts))
+        client = proxied._client  # type: ignore[attr-defined]
+
+        def end(params: dict[str, Any], **_: object) -> None:
+            name = {key: params[key] for key in ("Bucket", "Key", "UploadId")}
+            s3_server.client().abort_multipart_upload(**name)
+
+        client.meta.events.register("provide-client-params.s3.CompleteMultipartUpload", end)
+        with pytest.raises(UnavailableError, match="somebody ended the upload"):
+            proxied.upload(tmp_path / "file", "key")
+        assert proxied.get("key").data == b"another"
 
     def test_a_put_is_repeated(self, proxied: ObjectStore, proxy: FaultyProxy) -> None:
         proxy.faults = [Fault("PUT", "lose_answer")]
@@ -132,6 +169,30 @@ class TestServerTrouble:
         ):
             with pytest.raises(UnavailableError, match="keeps answering 503 SlowDown"):
                 call()
+
+    def test_a_limit_of_requests_is_no_mistake_of_the_settings(
+        self, proxied: ObjectStore, proxy: FaultyProxy
+    ) -> None:
+        """429, with whatever word: a Job must try again (69), not give up (64)."""
+        proxy.faults = [Fault("*", "limit", times=ALWAYS)]
+        with pytest.raises(UnavailableError, match="429 RateLimitExceeded; try later") as caught:
+            proxied.get("key")
+        assert caught.value.exit_code == 69
+
+    def test_an_object_that_is_replaced_while_it_is_read(
+        self, s3_url: str, tmp_path: Path, in_parts: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = open_store(s3_url)
+        store.put("key", bytes(in_parts))
+        fetch = store._fetch_parts  # type: ignore[attr-defined]
+
+        def replaced(*arguments: Any) -> Any:
+            store.put("key", b"1" * in_parts)
+            return fetch(*arguments)
+
+        monkeypatch.setattr(store, "_fetch_parts", replaced)
+        with pytest.raises(ConflictError, match="replaced while it was read; try again"):
+            store.download("key", tmp_path / "file", sha256="0" * 64)
 
     def test_a_failed_upload_leaves_nothing(
         self, proxied: ObjectStore, proxy: FaultyProxy, s3_server: S3Server, tmp_path: Path
@@ -278,6 +339,14 @@ class TestAccess:
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
         with pytest.raises(VisionloopError, match="AWS_"):
             open_store(s3_url).get("key")
+
+    def test_an_endpoint_that_is_none_is_not_repeated(
+        self, s3_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "me:hunter2@minio:9000")
+        with pytest.raises(ConfigurationError, match="AWS_ENDPOINT_URL") as caught:
+            open_store(s3_url).get("key")
+        assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
     def test_a_password_in_the_endpoint_is_not_shown(self) -> None:
         assert shown_endpoint("https://me:hunter2@host:1/x?y=z") == "https://host:1"

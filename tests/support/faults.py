@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 HOP_BY_HOP = {"transfer-encoding", "connection"}
 Kind = Literal[
     "lose_answer", "cut_body", "busy", "refuse", "expel", "gone", "hang", "slow", "agree", "late",
-    "astray",
+    "astray", "limit", "forget",
 ]  # fmt: skip
 ALWAYS = 10**9  # times
 SLOW_SECONDS = 1.0
@@ -29,6 +29,8 @@ REFUSALS: dict[str | None, tuple[int, str]] = {
     "busy": (503, "SlowDown"),
     "refuse": (403, "AccessDenied"),
     "expel": (403, "InvalidAccessKeyId"),
+    "limit": (429, "RateLimitExceeded"),
+    "forget": (404, "NoSuchUpload"),
 }
 
 
@@ -37,9 +39,11 @@ class Fault:
     """What happens to the next `times` requests of `method` (* for any) whose target holds `part`.
 
     lose_answer: the server does the work, the connection breaks before the answer;
-    cut_body: the answer breaks off in the middle of its body; busy: 503; refuse: 403; expel: 403
-    for a key that is not known any more; gone: the connection breaks before the work is done; hang:
-    no answer until the proxy ends; slow: half of the answer, SLOW_SECONDS of nothing, the rest;
+    cut_body: the answer breaks off in the middle of its body; busy: 503; limit: 429; refuse: 403;
+    forget: 404 for an upload in parts, as AWS and MinIO say of one that is an object by now;
+    expel: 403 for a key that is not known any more; gone: the connection breaks before the work is
+    done; hang: no answer until the proxy ends; slow: half of the answer, SLOW_SECONDS of nothing,
+    the rest;
     agree: a condition that does not hold (412) is answered as if it held; late: what was changed
     last was changed LATE_SECONDS before; astray: 404 of an ingress that has no way to the server.
     """

@@ -18,7 +18,7 @@ import hashlib
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC
 from pathlib import Path
@@ -198,7 +198,7 @@ class S3Store:
             except ClientError as error:
                 if _said(error) not in lost:
                     raise
-                written = self._etag_if_written_by(key, writer)
+                written = self._etag_if_written(self._object(key), writer)
                 if written is None:
                     raise
                 return written
@@ -212,9 +212,10 @@ class S3Store:
                     raise ConflictError(f"{self.url}/{key} {conflict}") from None
                 raise
 
-    def _etag_if_written_by(self, key: str, writer: str) -> str | None:
+    def _etag_if_written(self, name: dict[str, str], writer: str) -> str | None:
+        """The object's etag, if it has this writer's mark."""
         try:
-            answer = self._client.head_object(**self._object(key))
+            answer = self._client.head_object(**name)
         except ClientError as error:
             if error_status(error) == 404:
                 return None
@@ -265,7 +266,9 @@ class S3Store:
 
     def _upload_parts(self, file: BinaryIO, size: int, name: dict[str, str]) -> str:
         part_bytes = max(PART_BYTES, -(-size // MAX_PARTS))
-        upload = {**name, "UploadId": self._client.create_multipart_upload(**name)["UploadId"]}
+        writer = uuid.uuid4().hex
+        begun = self._client.create_multipart_upload(**name, Metadata={WRITER: writer})
+        upload = {**name, "UploadId": begun["UploadId"]}
 
         def send(number: int) -> dict[str, Any]:
             data = os.pread(file.fileno(), part_bytes, (number - 1) * part_bytes)
@@ -276,13 +279,31 @@ class S3Store:
 
         try:
             sent = in_parallel(send, range(1, -(-size // part_bytes) + 1))
-            answer = self._client.complete_multipart_upload(
-                **upload, MultipartUpload={"Parts": sent}
-            )
+            return self._complete(name, upload, sent, writer)
         except BaseException:
             with suppress(BotoCoreError, ClientError):
                 self._client.abort_multipart_upload(**upload)
             raise
+
+    def _complete(
+        self,
+        name: dict[str, str],
+        upload: dict[str, str],
+        sent: Sequence[dict[str, Any]],
+        writer: str,
+    ) -> str:
+        try:
+            answer = self._client.complete_multipart_upload(
+                **upload, MultipartUpload={"Parts": sent}
+            )
+        except ClientError as error:
+            if error_code(error) != "NoSuchUpload":
+                raise
+            # Where an answer was lost and botocore asked again, it is no more because it is done.
+            written = self._etag_if_written(name, writer)
+            if written is None:
+                raise
+            return written
         return str(answer["ETag"])
 
 

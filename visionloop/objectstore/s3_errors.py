@@ -25,6 +25,7 @@ from botocore.exceptions import ConnectionError as BotocoreConnectionError
 
 from visionloop.errors import (
     ConfigurationError,
+    ConflictError,
     NotFoundError,
     PermissionDeniedError,
     UnauthenticatedError,
@@ -54,6 +55,8 @@ WRONG_SETTINGS = {
     "XNotImplemented": "the server lacks what the store needs; see the documentation's list",
 }
 TRY_LATER = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "TooManyRequests"}
+# The same by number: gateways and stores other than AWS have words of their own beside it.
+TRY_LATER_STATUS = {408, 429}
 
 
 def error_code(error: ClientError) -> str:
@@ -99,8 +102,13 @@ def translating(what: str, *, bucket: str, endpoint: str) -> Iterator[None]:
         ) from error
     except BotoCoreError as error:
         raise _no_answer(error, what, shown_endpoint(endpoint)) from error
-    except ValueError as error:  # botocore's word for an endpoint that is no URL
-        raise ConfigurationError(f"{what}: {error}; check the AWS_* variables") from error
+    except ValueError:  # botocore's word for an endpoint that is no URL
+        # Its message repeats the endpoint, in which a password may stand.
+        raise ConfigurationError(
+            f"{what}: {_endpoint_variable()} or another of the AWS_* variables has no usable "
+            "value; an endpoint is a URL, as https://host:9000",
+            field="store",
+        ) from None
 
 
 def shown_endpoint(endpoint: str) -> str:
@@ -139,13 +147,20 @@ def _answer(error: ClientError, what: str, bucket: str, endpoint: str) -> Vision
         )
     if _is_absence(error):
         return NotFoundError(f"{what} is not there")
+    if code == "NoSuchUpload":
+        return UnavailableError(
+            f"{what}: somebody ended the upload before it was whole, perhaps a lifecycle rule for "
+            "incomplete ones; try again"
+        )
+    if status == 412:  # of a ranged read; the conditional writes know what it means there
+        return ConflictError(f"{what} was replaced while it was read; try again")
     if status == 404:
         return UnavailableError(
             f"{what}: {endpoint} answers 404 {code}".rstrip()
             + ", which no S3 server says of an object; check AWS_ENDPOINT_URL, and the proxy or "
             "ingress before the store"
         )
-    if status >= 500 or code in TRY_LATER:
+    if status >= 500 or status in TRY_LATER_STATUS or code in TRY_LATER:
         return UnavailableError(f"{what}: {endpoint} keeps answering {status} {code}; try later")
     message = error.response.get("Error", {}).get("Message", "")
     return ConfigurationError(
