@@ -7,15 +7,24 @@ from pathlib import Path
 
 import grpc
 
-from visionloop.errors import ConfigurationError
+from visionloop.channels import authorization
+from visionloop.errors import ConfigurationError, InvalidInputError
 from visionloop.labeling_client import LabelingClient
 
 TOKEN_VARIABLE = "VISIONLOOP_TOKEN"  # noqa: S105 - the name of a variable
 
 
 def token() -> str | None:
-    """The bearer token; never a flag, because others on the machine see flags."""
-    return os.environ.get(TOKEN_VARIABLE) or None
+    """The bearer token; never a flag, because others on the machine see flags.
+
+    Raises ConfigurationError for what no header holds, without showing it.
+    """
+    given = os.environ.get(TOKEN_VARIABLE) or None
+    try:
+        authorization(given)
+    except InvalidInputError as error:
+        raise ConfigurationError(f"{TOKEN_VARIABLE}: {error}", field="token") from None
+    return given
 
 
 def open_labeling(options: argparse.Namespace) -> LabelingClient:

@@ -6,6 +6,7 @@ The file is sent as it is read, whatever its size.
 import http.client
 import json
 import ssl
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +27,6 @@ from visionloop.errors import (
 
 _TIMEOUT: Final = 60.0  # seconds without a byte
 _CHUNK: Final = 2**20
-_BOUNDARY: Final = "visionloop-import-9b1f1c5e2d"
 _ERRORS: Final[Mapping[int, type[VisionloopError]]] = {
     kind.http_status: kind
     for kind in (
@@ -50,6 +50,7 @@ class ImportClient:
     ) -> None:
         """Raises ConfigurationError for a URL that is no HTTP address."""
         self._parts = _parts(url)
+        self._where = self._parts.netloc.rpartition("@")[2]  # for messages: no user, no password
         self._path = f"{self._parts.path.rstrip('/')}/v1/datasets"
         self._dataset = dataset
         self._token = token
@@ -69,11 +70,23 @@ class ImportClient:
         key: str,
         sent: "Sent | None" = None,
     ) -> dict[str, Any]:
-        """Queues an import; the same `key` again gives the same one. `sent` is told of bytes."""
-        head, tail = _form({"kind": kind, "parameters": json.dumps(dict(parameters))}, file)
+        """Queues an import; the same `key` again gives the same one. `sent` is told of bytes.
+
+        Raises InvalidInputError for a key that is not printable ASCII.
+        """
+        if not (key.isascii() and key.isprintable()):
+            raise InvalidInputError(
+                f"batch is {key!r}; the name of this import must be of printable ASCII characters",
+                field="batch",
+            )
+        # New each time: a file that holds a boundary known before could end its own part, and say
+        # what the rest of the form says.
+        boundary = f"visionloop-import-{uuid.uuid4().hex}"
+        fields = {"kind": kind, "parameters": json.dumps(dict(parameters))}
+        head, tail = _form(boundary, fields, file)
         size = 0 if file is None else file.stat().st_size
         headers = {
-            "Content-Type": f"multipart/form-data; boundary={_BOUNDARY}",
+            "Content-Type": f"multipart/form-data; boundary={boundary}",
             "Content-Length": str(len(head) + size + len(tail)),
             "Idempotency-Key": key,
         }
@@ -118,10 +131,10 @@ class ImportClient:
             except (BrokenPipeError, ConnectionResetError):
                 pass  # it refused early and may have said why
             answer = connection.getresponse()
-            return _checked(answer.status, answer.read(), self._parts.netloc)
+            return _checked(answer.status, answer.read(), self._where)
         except (OSError, http.client.HTTPException) as error:
             raise UnavailableError(
-                f"the labeling-ingest service at {self._parts.netloc} cannot be reached over HTTP "
+                f"the labeling-ingest service at {self._where} cannot be reached over HTTP "
                 f"({error or type(error).__name__}); name its address with --url"
             ) from error
         finally:
@@ -141,17 +154,17 @@ class Sent:
         """`count` more bytes."""
 
 
-def _form(fields: Mapping[str, str], file: Path | None) -> tuple[bytes, bytes]:
+def _form(boundary: str, fields: Mapping[str, str], file: Path | None) -> tuple[bytes, bytes]:
     """What stands before and after the file's bytes."""
     lines = []
     for name, value in fields.items():
-        lines += [f"--{_BOUNDARY}", f'Content-Disposition: form-data; name="{name}"', "", value]
+        lines += [f"--{boundary}", f'Content-Disposition: form-data; name="{name}"', "", value]
     if file is not None:
         name = "".join(c if c.isprintable() and c not in '"\\' else "_" for c in file.name)
         place = f'Content-Disposition: form-data; name="file"; filename="{name}"'
-        lines += [f"--{_BOUNDARY}", place, "Content-Type: application/octet-stream", "", ""]
+        lines += [f"--{boundary}", place, "Content-Type: application/octet-stream", "", ""]
     head = "\r\n".join(lines) if file is not None else "\r\n".join((*lines, ""))
-    tail = f"\r\n--{_BOUNDARY}--\r\n" if file is not None else f"--{_BOUNDARY}--\r\n"
+    tail = f"\r\n--{boundary}--\r\n" if file is not None else f"--{boundary}--\r\n"
     return head.encode(), tail.encode()
 
 
