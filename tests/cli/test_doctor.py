@@ -1,12 +1,17 @@
 """`visionloop doctor`: every program's own doctor as a process, one report, one exit code."""
 
+import contextlib
 import json
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 from support.bundles import publish_bundle
 from support.command_line import command, environment, result, visionloop
+from support.process_tree import children
+from support.stores import free_ports
 
 from visionloop.objectstore import open_store
 from visionloop.repository import ModelRepository
@@ -69,3 +74,28 @@ def test_settings_that_a_program_refuses(tmp_path: Path) -> None:
     [finding] = json.loads(done.stdout)["findings"]
     assert (finding["check"], finding["status"]) == ("settings", "failed")
     assert finding["said"] == "VISIONLOOP_MAX_BATCH is 'many'; it must be a whole number"
+
+
+def test_the_password_of_the_database_is_on_no_command_line(tmp_path: Path) -> None:
+    """Everybody on a machine sees the command lines of all programs, and nobody the environment."""
+    database = f"postgresql://me:hunter2@127.0.0.1:{free_ports(1)[0]}/labels"
+    doctor = subprocess.Popen(
+        command("doctor", "--program", "labeling", "--store", tmp_path.as_uri()),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment() | {"VISIONLOOP_DATABASE": database},
+    )
+    try:
+        arguments = b""
+        while b"visionloop-labeling" not in arguments:
+            assert doctor.poll() is None
+            with contextlib.suppress(OSError):  # one has ended
+                for child in children(doctor.pid):
+                    arguments = Path(f"/proc/{child}/cmdline").read_bytes()
+                    variables = Path(f"/proc/{child}/environ").read_bytes()
+            time.sleep(0.02)
+    finally:
+        doctor.send_signal(signal.SIGINT)
+        assert doctor.wait(60) == 130
+    assert b"hunter2" not in arguments
+    assert f"VISIONLOOP_DATABASE={database}".encode() in variables

@@ -2,16 +2,23 @@
 
 import argparse
 import json
+import os
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from visionloop.cli.output import Output
-from visionloop.cli.store import DEFAULT_FOLDER
+from visionloop.cli.store import DEFAULT_FOLDER, store_url
 from visionloop.cli.up import entry_point
 from visionloop.doctor.findings import Finding, report
 from visionloop.errors import ConfigurationError, VisionloopError
 from visionloop.extras import require
 
+PROGRAMS = {
+    "inference": "visionloop-inference",
+    "labeling": "visionloop-labeling",
+    "training": "visionloop-train",
+}
 SECONDS = 300.0  # a store that hangs is given up long before
 
 
@@ -42,8 +49,10 @@ def doctor(options: argparse.Namespace, output: Output) -> int:
     """Exit code 0 when nothing failed, else that of the first failure."""
     patients: list[Patient] = []
     try:
-        for name, arguments in _programs(options).items():
-            patients.append(_start(name, arguments))  # all at once: torch alone takes seconds
+        environment = os.environ | {"VISIONLOOP_DATABASE": _database(options)}
+        for name in _programs(options):  # all at once: torch alone takes seconds
+            patient = _start(name, store_url(options), environment)
+            patients.append(patient)
         found = [(patient.name, finding) for patient in patients for finding in patient.findings()]
     finally:
         for patient in patients:
@@ -51,18 +60,10 @@ def doctor(options: argparse.Namespace, output: Output) -> int:
     return report(found, output)
 
 
-def _programs(options: argparse.Namespace) -> dict[str, list[str]]:
-    """The programs to look at, each with its flags. Raises ConfigurationError for none."""
-    store = options.store or DEFAULT_FOLDER.resolve().as_uri()
-    default = DEFAULT_FOLDER.parent.resolve() / "labeling.db"
-    database = options.database or f"sqlite:///{default}"
-    flags = {
-        "inference": ("visionloop-inference", ["--store", store]),
-        "labeling": ("visionloop-labeling", ["--store", store, "--database", database]),
-        "training": ("visionloop-train", ["--store", store]),
-    }
-    chosen = {}
-    for extra, (name, arguments) in flags.items():
+def _programs(options: argparse.Namespace) -> list[str]:
+    """The programs to look at. Raises ConfigurationError for none."""
+    chosen = []
+    for extra, name in PROGRAMS.items():
         if options.program and extra not in options.program:
             continue
         try:
@@ -71,7 +72,7 @@ def _programs(options: argparse.Namespace) -> dict[str, list[str]]:
             if options.program:
                 raise
             continue
-        chosen[name] = arguments
+        chosen.append(name)
     if not chosen:
         raise ConfigurationError(
             "none of the programs is installed here; install one: pip install "
@@ -80,13 +81,20 @@ def _programs(options: argparse.Namespace) -> dict[str, list[str]]:
     return chosen
 
 
-def _start(name: str, arguments: list[str]) -> Patient:
+def _database(options: argparse.Namespace) -> str:
+    """The URL of labeling-ingest's, which may hold a password: others on the machine see flags."""
+    given: str | None = options.database
+    return given or f"sqlite:///{DEFAULT_FOLDER.parent.resolve() / 'labeling.db'}"
+
+
+def _start(name: str, store: str, environment: Mapping[str, str]) -> Patient:
     process = subprocess.Popen(
-        [entry_point(name), "doctor", "--json", *arguments],
+        [entry_point(name), "doctor", "--json", "--store", store],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=environment,
     )
     return Patient(name, process)
 
