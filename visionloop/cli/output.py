@@ -33,7 +33,7 @@ class Output:
         BrokenPipeError passes: the reader has had enough, which is no mistake.
         """
         with _writing():
-            sys.stdout.write(text)
+            sys.stdout.write(_writable(text))
 
     def raw(self, data: bytes) -> None:
         """Bytes as they are, on stdout. Raises as `text` does."""
@@ -49,7 +49,10 @@ class Output:
     def result(self, value: object) -> None:
         """The verb's result as JSON; silent without --json."""
         if self.as_json:
-            self.text(json.dumps(value, default=_plain, ensure_ascii=False, indent=2) + "\n")
+            self.text(
+                json.dumps(value, default=_plain, ensure_ascii=not _takes_every_letter(), indent=2)
+                + "\n"
+            )
 
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Aligned columns for people; numbers to the right."""
@@ -99,6 +102,17 @@ def _writing() -> Iterator[None]:
         if is_full(error):
             raise DiskFullError(words) from error
         raise ConfigurationError(words, field="stdout") from error
+
+
+def _takes_every_letter() -> bool:
+    """Whether stdout is UTF-8; a C locale or a terminal of the past is not."""
+    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+
+
+def _writable(text: str) -> str:
+    """The text with \\xe4 for what stdout has no letter for, such as a file's name in Latin-1."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _cell(value: object) -> str:
