@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from visionloop.cli.labelled_files import Columns, LabelledFile, batch_name, find, passed_over
-from visionloop.errors import ConfigurationError, NotFoundError
+from visionloop.errors import ConfigurationError, InvalidInputError, NotFoundError
+from visionloop.image_file import read_image_file
 
 
 def write(path: Path, text: str = "x") -> Path:
@@ -121,6 +122,29 @@ def test_a_csv_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(b"\xff\xfe\x00path")
     with pytest.raises(ConfigurationError, match="not UTF-8"):
         find(tmp_path / "t.csv", Columns())
+
+
+def test_a_nul_character_in_a_path_costs_its_own_row_alone(tmp_path: Path) -> None:
+    write(tmp_path / "a.png")
+    files = find(write(tmp_path / "t.csv", "path,label\na\0b.png,x\na.png,y\n"), Columns())
+    assert batch_name(files).startswith("import-")
+    with pytest.raises(InvalidInputError, match="null byte"):
+        read_image_file(files[0].path)
+    assert read_image_file(files[1].path) == b"x"
+
+
+def test_linked_folders_are_entered_once(tmp_path: Path) -> None:
+    """Data sets are built of links; what lies behind them was left out without a word."""
+    write(tmp_path / "elsewhere" / "session" / "a.jpg")
+    write(tmp_path / "set" / "cat" / "b.jpg")
+    (tmp_path / "set" / "cat" / "more").symlink_to(tmp_path / "elsewhere" / "session")
+    (tmp_path / "elsewhere" / "session" / "round").symlink_to(tmp_path / "set" / "cat")
+    found = find(tmp_path / "set", Columns())
+    assert [(file.source, file.label) for file in found] == [
+        ("cat/b.jpg", "cat"),
+        ("cat/more/a.jpg", "cat"),
+    ]
+    assert passed_over(tmp_path / "set") == {}
 
 
 def test_wrong_paths_and_empty_folders(tmp_path: Path) -> None:

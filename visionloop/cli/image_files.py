@@ -26,10 +26,20 @@ def images_below(folder: Path) -> list[Path]:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Everything that is no folder; a folder that cannot be read is told, not skipped."""
+    """Everything that is no folder; a folder that cannot be read is told, not skipped.
+
+    Linked folders are entered, as people build data sets of them and other tools (torchvision's
+    ImageFolder) enter them; each folder is once, however many links lead to it or round in circles.
+    """
+    entered: set[tuple[int, int]] = set()
     try:
-        for path, folders, names in os.walk(folder, onerror=_raise):
-            folders[:] = [name for name in folders if not name.startswith(".")]
+        for path, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+            status = Path(path).stat()
+            if (status.st_dev, status.st_ino) in entered:
+                folders.clear()
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
             yield from (Path(path, name) for name in names if not name.startswith("."))
     except OSError as error:
         raise unreadable(error) from error

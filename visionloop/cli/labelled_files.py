@@ -238,7 +238,7 @@ def batch_name(files: list[LabelledFile]) -> str:
         try:
             status = file.path.stat()
             state = f"{status.st_size}:{status.st_mtime_ns}"
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a NUL character in a table
             state = "unreadable"
         label = file.label if file.classes is None else file.classes
         row = (file.source, label, file.group, sorted(file.attributes.items()), state)
