@@ -332,7 +332,7 @@ def parse_bundle(data: bytes, name: str = "bundle.json") -> Bundle:
     """
     try:
         found = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     # A bundle.json without a task is of the time when there was only one.
     task = found.get("task", "classification") if isinstance(found, dict) else "classification"

@@ -38,7 +38,7 @@ def _what_is_wrong(kind: type[Record], data: bytes, error: ValidationError) -> s
     if version_field is not None:
         try:
             found = json.loads(data).get("format_version")
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             found = None
         if found is not None and found != version_field.default:
             return (

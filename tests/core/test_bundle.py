@@ -178,6 +178,12 @@ def test_labels_need_one_output_of_numbers() -> None:
     assert [label.name for label in free.labels] == ["a", "b", "c"]
 
 
+def test_json_deeper_than_a_parser_may_call_itself_is_torn() -> None:
+    """A RecursionError would end whoever looks through the versions of all models."""
+    with pytest.raises(CorruptError, match="torn or not ours"):
+        parse_bundle(b'{"task": ' + b"[" * 100_000, "bundle.json")
+
+
 def test_a_task_of_a_later_version_says_what_to_do() -> None:
     later = json.loads(OLD.read_bytes()) | {"task": "detection"}
     with pytest.raises(CorruptError, match="task 'detection', this program knows classification"):

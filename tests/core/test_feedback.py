@@ -98,6 +98,7 @@ def test_torn_and_altered_objects_are_refused() -> None:
         (bytes(changed), "does not agree with the sha256"),
         (b"[]\n", "torn or not ours"),
         (b'{"kind": "other"}\n', "torn or not ours"),
+        (b"[" * 100_000 + b"\n", "torn or not ours"),  # deeper than a parser may call itself
     ):
         with pytest.raises(CorruptError, match=said):
             parse_feedback(wrong, "inbox/feedback/x")
