@@ -291,6 +291,12 @@ class TestFiles:
             store.download("key", tmp_path / "file", sha256=digest(b"good"))
         assert (tmp_path / "file").read_bytes() == b"good"
 
+    def test_a_file_of_the_longest_name(self, file_store: ObjectStore, tmp_path: Path) -> None:
+        """255 bytes, which are 85 letters here: while it is written it has another name."""
+        file_store.put("key", b"1")
+        file_store.download("key", tmp_path / ("東" * 85), sha256=digest(b"1"))
+        assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["東" * 85]
+
     def test_many_threads_share_one_store(self, store: ObjectStore, tmp_path: Path) -> None:
         def round_trip(number: int) -> bool:
             data = bytes([number]) * 10_000
