@@ -165,10 +165,14 @@ class SnapshotRepository:
 
     def list(self, dataset: str) -> builtins.list[SnapshotManifest]:
         """The manifests of all snapshots, oldest first; empty when there is no such dataset."""
-        _check_dataset(dataset)
-        ids = self._modified(dataset)
+        ids = self.ids(dataset)
         manifests = in_parallel(lambda identity: self._manifest(dataset, identity), ids)
         return sorted(manifests, key=lambda manifest: (manifest.created, manifest.id))
+
+    def ids(self, dataset: str) -> builtins.list[str]:
+        """The ids of all snapshots, in no particular order; empty when there is no such dataset."""
+        _check_dataset(dataset)
+        return [*self._modified(dataset)]
 
     def datasets(self) -> builtins.list[str]:
         """The names of the datasets that have a snapshot, in order."""

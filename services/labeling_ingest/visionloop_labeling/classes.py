@@ -75,28 +75,23 @@ class ClassBook:
         return sorted(found, key=lambda one: (one.place, one.id))
 
     def learn(self, keys: Iterable[str]) -> None:
-        """Reads the classes of these keys in one query; unknown ones are passed over."""
+        """Reads the classes of these keys, and what they were merged into, in a query a step.
+
+        Unknown ones are passed over.
+        """
         # What does not look like a key is not asked for: it may hold what no database takes.
         unknown = {key for key in keys if key not in self._by_key}
         if not unknown:  # as with most labels
             return
         wanted = sorted(key for key in unknown if _SOME_KEY.fullmatch(key))
         if wanted:
-            query = select(LabelClass).where(
-                LabelClass.dataset_id == self._dataset.id, LabelClass.key.in_(wanted)
-            )
-            for one in self._session.scalars(query):
-                self._hold(one)
+            self._read(LabelClass.key.in_(wanted))
 
     def learn_names(self, names: Iterable[str]) -> None:
         """Reads the classes that have these (validated) names in one query."""
         wanted = sorted(name for name in set(names) if name not in self._by_name)
         if wanted:
-            query = select(LabelClass).where(
-                LabelClass.dataset_id == self._dataset.id, LabelClass.name.in_(wanted)
-            )
-            for one in self._session.scalars(query):
-                self._hold(one)
+            self._read(LabelClass.name.in_(wanted))
 
     def find(self, key: str) -> LabelClass | None:
         """The class of this key."""
@@ -200,6 +195,15 @@ class ClassBook:
                     f"/v1/datasets/{self._dataset.name}/classes), or have a reviewer restore it",
                     field="annotation",
                 )
+
+    def _read(self, condition: ColumnElement[bool]) -> None:
+        """Holds the classes of which this is so, and those that their labels mean."""
+        query = select(LabelClass).where(LabelClass.dataset_id == self._dataset.id, condition)
+        found = [self._hold(one) for one in self._session.scalars(query)]
+        into = {one.merged_into_id for one in found if one.merged_into_id is not None}
+        further = sorted(into - self._by_id.keys())
+        if further:
+            self._read(LabelClass.id.in_(further))
 
     def _check_room(self, wanted: int, first: str) -> None:
         mine = LabelClass.dataset_id == self._dataset.id

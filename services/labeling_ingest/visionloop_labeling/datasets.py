@@ -110,20 +110,28 @@ def classes_of(session: Session, dataset: Dataset) -> Sequence[LabelClass]:
 
 def summary(session: Session, dataset: Dataset) -> DatasetSummary:
     """The dataset with its classes and counts."""
+    return _summary(dataset, [(one.key, one.name) for one in classes_of(session, dataset)])
+
+
+def summaries(session: Session) -> list[DatasetSummary]:
+    """All datasets by name; two queries for all."""
+    found = session.scalars(select(Dataset).order_by(Dataset.name)).all()
+    classes: dict[int, list[tuple[str, str]]] = {dataset.id: [] for dataset in found}
+    query = select(LabelClass.dataset_id, LabelClass.key, LabelClass.name).order_by(LabelClass.id)
+    for dataset_id, key, name in session.execute(query).tuples():
+        classes[dataset_id].append((key, name))
+    return [_summary(dataset, classes[dataset.id]) for dataset in found]
+
+
+def _summary(dataset: Dataset, classes: list[tuple[str, str]]) -> DatasetSummary:
     return DatasetSummary(
         name=dataset.name,
-        classes=[(one.key, one.name) for one in classes_of(session, dataset)],
+        classes=classes,
         images=dataset.last_position,
         labelled=dataset.labelled,
         created=dataset.created,
         settings=settings_of(dataset),
     )
-
-
-def summaries(session: Session) -> list[DatasetSummary]:
-    """All datasets by name."""
-    found = session.scalars(select(Dataset).order_by(Dataset.name)).all()
-    return [summary(session, dataset) for dataset in found]
 
 
 def _insert(session: Session, name: str, settings: DatasetSettings) -> bool:

@@ -46,6 +46,7 @@ from visionloop_labeling.fold import (
     fold,
 )
 from visionloop_labeling.heads import Heads
+from visionloop_labeling.known_images import KnownImages
 from visionloop_labeling.new_rows import NewRows
 from visionloop_labeling.schema import Blob, Dataset, ImageGroup, Item, LabelEvent
 from visionloop_labeling.statement_rules import check_right, is_applied, undone_by
@@ -92,6 +93,7 @@ class LabelLog:
         self._recorded: list[LabelEvent] = []
         self._agreement = Agreement(session, self.classes)
         self._told: dict[int, list[LabelEvent]] = {}  # the events of images, where they are known
+        self._known: KnownImages | None = None
 
     def measure(self) -> None:
         """Counts the events in the metrics, once the transaction is committed."""
@@ -101,12 +103,23 @@ class LabelLog:
                 metrics.LABEL_SECONDS.observe(event.seconds)
         self._agreement.measure()
 
-    def expect(self, said: Collection[Annotation]) -> None:
-        """Reads together what will be asked when these (resolved) annotations are recorded."""
-        self._new.reserve(LabelEvent, len(said))
+    def expect(self, said: Collection[Annotation], *, events: int | None = None) -> None:
+        """Reads together what will be asked when these annotations are recorded.
+
+        `events`: how many events there will be, where some have no annotation.
+        """
+        self._new.reserve(LabelEvent, len(said) if events is None else events)
         keys = {key for one in said for key in one.class_ids()}
         self.classes.learn(keys)
-        self._heads.learn(self.classes.meaning(self.classes.get(key)) for key in keys)
+        found = (self.classes.find(key) for key in keys)
+        self._heads.learn(self.classes.meaning(one) for one in found if one is not None)
+
+    def know(self, images: KnownImages) -> None:
+        """What recording asks about these images, and whether it came before, is known."""
+        self._known = images
+        self._told |= images.events
+        for group in images.groups:
+            self._heads.hold(group)
 
     def welcome(self, item: Item, group: ImageGroup) -> None:
         """This image is new: nobody has said anything about it, and it may not be written yet."""
@@ -136,6 +149,8 @@ class LabelLog:
         event.applied = is_applied(event, before, after)
         self._agreement.note(item, event, before)  # before `why` says something else
         events.append(event)
+        if self._known is not None:
+            self._known.recorded[event.event_id] = event
         self._heads.move(item, before, after)
         self._recorded.append(event)
         if self._writes:
@@ -216,7 +231,11 @@ class LabelLog:
         )
 
     def _recorded_before(self, item: Item, statement: Statement, event_id: str) -> Recorded | None:
-        event = self._session.scalar(select(LabelEvent).where(LabelEvent.event_id == event_id))
+        known = self._known
+        if known is not None and event_id in known.event_ids:
+            event = known.recorded.get(event_id)
+        else:
+            event = self._session.scalar(select(LabelEvent).where(LabelEvent.event_id == event_id))
         if event is None:
             return None
         if not self._is_same(event, item, statement):
@@ -266,10 +285,12 @@ def find_item(session: Session, dataset: Dataset, sha256: str) -> Item:
     """The image of this digest. Raises NotFoundError."""
     item = session.scalar(select(Item).where(Item.dataset_id == dataset.id, Item.sha256 == sha256))
     if item is None:
-        raise NotFoundError(
-            f'dataset "{dataset.name}" has no image {sha256}; submit the image first'
-        )
+        raise _no_image(dataset, sha256)
     return item
+
+
+def _no_image(dataset: Dataset, sha256: str) -> NotFoundError:
+    return NotFoundError(f'dataset "{dataset.name}" has no image {sha256}; submit the image first')
 
 
 def submit(database: Database, dataset_name: str, sha256: str, statement: Statement) -> Recorded:
@@ -292,18 +313,55 @@ def say_all(
     answers: list[Recorded | VisionloopError] = []
     with database.write() as session:
         dataset = datasets.find(session, validation.dataset_name(dataset_name), lock=True)
-        log = LabelLog(session, dataset)
-        for stated in statements:
+        new = NewRows(session)
+        log = LabelLog(session, dataset, new)
+        checked = [_checked(one) for one in statements]
+        known = _known(session, dataset, [one for one in checked if isinstance(one, tuple)])
+        log.know(known)
+        said = [one[1].annotation for one in checked if isinstance(one, tuple)]
+        log.expect([one for one in said if isinstance(one, Annotation)], events=len(statements))
+        for stated in checked:
             if isinstance(stated, VisionloopError):
                 answers.append(stated)
                 continue
             try:
-                item = find_item(session, dataset, validation.sha256(stated[0]))
-                answers.append(log.record(item, stated[1]))
+                answers.append(log.record(_item(known, dataset, stated[0]), stated[1]))
             except _REFUSALS as refusal:
                 answers.append(refusal)
+        new.write()
     log.measure()
     return answers
+
+
+def _checked(
+    stated: tuple[str, Statement] | VisionloopError,
+) -> tuple[str, Statement] | VisionloopError:
+    """The same with the digest as it is stored, or why there is none."""
+    if isinstance(stated, VisionloopError):
+        return stated
+    try:
+        return validation.sha256(stated[0]), stated[1]
+    except InvalidInputError as refusal:
+        return refusal
+
+
+def _known(
+    session: Session, dataset: Dataset, statements: Sequence[tuple[str, Statement]]
+) -> KnownImages:
+    return KnownImages(
+        session,
+        dataset,
+        {sha256 for sha256, _ in statements},
+        {said.event_id for _, said in statements if said.event_id is not None},
+        suggested=any(said.suggested_by for _, said in statements),
+    )
+
+
+def _item(known: KnownImages, dataset: Dataset, sha256: str) -> Item:
+    item = known.items.get(sha256)
+    if item is None:
+        raise _no_image(dataset, sha256)
+    return item
 
 
 def _size_of(session: Session, item: Item) -> Size:

@@ -17,6 +17,7 @@ from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 
 from visionloop_labeling import datasets
+from visionloop_labeling.annotation import stored_class_ids
 from visionloop_labeling.classes import ClassBook, ClassState
 from visionloop_labeling.fold import AuthorKind, ItemState
 from visionloop_labeling.schema import (
@@ -112,7 +113,7 @@ def release(session: Session, dataset: Dataset, holder: str, digests: Iterable[s
 
 
 def item_outs(session: Session, dataset: Dataset, items: Sequence[Item]) -> list[ItemOut]:
-    """The images as people and programs see them, in the order given; three queries for all."""
+    """The images as people and programs see them, in the order given; a few queries for all."""
     ids = [item.id for item in items]
     query = (
         select(Item.id, Blob.width, Blob.height, ImageGroup.split, LabelHead, LabelEvent.author)
@@ -124,6 +125,8 @@ def item_outs(session: Session, dataset: Dataset, items: Sequence[Item]) -> list
     )
     rows = {row[0]: row[1:] for row in session.execute(query).tuples()}
     book = ClassBook(session, dataset)
+    heads = (row[3] for row in rows.values())
+    book.learn(key for head in heads if head for key in stored_class_ids(head.annotation))
     suggestions = _suggestions(session, dataset, book, ids)
     return [_item_out(item, rows[item.id], suggestions.get(item.id), book) for item in items]
 

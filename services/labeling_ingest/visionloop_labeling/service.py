@@ -28,6 +28,7 @@ from visionloop_labeling.overview import Overviews
 from visionloop_labeling.previews import Previews
 from visionloop_labeling.receipts import ImageRow, Receipt
 from visionloop_labeling.renditions import Recipe
+from visionloop_labeling.snapshot_list import SnapshotList
 from visionloop_labeling.snapshots import Cut
 from visionloop_labeling.stream import IngestStream
 
@@ -57,6 +58,7 @@ class LabelingService:
         self.inspector = inspector or OwnProcess(limits)
         self.previews = Previews(database, store, self.inspector)
         self.overviews = Overviews(database)
+        self.snapshots = SnapshotList(store)
         self.ingest = Ingest(database, store, limits, self.inspector)
         self._stream = IngestStream(self.ingest)
         self._gauges = StoredGauges(database, store)

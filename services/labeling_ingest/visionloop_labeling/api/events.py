@@ -1,6 +1,6 @@
 """What people say about images, event by event or many at once, and what was said last."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -14,7 +14,7 @@ from visionloop_labeling.accounts import Caller, may_review
 from visionloop_labeling.annotation import MAX_NOTE, Annotation
 from visionloop_labeling.api.callers import current
 from visionloop_labeling.api.errors import ERRORS
-from visionloop_labeling.api.queue import item_out
+from visionloop_labeling.api.queue import as_they_stand
 from visionloop_labeling.api.resources import ErrorOut, EventOut, RequestBody
 from visionloop_labeling.fold import AuthorKind, EventKind, ItemState
 from visionloop_labeling.queue import ItemOut
@@ -132,7 +132,8 @@ def routes(service: LabelingService) -> APIRouter:
             return AnswerOut.of(answer)
         if not isinstance(answer, StaleLabelError):
             raise answer
-        body = await service.run(_refusal, service, dataset, event, answer)
+        found = await service.run(as_they_stand, service, dataset, [event.sha256])
+        body = _refusal(event, answer, found)
         return JSONResponse(body.model_dump(mode="json"), answer.http_status)
 
     @api.post(
@@ -173,23 +174,24 @@ def _record(
 def _batch(
     service: LabelingService, dataset: str, events: Sequence[EventIn], caller: Caller
 ) -> BatchOut:
-    answers = _record(service, dataset, events, caller)
+    answered = list(zip(events, _record(service, dataset, events, caller), strict=True))
+    stale = [e.sha256 for e, answer in answered if isinstance(answer, StaleLabelError)]
+    found = as_they_stand(service, dataset, stale)
     results = [
         ResultOut(ok=AnswerOut.of(answer))
         if isinstance(answer, Recorded)
-        else ResultOut(error=_refusal(service, dataset, event, answer))
-        for event, answer in zip(events, answers, strict=True)
+        else ResultOut(error=_refusal(event, answer, found))
+        for event, answer in answered
     ]
     return BatchOut(results=results)
 
 
-def _refusal(
-    service: LabelingService, dataset: str, event: EventIn, refusal: VisionloopError
-) -> ConflictOut:
+def _refusal(event: EventIn, refusal: VisionloopError, found: Mapping[str, ItemOut]) -> ConflictOut:
+    """`found`: the images of stale labels as they stand now."""
     field = refusal.field if isinstance(refusal, InvalidInputError | StaleLabelError) else ""
     body = ConflictOut(reason=refusal.reason, message=str(refusal), field=field)
     if isinstance(refusal, StaleLabelError):
-        body.current = item_out(service, dataset, event.sha256)
+        body.current = found.get(validation.sha256(event.sha256))
     return body
 
 

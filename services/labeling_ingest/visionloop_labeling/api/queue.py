@@ -1,10 +1,12 @@
 """What to look at next, and one image as it stands."""
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
+from sqlalchemy import select
 
 from visionloop.errors import PermissionDeniedError
 from visionloop_labeling import datasets, labels, queue, validation
@@ -15,6 +17,7 @@ from visionloop_labeling.api.resources import RequestBody
 from visionloop_labeling.fold import ItemState
 from visionloop_labeling.heads import remaining
 from visionloop_labeling.queue import MAX_LEASED, ItemOut
+from visionloop_labeling.schema import Item
 from visionloop_labeling.service import LabelingService
 
 
@@ -77,6 +80,20 @@ def item_out(service: LabelingService, dataset_name: str, sha256: str) -> ItemOu
         dataset = datasets.find(session, validation.dataset_name(dataset_name))
         item = labels.find_item(session, dataset, validation.sha256(sha256))
         return queue.item_outs(session, dataset, [item])[0]
+
+
+def as_they_stand(
+    service: LabelingService, dataset_name: str, digests: Collection[str]
+) -> dict[str, ItemOut]:
+    """Images by their digests; those that are not there are passed over."""
+    if not digests:
+        return {}
+    wanted = {validation.sha256(one) for one in digests}
+    with service.database.read() as session:
+        dataset = datasets.find(session, validation.dataset_name(dataset_name))
+        query = select(Item).where(Item.dataset_id == dataset.id, Item.sha256.in_(wanted))
+        items = session.scalars(query).all()
+        return {one.sha256: one for one in queue.item_outs(session, dataset, items)}
 
 
 def _lease(

@@ -12,6 +12,7 @@ from visionloop_labeling import datasets, validation
 from visionloop_labeling.api.errors import ERRORS
 from visionloop_labeling.api.resources import SnapshotOut
 from visionloop_labeling.service import LabelingService
+from visionloop_labeling.snapshot_list import SnapshotBrief
 
 _Snapshot = Annotated[str, "an id, its beginning, or latest"]
 
@@ -27,16 +28,9 @@ class SnapshotSummary(BaseModel):
     classes: int
 
     @classmethod
-    def of(cls, manifest: SnapshotManifest) -> Self:
-        """From the manifest."""
-        return cls(
-            id=manifest.id,
-            created=manifest.created,
-            parent=manifest.parent,
-            label_sequence=manifest.label_sequence,
-            split_images=manifest.split_images,
-            classes=len(manifest.classes),
-        )
+    def of(cls, brief: SnapshotBrief) -> Self:
+        """From what the service knows."""
+        return cls(**{name: getattr(brief, name) for name in cls.model_fields})
 
 
 class ClassChangeOut(BaseModel):
@@ -86,8 +80,9 @@ def routes(service: LabelingService) -> APIRouter:
     async def list_snapshots(dataset: str) -> list[SnapshotSummary]:
         """All snapshots of a dataset, oldest first."""
 
-        def work() -> list[SnapshotManifest]:
-            return _repository(service, dataset).list(dataset)
+        def work() -> list[SnapshotBrief]:
+            _check(service, dataset)
+            return service.snapshots.of(dataset)
 
         return [SnapshotSummary.of(one) for one in await service.run(work)]
 
@@ -119,9 +114,13 @@ def routes(service: LabelingService) -> APIRouter:
     return api
 
 
-def _repository(service: LabelingService, dataset: str) -> SnapshotRepository:
+def _check(service: LabelingService, dataset: str) -> None:
     with service.database.read() as session:
         datasets.find(session, validation.dataset_name(dataset))
+
+
+def _repository(service: LabelingService, dataset: str) -> SnapshotRepository:
+    _check(service, dataset)
     return SnapshotRepository(service.store)
 
 

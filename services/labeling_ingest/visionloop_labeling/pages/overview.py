@@ -2,13 +2,13 @@
 
 from fastapi import APIRouter, Request, Response
 
-from visionloop.snapshot import SnapshotManifest, SnapshotRepository
 from visionloop_labeling.accounts import Role
 from visionloop_labeling.api.callers import current
 from visionloop_labeling.pages import plots
 from visionloop_labeling.pages.errors import PageRoute
 from visionloop_labeling.pages.rendering import render
 from visionloop_labeling.service import LabelingService
+from visionloop_labeling.snapshot_list import SnapshotBrief
 
 _SHOWN_SNAPSHOTS = 5
 
@@ -37,6 +37,6 @@ def routes(service: LabelingService) -> APIRouter:
     return api
 
 
-def _last_snapshots(service: LabelingService, dataset: str) -> list[SnapshotManifest]:
+def _last_snapshots(service: LabelingService, dataset: str) -> list[SnapshotBrief]:
     """The newest first."""
-    return SnapshotRepository(service.store).list(dataset)[: -_SHOWN_SNAPSHOTS - 1 : -1]
+    return service.snapshots.of(dataset)[: -_SHOWN_SNAPSHOTS - 1 : -1]

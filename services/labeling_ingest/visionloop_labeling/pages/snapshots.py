@@ -12,6 +12,7 @@ from visionloop_labeling.pages import naming
 from visionloop_labeling.pages.errors import PageRoute
 from visionloop_labeling.pages.rendering import render
 from visionloop_labeling.service import LabelingService
+from visionloop_labeling.snapshot_list import SnapshotBrief
 
 _SHOWN: Final = 100
 _SHOWN_IMAGES: Final = 24
@@ -46,8 +47,9 @@ def routes(service: LabelingService) -> APIRouter:
         show: _Name = "",
     ) -> Response:
         found = await service.run(_newest, service, dataset)
+        chosen = next((one.id for one in found if one.id == show), found[0].id if found else "")
         compared = await service.run(_compared, service, dataset, before, to) if before else None
-        shown = next((one for one in found if one.id == show), found[0] if found else None)
+        shown = await service.run(_manifest, service, dataset, chosen) if chosen else None
         return render(
             request,
             "snapshots.html",
@@ -64,11 +66,15 @@ def routes(service: LabelingService) -> APIRouter:
     return api
 
 
-def _newest(service: LabelingService, dataset_name: str) -> list[SnapshotManifest]:
+def _manifest(service: LabelingService, dataset: str, snapshot: str) -> SnapshotManifest:
+    return SnapshotRepository(service.store).manifest(dataset, snapshot)
+
+
+def _newest(service: LabelingService, dataset_name: str) -> list[SnapshotBrief]:
     """The newest first. Raises NotFoundError for an unknown dataset."""
     with service.database.read() as session:
         datasets.find(session, validation.dataset_name(dataset_name))
-    return SnapshotRepository(service.store).list(dataset_name)[::-1]
+    return service.snapshots.of(dataset_name)[::-1]
 
 
 def _compared(service: LabelingService, dataset: str, before: str, to: str) -> Compared:
