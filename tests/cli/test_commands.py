@@ -272,9 +272,31 @@ def test_predict_names_the_bad_image_and_answers_the_good(suite: Suite, tmp_path
     assert answers[1]["labels"]
 
 
+def test_predict_takes_folders_and_writes_a_table(suite: Suite, tmp_path: Path) -> None:
+    cells = photographs(tmp_path, 6)
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "bad.jpg").write_text("no")
+    written = visionloop("predict", tmp_path, "--csv", "--target", suite.inference, code=65)
+    rows = list(csv.DictReader(written.splitlines()))
+    files = [tmp_path / "bad.jpg", *(tmp_path / c.label / c.path.name for c in cells)]
+    assert [row["image"] for row in rows] == sorted(map(str, files))
+    bad, *good = rows
+    assert "image" in bad["error"]
+    assert bad["label"] == bad["probability_3"] == bad["not_sure"] == ""
+    answers = result("predict", *(row["image"] for row in good), "--target", suite.inference)
+    for row, answer in zip(good, answers, strict=True):
+        first, _, third = answer["labels"]
+        assert (row["label"], row["label_3"]) == (first["name"], third["name"])
+        assert float(row["probability"]) == pytest.approx(first["probability"], abs=1e-6)
+        assert row["not_sure"] == ("yes" if answer["not_sure"] else "no")
+        assert (row["version"], row["error"]) == ("1", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
+        (["predict", "x.jpg", "--csv", "--json"], 64, "exclude each other"),
+        (["predict", "/proc/self/fdinfo"], 64, "no image below"),
         (["predict", "nowhere.jpg"], 66, "nowhere.jpg"),
         (["import", "nowhere", "--dataset", "d"], 66, "nowhere is neither"),
         (["models", "list", "--store", "file:///proc/none/here"], 66, "/proc/none/here"),

@@ -2,30 +2,60 @@
 and tell it what an image truly shows. Needs no extra."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from visionloop.cli.connection import credentials, token
+from visionloop.cli.image_files import IMAGE_SUFFIXES, images_below
 from visionloop.cli.output import Output
+from visionloop.cli.prediction_table import csv_lines
 from visionloop.client import IMAGES_PER_REQUEST, Client, Recognition, ScoredLabel
-from visionloop.errors import NotFoundError
+from visionloop.errors import ConfigurationError, NotFoundError
 
 _DOUBTS = {"unfamiliar": "not sure: unlike what the model was trained for"}
 
 
 def predict(options: argparse.Namespace, output: Output) -> int:
     """Prints one line per image; exit code 65 when some image was refused."""
+    if options.csv and output.as_json:
+        raise ConfigurationError("--csv and --json exclude each other; leave one out", field="csv")
+    images = list(_images(options.images))
     with open_client(options) as client:
-        results = _recognized(client, options)
-    rows = []
-    for path, result in zip(options.images, results, strict=True):
+        results = _recognized(client, options, images)
+    if options.csv:
+        output.text("".join(csv_lines(images, results)))
+    else:
+        _tell(images, results, output)
+    for path, result in zip(images, results, strict=True):
         if result.error is not None:
             output.note(f"{path}: {result.error}")
+    return 65 if any(result.error for result in results) else 0
+
+
+def _images(named: Sequence[str]) -> Iterator[str]:
+    """The files themselves, and the images below folders, in order."""
+    for name in named:
+        if not name or not Path(name).is_dir():
+            yield name
             continue
-        rows.append([path, _shown(result), result.version])
-    if rows:
-        output.table(["image", "what it shows", "version"], rows)
+        found = images_below(Path(name))
+        if not found:
+            raise ConfigurationError(
+                f"there is no image below {name}; taken are {', '.join(sorted(IMAGE_SUFFIXES))}",
+                field="images",
+            )
+        yield from map(str, found)
+
+
+def _tell(images: Sequence[str], results: Sequence[Recognition], output: Output) -> None:
+    """As a table for people, or as JSON."""
+    answered = [pair for pair in zip(images, results, strict=True) if pair[1].error is None]
+    if answered:
+        output.table(
+            ["image", "what it shows", "version"],
+            [[path, _shown(result), result.version] for path, result in answered],
+        )
     output.result(
         [
             {
@@ -39,10 +69,9 @@ def predict(options: argparse.Namespace, output: Output) -> int:
                 "prediction_id": result.prediction_id,
                 "error": str(result.error) if result.error else None,
             }
-            for path, result in zip(options.images, results, strict=True)
+            for path, result in zip(images, results, strict=True)
         ]
     )
-    return 65 if any(result.error for result in results) else 0
 
 
 def _shown(result: Recognition) -> str:
@@ -92,10 +121,11 @@ def open_client(options: argparse.Namespace) -> Client:
     )
 
 
-def _recognized(client: Client, options: argparse.Namespace) -> Sequence[Recognition]:
+def _recognized(
+    client: Client, options: argparse.Namespace, images: Sequence[str]
+) -> Sequence[Recognition]:
     """One result per image: by one call for a few, by streams for many."""
     asked = {"model": options.model, "version": options.model_version, "top_k": options.top_k}
-    images: list[str] = options.images
     if len(images) <= IMAGES_PER_REQUEST:
         return client.recognize(images, **asked)
     for path in images:  # a mistyped path is better told before thousands of images are sent

@@ -14,7 +14,10 @@ def add_predict(verbs: Verbs, common: StrictParser) -> None:
         [common, service],
         "ask the inference service what images show",
     )
-    predict.add_argument("images", nargs="+", help="image files")
+    predict.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="image files, or folders with images below them"
+    )
+    predict.add_argument("--csv", action="store_true", help="a CSV on stdout, a row for each image")
     predict.add_argument("--model", default="", help="default: the only model served")
     predict.add_argument("--model-version", default="", help='a number or alias ("stable")')
     predict.add_argument("--top-k", type=int, default=3, help="classes to show (%(default)s)")
