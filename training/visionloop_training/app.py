@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return doctor.run(flags)
         configure_logging(PROGRAM)
         here = place(flags)
-        alone = flags.show_config or flags.reproduce is not None
+        alone = flags.show_config or flags.reproduce is not None or flags.evaluate is not None
         if not alone and launch.needed(here):
             return launch.run(here, [sys.executable, "-m", "visionloop_training", *given])
         return _run(flags)
@@ -59,6 +59,8 @@ def _run(flags: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if flags.reproduce is not None:
         return _reproduce(flags)
+    if flags.evaluate is not None:
+        return _evaluate(flags)
     # Imported late: torch takes seconds, and --help and wrong flags should not.
     from visionloop_training import config as configuration
 
@@ -156,6 +158,26 @@ def _reproduce(flags: argparse.Namespace) -> int:
             f"{PROGRAM}: version {flags.reproduce} of {flags.model} is not reproduced\n"
         )
         return RefusedError.exit_code
+    return 0
+
+
+def _evaluate(flags: argparse.Namespace) -> int:
+    """Scores a version on a snapshot; says so in words or JSON."""
+    _check_given(flags, ("store", "dataset", "model"))
+    from visionloop.objectstore import open_existing_store
+    from visionloop_training.assessment import assess
+    from visionloop_training.assessment_words import words
+
+    found = assess(
+        open_existing_store(flags.store),
+        flags.model,
+        flags.evaluate,
+        flags.dataset,
+        _made_cache(flags),
+        snapshot=flags.snapshot,
+        split=flags.split,
+    )
+    _say(json.dumps(found.as_json(), indent=2) + "\n" if flags.json else words(found))
     return 0
 
 

@@ -79,7 +79,7 @@ def dataset(snapshot: Snapshot) -> Dataset:
             "images with one class each (classification) or with any number (multi_label)",
             field="snapshot",
         )
-    shown = _classes_of(snapshot, task)
+    shown = classes_of(snapshot, task)
     used = {class_id for named in shown.values() for class_id in named}
     learned = {class_id for row in snapshot.split("train") for class_id in shown[row.sha256]}
     # A class that nobody has labelled yet is no mistake; there is only nothing to learn of it. Nor
@@ -129,7 +129,7 @@ def dataset(snapshot: Snapshot) -> Dataset:
     )
 
 
-def _classes_of(snapshot: Snapshot, task: Task) -> dict[str, tuple[str, ...]]:
+def classes_of(snapshot: Snapshot, task: Task) -> dict[str, tuple[str, ...]]:
     """The class ids of each image, by its sha256. Raises InvalidInputError for mixed kinds."""
     manifest = snapshot.manifest
     where = f"dataset {manifest.dataset}, snapshot {manifest.id[:19]}"

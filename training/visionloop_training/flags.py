@@ -31,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     _add_occasion(flags)
     _add_course(flags)
     _add_reproduction(flags)
+    _add_evaluation(flags)
     _add_telemetry(flags)
     _add_processes(flags)
     return flags
@@ -115,6 +116,23 @@ def _add_reproduction(flags: argparse.ArgumentParser) -> None:
         default="0.01",
         help="largest difference of a probability or a share that --reproduce takes for the same "
         "model where the bits differ (default 0.01)",
+    )
+
+
+def _add_evaluation(flags: argparse.ArgumentParser) -> None:
+    add = flags.add_argument_group("evaluation").add_argument
+    add(
+        "--evaluate",
+        type=_version,
+        metavar="VERSION",
+        help="score a published version on the images of --dataset and --snapshot that it has not "
+        "learned from; trains and publishes nothing",
+    )
+    add(
+        "--split",
+        choices=("all", "train", "val", "test"),
+        default="all",
+        help="which of them --evaluate asks about (default all)",
     )
 
 

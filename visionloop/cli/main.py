@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from visionloop import __version__
 from visionloop.cli.flags.datasets import add_import, add_labels, add_snapshots
-from visionloop.cli.flags.models import add_models, add_reproduce
+from visionloop.cli.flags.models import add_evaluate, add_models, add_reproduce
 from visionloop.cli.flags.programs import add_doctor, add_up
 from visionloop.cli.flags.recognition import add_feedback, add_predict
 from visionloop.cli.output import Output
@@ -66,6 +66,7 @@ def parser() -> StrictParser:
         add_feedback,
         add_models,
         add_doctor,
+        add_evaluate,
         add_reproduce,
         add_snapshots,
         add_labels,

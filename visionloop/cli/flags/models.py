@@ -87,7 +87,7 @@ def add_reproduce(verbs: Verbs, common: StrictParser) -> None:
     reproduce = verb(
         verbs,
         "reproduce",
-        "reproduce.reproduce",
+        "trained.reproduce",
         [common, store_flags()],
         "build a trained version again from its provenance and compare; publishes nothing",
     )
@@ -100,3 +100,26 @@ def add_reproduce(verbs: Verbs, common: StrictParser) -> None:
         "the bits differ (%(default)s)",
     )
     reproduce.add_argument("--cache", default=None, metavar="DIR", help="images are kept there")
+
+
+def add_evaluate(verbs: Verbs, common: StrictParser) -> None:
+    """`evaluate MODEL@VERSION --dataset NAME`."""
+    evaluate = verb(
+        verbs,
+        "evaluate",
+        "trained.evaluate",
+        [common, store_flags()],
+        "score a trained version on the labelled images of any dataset; publishes nothing",
+    )
+    evaluate.add_argument("version", metavar="MODEL@VERSION", help="as cells@7")
+    evaluate.add_argument("--dataset", required=True, help="its images with their labels")
+    evaluate.add_argument(
+        "--snapshot", default="latest", metavar="ID", help="an id, its beginning, or latest"
+    )
+    evaluate.add_argument(
+        "--split",
+        choices=("all", "train", "val", "test"),
+        default="all",
+        help="which images (%(default)s: all that the version has not learned from)",
+    )
+    evaluate.add_argument("--cache", default=None, metavar="DIR", help="images are kept there")

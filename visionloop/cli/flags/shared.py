@@ -18,8 +18,8 @@ NEEDS = {
     "model_check": "core",
     "models": "core",
     "onnx_files": "inference",
-    "reproduce": "training",
     "snapshots": "snapshots",
+    "trained": "training",
 }
 
 
