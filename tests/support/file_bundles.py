@@ -94,3 +94,9 @@ def publish_version(
     bundle = write_bundle(folder, version, model=model, run_id=run, content=content, **options)
     repository.publish(bundle, folder)
     return bundle
+
+
+def publish_versions(repository: ModelRepository, folder: Path, count: int) -> None:
+    """The next `count` versions of "cells"."""
+    for number in range(count):
+        publish_version(repository, folder / f"version-{number}")
