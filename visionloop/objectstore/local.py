@@ -31,7 +31,7 @@ def written_whole(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
     """
     with room_for(path, wanted=size):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{uuid.uuid4().hex}{PARTIAL_SUFFIX}")  # whatever `path` is called
+        partial = path.with_name(f".{uuid.uuid4().hex}{PARTIAL_SUFFIX}")  # any name of `path`
         try:
             with partial.open("xb+") as file:
                 yield file
