@@ -1,17 +1,19 @@
 """Decoding in processes beside decoding in threads: one connection, 20 kB JPEGs, a tiny graph.
 
-    python -m bench.decoding [--count 2] [--seconds 4] [--pairs 7]
+    python -m bench.decoding [--count 2] [--callers 16] [--seconds 4] [--pairs 7]
 
 Two services serve the same classifier, whose graph only averages the pixels: one front end with so
 many decoding threads, and one with so many decoding processes. They take turns under the same load
-(one connection, 16 callers); a pair is a turn of each. Printed: images/s, CPU seconds of the whole
-tree of processes for 1,000 images, and memory, for each, and the medians of the ratios within the
-pairs. On a machine where the callers take a good part of the cores, rates say little; CPU does.
+(one connection, 16 callers, every answer compared); a pair is a turn of each. For each turn it
+prints images/s, CPU seconds of the whole tree of processes for 1,000 images, and memory; then the
+medians of the ratios within the pairs. Where callers take a good part of the cores, rates say
+little; CPU does.
 """
 
 import argparse
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -55,81 +57,92 @@ def write_graph(path: Path) -> None:
 class Side:
     """One of the two services, started and proven to answer truly."""
 
-    def __init__(self, kind: str, count: int, folder: Path, workload: Images) -> None:
-        processes = count if kind == "processes" else 0
+    def __init__(self, kind: str, options: argparse.Namespace, folder: Path, sent: Images) -> None:
+        processes = options.count if kind == "processes" else 0
         flags = (
-            "--front-ends=1", f"--decode-threads={count}", f"--decode-processes={processes}",
-            "--threads=1",
+            "--front-ends=1", "--threads=1", f"--decode-threads={options.count}",
+            f"--decode-processes={processes}",
         )  # fmt: skip
         scratch = folder / kind
         scratch.mkdir()
-        self._workload = workload
-        self._service = Service(workload.scratch.as_uri() + "/store", scratch, flags=flags)
-        self._serving: Serving = self._service.start(workload.model, workload.graph, scratch)
-        workload.wait(self._service, self._serving)
+        self.kind = kind
         self.windows: list[Window] = []
+        self._options, self._sent = options, sent
+        self._service = Service((folder / "store").as_uri(), scratch, flags=flags)
+        self._serving: Serving = self._service.start(sent.model, sent.graph, scratch)
+        sent.wait(self._service, self._serving)
+        while self._serving.program.log.read_text().count("is up") < processes:
+            time.sleep(0.01)
 
     def turn(self, seconds: float) -> Window:
         """So many seconds of load."""
-        load = self._workload.command(self._service, self._serving, CALLERS_PER_CHANNEL, seconds)
+        callers = self._options.callers
+        load = self._sent.command(self._service, self._serving, callers, seconds)
         done = run(load.argv, self._serving, seconds)
         window = done.window(load.read(done.output))
         if window.errors:
             raise SystemExit(f"errors: {window.problems}")
         return window
 
+    def counted_turn(self) -> None:
+        """One that counts; prints its line."""
+        window = self.turn(self._options.seconds)
+        self.windows.append(window)
+        print(
+            f"{self.kind:9}  {window.images_per_second:6.1f} images/s  "
+            f"{1e3 * window.cpu_s_per_image:6.3f} CPU s for 1,000  p50 {window.p50_ms:5.1f} ms  "
+            f"p99 {window.p99_ms:5.1f} ms  {window.rss / 2**20:4.0f} MB  "
+            f"others {window.other_cores:.2f} cores",
+            flush=True,
+        )
+
     def stop(self) -> None:
         """Ends it."""
         self._serving.program.stop()
 
 
+def measure(options: argparse.Namespace, folder: Path) -> list[Side]:
+    """Both, after their turns."""
+    (folder / "store").mkdir()
+    graph = folder / "tiny.onnx"
+    write_graph(graph)
+    pictures = write_pictures(folder / "jpeg", JPEG_BYTES)
+    publish_classifier(graph, pictures, (folder / "store").as_uri())
+    model = Model(CLASSIFIER, "UINT8", IMAGE, CLASSES, one_thread=True)
+    sent = Images("jpeg20k", model, graph, folder, pictures=tuple(pictures))
+    sides: list[Side] = []
+    try:
+        for kind in KINDS:
+            sides.append(Side(kind, options, folder, sent))  # noqa: PERF401 — stopped if one fails
+        for side in sides:
+            side.turn(1.0)  # does not count
+        for number in range(options.pairs):
+            for side in sides if number % 2 else reversed(sides):
+                side.counted_turn()
+    finally:
+        for side in sides:
+            side.stop()
+    return sides
+
+
 def main() -> int:
-    """Prints a line for each turn, and the medians."""
+    """Prints a line for each turn, and the medians of the ratios."""
     parser = argparse.ArgumentParser(prog="python -m bench.decoding")
-    parser.add_argument("--count", type=int, default=2, help="threads, and processes (2)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of load in a turn (4)")
-    parser.add_argument("--pairs", type=int, default=7, help="of turns (7)")
-    options = parser.parse_args()
+    add = parser.add_argument
+    add("--count", type=int, default=2, help="threads, and processes (2)")
+    add("--callers", type=int, default=CALLERS_PER_CHANNEL, help="on the one connection (16)")
+    add("--seconds", type=float, default=4.0, help="of load in a turn (4)")
+    add("--pairs", type=int, default=7, help="of turns (7)")
     with tempfile.TemporaryDirectory(prefix="bench-decoding-") as made:
-        folder = Path(made)
-        (folder / "store").mkdir()
-        graph = folder / "tiny.onnx"
-        write_graph(graph)
-        pictures = write_pictures(folder / "jpeg", JPEG_BYTES)
-        publish_classifier(graph, pictures, f"{folder.as_uri()}/store")
-        model = Model(CLASSIFIER, "UINT8", IMAGE, CLASSES, one_thread=True)
-        workload = Images("jpeg20k", model, graph, folder, pictures=tuple(pictures))
-        sides = {kind: Side(kind, options.count, folder, workload) for kind in KINDS}
-        try:
-            for side in sides.values():
-                side.turn(1.0)  # does not count
-            for number in range(options.pairs):
-                for kind in KINDS if number % 2 else reversed(KINDS):
-                    window = sides[kind].turn(options.seconds)
-                    sides[kind].windows.append(window)
-                    say(kind, window)
-        finally:
-            for side in sides.values():
-                side.stop()
-    told = zip(*(sides[kind].windows for kind in KINDS), strict=True)
-    pairs = [(t, p) for t, p in told]
-    rates = [p.images_per_second / t.images_per_second for t, p in pairs]
-    costs = [p.cpu_s_per_image / t.cpu_s_per_image for t, p in pairs]
-    print(f"processes by threads: images/s {median(rates):.2f} ({min(rates):.2f} to "
-          f"{max(rates):.2f}), CPU an image {median(costs):.2f} ({min(costs):.2f} to "
-          f"{max(costs):.2f})")  # fmt: skip
+        threads, processes = measure(parser.parse_args(), Path(made))
+    pairs = list(zip(threads.windows, processes.windows, strict=True))
+    for what, ratios in (
+        ("images/s", [p.images_per_second / t.images_per_second for t, p in pairs]),
+        ("CPU an image", [p.cpu_s_per_image / t.cpu_s_per_image for t, p in pairs]),
+    ):
+        low, high = min(ratios), max(ratios)
+        print(f"processes by threads, {what}: {median(ratios):.2f} ({low:.2f} to {high:.2f})")
     return 0
-
-
-def say(kind: str, window: Window) -> None:
-    """One line."""
-    print(
-        f"{kind:9}  {window.images_per_second:7.1f} images/s  "
-        f"{1e3 * window.cpu_s_per_image:6.3f} CPU s for 1,000  p50 {window.p50_ms:5.1f} ms  "
-        f"p99 {window.p99_ms:5.1f} ms  {window.rss / 2**20:5.0f} MB  "
-        f"others {window.other_cores:.2f} cores",
-        flush=True,
-    )
 
 
 if __name__ == "__main__":

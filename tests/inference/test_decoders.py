@@ -23,6 +23,7 @@ from support.process_tree import descriptors, resident, shared_mappings
 
 from visionloop.errors import ImageError, UnavailableError
 from visionloop.images import DEFAULT_LIMITS
+from visionloop.preprocessing import Preprocessing, eval_preprocessing
 from visionloop.telemetry import inference as metrics
 from visionloop.telemetry.metrics import values
 from visionloop_inference import decoder_process, wire
@@ -36,6 +37,7 @@ from visionloop_inference.rows import Arena
 
 ROUNDS = int(os.environ.get("KILL_ROUNDS", "3"))
 PREPARE = preprocessing()
+CROPPED = eval_preprocessing(48, 0.875, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 DIED_AT = "decoder.decode"  # a failpoint
 
 
@@ -52,13 +54,13 @@ def picture(number: int) -> bytes:
 
 
 @cache
-def decoded_here(image: bytes) -> Decoded:
-    return decode(image, PREPARE, DEFAULT_LIMITS)[0]
+def decoded_here(image: bytes, *, cropped: bool) -> Decoded:
+    return decode(image, CROPPED if cropped else PREPARE, DEFAULT_LIMITS)[0]
 
 
-def is_right(found: Decoded, image: bytes) -> None:
+def is_right(found: Decoded, image: bytes, prepare: Preprocessing = PREPARE) -> None:
     """As the one function has it, called here."""
-    wanted = decoded_here(image)
+    wanted = decoded_here(image, cropped=prepare is CROPPED)
     np.testing.assert_array_equal(found.row, wanted.row)
     assert (found.width, found.height) == (wanted.width, wanted.height)
     assert found.sha256 == wanted.sha256
@@ -98,9 +100,10 @@ def test_every_format_and_mode_gives_the_row_that_it_gives_here() -> None:
 
     async def scenario() -> None:
         async with linked(running) as decoder:
-            found = await asyncio.gather(*(decoder.decode(data, PREPARE) for data in sent * 2))
-            for one, data in zip(found, sent * 2, strict=True):
-                is_right(one, data)
+            asked = [(data, prepare) for data in sent for prepare in (PREPARE, CROPPED)]
+            found = await asyncio.gather(*(decoder.decode(*one) for one in asked))
+            for one, (data, prepare) in zip(found, asked, strict=True):
+                is_right(one, data, prepare)
             assert {link.images for link in links(decoder)} == {0}
 
     with decoders(2) as running:
@@ -502,6 +505,20 @@ def test_large_images_give_their_pages_back_while_others_are_under_way(gate: Gat
             is_right(await first, large)
             assert os.fstat(link._arena.fd).st_blocks * 512 < len(large) // 2
             is_right(await second, picture(1))
+
+    with decoders(1, "thread") as running:
+        play(scenario)
+
+
+def test_what_is_not_decoded_at_the_end_of_a_front_end_is_told_so(gate: Gate) -> None:
+    async def scenario() -> None:
+        async with linked(running) as decoder:
+            tasks = [asyncio.create_task(decoder.decode(picture(n), PREPARE)) for n in range(4)]
+            await gate.begun()
+            decoder.processes.close()
+            done = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [type(one) for one in done] == [UnavailableError] * 4
+            gate.open.set()
 
     with decoders(1, "thread") as running:
         play(scenario)

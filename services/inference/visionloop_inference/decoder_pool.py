@@ -17,7 +17,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from visionloop.errors import CorruptError, OverloadedError, VisionloopError
+from visionloop.errors import CorruptError, OverloadedError, UnavailableError, VisionloopError
 from visionloop.preprocessing import Preprocessing
 from visionloop_inference import decoding_frames as frames
 from visionloop_inference.decoder_link import DecoderLink, Image
@@ -26,6 +26,7 @@ from visionloop_inference.rows import Arena
 
 AHEAD = 0.004  # seconds
 LEAST_AHEAD = 2  # images, the one that it is at included
+SHORTEST = 1e-4  # seconds that an image takes
 KEPT_STEPS = 64  # preprocessings whose JSON is remembered
 
 
@@ -99,8 +100,12 @@ class DecoderPool:
         """Ends all links; what is not decoded fails with UNAVAILABLE."""
         for link in self._links:
             link.close()
+            self._waiting += link.not_begun
         self._links.clear()
-        self._hand_out()
+        for image in self._waiting:
+            if not image.answer.done():
+                image.answer.set_exception(UnavailableError("the front end ended; try again"))
+        self._waiting.clear()
 
     def _hand_out(self) -> None:
         """Gives waiting images to decoders that have room for more."""
@@ -116,7 +121,7 @@ class DecoderPool:
     def _take(self, image: Image) -> bool:
         """Gives the image to the least loaded decoder, unless it has enough."""
         link = min(self._links, key=lambda link: link.rows_waiting)
-        ahead = max(LEAST_AHEAD, math.ceil(AHEAD / self._image_seconds()))
+        ahead = max(LEAST_AHEAD, math.ceil(AHEAD / max(SHORTEST, self._image_seconds())))
         if link.images and link.rows_waiting >= ahead:
             return False
         # A full arena holds images, and when one of them is answered we come here again.

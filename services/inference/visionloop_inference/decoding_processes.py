@@ -60,6 +60,7 @@ class DecodingProcesses:
         decoder.child.ended.add_done_callback(lambda _: self._alive.discard(decoder))
         try:
             await decoder.ready()
+            log.info("decoder %d is up", index, extra={"pid": decoder.child.pid})
             self._front_ends.connect(decoder)
             return await asyncio.shield(decoder.child.ended)
         except UnavailableError as error:

@@ -238,7 +238,7 @@ class RunnerLink:
         waiting = self._waiting(frame.id)
         rows, batched = waiting.rows, self._layout.batched
         memory, (at, space) = self._arena.memory, waiting.answer
-        end = at + space
+        stop = at + space
         if frame.in_arena and not space:
             raise wire.MalformedFrameError("an answer in the arena, where it has no space")
         outputs = {}
@@ -248,7 +248,7 @@ class RunnerLink:
                     f"{size} bytes of {rows} rows of {list(dimensions)} for output {spec.name!r}"
                 )
             if frame.in_arena:
-                if at + size > end:
+                if at + size > stop:
                     raise wire.MalformedFrameError("an answer that is larger than its space")
                 data = bytes(memory[at : at + size])
                 at += aligned(size)
