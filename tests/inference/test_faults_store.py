@@ -131,6 +131,24 @@ def test_s3_that_never_answers_holds_nothing_up(
         assert time.monotonic() - began < 25, "the end waited for the store"
 
 
+@pytest.mark.s3
+def test_a_signal_while_it_starts_ends_it_without_a_complaint(
+    tmp_path: Path, s3_server: S3Server, s3_url: str
+) -> None:
+    """Between the store's opening and the first models, which never come here."""
+    with faulty_proxy(s3_server.endpoint) as proxy:
+        proxy.faults = [Fault("GET", "hang", ALWAYS)]
+        server = Server(tmp_path, s3_url, AWS_ENDPOINT_URL=proxy.url)
+        try:
+            wait_for(lambda: proxy.requests, hint=f"the first look at the store; {server.log}")
+            assert server.terminate() == 0
+        finally:
+            server.close()
+    assert "stopped while it started" in server.text()
+    assert "Traceback" not in server.text()
+    assert "never retrieved" not in server.text()
+
+
 # The cache
 
 

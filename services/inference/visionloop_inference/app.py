@@ -166,6 +166,9 @@ async def _unless_stopped(readiness: Readiness, starting: asyncio.Future[T]) -> 
     finally:
         stopping.cancel()
         starting.cancel()
+        # How it ended is of no interest any more, but asyncio logs what nobody asked for: of a
+        # group that is cancelled, too.
+        starting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
 
 def _prove(provider: str) -> None:
