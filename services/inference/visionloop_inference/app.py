@@ -8,11 +8,9 @@ let the models go, exit 0. A second signal skips the quiet.
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ import uvloop
 import visionloop
 from visionloop.errors import ConfigurationError
 from visionloop.flags import endpoint, write_ready_file
+from visionloop.leaving import leave
 from visionloop.objectstore import open_store
 from visionloop.repository import ModelRepository
 from visionloop.telemetry import configure_logging
@@ -45,7 +44,6 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 STORE_THREADS = 4
-STORE = "store"  # their names
 
 
 def main() -> int:
@@ -58,17 +56,8 @@ def main() -> int:
     allow_all_descriptors()
     with _cache(settings.cache) as cache:
         uvloop.run(serve(settings, cache))
-    _leave()
+    leave()
     return 0
-
-
-def _leave() -> None:
-    """Ends the process here if a call to the store hangs: Python would wait for its thread, for
-    minutes, and who started us would kill us meanwhile."""
-    if any(thread.name.startswith(STORE) for thread in threading.enumerate()):
-        log.warning("a call to the store did not come back; it is left behind")
-        logging.shutdown()
-        os._exit(0)
 
 
 @contextmanager
@@ -93,7 +82,7 @@ def _cache(folder: Path | None) -> Iterator[Path]:
 @contextmanager
 def _store_threads() -> Iterator[ThreadPoolExecutor]:
     """Threads for calls to the store; nobody waits for them at the end."""
-    pool = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix=STORE)
+    pool = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="store")
     try:
         yield pool
     finally:

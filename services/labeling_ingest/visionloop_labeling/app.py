@@ -8,12 +8,9 @@ made durable and answered; exit 0. A call to the store or the database that hang
 import asyncio
 import gc
 import logging
-import os
 import signal
 import socket
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -25,6 +22,7 @@ import visionloop
 from visionloop.certificates import Certificates
 from visionloop.errors import ConfigurationError
 from visionloop.flags import endpoint, write_ready_file
+from visionloop.leaving import leave
 from visionloop.objectstore import open_store
 from visionloop.telemetry import configure_logging
 from visionloop.telemetry import labeling as metrics
@@ -53,9 +51,8 @@ from visionloop_labeling.suggestions import Suggester
 PROGRAM: Final = "visionloop-labeling"
 # For requests; each waits for the database or the store most of its time.
 _THREADS: Final = 16
-# For what drained to let go, and then for its threads to end; a pod's grace has 10 for both.
+# For what drained to let go; `leave` takes 2 more, and a pod's grace has 10 for both.
 _CLOSE_SECONDS: Final = 5.0
-_THREAD_SECONDS: Final = 2.0
 _FEEDBACK_SECONDS: Final = 2.0
 _SUGGESTIONS_SECONDS: Final = 2.0
 _MODELS_SECONDS: Final = 30.0
@@ -103,25 +100,7 @@ async def serve(settings: Settings) -> None:
             await asyncio.wait_for(asyncio.to_thread(service.close), _CLOSE_SECONDS)
     _log.info("stopped")
     requests.shutdown(wait=False, cancel_futures=True)
-    await _leave()
-
-
-async def _leave() -> None:
-    """Ends the process here if a call to the store or the database hangs: Python would wait for its
-    thread, for minutes, and who started us would kill us meanwhile."""
-    end = time.monotonic() + _THREAD_SECONDS
-    while at_work := _threads_at_work():
-        if time.monotonic() > end:
-            _log.warning("calls that do not come back are left behind: %s", ", ".join(at_work))
-            logging.shutdown()
-            os._exit(0)
-        await asyncio.sleep(0.02)
-
-
-def _threads_at_work() -> list[str]:
-    main = threading.main_thread()
-    alive = threading.enumerate()
-    return [one.name for one in alive if one is not main and not one.daemon]
+    leave()  # here, for the end of the loop waits for its threads, too
 
 
 async def _listen(settings: Settings, service: LabelingService, readiness: Readiness) -> None:
