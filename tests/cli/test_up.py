@@ -8,11 +8,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.inference_server import wait_for
+from support.process_tree import children, command, is_alive
 
 from visionloop.demo.steps import Suite, suite_running
 
+PROGRAMS = ("visionloop-labeling", "visionloop-inference")
 PORTS = ("--inference-port", "--inference-http-port", "--labeling-port", "--labeling-http-port")
 FREE = [word for flag in PORTS for word in (flag, "0")]
 
@@ -80,15 +84,34 @@ def test_a_taken_port_ends_with_the_programs_own_code(tmp_path: Path) -> None:
 )
 def test_a_signal_stops_every_program(tmp_path: Path, number: signal.Signals) -> None:
     process = up("--data", tmp_path / "data", *FREE, "--json")
+    started = announced(process)
+    process.send_signal(number)
+    assert process.communicate(timeout=90)[0] == ""
+    assert process.returncode == 0
+    for program in PROGRAMS:
+        with pytest.raises(ProcessLookupError):
+            os.kill(started[program]["pid"], 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
+def test_nothing_outlives_it_when_it_is_killed(tmp_path: Path) -> None:
+    process = up("--data", tmp_path / "data", *FREE, "--json")
+    started = announced(process)
+    programs = [started[name]["pid"] for name in PROGRAMS]
+    family = {pid for program in programs for pid in (program, *children(program))}
+    assert len(family) > len(programs) == 2  # front ends, runners and inspectors as well
+    process.kill()
+    process.wait()
+    for pid in family:
+        wait_for(lambda pid=pid: not is_alive(pid), hint=f"the end of {command(pid)}")
+
+
+def announced(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    """What --json says, once all programs listen."""
     assert process.stdout is not None
     lines = []
     while not lines or lines[-1] != "}\n":  # the document's own end; inner ones are indented
         lines.append(process.stdout.readline())
         assert lines[-1], process.communicate()[1]
-    started = json.loads("".join(lines))
-    process.send_signal(number)
-    assert process.communicate(timeout=90)[0] == ""
-    assert process.returncode == 0
-    for program in ("visionloop-labeling", "visionloop-inference"):
-        with pytest.raises(ProcessLookupError):
-            os.kill(started[program]["pid"], 0)
+    told: dict[str, Any] = json.loads("".join(lines))
+    return told

@@ -1,7 +1,8 @@
 """`visionloop up`: all programs of the suite on this machine, in one data folder.
 
 Each program is its own process, started by its own entry point, as in a cluster; this one only
-starts them, waits until they listen, restarts one that dies, and passes the end signal on.
+starts them, waits until they listen, restarts one that dies, and passes the end signal on. On Linux
+they end also when this one is killed.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from visionloop.errors import (
 from visionloop.extras import require
 from visionloop.flags import check_above_zero, check_port
 from visionloop.objectstore.local import written_whole
+from visionloop.orphans import ends_with_us
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
@@ -63,6 +65,7 @@ class Program:
             [entry_point(self.name), *self.arguments, "--ready-file", str(self.ready_file)],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            preexec_fn=ends_with_us(),
         )
 
     def exit_code(self) -> int | None:
