@@ -3,14 +3,24 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
-from PIL import Image, ImageFile
+import PIL
+from PIL import Image, ImageFile, features
 
 from visionloop.errors import ImageError
 from visionloop.image_containers import Refusal, broken
 
 # How Pillow's complaints about a whole file begin whose pixels it cannot read.
 _NOT_MADE_FOR = ("unknown pixel mode", "cannot handle")
+_LIBRARIES = ("jpg", "libjpeg_turbo", "zlib", "libtiff", "webp", "littlecms2")
+
+
+@cache
+def decoder() -> str:
+    """The versions of all that turns bytes into pixels: JPEG decoders differ in last bits."""
+    found = {name: features.version(name) for name in _LIBRARIES}
+    return ", ".join([f"pillow {PIL.__version__}", *(f"{n} {v}" for n, v in found.items() if v)])
 
 
 @contextmanager

@@ -1,14 +1,18 @@
 """Cached activations: right, reused, and never shared by things that differ."""
 
 import threading
+from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 import torch
+from support.small_disk import small_disk
 from support.training_site import Site
 
 from visionloop.errors import CorruptError
 from visionloop.snapshot import SnapshotRepository
+from visionloop.strict_pillow import decoder
 from visionloop_training import augment, backbones, cache
 from visionloop_training import features as features_module
 from visionloop_training.config import AugmentConfig
@@ -169,3 +173,38 @@ def test_a_torn_graph_is_said(site: Site, data: Dataset):
     graph.write_bytes(graph.read_bytes()[:1000])
     with pytest.raises(CorruptError, match=f"cache: {graph} cannot be loaded"):
         features(site, 3).prepare(data.val, 1)
+
+
+def test_another_decoder_gets_other_features(
+    site: Site, data: Dataset, monkeypatch: pytest.MonkeyPatch
+):
+    """Or those of the Pillow before would be taken for its own."""
+    features(site, 0).prepare(data.train, 1)
+    monkeypatch.setattr(features_module, "decoder", lambda: "pillow 99.0")
+    made = features(site, 0)
+    made.prepare(data.train, 1)
+    assert made.computed == len(data.train)
+    assert f"pillow {PIL.__version__}" in decoder()
+    assert "libjpeg" in decoder()
+
+
+@pytest.mark.parametrize("frozen", [0, 3])
+def test_a_full_disk_changes_no_feature(
+    site: Site, data: Dataset, tmp_path: Path, frozen: int, caplog: pytest.LogCaptureFixture
+):
+    """The graph of the frozen stages and all arrays find no room on the cache's disk."""
+    wanted = [(item.sha256, number) for item in data.train for number in (0, 1)]
+    expected = features(site, frozen)
+    expected.prepare(data.train, 2)
+    with small_disk(tmp_path / "disk") as disk:
+        full = Site(site.store, disk.folder)
+        features(full, frozen)  # makes its folders
+        if disk.mounted:  # a limit would count in TMPDIR, too
+            disk.fill()
+        made = features(full, frozen)
+        made.prepare(data.train, 2)
+        assert torch.equal(made.batch(wanted), expected.batch(wanted))
+        if disk.mounted:
+            assert not list(disk.folder.rglob("*.npy"))
+            assert not list(disk.folder.rglob("*.onnx"))
+            assert "features stay in memory" in caplog.text

@@ -2,8 +2,8 @@
 
 Exit codes: 0 trained (or nothing new) · 64 wrong flag, configuration or data · 65 the gate, the
 parity proof or a digest refused · 66 dataset, snapshot or file not found · 69 the store cannot be
-reached: try again · 75 somebody else moved the alias meanwhile; the version is published but not
-promoted · 85 stopped by SIGTERM, its state saved: run it again.
+reached, or a disk is full: try again · 75 somebody else moved the alias meanwhile; the version is
+published but not promoted · 85 stopped by SIGTERM, its state saved: run it again.
 """
 
 import argparse
@@ -15,7 +15,10 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
+from visionloop.cli.output import Output
+from visionloop.disk_space import room_anywhere, room_for
 from visionloop.errors import ConfigurationError, ConflictError, RefusedError, VisionloopError
 from visionloop.extras import require
 from visionloop.telemetry import configure_logging
@@ -45,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         alone = flags.show_config or flags.reproduce is not None or flags.evaluate is not None
         if not alone and launch.needed(here):
             return launch.run(here, [sys.executable, "-m", "visionloop_training", *given])
-        return _run(flags)
+        with room_anywhere(_places(flags)):
+            return _run(flags)
     except VisionloopError as error:
         sys.stderr.write(f"{PROGRAM}: {error}\n")
         return error.exit_code
@@ -111,7 +115,25 @@ def _run(flags: argparse.Namespace) -> int:
             workers=workers,
             watch=watch,
         )
-        return _together(workers, stop, lambda: _told_run(flags, workers, run(request)))
+
+        def job() -> int:
+            # In words before the others of several processes are told how it ended.
+            with room_anywhere(_places(flags)):
+                return _told_run(flags, workers, run(request))
+
+        return _together(workers, stop, job)
+
+
+def _places(flags: argparse.Namespace) -> dict[str, Path]:
+    """What a run writes to, by the flag that moves it."""
+    from visionloop_training.cache import default_folder
+
+    places = {"--cache": flags.cache or default_folder()}
+    if (flags.store or "").startswith("file:///"):
+        places["--store"] = Path(unquote(urlsplit(flags.store).path))
+    if flags.tensorboard:
+        places["--tensorboard"] = flags.tensorboard
+    return places
 
 
 def _check_given(flags: argparse.Namespace, names: Sequence[str]) -> None:
@@ -127,7 +149,8 @@ def _made_cache(flags: argparse.Namespace) -> Path:
 
     cache: Path = flags.cache or default_folder()
     try:
-        cache.mkdir(parents=True, exist_ok=True)
+        with room_for(cache, setting="--cache"):
+            cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(
             f"--cache {cache}: {error.strerror}; name a folder that can be written", field="cache"
@@ -231,5 +254,6 @@ def _exit_code(flags: argparse.Namespace, result: "Result") -> int:
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    output = Output(as_json=False)
+    output.text(text)
+    output.flush()

@@ -3,22 +3,36 @@
 The key is a digest of all that decides the array's content, so an entry is never stale, only
 unused. Folders of keys that were not touched for the longest time are removed when the cache
 outgrows its limit: losing one costs time, never correctness.
+
+A disk that takes no more ends no run that can do without it: first the keys go that nobody has used
+for a day, oldest first; then arrays stay in memory, up to MEMORY_BYTES, and are lost with the
+process. Where other processes must find them on the disk (`shared`), that ends the run.
 """
 
 import contextlib
 import hashlib
+import io
 import json
+import logging
 import os
 import shutil
-import tempfile
+import time
+import uuid
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from visionloop.errors import CorruptError
+from visionloop.disk_space import bytes_in_words, is_full, room_for
+from visionloop.errors import CorruptError, DiskFullError, UnavailableError
+from visionloop.objectstore.local import PARTIAL_SUFFIX
 
 DEFAULT_LIMIT_BYTES = 20 * 2**30
+MEMORY_BYTES = 512 * 2**20  # of a key's arrays that the disk did not take
+UNUSED_SECONDS = 24 * 3600.0  # after which nobody is still reading a key's arrays
+SETTING = "--cache"
+KINDS = ("pixels", "activations", "embeddings")
+_log = logging.getLogger(__name__)
 
 
 def default_folder() -> Path:
@@ -33,20 +47,32 @@ def key_of(parts: dict[str, object]) -> str:
 
 
 class ArrayCache:
-    """The arrays of one kind and key, by image digest and variant number."""
+    """The arrays of one kind and key, by image digest and variant number.
 
-    def __init__(self, folder: Path, kind: str, key: str) -> None:
+    `shared`: other processes read what this one puts, so memory is no place for it.
+    """
+
+    def __init__(self, folder: Path, kind: str, key: str, *, shared: bool = False) -> None:
         self.folder = folder / kind / key
-        self.folder.mkdir(parents=True, exist_ok=True)
-        os.utime(self.folder)  # used now: see `trim`
+        self._root = folder
+        self._shared = shared
+        self._kept: dict[str, NDArray[np.generic]] = {}  # in memory, by file name
+        self._kept_bytes = 0
+        with contextlib.suppress(OSError):  # a disk that takes nothing is met by `put`
+            self.folder.mkdir(parents=True, exist_ok=True)
+            os.utime(self.folder)  # used now: see `trim`
 
     def has(self, sha256: str, variant: int = 0) -> bool:
         """Whether the array is there."""
-        return self._path(sha256, variant).exists()
+        path = self._path(sha256, variant)
+        return path.name in self._kept or path.exists()
 
     def get(self, sha256: str, variant: int = 0) -> NDArray[np.generic]:
         """The array. Raises CorruptError when the file is gone or torn."""
         path = self._path(sha256, variant)
+        kept = self._kept.get(path.name)
+        if kept is not None:
+            return kept
         try:
             array: NDArray[np.generic] = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
@@ -56,12 +82,68 @@ class ArrayCache:
         return array
 
     def put(self, sha256: str, array: NDArray[np.generic], variant: int = 0) -> None:
-        """Writes the array whole or not at all."""
+        """Writes the array whole or not at all; keeps it in memory where the disk is full.
+
+        Raises DiskFullError where neither will do.
+        """
         path = self._path(sha256, variant)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            np.save(file, np.ascontiguousarray(array), allow_pickle=False)
-        Path(file.name).replace(path)
+        # Encoded here: numpy writes past Python, and its error of a full disk has no number.
+        encoded = io.BytesIO()
+        np.save(encoded, np.ascontiguousarray(array), allow_pickle=False)
+        data = encoded.getbuffer()
+        try:
+            with room_for(self.folder, wanted=len(data), setting=SETTING):
+                self._write(path, data)
+        except DiskFullError as error:
+            self._keep(path.name, array, error)
+        except OSError as error:
+            words = (
+                f"cannot write {self.folder}: {error.strerror}; name another folder by {SETTING}"
+            )
+            self._keep(path.name, array, UnavailableError(words))
+
+    def _write(self, path: Path, data: memoryview) -> None:
+        """Makes room where there is none. Raises OSError, and leaves nothing then."""
+        while True:
+            partial = path.with_name(f".{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    partial.write_bytes(data)
+                    partial.replace(path)
+                except BaseException:
+                    partial.unlink(missing_ok=True)
+                    raise
+                return
+            except OSError as error:
+                if not (is_full(error) and self._remove_unused()):
+                    raise
+
+    def _remove_unused(self) -> bool:
+        """Frees the room of the key that was unused for longest, if there is one."""
+        long_ago = time.time() - UNUSED_SECONDS
+        others = [
+            key
+            for kind in KINDS
+            for key in (self._root / kind).glob("*")
+            if key != self.folder and _used(key) < long_ago
+        ]
+        if not others:
+            return False
+        oldest = min(others, key=_used)
+        _log.info("the cache's disk is full: removing features unused for a day, %s", oldest)
+        shutil.rmtree(oldest, ignore_errors=True)
+        return not oldest.exists()
+
+    def _keep(self, name: str, array: NDArray[np.generic], failure: UnavailableError) -> None:
+        """Keeps the array in memory; raises `failure` where that will not do."""
+        if self._shared or self._kept_bytes + array.nbytes > MEMORY_BYTES:
+            raise failure
+        if not self._kept:
+            limit = bytes_in_words(MEMORY_BYTES)
+            _log.warning("%s; until then features stay in memory, up to %s", failure, limit)
+        self._kept[name] = array
+        self._kept_bytes += array.nbytes
 
     def _path(self, sha256: str, variant: int) -> Path:
         return self.folder / sha256[:2] / f"{sha256}-{variant}.npy"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from scipy.stats import chi2, f
 
 from visionloop.errors import CorruptError
@@ -103,7 +103,7 @@ class Sketch:
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: getattr(self, name) for name in ("mean", "directions", "variances")}
         plain = {name: np.ascontiguousarray(t, np.float32) for name, t in tensors.items()}
-        save_file({**plain, "images": np.array([self.images], np.int64)}, path)
+        path.write_bytes(save({**plain, "images": np.array([self.images], np.int64)}))
 
     @classmethod
     def load(cls, path: Path) -> "Sketch":

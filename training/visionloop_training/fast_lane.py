@@ -25,6 +25,7 @@ from visionloop_training.cache import ArrayCache, key_of
 from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Dataset, Item
 from visionloop_training.export import INPUT, Session
+from visionloop_training.features import made_from
 from visionloop_training.fit_state import Epoch
 from visionloop_training.heads import HeadFit, fit_head
 from visionloop_training.lanes import Learned, Origin, Surroundings
@@ -155,7 +156,7 @@ class FastLane:
         """(n, width), in the order of the items."""
         key: dict[str, object] = {
             "body": self._body.digest,
-            "pixels": self.preprocessing.model_dump(mode="json"),
+            **made_from(self.preprocessing),
         }
         cache = ArrayCache(self._around.cache, "embeddings", key_of(key))
         missing = [item for item in items if not cache.has(item.sha256)]

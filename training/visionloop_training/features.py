@@ -11,6 +11,7 @@ in threads beside a CPU, in processes of their own beside a GPU (`pixel_workers`
 """
 
 import hashlib
+import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +23,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from visionloop.errors import CorruptError
+import visionloop
+from visionloop.disk_space import room_for, temporary_folder
+from visionloop.errors import CorruptError, UnavailableError
 from visionloop.preprocessing import Preprocessing
+from visionloop.strict_pillow import decoder
 from visionloop.telemetry import progress
 from visionloop_training import augment
-from visionloop_training.cache import ArrayCache, key_of
+from visionloop_training.cache import SETTING, ArrayCache, key_of
 from visionloop_training.config import AugmentConfig
 from visionloop_training.cores import usable_cores
 from visionloop_training.data import Blobs, Item
@@ -39,6 +43,7 @@ from visionloop_training.weights import tensor_bytes
 
 _BATCH = 32
 _FLOAT16_MAX = 65504.0
+_log = logging.getLogger(__name__)
 
 
 class Features:
@@ -58,8 +63,10 @@ class Features:
         self._blobs = blobs
         self._preprocessing = preprocessing
         self._augmentation = augmentation
-        pixels: dict[str, object] = {"preprocessing": preprocessing.model_dump(mode="json")}
-        self._cache = ArrayCache(folder, "pixels", key_of(pixels))
+        pixels = made_from(preprocessing)
+        on_gpu = network.device.type == "cuda"
+        local = workers.local if workers else 1
+        shared = local > 1 or (on_gpu and not network.frozen)  # by `pixel_workers`
         self._folder = folder
         self._stop = stop or Stop()
         self._workers = workers or Workers()
@@ -71,12 +78,14 @@ class Features:
                 "backbone": network.backbone.name,
                 "weights": _digest(network.backbone.stages[: network.frozen]),
                 "frozen": network.frozen,
-                **({"device": "cuda"} if network.device.type == "cuda" else {}),
+                **({"device": "cuda"} if on_gpu else {}),
             }
             self._graph = key_of(bottom)
             varied = augmentation.model_dump(mode="json", exclude={"variants"})
             key = key_of({**bottom, "augmentation": varied})
-            self._cache = ArrayCache(folder, "activations", key)
+            self._cache = ArrayCache(folder, "activations", key, shared=shared)
+        else:
+            self._cache = ArrayCache(folder, "pixels", key_of(pixels), shared=shared)
 
     @property
     def variants(self) -> int | None:
@@ -168,20 +177,27 @@ class Features:
             return self._on_gpu
         path = self._folder / "graphs" / f"{self._graph}.onnx"
         if not path.exists():
+            try:
+                self._write_graph(path)
+            except (UnavailableError, OSError) as error:
+                _log.warning("%s; the graph of the frozen stages is made for this run alone", error)
+                with temporary_folder("visionloop-graph-") as folder:
+                    self._export(folder / path.name)
+                    return _activations(folder / path.name)
+        return _activations(path)
+
+    def _write_graph(self, path: Path) -> None:
+        with room_for(path, setting=SETTING):
             path.parent.mkdir(parents=True, exist_ok=True)
-            height, width = self._preprocessing.output_size
             # In a folder of its own: in containers that share a cache, process ids are all alike.
             with tempfile.TemporaryDirectory(dir=path.parent) as partial:
                 made = Path(partial) / path.name
-                export_module(_Bottom(self._network), made, height, width, ["activations"])
+                self._export(made)
                 made.replace(path)
-        try:
-            session = Session(path, threads=torch.get_num_threads())
-        except Exception as error:  # onnxruntime's errors have no common base
-            raise CorruptError(
-                f"cache: {path} cannot be loaded ({error}); remove it and run again"
-            ) from error
-        return lambda images: session(images)["activations"]
+
+    def _export(self, path: Path) -> None:
+        height, width = self._preprocessing.output_size
+        export_module(_Bottom(self._network), path, height, width, ["activations"])
 
     @torch.inference_mode()
     def _on_gpu(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -198,6 +214,26 @@ class _Bottom(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network.bottom(images)
+
+
+def _activations(path: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """The graph in the file, which is not needed any more."""
+    try:
+        session = Session(path, threads=torch.get_num_threads())
+    except Exception as error:  # onnxruntime's errors have no common base
+        raise CorruptError(
+            f"cache: {path} cannot be loaded ({error}); remove it and run again"
+        ) from error
+    return lambda images: session(images)["activations"]
+
+
+def made_from(preprocessing: Preprocessing) -> dict[str, object]:
+    """What decides the pixels of an image in a cache's key, or it would hold another decoder's."""
+    return {
+        "preprocessing": preprocessing.model_dump(mode="json"),
+        "decoder": decoder(),
+        "visionloop": visionloop.__version__,
+    }
 
 
 def _digest(stages: nn.Module) -> str:

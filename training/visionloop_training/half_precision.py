@@ -12,7 +12,6 @@ replays the golden images on its own GPU, within the same limit, before it serve
 """
 
 import logging
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,8 @@ import onnx
 import torch
 from onnx import TensorProto, helper
 
-from visionloop.errors import RefusedError
+from visionloop.disk_space import is_full, temporary_folder
+from visionloop.errors import DiskFullError, RefusedError
 from visionloop_training.config import ExportConfig
 from visionloop_training.data import Blobs, Item
 from visionloop_training.export import Session
@@ -73,15 +73,17 @@ def add(
     """Makes the sibling in `path` and compares it with model.onnx (`exact`) on the items.
 
     `known` is what model.onnx has of familiar images. Whatever ails the sibling ends no run: the
-    file is removed then, and the reason is told.
+    file is removed then, and the reason is told. Raises DiskFullError: that ails the disk.
     """
     try:
         lane.export_half(path, link, metadata)
         if known is not None:
             known.into(path)
         found = _compared(path, lane, exact, items, blobs, limit)
-    except Exception as error:  # noqa: BLE001 - whatever exporter or runtime say of 16 bits:
-        # whoever has paid for a training gets its version.
+    except Exception as error:
+        if isinstance(error, DiskFullError) or (isinstance(error, OSError) and is_full(error)):
+            raise  # it says nothing of 16 bits, and the run can be taken up again
+        # Whatever exporter or runtime say of 16 bits: who has paid for a training gets its version.
         words = str(error).strip().splitlines() or [type(error).__name__]
         found = HalfPrecision(limit, reason=words[0])
     if not found.passed:
@@ -94,8 +96,8 @@ def _compared(
     path: Path, lane: Lane, exact: Session, items: Sequence[Item], blobs: Blobs, limit: float
 ) -> HalfPrecision:
     Session(path)  # which says whether the file itself loads
-    with tempfile.TemporaryDirectory(prefix="visionloop-half-") as folder:
-        copy = Path(folder) / path.name
+    with temporary_folder("visionloop-half-") as folder:
+        copy = folder / path.name
         copy.write_bytes(rounded(onnx.load(path)).SerializeToString())
         session = Session(copy, torch.get_num_threads())
     if session.signature != exact.signature:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import visionloop
 from visionloop.objectstore import ObjectStore
 from visionloop.preprocessing import Preprocessing
+from visionloop.strict_pillow import decoder
 from visionloop_training import backbones
 from visionloop_training.checkpoint import Checkpoints, run_key
 from visionloop_training.config import TrainingConfig
@@ -190,7 +191,7 @@ class FullLane:
                 "config": self._config.model_dump(mode="json", exclude=skipped),
                 "backbone": self.origin.backbone_sha256,
                 "classes": self._data.class_ids,
-                "versions": [visionloop.__version__, torch.__version__],
+                "versions": [visionloop.__version__, torch.__version__, decoder()],
             }
         )
 

@@ -9,7 +9,6 @@ before bundle.json.
 
 import json
 import logging
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ import torch
 
 from visionloop.aliases import pinned_words
 from visionloop.bundle import ClassifierBundle
+from visionloop.disk_space import temporary_folder
 from visionloop.version_numbers import VersionNumbers
 from visionloop_training import (
     cache,
@@ -82,8 +82,8 @@ def run(request: Request) -> Result | None:
         return None
     with clock("calibrate"):
         job.task.calibrate(learned.val_logits.numpy())
-    with tempfile.TemporaryDirectory(prefix="visionloop-train-") as folder:
-        candidate = _proven(job, lane, learned, found, Path(folder))
+    with temporary_folder("visionloop-train-") as folder:
+        candidate = _proven(job, lane, learned, found, folder)
         verdict = _judged(job, candidate, told)
         bundle = _published(job, candidate, verdict, found)
     promoted, conflict = promote(job.request, bundle, job.before, verdict)

@@ -1,7 +1,7 @@
 """Moving stable to what a run published, if gate or --force say so and nobody else moved it."""
 
 from visionloop.bundle import ClassifierBundle
-from visionloop.errors import ConflictError
+from visionloop.errors import ConflictError, DiskFullError
 from visionloop.repository import CurrentAliases, ModelRepository
 from visionloop_training import publish
 from visionloop_training.request import Request
@@ -32,4 +32,10 @@ def promote(
         )
     except ConflictError as error:
         return False, str(error)
+    except DiskFullError as error:
+        raise DiskFullError(
+            f"version {bundle.version} of {request.model} is published and not yet promoted "
+            f"(visionloop models promote {request.model} {bundle.version} --why …): {error.what}",
+            error.setting,
+        ) from error
     return True, ""

@@ -11,7 +11,6 @@ nothing is published. The 16-bit sibling is not built again: it follows from the
 compared. Encoded images may come from the node's cache, which checks their digests.
 """
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch
 from pydantic import ValidationError
 
 from visionloop.bundle import ClassifierBundle, GoldenItem, Provenance
+from visionloop.disk_space import temporary_folder
 from visionloop.errors import NotFoundError, RefusedError
 from visionloop.images import decode
 from visionloop.objectstore import ObjectStore
@@ -119,8 +119,7 @@ def reproduce(
     data = dataset(SnapshotRepository(store).read(made_of.dataset, made_of.snapshot))
     task = task_of(data, config)
     blobs = Blobs(store, cache / "blobs")
-    with tempfile.TemporaryDirectory(prefix="visionloop-reproduce-") as temporary:
-        folder = Path(temporary)
+    with temporary_folder("visionloop-reproduce-") as folder:
         around = Surroundings(blobs, folder / "cache", stop or Stop())
         lane = _lane(store, published, data, config, around, cache)
         lane.load()

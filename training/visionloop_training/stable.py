@@ -14,10 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from visionloop.bundle import ClassifierBundle
+from visionloop.disk_space import room_for
 from visionloop.errors import CorruptError, NotFoundError, RefusedError
 from visionloop.objectstore import ObjectStore
 from visionloop.repository import CurrentAliases, ModelRepository
 from visionloop.snapshot import Snapshot, SnapshotRepository
+from visionloop_training.cache import SETTING
 from visionloop_training.data import Blobs, Item
 from visionloop_training.evaluate import Scored, score
 from visionloop_training.export import Session
@@ -37,8 +39,9 @@ class Version:
 
     @cached_property
     def folder(self) -> Path:
-        """All its files, with their digests checked."""
-        ModelRepository(self._store).fetch(self.bundle.model, self.bundle.version, self._folder)
+        """All its files, with their digests checked. Raises DiskFullError."""
+        with room_for(self._folder, setting=SETTING):
+            ModelRepository(self._store).fetch(self.bundle.model, self.bundle.version, self._folder)
         return self._folder
 
     @cached_property

@@ -4,6 +4,7 @@ The training loop says what happens (`Watch.step`, `Watch.epoch`); where it goes
 Setting a gauge is a store to memory: a step costs nothing that could be measured.
 """
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,12 @@ from typing import Any, Protocol
 
 from prometheus_client import start_http_server
 
+from visionloop.disk_space import room_for
 from visionloop.errors import ConfigurationError
 from visionloop.flags import check_port, is_loopback
 from visionloop.telemetry import metrics, training
+
+_log = logging.getLogger(__name__)
 
 
 class Point(Protocol):
@@ -103,10 +107,33 @@ class Curves:
                 "(or leave the flag out: the report holds the curves, too)",
                 field="tensorboard",
             ) from error
-        self._writer: Any = SummaryWriter(str(folder))
+        with room_for(folder, setting="--tensorboard"):
+            self._writer: Any = SummaryWriter(str(folder))
+        self._folder = folder
+        self._over = False
 
     def add(self, point: Point, images_per_second: float, wait_ratio: float) -> None:
-        """One epoch; 0 is the linear probe."""
+        """One epoch; 0 is the linear probe. A full disk ends the curves, not the run."""
+        if not self._over:
+            with self._bearing():
+                self._add(point, images_per_second, wait_ratio)
+
+    def close(self) -> None:
+        """Writes what is left to write."""
+        with self._bearing():
+            self._writer.close()
+
+    @contextmanager
+    def _bearing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not self._over:
+                words = "--tensorboard %s cannot be written (%s): the curves end here"
+                _log.warning(words, self._folder, error.strerror or error)
+            self._over = True
+
+    def _add(self, point: Point, images_per_second: float, wait_ratio: float) -> None:
         values = {
             "loss/train": point.train_loss,
             "loss/val": point.val_loss,
@@ -118,9 +145,6 @@ class Curves:
         for name, value in values.items():
             self._writer.add_scalar(name, value, point.epoch)
         self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 @contextmanager
