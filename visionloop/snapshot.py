@@ -8,8 +8,8 @@
 
 Writing what a snapshot says already writes no snapshot: the id is the content's digest. Reading
 one checks every part's digest and then that the rows still give the id. `read` holds all rows, a
-kilobyte or so each; `write_spooled` and `stream` hold one part. What the records and the id are is
-in `visionloop.snapshot_format` and `visionloop.snapshot_rows`.
+kilobyte or so each; `write_spooled` holds one part, `stream` the bytes of one and some rows. What
+the records and the id are is in `visionloop.snapshot_format` and `visionloop.snapshot_rows`.
 """
 
 import builtins
@@ -44,11 +44,10 @@ from visionloop.snapshot_format import (
     SnapshotManifest,
     id_head,
     plain_policy,
-    rows_from_parquet,
     snapshot_id,
 )
 from visionloop.snapshot_latest import LatestPointer, LatestSnapshot
-from visionloop.snapshot_rows import SnapshotBox, SnapshotRow, SnapshotShape
+from visionloop.snapshot_rows import SnapshotBox, SnapshotRow, SnapshotShape, stream_parquet
 
 __all__ = [
     "SPLITS",
@@ -234,7 +233,7 @@ class SnapshotRepository:
         return self.latest(dataset) if id == "latest" else self._resolve(dataset, id)
 
     def stream(self, manifest: SnapshotManifest) -> Iterator[SnapshotRow]:
-        """The rows in the order of sha256, one part in memory at a time.
+        """The rows in the order of sha256, the bytes of one part in memory at a time.
 
         Each part is verified before its rows come, the whole after the last one: CorruptError
         may come late.
@@ -242,7 +241,7 @@ class SnapshotRepository:
         digest = hashlib.sha256(id_head(manifest.classes, manifest.policy))
         check = ContentCheck(manifest.classes)
         for part in manifest.parts:
-            for row in self._read_part(part, manifest.dataset):
+            for row in self._stream_part(part, manifest.dataset):
                 try:
                     check.take(row)
                 except InvalidInputError as error:
@@ -323,6 +322,9 @@ class SnapshotRepository:
         return self._manifest(dataset, found[0])
 
     def _read_part(self, part: Part, dataset: str) -> builtins.list[SnapshotRow]:
+        return [*self._stream_part(part, dataset)]
+
+    def _stream_part(self, part: Part, dataset: str) -> Iterator[SnapshotRow]:
         folder = f"datasets/{dataset}/parts/"
         if part.key != f"{folder}{part.sha256}.parquet":
             raise CorruptError(f"part {part.key!r} is not {folder}{part.sha256}.parquet")
@@ -332,10 +334,12 @@ class SnapshotRepository:
             raise CorruptError(f"{self._store.url}/{part.key} is missing") from None
         if hashlib.sha256(data).hexdigest() != part.sha256:
             raise CorruptError(f"{self._store.url}/{part.key} was altered: its digest is another")
-        rows = rows_from_parquet(data, part.key)
-        if len(rows) != part.rows:
-            raise CorruptError(f"{part.key} has {len(rows)} rows, the manifest says {part.rows}")
-        return rows
+        rows = 0
+        for row in stream_parquet(data, part.key):
+            rows += 1
+            yield row
+        if rows != part.rows:
+            raise CorruptError(f"{part.key} has {rows} rows, the manifest says {part.rows}")
 
 
 def diff(a: Snapshot, b: Snapshot) -> SnapshotDiff:

@@ -2,13 +2,14 @@
 
 Boxes have no names of their own, so those of an image are matched by overlap: among boxes of one
 class the pair with the largest intersection over union (IoU) first, then boxes that are left by
-overlap whatever their class. A pair below `SAME_BOX` is one box gone and another one come. Streams
-both snapshots: memory is one part of each, and the digests that are listed.
+overlap whatever their class. A pair below `SAME_BOX` is one box gone and another one come. Both
+snapshots are streams and none of their rows is kept: of a million changes no more is in memory than
+the counts and what is to be listed.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Final
 
 from visionloop.snapshot_rows import SnapshotBox, SnapshotRow
@@ -35,14 +36,30 @@ class ClassChange:
     count: int
 
 
+@dataclass(slots=True)
+class Counts:
+    """How many there are of what a comparison lists, whole lists or not."""
+
+    added: int = 0
+    removed: int = 0
+    relabelled: int = 0
+    redrawn: int = 0
+    split_changed: int = 0
+    group_changed: int = 0
+    boxes_moved: int = 0
+    class_changes: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class SnapshotDiff:
     """What the second snapshot has, lacks or says otherwise. Lists hold sha256, sorted.
 
     An image whose classes are others is relabelled, one whose boxes or shapes are others is
-    redrawn; one of them may be both.
+    redrawn; one of them may be both. Where lists were bounded they hold the first, and of the
+    changes of classes the most frequent; `counts` are always of all.
     """
 
+    counts: Counts = field(default_factory=Counts)
     added: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     relabelled: list[str] = field(default_factory=list)
@@ -55,10 +72,19 @@ class SnapshotDiff:
     boxes_removed: int = 0
     class_counts: dict[str, tuple[int, int]] = field(default_factory=dict)  # images before, after
 
+    @property
+    def complete(self) -> bool:
+        """Whether the lists hold all there is."""
+        return all(
+            getattr(self.counts, one.name) == len(getattr(self, one.name)) for one in fields(Counts)
+        )
 
-def diff_rows(before: Iterable[SnapshotRow], after: Iterable[SnapshotRow]) -> SnapshotDiff:
-    """What changed between rows in the order of sha256."""
-    comparison = _Comparison()
+
+def diff_rows(
+    before: Iterable[SnapshotRow], after: Iterable[SnapshotRow], *, most: int | None = None
+) -> SnapshotDiff:
+    """What changed between rows in the order of sha256. No list is longer than `most`."""
+    comparison = _Comparison(most)
     for old, new in _side_by_side(iter(before), iter(after)):
         comparison.take(old, new)
     return comparison.result()
@@ -75,7 +101,8 @@ def iou(a: SnapshotBox, b: SnapshotBox) -> float:
 
 
 class _Comparison:
-    def __init__(self) -> None:
+    def __init__(self, most: int | None) -> None:
+        self._most = most
         self._found = SnapshotDiff()
         self._added = self._removed = 0
         self._counts: dict[str, list[int]] = {}
@@ -86,15 +113,18 @@ class _Comparison:
             for class_id in () if row is None else row.classes:
                 self._counts.setdefault(class_id, [0, 0])[at] += 1
         if old is None and new is not None:
-            self._found.added.append(new.sha256)
+            self._note("added", new.sha256)
         elif new is None and old is not None:
-            self._found.removed.append(old.sha256)
+            self._note("removed", old.sha256)
         elif old is not None and new is not None and old != new:
             self._changed(old, new)
 
     def result(self) -> SnapshotDiff:
         found = self._found
+        found.counts.class_changes = len(self._changes)
+        frequent = sorted(pair for pair, _ in self._changes.most_common(self._most))
         return SnapshotDiff(
+            counts=found.counts,
             added=found.added,
             removed=found.removed,
             relabelled=found.relabelled,
@@ -103,8 +133,8 @@ class _Comparison:
             group_changed=found.group_changed,
             boxes_moved=found.boxes_moved,
             class_changes=[
-                ClassChange(before, after, count)
-                for (before, after), count in sorted(self._changes.items())
+                ClassChange(before, after, self._changes[before, after])
+                for before, after in frequent
             ],
             boxes_added=self._added,
             boxes_removed=self._removed,
@@ -112,16 +142,15 @@ class _Comparison:
         )
 
     def _changed(self, old: SnapshotRow, new: SnapshotRow) -> None:
-        found = self._found
         if old.split != new.split:
-            found.split_changed.append(new.sha256)
+            self._note("split_changed", new.sha256)
         if old.group_id != new.group_id:
-            found.group_changed.append(new.sha256)
+            self._note("group_changed", new.sha256)
         if (old.boxes, old.shapes) != (new.boxes, new.shapes):
-            found.redrawn.append(new.sha256)
+            self._note("redrawn", new.sha256)
             self._boxes(old, new)
         if (old.class_id, old.labels, old.classes) != (new.class_id, new.labels, new.classes):
-            found.relabelled.append(new.sha256)
+            self._note("relabelled", new.sha256)
         if old.class_id != new.class_id:
             self._class(old.class_id, new.class_id)
 
@@ -132,9 +161,16 @@ class _Comparison:
         for first, second, overlap in pairs:
             if overlap < MOVED:
                 moved = BoxMove(new.sha256, new.boxes[second].class_id, round(overlap, 4))
-                self._found.boxes_moved.append(moved)
+                self._note("boxes_moved", moved)
             if old.boxes[first].class_id != new.boxes[second].class_id:
                 self._class(old.boxes[first].class_id, new.boxes[second].class_id)
+
+    def _note(self, name: str, value: object) -> None:
+        """Counts one more of what is listed under this name, and lists it while there is room."""
+        count = getattr(self._found.counts, name) + 1
+        setattr(self._found.counts, name, count)
+        if self._most is None or count <= self._most:
+            getattr(self._found, name).append(value)
 
     def _class(self, old: str | None, new: str | None) -> None:
         self._changes[old or "", new or ""] += 1

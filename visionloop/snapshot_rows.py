@@ -149,6 +149,7 @@ _ANNOTATED_SCHEMA: Final = pa.schema(
     ]
 )
 _ROWS: Final = TypeAdapter(list[SnapshotRow])
+_AT_ONCE: Final = 512  # rows that are taken out of a part together
 
 
 def rows_to_parquet(rows: Sequence[SnapshotRow]) -> bytes:
@@ -162,20 +163,41 @@ def rows_to_parquet(rows: Sequence[SnapshotRow]) -> bytes:
 
 def rows_from_parquet(data: bytes, name: str) -> list[SnapshotRow]:
     """The rows of a part. Raises CorruptError that names `name` for anything else."""
+    return list(stream_parquet(data, name))
+
+
+def stream_parquet(data: bytes, name: str) -> Iterator[SnapshotRow]:
+    """The same, holding a few hundred rows at a time: a row with a hundred boxes has 100 kB here.
+
+    Errors come with the row that has them, the others before the first.
+    """
+    taken = 0
     try:
-        table = pq.ParquetFile(pa.BufferReader(data)).read()
+        file = pq.ParquetFile(pa.BufferReader(data))
+        _check_schema(file.schema_arrow, name)
+        for batch in file.iter_batches(batch_size=_AT_ONCE):
+            yield from _rows(batch.to_pylist(), taken, name)
+            taken += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise CorruptError(f"{name} is not a Parquet file: {error}") from None
-    if not (table.schema.equals(_SCHEMA) or table.schema.equals(_ANNOTATED_SCHEMA)):
+
+
+def _check_schema(schema: pa.Schema, name: str) -> None:
+    if not (schema.equals(_SCHEMA) or schema.equals(_ANNOTATED_SCHEMA)):
         raise CorruptError(
-            f"{name} has the columns {', '.join(table.schema.names)} and types this program does "
+            f"{name} has the columns {', '.join(schema.names)} and types this program does "
             "not know; install the version of Visionloop that wrote it"
         )
+
+
+def _rows(stored: list[dict[str, Any]], before: int, name: str) -> list[SnapshotRow]:
+    """Some rows of a part, behind so many others."""
     try:
-        return _ROWS.validate_python([_fields(row) for row in table.to_pylist()])
+        return _ROWS.validate_python([_fields(row) for row in stored])
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
+        row, *parts = first["loc"]
+        place = ".".join(str(part) for part in (before + int(row), *parts))
         raise CorruptError(f"{name}: row {place}: {first['msg']}") from None
     except ValueError as error:  # of an attribute
         raise CorruptError(f"{name}: an attribute is not JSON: {error}") from None

@@ -21,11 +21,12 @@ from support.imports import picture, taken
 from visionloop.errors import CorruptError, InvalidInputError, NotFoundError
 from visionloop.images import Limits
 from visionloop.objectstore import ObjectStore, open_store
-from visionloop.snapshot import blob_key
+from visionloop.snapshot import SnapshotClass, SnapshotRepository, SnapshotRow, blob_key
 from visionloop_labeling import labels as label_log
 from visionloop_labeling import snapshots
 from visionloop_labeling.annotation import Annotation, Draft, Task, fitted
 from visionloop_labeling.api import make_api
+from visionloop_labeling.api.snapshots import LISTED, MAX_LISTED
 from visionloop_labeling.database import open_database
 from visionloop_labeling.datasets import DatasetSettings
 from visionloop_labeling.exporters import FORMATS, coco, open_export
@@ -415,8 +416,35 @@ class TestOverTheService:
         assert (diff["before"], diff["after"]) == (first["id"], second["id"])
         assert diff["relabelled"] == [digest]
         assert diff["class_changes"] == [{"before": "a", "after": "b", "count": 1}]
+        assert (diff["complete"], diff["counts"]["relabelled"]) == (True, 1)
+        counted = (await client.get(f"{url}/{first['id']}/diff", params={"limit": 0})).json()
+        assert (counted["relabelled"], counted["class_changes"]) == ([], [])
+        assert (counted["complete"], counted["counts"]) == (False, diff["counts"])
         assert (await client.get(f"{url}/abcd")).status_code == 404
         assert (await client.get("/v1/datasets/none/snapshots")).status_code == 404
+
+    @pytest.mark.anyio
+    async def test_of_large_snapshots_that_differ_a_bounded_part_is_listed(self, client) -> None:
+        repository = SnapshotRepository(client.store)
+        classes = [SnapshotClass(id="a", name="a")]
+        plain = {"width": 3, "height": 4, "split": "train", "class_id": "a"}
+        rows = [
+            SnapshotRow(sha256=f"{n:064x}", group_id=f"g{n}", label_source="import", **plain)
+            for n in range(LISTED + 101)
+        ]
+        first, second = (
+            repository.write("cells", some, classes, {}, label_sequence=n, parent=None)[0].id
+            for n, some in enumerate((rows[:1], rows), 1)
+        )
+        url = "/v1/datasets/cells/snapshots"
+        diff = (await client.get(f"{url}/{first}/diff", params={"to": second})).json()
+        assert diff["added"] == [row.sha256 for row in rows[1 : LISTED + 1]]
+        assert (diff["counts"]["added"], diff["complete"]) == (LISTED + 100, False)
+        page = await client.get(f"/datasets/cells/snapshots?from={first}&to={second}")
+        assert "Added: 1\u202f100" in page.text
+        assert page.text.count('class="tile"') == 24
+        asked = {"to": second, "limit": MAX_LISTED + 1}
+        assert (await client.get(f"{url}/{first}/diff", params=asked)).status_code == 422
 
 
 def test_a_dataset_of_boxes_goes_out_as_it_is_stored(core) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # A cut of a million images takes minutes; it holds nobody up.
 CUT_SECONDS: Final = 3600.0
+_SHOWN_CLASS_CHANGES: Final = 1000
 
 
 def create(options: argparse.Namespace, output: Output) -> int:
@@ -73,7 +74,9 @@ def show(options: argparse.Namespace, output: Output) -> int:
     from visionloop.snapshot import SPLITS, SnapshotRepository
 
     repository = SnapshotRepository(open_from(options))
-    manifest = repository.read(options.dataset, options.id).manifest
+    manifest = repository.manifest(options.dataset, options.id)
+    for _ in repository.stream(manifest):  # which verifies it
+        pass
     output.result(manifest.model_dump(mode="json"))
     output.fields(
         {
@@ -128,19 +131,22 @@ def diff(options: argparse.Namespace, output: Output) -> int:
     repository = SnapshotRepository(open_from(options))
     before = repository.manifest(options.dataset, options.before)
     after = repository.manifest(options.dataset, options.after)
-    changes = diff_rows(repository.stream(before), repository.stream(after))
+    # What is shown to people are counts; a program gets the whole lists.
+    most = None if output.as_json else _SHOWN_CLASS_CHANGES
+    changes = diff_rows(repository.stream(before), repository.stream(after), most=most)
+    counts = changes.counts
     output.result({"before": before.id, "after": after.id, **asdict(changes)})
     output.fields(
         {
-            "images added": len(changes.added),
-            "images removed": len(changes.removed),
-            "images relabelled": len(changes.relabelled),
-            "images redrawn": len(changes.redrawn),
-            "boxes moved": len(changes.boxes_moved),
+            "images added": counts.added,
+            "images removed": counts.removed,
+            "images relabelled": counts.relabelled,
+            "images redrawn": counts.redrawn,
+            "boxes moved": counts.boxes_moved,
             "boxes added": changes.boxes_added,
             "boxes removed": changes.boxes_removed,
-            "in another split": len(changes.split_changed),
-            "in another group": len(changes.group_changed),
+            "in another split": counts.split_changed,
+            "in another group": counts.group_changed,
         }
     )
     _show_classes(changes, before, after, output)
@@ -166,3 +172,6 @@ def _show_classes(
             for one in changes.class_changes
         ]
         output.table(["was", "is now", "images or boxes"], rows)
+        more = changes.counts.class_changes - len(rows)
+        if more:
+            output.line(f"and {more} other pairs of classes, less often; --json shows all")

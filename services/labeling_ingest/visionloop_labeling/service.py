@@ -29,7 +29,7 @@ from visionloop_labeling.previews import Previews
 from visionloop_labeling.receipts import ImageRow, Receipt
 from visionloop_labeling.renditions import Recipe
 from visionloop_labeling.snapshot_list import SnapshotList
-from visionloop_labeling.snapshots import Cut
+from visionloop_labeling.snapshots import Compared, Cut
 from visionloop_labeling.stream import IngestStream
 
 # Previews that are made at once: a page of a grid asks for 24, and were each to hold one of the 16
@@ -66,6 +66,7 @@ class LabelingService:
         self._reading: set[asyncio.Timeout] = set()  # streams that wait for their next row
         self._snapshot_lock = asyncio.Lock()
         self._rendering = asyncio.Semaphore(RENDERINGS)
+        self._comparing = asyncio.Semaphore(1)
 
     def drain(self) -> None:
         """From now on open streams are not read further, and new work is refused."""
@@ -200,6 +201,15 @@ class LabelingService:
         """Cuts a snapshot; one at a time, so that parents form a line."""
         async with self._snapshot_lock:
             return await self.run(snapshots.cut, self.database, self.store, dataset)
+
+    async def compare(self, dataset: str, before: str, after: str, most: int) -> Compared:
+        """What changed between two snapshots, at most so many of each kind listed.
+
+        One comparison at a time: reading two snapshots of a million images takes a core for
+        minutes, and others wait outside of the threads that labels need.
+        """
+        async with self._comparing:
+            return await self.run(snapshots.compare, self.store, dataset, before, after, most)
 
     async def run(
         self,

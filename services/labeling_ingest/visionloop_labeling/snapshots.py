@@ -29,11 +29,13 @@ from visionloop.objectstore import ObjectStore
 from visionloop.snapshot import (
     About,
     SnapshotClass,
+    SnapshotDiff,
     SnapshotManifest,
     SnapshotRepository,
     SpooledContent,
     spooled,
 )
+from visionloop.snapshot_diff import diff_rows
 from visionloop.snapshot_format import LeakReport
 from visionloop.telemetry import labeling as metrics
 from visionloop_labeling import datasets, leaks, validation
@@ -57,6 +59,15 @@ class Cut:
     left_out: dict[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Two snapshots and what changed."""
+
+    before: SnapshotManifest
+    after: SnapshotManifest
+    changes: SnapshotDiff
+
+
 def cut(database: Database, store: ObjectStore, dataset_name: str) -> Cut:
     """Writes a snapshot of what is labelled, unless the same content has one already.
 
@@ -72,6 +83,17 @@ def cut(database: Database, store: ObjectStore, dataset_name: str) -> Cut:
         raise
     metrics.SNAPSHOTS.labels("created" if done.created else "unchanged").inc()
     return done
+
+
+def compare(store: ObjectStore, dataset_name: str, before: str, after: str, most: int) -> Compared:
+    """What changed from one snapshot to another; no list is longer than `most`.
+
+    Both are named by an id, its beginning, or "latest". Raises as `SnapshotRepository` does.
+    """
+    repository = SnapshotRepository(store)
+    first, second = (repository.manifest(dataset_name, one) for one in (before, after))
+    changes = diff_rows(repository.stream(first), repository.stream(second), most=most)
+    return Compared(first, second, changes)
 
 
 def _cut(database: Database, store: ObjectStore, dataset_name: str) -> Cut:

@@ -1,19 +1,22 @@
 """Snapshots: cutting them, looking at them, comparing two."""
 
+from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
-from visionloop.snapshot import SnapshotDiff, SnapshotManifest, SnapshotRepository
-from visionloop.snapshot_diff import diff_rows
+from visionloop.snapshot import SnapshotManifest, SnapshotRepository
 from visionloop_labeling import datasets, validation
 from visionloop_labeling.api.errors import ERRORS
 from visionloop_labeling.api.resources import SnapshotOut
 from visionloop_labeling.service import LabelingService
 from visionloop_labeling.snapshot_list import SnapshotBrief
+from visionloop_labeling.snapshots import Compared
 
+LISTED: Final = 1000
+MAX_LISTED: Final = 10_000
 _Snapshot = Annotated[str, "an id, its beginning, or latest"]
 
 
@@ -49,11 +52,30 @@ class BoxMoveOut(BaseModel):
     iou: float
 
 
+class DiffCountsOut(BaseModel):
+    """How many there are, however many are listed."""
+
+    added: int
+    removed: int
+    relabelled: int
+    redrawn: int
+    split_changed: int
+    group_changed: int
+    boxes_moved: int
+    class_changes: int
+
+
 class DiffOut(BaseModel):
-    """What the second snapshot has, lacks or says otherwise. Lists hold sha256."""
+    """What the second snapshot has, lacks or says otherwise. Lists hold sha256.
+
+    `complete` is false where a list is longer than the limit and only its beginning is here (of the
+    changes of classes the most frequent); the counts are of all.
+    """
 
     before: str
     after: str
+    complete: bool
+    counts: DiffCountsOut
     added: list[str]
     removed: list[str]
     relabelled: list[str]
@@ -100,16 +122,14 @@ def routes(service: LabelingService) -> APIRouter:
         dataset: str,
         snapshot: _Snapshot,
         to: Annotated[str, Query(description='An id, its beginning, or "latest".')] = "latest",
+        limit: Annotated[
+            int, Query(ge=0, le=MAX_LISTED, description="How many a list may hold.")
+        ] = LISTED,
     ) -> DiffOut:
-        """What changed from one snapshot to another."""
-
-        def work() -> DiffOut:
-            repository = _repository(service, dataset)
-            before, after = (repository.manifest(dataset, one) for one in (snapshot, to))
-            changes = diff_rows(repository.stream(before), repository.stream(after))
-            return _diff(before, after, changes)
-
-        return await service.run(work)
+        """What changed from one snapshot to another. Counts are whole, lists end at the limit: all
+        that changed among a million images is for `visionloop --json snapshots diff`."""
+        await service.check_dataset(dataset)
+        return _diff(await service.compare(dataset, snapshot, to, limit))
 
     return api
 
@@ -124,10 +144,13 @@ def _repository(service: LabelingService, dataset: str) -> SnapshotRepository:
     return SnapshotRepository(service.store)
 
 
-def _diff(before: SnapshotManifest, after: SnapshotManifest, changes: SnapshotDiff) -> DiffOut:
+def _diff(compared: Compared) -> DiffOut:
+    changes = compared.changes
     return DiffOut(
-        before=before.id,
-        after=after.id,
+        before=compared.before.id,
+        after=compared.after.id,
+        complete=changes.complete,
+        counts=DiffCountsOut(**asdict(changes.counts)),
         added=changes.added,
         removed=changes.removed,
         relabelled=changes.relabelled,

@@ -1,12 +1,10 @@
 """Snapshots: cutting one, what is in each, what changed between two, what kept it free of leaks."""
 
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request, Response
 
-from visionloop.snapshot import SnapshotDiff, SnapshotManifest, SnapshotRepository
-from visionloop.snapshot_diff import diff_rows
+from visionloop.snapshot import SnapshotManifest, SnapshotRepository
 from visionloop_labeling import datasets, validation
 from visionloop_labeling.pages import naming
 from visionloop_labeling.pages.errors import PageRoute
@@ -25,15 +23,6 @@ FORMATS: Final = (
 _Name = Annotated[str, Query(max_length=80)]
 
 
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """Two snapshots and what changed."""
-
-    before: SnapshotManifest
-    after: SnapshotManifest
-    changes: SnapshotDiff
-
-
 def routes(service: LabelingService) -> APIRouter:
     """The page."""
     api = APIRouter(include_in_schema=False, route_class=PageRoute)
@@ -48,7 +37,11 @@ def routes(service: LabelingService) -> APIRouter:
     ) -> Response:
         found = await service.run(_newest, service, dataset)
         chosen = next((one.id for one in found if one.id == show), found[0].id if found else "")
-        compared = await service.run(_compared, service, dataset, before, to) if before else None
+        compared = (
+            await service.compare(dataset, before, to or "latest", _SHOWN_IMAGES)
+            if before
+            else None
+        )
         shown = await service.run(_manifest, service, dataset, chosen) if chosen else None
         return render(
             request,
@@ -58,7 +51,6 @@ def routes(service: LabelingService) -> APIRouter:
             more=max(0, len(found) - _SHOWN),
             shown=shown,
             compared=compared,
-            limit=_SHOWN_IMAGES,
             formats=FORMATS,
             classes=await service.run(naming.classes, service, dataset),
         )
@@ -75,10 +67,3 @@ def _newest(service: LabelingService, dataset_name: str) -> list[SnapshotBrief]:
     with service.database.read() as session:
         datasets.find(session, validation.dataset_name(dataset_name))
     return service.snapshots.of(dataset_name)[::-1]
-
-
-def _compared(service: LabelingService, dataset: str, before: str, to: str) -> Compared:
-    repository = SnapshotRepository(service.store)
-    first, second = (repository.manifest(dataset, one) for one in (before, to or "latest"))
-    changes = diff_rows(repository.stream(first), repository.stream(second))
-    return Compared(first, second, changes)
