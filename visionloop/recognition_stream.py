@@ -33,6 +33,7 @@ IMAGES = 8  # per request; more make answers late, fewer cost the server's time
 BYTES = 4 * 2**20  # per request, unless one image alone has more
 WINDOW = 16  # requests under way on one connection, as many as the server works on
 
+END_SECONDS = 5.0  # for a server to end a call after its last answer; ours takes next to no time
 ACCEPT_SECONDS = 5.0  # a server of ours says at once that it takes a stream; others may not
 # What grpc.aio makes of a call whose server ended it during a write; the server's status is lost.
 WRITE_FAILED = "Internal error from Core"
@@ -176,8 +177,17 @@ class _Lane:
             raise self._service.fail(error) from error
         return answer
 
+    def finish(self) -> None:
+        """There are no more requests."""
+        self._feed.put(None)
+
+    def wait(self) -> None:
+        """Lets the server end the call: one that is cancelled counts as failed there."""
+        with suppress(grpc.FutureTimeoutError, grpc.FutureCancelledError):
+            self._call.exception(END_SECONDS)
+
     def close(self) -> None:
-        """Ends the call, whatever is under way; after the last answer there is nothing."""
+        """Ends the call, whatever is under way; after `wait` there is nothing."""
         self._feed.put(None)  # lets the thread go
         self._call.cancel()
 
@@ -205,6 +215,10 @@ def streamed(service: Service, source: Iterable[Batch]) -> Iterator[Recognition]
             waiting.append((lane, batch))
         while waiting:
             yield from oldest()
+        for lane in lanes:
+            lane.finish()
+        for lane in lanes:
+            lane.wait()
     finally:
         for lane in lanes:
             lane.close()
@@ -249,6 +263,12 @@ class _AsyncLane:
         received: pb.RecognizeStreamResponse = answer
         return received
 
+    async def wait(self) -> None:
+        """Lets the server end the call: one that is cancelled counts as failed there."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(END_SECONDS):
+                await self._call.code()
+
     def close(self) -> None:
         self._call.cancel()
 
@@ -290,6 +310,7 @@ async def streamed_async(
             for result in batch.results(answer, service.target):
                 yield result
         await writer
+        await asyncio.gather(*map(_AsyncLane.wait, lanes))
     finally:
         for lane in lanes:
             lane.close()

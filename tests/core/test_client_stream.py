@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
@@ -34,11 +35,12 @@ class Servicer(recognition_pb2_grpc.RecognitionServicer):
     def __init__(self) -> None:
         self.requests: list[pb.RecognizeRequest] = []
         self.metadata: list[dict[str, str]] = []
-        self.streams = 0
+        self.streams = self.ended_well = 0
         self.feedback: list[pb.SubmitFeedbackRequest] = []
         self.before: Callable[[int], None] = lambda _number: None
         self.refuse: dict[int, pb.RecognizeStreamResponse] = {}
         self.end_after: int | None = None
+        self.linger: Callable[[], object] = lambda: None  # after the last answer
 
     def RecognizeStream(
         self, requests: Iterator[pb.RecognizeRequest], context: grpc.ServicerContext
@@ -56,6 +58,8 @@ class Servicer(recognition_pb2_grpc.RecognitionServicer):
             yield self.refuse.get(number) or pb.RecognizeStreamResponse(
                 status=pb.ImageStatus(), response=answered(request)
             )
+        self.linger()
+        self.ended_well += 1
 
     def SubmitFeedback(
         self, request: pb.SubmitFeedbackRequest, context: grpc.ServicerContext
@@ -142,6 +146,26 @@ def ask(request: pytest.FixtureRequest) -> Ask:
 
 def lengths(results: Iterable[Recognition]) -> list[int]:
     return [int(result.label.name) if result.label else 0 for result in results]
+
+
+def test_a_stream_that_was_answered_whole_is_not_cancelled(service: Service, ask: Ask) -> None:
+    """The server would count it as failed, and write a line of its log about it."""
+    assert len(ask(service.target, [b"x"] * 5 * IMAGES, channels=2)) == 5 * IMAGES
+    assert (service.servicer.streams, service.servicer.ended_well) == (2, 2)
+
+
+def test_a_server_that_does_not_end_its_stream_is_not_waited_for_long(
+    service: Service, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("visionloop.recognition_stream.END_SECONDS", 0.1)
+    done = threading.Event()
+    service.servicer.linger = lambda: done.wait(20)
+    began = time.monotonic()
+    try:
+        assert len(ask(service.target, [b"x"] * 3)) == 3
+        assert time.monotonic() - began < 10
+    finally:
+        done.set()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
