@@ -74,6 +74,11 @@ def check_target(target: str, timeout: float) -> None:
         raise InvalidInputError(
             f"target is {target!r}; its port must be 1 to 65535", field="target"
         )
+    check_timeout(timeout)
+
+
+def check_timeout(timeout: float) -> None:
+    """Raises InvalidInputError unless a number of seconds above 0."""
     if not 0 < timeout < float("inf"):
         raise InvalidInputError(
             f"timeout is {timeout}; it must be a number of seconds above 0", field="timeout"
@@ -84,6 +89,11 @@ def check_retries(retries: int) -> None:
     """Raises InvalidInputError outside of 0..4, the most that gRPC does."""
     if not 0 <= retries <= 4:
         raise InvalidInputError(f"retries is {retries}; it must be 0 to 4", field="retries")
+
+
+def closed() -> InvalidInputError:
+    """The error of a call on a closed client."""
+    return InvalidInputError("the client is closed; make a new one", field="client")
 
 
 def authorization(token: str | None) -> tuple[tuple[str, str], ...]:

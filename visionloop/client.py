@@ -21,14 +21,13 @@ from typing import Self, TypeAlias
 import grpc
 
 from visionloop.async_client import AsyncClient
-from visionloop.channels import error_from
+from visionloop.channels import closed, error_from
 from visionloop.client_base import (
     DEFAULT_CHANNELS,
     DEFAULT_TARGET,
     DEFAULT_TIMEOUT,
     SERVICE,
     ClientBase,
-    closed,
 )
 from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop.proto.v1 import recognition_pb2_grpc

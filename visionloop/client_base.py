@@ -10,6 +10,8 @@ from visionloop.channels import (
     channel_options,
     check_retries,
     check_target,
+    check_timeout,
+    closed,
     error_from,
 )
 from visionloop.errors import InvalidInputError, VisionloopError
@@ -56,10 +58,7 @@ class ClientBase:
         """A call's deadline: its own, or the client's. Raises InvalidInputError."""
         if timeout is None:
             return self.timeout
-        if not 0 < timeout < float("inf"):
-            raise InvalidInputError(
-                f"timeout is {timeout}; it must be a number of seconds above 0", field="timeout"
-            )
+        check_timeout(timeout)
         return timeout
 
     def _failure(self, seconds: float | None) -> Callable[[BaseException], VisionloopError]:
@@ -71,8 +70,3 @@ class ClientBase:
             return error_from(error, SERVICE, self.target, seconds or 0.0)
 
         return failure
-
-
-def closed() -> InvalidInputError:
-    """The error of a call on a closed client."""
-    return InvalidInputError("the client is closed; make a new one", field="client")

@@ -21,11 +21,15 @@ from typing import Any, Self
 import grpc
 
 from visionloop.annotation import Annotation, Box, Mask, Polygon, annotation_message
-from visionloop.channels import authorization, channel_options, check_target, error_from
-from visionloop.errors import (
-    DeadlineExceededError,
-    UnavailableError,
+from visionloop.channels import (
+    authorization,
+    channel_options,
+    check_target,
+    check_timeout,
+    closed,
+    error_from,
 )
+from visionloop.errors import DeadlineExceededError, UnavailableError
 from visionloop.labeling_messages import (
     AuthorKind,
     Dataset,
@@ -114,6 +118,7 @@ class LabelingClient:
             else grpc.insecure_channel(target, options)
         )
         self._stub = labeling_pb2_grpc.LabelingIngestStub(self._channel)
+        self._closed = False
 
     def create_dataset(self, name: str, settings: DatasetSettings | None = None) -> Dataset:
         """Makes the dataset, or returns the one of this name.
@@ -246,7 +251,7 @@ class LabelingClient:
         """
         request = pb.ExportRequest(dataset=dataset, format=format_number(format), snapshot=snapshot)
         with self._errors(timeout):
-            for piece in self._stub.Export(request, timeout=timeout, metadata=self._metadata):
+            for piece in self._started(self._stub.Export, request, timeout):
                 yield piece.data
 
     def history(self, dataset: str, sha256: str) -> list[LabelEvent]:
@@ -258,6 +263,7 @@ class LabelingClient:
 
     def close(self) -> None:
         """Closes the connection; calls that are under way fail."""
+        self._closed = True
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -279,13 +285,29 @@ class LabelingClient:
         )
 
     def _call(self, method: Any, request: Any, timeout: float | None = None) -> Any:
-        return method(request, timeout=timeout or self.timeout, metadata=self._metadata)
+        """Starts a call of at most `timeout` seconds, else the client's own."""
+        seconds = self.timeout if timeout is None else timeout
+        return self._started(method, request, seconds)
+
+    def _started(self, method: Any, request: Any, seconds: float | None) -> Any:
+        if self._closed:
+            raise closed()
+        if seconds is not None:
+            check_timeout(seconds)
+        try:
+            return method(request, timeout=seconds, metadata=self._metadata)
+        except ValueError as error:  # what grpc says of a channel that another thread closed
+            if self._closed:
+                raise closed() from error
+            raise
 
     @contextmanager
     def _errors(self, timeout: float | None = None) -> Iterator[None]:
         try:
             yield
         except grpc.RpcError as error:
+            if self._closed:
+                raise closed() from error
             raise error_from(error, _SERVICE, self.target, timeout or self.timeout) from error
 
     def _stream(
@@ -325,6 +347,8 @@ class LabelingClient:
         self, error: grpc.RpcError, silent_seconds: float
     ) -> UnavailableError | DeadlineExceededError:
         """The broken connection as our error, or raises it when a new connection would not help."""
+        if self._closed:
+            raise closed() from error
         told = error_from(error, _SERVICE, self.target, STREAM_SECONDS)
         if isinstance(told, UnavailableError):
             return told

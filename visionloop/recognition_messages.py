@@ -240,7 +240,7 @@ def feedback_of(
 
 def sources_of(images: Image | Sequence[Image]) -> Sequence[Image]:
     """One image or many, as many. Raises InvalidInputError for what is neither."""
-    if isinstance(images, bytes | bytearray | str | os.PathLike):
+    if isinstance(images, bytes | bytearray | memoryview | str | os.PathLike):
         return [images]
     if not isinstance(images, Iterable):
         raise InvalidInputError(

@@ -50,7 +50,8 @@ def test_bytes_and_paths_may_stand_in_one_list(service: Service, ask: Ask, tmp_p
 def test_one_image_needs_no_list(service: Service, ask: Ask) -> None:
     photograph = photograph_path("cell")
     size = str(photograph.stat().st_size)
-    for image in (photograph, str(photograph), photograph.read_bytes()):
+    data = photograph.read_bytes()
+    for image in (photograph, str(photograph), data, bytearray(data), memoryview(data)):
         (result,) = ask(service.target, image)
         assert result.label.name == size
 

@@ -201,6 +201,52 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
+# --- a client that is closed, and deadlines that are none
+
+
+def calls_of(client: LabelingClient) -> list[Callable[[], object]]:
+    return [
+        client.list_datasets,
+        lambda: client.create_snapshot("d"),
+        lambda: client.submit_label("d", "0" * 64, "crack"),
+        lambda: list(client.export_labels("d")),
+        lambda: list(client.export("d")),
+        lambda: list(client.submit_images([row(0)])),
+    ]
+
+
+def test_a_closed_client_says_so(service: Service) -> None:
+    client = LabelingClient(service.target)
+    client.close()
+    for call in calls_of(client):
+        with pytest.raises(InvalidInputError, match="the client is closed"):
+            call()
+
+
+def test_closing_ends_a_stream_under_way_in_words(client: LabelingClient) -> None:
+    """It is not taken for a connection that broke, to be mended by sending again."""
+
+    def source() -> Iterator[SubmitImage]:
+        yield row(0)
+        client.close()
+        yield row(1)
+
+    with pytest.raises(InvalidInputError, match="the client is closed"):
+        list(client.submit_images(source()))
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan")])
+def test_a_deadline_that_is_none_is_refused(client: LabelingClient, timeout: float) -> None:
+    """0 was the default, without a word."""
+    for call in (
+        lambda: client.create_snapshot("d", timeout=timeout),
+        lambda: list(client.export_labels("d", timeout=timeout)),
+        lambda: list(client.export("d", timeout=timeout)),
+    ):
+        with pytest.raises(InvalidInputError, match="number of seconds above 0"):
+            call()
+
+
 # --- the stream
 
 
