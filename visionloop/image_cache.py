@@ -143,7 +143,7 @@ class ImageCache:
             yield
         finally:
             if lock is not None:
-                os.close(lock)
+                _unlock(lock)
 
 
 @contextmanager
@@ -153,7 +153,15 @@ def _locked(path: Path) -> Iterator[int]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield descriptor
     finally:
-        os.close(descriptor)
+        _unlock(descriptor)
+
+
+def _unlock(descriptor: int) -> None:
+    """Frees the lock by name: closing alone frees nothing while a child that was forked meanwhile
+    (a data loader's worker) lives, and everybody would wait for it."""
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
 
 
 def _opened(path: Path) -> int:

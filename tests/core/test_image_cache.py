@@ -3,12 +3,15 @@
 import multiprocessing
 import os
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.forked import forked_at_first
 
 from visionloop.errors import CorruptError, InvalidInputError, NotFoundError
 from visionloop.image_cache import ImageCache
@@ -26,8 +29,10 @@ class CountedStore(FileStore):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.log = root.with_name("fetched")
+        self.before_get: Callable[[], None] = lambda: None
 
     def get(self, key: str) -> StoredObject:
+        self.before_get()
         with self.log.open("a") as log:
             log.write(f"{key[-64:]}\n")
         return super().get(key)
@@ -60,6 +65,17 @@ def test_an_image_is_fetched_once(site) -> None:
         assert sha256(cache.read(digest)).hexdigest() == digest
         assert cache.read(digest) == cache.read(digest)
     assert store.fetched() == {digest: 1}
+
+
+def test_a_worker_that_was_forked_while_an_image_was_fetched_keeps_nobody_waiting(site) -> None:
+    store, folder = site
+    digest = put(store, 1)
+    cache = ImageCache(store, folder, max_bytes=10**6)
+    with ThreadPoolExecutor(1) as pool, forked_at_first() as fork:
+        store.before_get = fork
+        whole = cache.read(digest)
+        (folder / digest[:2] / digest).unlink()
+        assert pool.submit(cache.read, digest).result(10) == whole  # under the same lock
 
 
 def test_what_is_torn_is_fetched_anew(site) -> None:

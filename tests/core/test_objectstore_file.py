@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.forked import forked_at_first
 from support.small_disk import FULL, small_disk
 
 from visionloop.errors import (
@@ -221,6 +222,20 @@ class TestWriters:
         monkeypatch.setattr(os, "utime", slow_utime)
         with ThreadPoolExecutor(4) as pool:
             assert sum(pool.map(swap, range(4))) == 1
+
+    def test_a_child_that_was_forked_meanwhile_keeps_nobody_waiting(
+        self, file_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        true_utime = os.utime
+        with ThreadPoolExecutor(1) as pool, forked_at_first() as fork:
+
+            def forking(*arguments: object, **options: object) -> None:
+                fork()
+                true_utime(*arguments, **options)  # type: ignore[arg-type]
+
+            monkeypatch.setattr(os, "utime", forking)  # under the lock
+            file_store.put("key", b"1")
+            pool.submit(file_store.put, "key", b"2").result(10)
 
     def test_etags_differ_within_one_tick_of_the_clock(
         self, file_store: ObjectStore, monkeypatch: pytest.MonkeyPatch

@@ -265,7 +265,11 @@ class FileStore:
         shard = hashlib.sha256(key.encode()).hexdigest()[:2]
         with (self._locks / shard).open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            try:
+                yield
+            finally:
+                # By name: closing alone frees nothing while a child lives that was forked meanwhile
+                fcntl.flock(file, fcntl.LOCK_UN)
 
     def _make_folder(self, folder: Path) -> None:
         if folder.is_dir():
