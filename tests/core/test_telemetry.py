@@ -123,6 +123,13 @@ def test_secrets_never_reach_a_line(secret: str, name: str) -> None:
         assert "host" in text
 
 
+def test_a_password_that_holds_an_at_is_hidden_whole() -> None:
+    for text in ("postgresql://me:s3c@ret@host/db", "s3://a@b@host said no", '"x://s3c@ret@host"'):
+        assert "ret" not in redacted_text(text)
+        assert "s3c" not in redacted_text(text)
+        assert "@host" in redacted_text(text)
+
+
 def test_no_token_and_the_path_of_a_file_are_no_secrets(stderr: Callable[[], str]) -> None:
     configure_logging("x", json=True)
     logging.getLogger("x").info("in force", extra={"token": None, "tokens": Path("/run/tokens")})
@@ -132,7 +139,8 @@ def test_no_token_and_the_path_of_a_file_are_no_secrets(stderr: Callable[[], str
 
 
 def test_harmless_text_is_left_alone() -> None:
-    for text in ("s3://bucket/a@b", "http://127.0.0.1:8080/label?a=1", "author: ann@example.org"):
+    for text in ("s3://bucket/a@b", "http://127.0.0.1:8080/label?a=1", "author: ann@example.org",
+                 '{"a": "http://host","b": "ann@example.org"}'):  # fmt: skip
         assert redacted_text(text) == text
 
 

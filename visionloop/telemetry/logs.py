@@ -22,7 +22,8 @@ REDACTED = "[redacted]"
 FORMAT_VARIABLE = "VISIONLOOP_LOG_FORMAT"
 
 _SECRET_NAME = re.compile(r"secret|password|passwd|token|authorization|credential", re.IGNORECASE)
-_URL_USER = re.compile(r"(?<=://)[^/\s@]+@")
+# Up to the last @: a password that was not quoted may hold others.
+_URL_USER = re.compile(r"""(?<=://)[^/\s"'<>]+@""")
 _SECRET_IN_TEXT = re.compile(
     r"""((?:secret|password|passwd|token|authorization)[\w-]*["']?\s*[=:]\s*["']?)"""
     r"""(?:(?:bearer|basic)\s+)?[^\s,;&"']+""",
