@@ -18,6 +18,7 @@ from visionloop.client_base import (
     SERVICE,
     ClientBase,
 )
+from visionloop.errors import InvalidInputError
 from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop.proto.v1 import recognition_pb2_grpc
 from visionloop.recognition_messages import (
@@ -54,6 +55,7 @@ class AsyncClient(ClientBase):
         self._credentials = credentials
         # Opened by the first call, because a channel belongs to the loop that is running then.
         self._channels: list[grpc.aio.Channel] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def recognize(
         self,
@@ -173,8 +175,16 @@ class AsyncClient(ClientBase):
         return results_of(names, response, self.target)
 
     def _open(self) -> None:
+        loop = asyncio.get_running_loop()
         if self._channels:
+            if self._loop is not loop:
+                raise InvalidInputError(
+                    "the client was used in another event loop before, and its connections belong "
+                    "to that; make a client in each loop (in each asyncio.run)",
+                    field="client",
+                )
             return
+        self._loop = loop
         for _ in range(self._count):
             if self._credentials:
                 channel = grpc.aio.secure_channel(self.target, self._credentials, self._options)

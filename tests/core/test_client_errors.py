@@ -239,6 +239,17 @@ def test_a_closed_client_says_so(service: Service) -> None:
         client.recognize(b"x")
 
 
+def test_an_asynchronous_client_of_another_loop_says_so(service: Service) -> None:
+    client = AsyncClient(service.target)
+    assert len(asyncio.run(client.recognize([b"x"]))) == 1
+    for call in (
+        client.recognize([b"x"]),
+        client.submit_feedback("id", class_id="c", image=b"x"),
+    ):
+        with pytest.raises(InvalidInputError, match="make a client in each loop"):
+            asyncio.run(call)
+
+
 @pytest.mark.parametrize("images", [1, 5 * IMAGES_PER_REQUEST])
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 def test_closing_ends_the_calls_under_way_in_words(
