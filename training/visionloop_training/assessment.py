@@ -121,7 +121,7 @@ def assess(
         sure=sure,
         own=asked.bundle.metrics,
         predictions=[
-            {**prediction, "source": row.source, "split": row.split}
+            {**prediction, "split": row.split}
             for prediction, row in zip(predictions, chosen.rows, strict=True)
         ],
     )
@@ -201,6 +201,7 @@ def _item(row: SnapshotRow, places: list[int], task: Task) -> Item:
         attributes=tuple(sorted(row.attributes.items())),
         weight=row.weight,
         labels=tuple(sorted(places)) if several else (),
+        source=row.source,
     )
 
 

@@ -39,6 +39,7 @@ class Item:
     attributes: tuple[tuple[str, str], ...]
     weight: float
     labels: tuple[int, ...] = ()  # places, ascending, of an item that may have any number of them
+    source: str = ""  # where it comes from, for people: a file's name
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -98,6 +99,7 @@ def dataset(snapshot: Snapshot) -> Dataset:
             attributes=tuple(sorted(row.attributes.items())),
             weight=row.weight,
             labels=tuple(places) if several else (),
+            source=row.source,
         )
 
     parts: dict[str, tuple[Item, ...]] = {}

@@ -199,6 +199,7 @@ def predictions(scored: Scored, class_ids: Sequence[str]) -> Iterator[dict[str, 
     for item, row in zip(scored.items, scored.probabilities, strict=True):
         yield {
             "sha256": item.sha256,
+            "source": item.source,
             "label": class_ids[item.label],
             "predicted": class_ids[int(row.argmax())],
             "probabilities": [round(float(p), 6) for p in row],

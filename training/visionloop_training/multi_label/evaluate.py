@@ -231,6 +231,7 @@ def predictions(scored: ScoredLabels, class_ids: Sequence[str]) -> Iterator[dict
     for place, item in enumerate(scored.items):
         yield {
             "sha256": item.sha256,
+            "source": item.source,
             "labels": names[scored.truth[place]].tolist(),
             "predicted": names[scored.answers[place]].tolist(),
             "jaccard": round(float(overlap[place]), 6),

@@ -49,6 +49,7 @@ def _comparison(
         place = places[sha256]
         return {
             "sha256": sha256,
+            "source": scored.items[place].source,
             "labels": ours[scored.truth[place]].tolist(),
             "candidate": ours[scored.answers[place]].tolist(),
             "stable": names[answers.answers[place]].tolist(),

@@ -67,6 +67,7 @@ def _comparison(
         ours = scored.probabilities[place]
         return {
             "sha256": sha256,
+            "source": scored.items[place].source,
             "label": class_ids[scored.items[place].label],
             "candidate": class_ids[int(ours.argmax())],
             "candidate_probability": round(float(ours.max()), 6),

@@ -9,8 +9,12 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from visionloop_training.intervals import share
+
 _INK = "#010203"  # drawn in this, replaced by currentColor
 _TRAIN, _VAL = "#3b82f6", "#f59e0b"
+_SPREAD = 0.25  # height of the most frequent probability
+FEWEST = 10  # images that a dot of the reliability diagram stands for
 _STYLE: Any = {
     "axes.edgecolor": _INK,
     "axes.labelcolor": _INK,
@@ -53,26 +57,63 @@ def reliability(
     panels: Sequence[tuple[str, Sequence[dict[str, Any]]]],
     words: tuple[str, str] = ("probability of the answer", "share right"),
 ) -> Markup:
-    """One reliability diagram per (title, bins): how often right, by how sure."""
+    """One reliability diagram per (title, bins): how often right, by how sure, with 95 % intervals;
+    below it, how the images are spread over the probabilities."""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(2.5 * len(panels), 2.7), layout="constrained")
+        figure = Figure(figsize=(2.5 * len(panels), 2.9), layout="constrained")
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axis, (title, bins) in zip(axes, panels, strict=True):
             axis.plot([0, 1], [0, 1], color=_INK, lw=0.8, ls=":", alpha=0.6)
-            middles = [(b["low"] + b["high"]) / 2 for b in bins]
-            width = bins[0]["high"] - bins[0]["low"] if bins else 0.1
-            axis.bar(middles, [b["accuracy"] for b in bins], width * 0.9, color=_TRAIN, alpha=0.75)
-            sizes = [4 + 60 * b["images"] / sum(x["images"] for x in bins) for b in bins]
-            axis.scatter(
-                [b["confidence"] for b in bins],
-                [b["accuracy"] for b in bins],
-                s=sizes,
-                color=_VAL,
-                zorder=3,
+            most = max((b["images"] for b in bins), default=1)
+            axis.bar(
+                [(b["low"] + b["high"]) / 2 for b in bins],
+                [_SPREAD * b["images"] / most for b in bins],
+                [0.9 * (b["high"] - b["low"]) for b in bins],
+                color=_INK,
+                alpha=0.18,
             )
+            found = [(b["confidence"], share(round(b["hits"]), b["images"])) for b in pooled(bins)]
+            values = [right.value for _, right in found]
+            axis.errorbar(
+                [sure for sure, _ in found],
+                values,
+                yerr=[
+                    [right.value - right.low for _, right in found],
+                    [right.high - right.value for _, right in found],
+                ],
+                fmt="o",
+                ms=4,
+                lw=1.4,
+                color=_TRAIN,
+                clip_on=False,
+            )
+            axis.grid(alpha=0.15, color=_INK)
             axis.set(xlim=(0, 1), ylim=(0, 1), title=title, xlabel=words[0])
         axes[0].set_ylabel(words[1])
         return _svg(figure, "Reliability diagrams")
+
+
+def pooled(bins: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
+    """Neighbouring bins as one until each holds `FEWEST` images: of one image, 0 or 1 is all that
+    a share can be. The last takes in what is left over."""
+    groups: list[list[dict[str, Any]]] = [[]]
+    for one in bins:
+        if sum(b["images"] for b in groups[-1]) >= FEWEST:
+            groups.append([])
+        groups[-1].append(one)
+    if len(groups) > 1 and sum(b["images"] for b in groups[-1]) < FEWEST:
+        last = groups.pop()
+        groups[-1] += last
+    return [_together(group) for group in groups if group]
+
+
+def _together(bins: Sequence[dict[str, Any]]) -> dict[str, float]:
+    images = sum(b["images"] for b in bins)
+    return {
+        "images": images,
+        "confidence": sum(b["images"] * b["confidence"] for b in bins) / images,
+        "hits": sum(b["images"] * b["accuracy"] for b in bins),
+    }
 
 
 def _svg(figure: Figure, label: str) -> Markup:

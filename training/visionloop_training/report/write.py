@@ -3,12 +3,14 @@
 import base64
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from PIL import Image
 
+from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Blobs
 from visionloop_training.report import plots
 
@@ -37,7 +39,9 @@ def page(document: dict[str, Any], blobs: Blobs) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f} %"
+    environment.filters["percent"] = lambda share, digits=1: (
+        f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+    )
     environment.filters["points"] = lambda share: f"{100 * share:+.1f}".replace("-", "−")
     own = _of_labels if document["task"] == "multi_label" else _of_one_label
     evaluation = document["evaluation"]
@@ -48,6 +52,7 @@ def page(document: dict[str, Any], blobs: Blobs) -> str:
         few=[name for name, scores in evaluation["classes"].items() if scores["support"] < FEW],
         unequal=_unequal(evaluation["slices"]),
         seconds=sum(document["timings"].values()),
+        changed=_changed(document["config"], TrainingConfig().model_dump(mode="json")),
         **own(document, blobs),
     )
 
@@ -90,6 +95,23 @@ def _of_labels(document: dict[str, Any], blobs: Blobs) -> dict[str, Any]:
             for kind in kinds
         ],
     }
+
+
+def _changed(config: dict[str, Any], defaults: dict[str, Any]) -> list[tuple[str, str]]:
+    """(section.name, value) of the settings that preset, file and flags made another."""
+    return [
+        (name, json.dumps(value, ensure_ascii=False))
+        for name, value in _settings(config)
+        if value != dict(_settings(defaults)).get(name)
+    ]
+
+
+def _settings(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _settings(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _panels(document: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
