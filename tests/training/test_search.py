@@ -21,13 +21,13 @@ from visionloop_training.data import Blobs, Dataset, dataset
 from visionloop_training.distributed import Workers
 from visionloop_training.fit_state import Epoch
 from visionloop_training.lanes import FullLane, Surroundings, open_checkpoints
-from visionloop_training.made import same_training
 from visionloop_training.reproduce import reproduce
 from visionloop_training.search import budget, stage, trials
 from visionloop_training.search.budget import Budget, Deadline
 from visionloop_training.search.record import RecordFile, Tried
 from visionloop_training.search.space import applied, space
 from visionloop_training.search.table import as_json, table
+from visionloop_training.stable import same_training
 from visionloop_training.stop import PreemptedError, Stop
 from visionloop_training.triggers import Decision
 from visionloop_training.words import told

@@ -1,4 +1,4 @@
-"""What a run has made, before any of it is published: what report and bundle are written from."""
+"""A trained model before it is published: its report and its bundle are written from it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from visionloop_training.data import Dataset, Item
 from visionloop_training.export import Session
 from visionloop_training.half_precision import HalfPrecision
 from visionloop_training.lanes import Lane, Learned
-from visionloop_training.made import Made
+from visionloop_training.machine import Machine
 from visionloop_training.parity import Parity
 from visionloop_training.search.record import SearchRecord
 
@@ -19,7 +19,7 @@ class Candidate:
 
     data: Dataset
     config: TrainingConfig
-    made: Made
+    machine: Machine  # that it was made on
     lane: Lane
     learned: Learned
     searched: SearchRecord | None  # how its settings were found
@@ -33,7 +33,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The place in the repository that is a run's own."""
+    """The version number that a run has reserved in the repository."""
 
     model: str
     version: int

@@ -8,7 +8,7 @@ resizing are `visionloop.images` and the bundle's own `Preprocessing`, so traini
 service will see. Everything that makes a snapshot untrainable is found before any work is done.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from visionloop.errors import CorruptError, ImageError, InvalidInputError
 from visionloop.image_cache import ImageCache
 from visionloop.objectstore import ObjectStore
 from visionloop.preprocessing import Preprocessing
-from visionloop.snapshot import SPLITS, Snapshot, SnapshotRow
+from visionloop.snapshot import SPLITS, Snapshot
 
 Pixels = NDArray[np.uint8]  # (height, width, 3) RGB
 Task = Literal["classification", "multi_label"]
@@ -72,63 +72,85 @@ class Dataset:
 
 def dataset(snapshot: Snapshot) -> Dataset:
     """The snapshot's items by split. Raises InvalidInputError when nothing can be learned."""
-    manifest = snapshot.manifest
-    task = manifest.task
-    if task == "detection":
-        raise InvalidInputError(
-            f"dataset {manifest.dataset} is one of {task}; this program trains classifiers, of "
-            "images with one class each (classification) or with any number (multi_label)",
-            field="snapshot",
-        )
+    manifest, task = snapshot.manifest, _task_of(snapshot)
     shown = classes_of(snapshot, task)
-    used = {class_id for named in shown.values() for class_id in named}
+    used = {class_id for class_ids in shown.values() for class_id in class_ids}
     learned = {class_id for row in snapshot.split("train") for class_id in shown[row.sha256]}
     # A class that nobody has labelled yet is no mistake; there is only nothing to learn of it. Nor
     # is one whose only images came into val or test: it must not keep the others from training.
     classes = [entry for entry in manifest.classes if entry.id in learned]
-    ids = tuple(entry.id for entry in classes)
-    place = {class_id: index for index, class_id in enumerate(ids)}
-    several = task == "multi_label"
-
-    def item(row: SnapshotRow) -> Item:
-        places = sorted(place[name] for name in shown[row.sha256] if name in learned)
-        return Item(
-            sha256=row.sha256,
-            label=SEVERAL if several else places[0],
-            group=row.group_id,
-            attributes=tuple(sorted(row.attributes.items())),
-            weight=row.weight,
-            labels=tuple(places) if several else (),
-            source=row.source,
-        )
-
-    parts: dict[str, tuple[Item, ...]] = {}
-    for split in SPLITS:
-        parts[split] = tuple(
-            item(row)
-            for row in sorted(snapshot.split(split), key=lambda row: row.sha256)
-            if several or shown[row.sha256][0] in learned
-        )
+    places = {entry.id: place for place, entry in enumerate(classes)}
+    parts = {split: _items(snapshot, split, shown, places, task) for split in SPLITS}
     _check(manifest.dataset, manifest.id, sorted(used), parts)
     return Dataset(
         name=manifest.dataset,
         snapshot=manifest.id,
-        class_ids=ids,
+        class_ids=tuple(places),
         class_names=tuple(entry.name for entry in classes),
         train=parts["train"],
         val=parts["val"],
         test=parts["test"],
-        left_out={
-            entry.name: tuple(
-                split
-                for split in SPLITS
-                if any(entry.id in shown[row.sha256] for row in snapshot.split(split))
-            )
-            for entry in manifest.classes
-            if entry.id in used - learned
-        },
+        left_out=_left_out(snapshot, shown, used - learned),
         task=task,
     )
+
+
+def _task_of(snapshot: Snapshot) -> Task:
+    task = snapshot.manifest.task
+    if task == "detection":
+        raise InvalidInputError(
+            f"dataset {snapshot.manifest.dataset} is one of {task}; this program trains "
+            "classifiers, of images with one class each (classification) or with any number "
+            "(multi_label)",
+            field="snapshot",
+        )
+    return task
+
+
+def _items(
+    snapshot: Snapshot,
+    split: str,
+    shown: Mapping[str, tuple[str, ...]],
+    places: Mapping[str, int],
+    task: Task,
+) -> tuple[Item, ...]:
+    """The items of a split, by digest. `shown`: class ids by digest; `places`: those learned.
+
+    An image of one class that is not learned is left out.
+    """
+    several = task == "multi_label"
+    items: list[Item] = []
+    for row in sorted(snapshot.split(split), key=lambda row: row.sha256):
+        classes = sorted(places[name] for name in shown[row.sha256] if name in places)
+        if not classes and not several:
+            continue
+        items.append(
+            Item(
+                sha256=row.sha256,
+                label=SEVERAL if several else classes[0],
+                group=row.group_id,
+                attributes=tuple(sorted(row.attributes.items())),
+                weight=row.weight,
+                labels=tuple(classes) if several else (),
+                source=row.source,
+            )
+        )
+    return tuple(items)
+
+
+def _left_out(
+    snapshot: Snapshot, shown: Mapping[str, tuple[str, ...]], class_ids: Collection[str]
+) -> dict[str, tuple[str, ...]]:
+    """The splits that these classes have images in, by the classes' names."""
+    return {
+        entry.name: tuple(
+            split
+            for split in SPLITS
+            if any(entry.id in shown[row.sha256] for row in snapshot.split(split))
+        )
+        for entry in snapshot.manifest.classes
+        if entry.id in class_ids
+    }
 
 
 def classes_of(snapshot: Snapshot, task: Task) -> dict[str, tuple[str, ...]]:

@@ -41,7 +41,7 @@ _STOP, _CODE, _SEEN, _SAID = (f"visionloop/{name}" for name in ("stop", "code", 
 
 
 class LeaderEndsError(Exception):
-    """The leading process ends with an error; nobody else has anything to do but to follow it."""
+    """The leading process ends with an error, and the others have nothing left to do."""
 
 
 class Workers:
@@ -58,7 +58,7 @@ class Workers:
 
     @classmethod
     def joined(cls) -> "Workers":
-        """As the environment says that `launch` or torchrun made; waits until all are there.
+        """The processes that `launch` or torchrun started, as the environment says; waits for all.
 
         Raises UnavailableError where some do not come.
         """
@@ -91,22 +91,22 @@ class Workers:
         return workers
 
     def close(self) -> None:
-        """Lets go of the others."""
+        """Leaves the group of processes."""
         if self.count > 1 and distributed.is_initialized():
             with suppress(RuntimeError):  # they may be gone
                 distributed.destroy_process_group()
 
-    def same(self, say: Callable[[], str]) -> str:
-        """What the leading process says, in all; only there it is asked.
+    def leaders_answer(self, ask: Callable[[], str]) -> str:
+        """What `ask` gives in the leading process, the only one that calls it; the same in all.
 
-        Where asking raises, the others raise LeaderEndsError: they have only to wait for the end.
+        Where it raises, the others raise LeaderEndsError: they can only wait for the end.
         """
         if self._words is None:
-            return say()
+            return ask()
         key, self._said = f"{_SAID}/{self._said}", self._said + 1
         if self.leads:
             try:
-                said = say()
+                said = ask()
             except BaseException:
                 self._words.set(key, _FAILED)
                 raise
@@ -160,7 +160,7 @@ class Workers:
 
     @contextmanager
     def _partners(self) -> Iterator[None]:
-        """Says what it means when an exchange fails: the libraries' errors have no type."""
+        """Tells a lost process from one that was stopped: the libraries' errors have no type."""
         try:
             yield
         except RuntimeError as error:
@@ -198,13 +198,13 @@ class Workers:
         return number % self.local == self.local_rank
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Blocks until all processes are here."""
         if self.count > 1:
             with self._partners():
                 distributed.barrier()
 
     def any(self, told: bool) -> bool:
-        """Whether it is so for any of them; all get the same answer."""
+        """Whether `told` is true in any of the processes; all get the same answer."""
         if self.count == 1:
             return told
         flag = torch.tensor([float(told)], device=self._device)
@@ -226,8 +226,8 @@ class Workers:
             at += tensor.numel()
 
     @torch.no_grad()
-    def agree(self, network: nn.Module) -> None:
-        """Takes over the leader's weights and statistics."""
+    def copy_leader(self, network: nn.Module) -> None:
+        """Gives this network the weights and statistics that the leading process's has."""
         if self.count > 1:
             for tensor in network.state_dict().values():
                 shared = tensor.contiguous()

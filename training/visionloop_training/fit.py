@@ -133,7 +133,7 @@ class _Run:
             self._learner.positives,
         )
         with torch.no_grad():
-            self._workers.agree(head)
+            self._workers.copy_leader(head)
             loss = log_loss(head(train), truth, reduction="mean").item()
         seconds = time.perf_counter() - started
         first = Epoch(0, loss, found.val_loss, found.val_accuracy, 0.0, seconds)
@@ -195,10 +195,10 @@ class _Run:
             self._count_loss(state)
             self._check_finite(state)
             self._watch.steps_done()
-            self._workers.agree(self._network)  # on the statistics of batch norms
+            self._workers.copy_leader(self._network)  # on the statistics of batch norms
             raw = weights_of(self._network)
             self._network.load_state_dict(average.state())
-            self._workers.agree(self._network)
+            self._workers.copy_leader(self._network)
             rate = self.rates(state).head * self._share(state, state.step - 1)
             self.judge.end_epoch(state, rate, started)
             if state.best == state.epoch:

@@ -1,4 +1,4 @@
-"""New images before the stable version's eyes: how often is it wrong, do they look otherwise?
+"""How the stable version does on new images: how often is it wrong, do they look different?
 
 New are images of which it met neither the bytes nor a near-duplicate, not even in its test split.
 """
@@ -24,7 +24,7 @@ _SKETCHED, _ENOUGH = 512, 64  # images of a sketch: at most, and from how many o
 _BATCH = 32
 
 
-def items(data: Dataset, stable: Version) -> list[Item]:
+def new_items(data: Dataset, stable: Version) -> list[Item]:
     """The new ones among a dataset's items. `stable.snapshot` must be there."""
     rows = stable.snapshot.rows if stable.snapshot else []
     known = {name for row in rows for name in (row.sha256, row.group_id)}
@@ -48,8 +48,8 @@ class Errors:
 
 
 @dataclass(frozen=True, slots=True)
-class Met:
-    """New images with what the stable version says of them."""
+class NewImages:
+    """New images, and what the stable version answers to them."""
 
     items: tuple[Item, ...]
     stable: Version
@@ -100,13 +100,13 @@ class Met:
         return embedding_drift(_sketch(self.stable, blobs), self.embeddings)
 
 
-def meet(shown: Sequence[Item], stable: Version, blobs: Blobs) -> Met:
+def ask_stable(shown: Sequence[Item], stable: Version, blobs: Blobs) -> NewImages:
     """Runs the stable version's graph on the images, once."""
     probabilities = stable.output("probabilities")
     embedding = stable.bundle.output("embedding")
     names = [probabilities, *([embedding.name] if embedding else [])]
     found = stable.outputs(shown, blobs, names)
-    return Met(
+    return NewImages(
         tuple(shown), stable, found[probabilities], found[embedding.name] if embedding else None
     )
 

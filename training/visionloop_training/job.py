@@ -48,7 +48,9 @@ def opened(request: Request, clock: Clock) -> Job:
     repository.versions(request.model)  # refuses a bad model name before any work
     snapshots = SnapshotRepository(request.store)
     # One process chooses: a snapshot that is cut meanwhile must not part them.
-    chosen = request.workers.same(lambda: snapshots.manifest(request.dataset, request.snapshot).id)
+    chosen = request.workers.leaders_answer(
+        lambda: snapshots.manifest(request.dataset, request.snapshot).id
+    )
     snapshot = snapshots.read(request.dataset, chosen)
     data = dataset(snapshot)
     task = task_of(data, request.config)

@@ -41,12 +41,12 @@ from visionloop_training.fast_lane import FastLane
 from visionloop_training.job import Job, opened
 from visionloop_training.lanes import FullLane, Lane, Learned, open_checkpoints
 from visionloop_training.looks import earlier_looks
-from visionloop_training.made import Made, same_training
+from visionloop_training.machine import Machine
 from visionloop_training.promotion import promote
 from visionloop_training.request import Request
 from visionloop_training.result import Result, summary
 from visionloop_training.search import stage as search
-from visionloop_training.stable import full_version
+from visionloop_training.stable import full_version, same_training
 from visionloop_training.triggers import Decision, Situation
 from visionloop_training.verdict import Beside, Verdict
 
@@ -130,7 +130,7 @@ def _decision(job: Job) -> Decision:
         weigh = triggers.weigh if request.if_needed else triggers.anything_new
         return json.dumps(weigh(situation).as_json())
 
-    decision = Decision.of(json.loads(request.workers.same(decided)))
+    decision = Decision.of(json.loads(request.workers.leaders_answer(decided)))
     if decision.lane is not None:
         _log.info("snapshot %s: %s", job.data.snapshot[:19], _sizes(job.data))
         _log.info("lane %s: %s", decision.lane, decision.reason)
@@ -148,7 +148,7 @@ def _preflight(job: Job) -> tuple[list[str], list[str]]:
             request.store, job.data, request.config, request.cache, job.blobs, request.workers,
             stable,
         )  # fmt: skip
-        checked = request.workers.same(lambda: json.dumps(preflight.check(subject)))
+        checked = request.workers.leaders_answer(lambda: json.dumps(preflight.check(subject)))
     return told, json.loads(checked)
 
 
@@ -217,7 +217,7 @@ def _proven(
     return Candidate(
         data=data,
         config=config,
-        made=Made.here(job.request.workers.count),
+        machine=Machine.here(job.request.workers.count),
         lane=lane,
         learned=learned,
         searched=found.record if found else None,

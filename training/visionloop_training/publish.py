@@ -143,7 +143,7 @@ def bundle_fields(
             backbone_sha256=origin.backbone_sha256,
             lane=origin.lane,
             body_version=origin.body_version or claim.version,
-            **asdict(candidate.made),
+            **asdict(candidate.machine),
             config=config.model_dump(mode="json"),
             libraries=libraries(),
         ),

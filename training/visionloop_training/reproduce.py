@@ -34,7 +34,7 @@ from visionloop_training.data import Blobs, Dataset, dataset
 from visionloop_training.export import Session
 from visionloop_training.fast_lane import FastLane
 from visionloop_training.lanes import FullLane, Lane, Surroundings
-from visionloop_training.made import Made
+from visionloop_training.machine import Machine
 from visionloop_training.metrics import Floats
 from visionloop_training.stable import Version, version
 from visionloop_training.stop import Stop
@@ -223,7 +223,7 @@ def _compared(
 
 def _surroundings(then: Provenance) -> Iterator[Difference]:
     """What may be why; none of it is a verdict."""
-    here = Made.here()
+    here = Machine.here()
     pairs = {
         "threads": (then.threads, here.threads),
         "processes": (then.processes, here.processes),

@@ -1,17 +1,19 @@
 """The version that serves now: its files, its answers, and what it has seen.
 
-Everything about it comes from its own bundle, through its own preprocessing and graph; it may be of
-other making than ours.
+Everything about it comes from its own bundle, through its own preprocessing and graph; it
+need not have been made by this program.
 """
 
 import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from visionloop.bundle import ClassifierBundle
 from visionloop.disk_space import room_for
@@ -20,12 +22,16 @@ from visionloop.objectstore import ObjectStore
 from visionloop.repository import CurrentAliases, ModelRepository
 from visionloop.snapshot import Snapshot, SnapshotRepository
 from visionloop_training.cache import SETTING
+from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Blobs, Item
 from visionloop_training.evaluate import Scored, score
 from visionloop_training.export import Session
 from visionloop_training.gate import Opponent
+from visionloop_training.search.space import SEARCHED
 
 _BATCH = 32
+# Sections of the configuration that do not change what is made.
+_BESIDE: dict[str, Any] = {"triggers": True, "card": True}
 _log = logging.getLogger(__name__)
 
 
@@ -155,3 +161,20 @@ def full_version(store: ObjectStore, newest: Version, cache: Path) -> Version:
     except (NotFoundError, CorruptError, RefusedError) as error:
         _log.warning("version %d, of whose body stable is, cannot be read: %s", body, error)
         return newest
+
+
+def same_training(
+    bundle: ClassifierBundle, config: TrainingConfig, *, searched: bool = False
+) -> bool:
+    """Whether the version was made with this configuration; `searched`: but for what a search
+    would choose.
+
+    Settings that are newer than the version count with their defaults: the program did then what
+    these say.
+    """
+    try:
+        then = TrainingConfig.model_validate(bundle.provenance.config)
+    except ValidationError:
+        return False  # another program's, or of a time with other settings
+    beside = {**_BESIDE, **(SEARCHED if searched else {})}
+    return then.model_dump(exclude=beside) == config.model_dump(exclude=beside)

@@ -119,7 +119,7 @@ def weigh(situation: Situation) -> Decision:
             "history", "full", True, None, None, "the snapshot of the stable version is gone"
         )
         return _decide(asked, [lost])
-    new = fresh.items(data, stable)
+    new = fresh.new_items(data, stable)
     triggers = [
         _new_labels(stable.snapshot, now, len(data.train), config),
         _labels_since_full(asked, full.snapshot, now, len(data.train), config),
@@ -137,8 +137,11 @@ def _of_new_images(situation: Situation, stable: Version, new: Sequence[Item]) -
     # In the order of digests the first ones are a random sample, and the same next time.
     shown = sorted(new, key=lambda item: item.sha256)[: config.fresh_images]
     if len(shown) >= config.min_fresh_images:
-        met = fresh.meet(shown, stable, blobs)
-        return [_fresh_errors(met, situation.data, config), _embedding_drift(met, blobs, config)]
+        answered = fresh.ask_stable(shown, stable, blobs)
+        return [
+            _fresh_errors(answered, situation.data, config),
+            _embedding_drift(answered, blobs, config),
+        ]
     words = f"{len(shown)} new images; {config.min_fresh_images} are needed to tell"
     return [
         Trigger(name, "full", False, None, None, words)
@@ -273,8 +276,8 @@ def _age(bundle: ClassifierBundle, config: TriggersConfig) -> Trigger:
     return Trigger("age", "full", fired, round(days, 3), config.max_age_days, words)
 
 
-def _fresh_errors(met: fresh.Met, data: Dataset, config: TriggersConfig) -> Trigger:
-    found = met.errors(data.class_ids)
+def _fresh_errors(answered: fresh.NewImages, data: Dataset, config: TriggersConfig) -> Trigger:
+    found = answered.errors(data.class_ids)
     if found is None or found.images < config.min_fresh_images:
         words = "stable promised no accuracy, or too few new images are of its classes"
         return Trigger("fresh_errors", "full", False, None, None, words)
@@ -286,8 +289,8 @@ def _fresh_errors(met: fresh.Met, data: Dataset, config: TriggersConfig) -> Trig
     return Trigger("fresh_errors", "full", fired, found.share, found.promised, words)
 
 
-def _embedding_drift(met: fresh.Met, blobs: Blobs, config: TriggersConfig) -> Trigger:
-    found, limit = met.drift(blobs), config.embedding_distance
+def _embedding_drift(answered: fresh.NewImages, blobs: Blobs, config: TriggersConfig) -> Trigger:
+    found, limit = answered.drift(blobs), config.embedding_distance
     if found is None:
         words = "the stable version gives no embeddings"
         return Trigger("embedding_drift", "full", False, None, limit, words)
