@@ -1,43 +1,27 @@
-"""The gRPC server of one front end: its services, and the guard around every call.
+"""The gRPC server of one front end: its services, its ports, its limits.
 
-The guard stands around each handler once, when the server is made, instead of in interceptors,
-which grpc.aio runs for every call anew (40 microseconds of the 200 that a small request takes). It
-checks who calls, counts, times and logs, and is the one place where errors become status codes:
-servicers raise `visionloop.errors`. A fault of ours becomes INTERNAL with an id that finds its
-traceback in the log, and nothing else gets out.
+Every handler of our services is wrapped by the guard (`guard`) as it is registered.
 """
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from time import perf_counter
-from typing import Any, NoReturn
-from urllib.parse import quote
+from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2_grpc
 
-from visionloop.errors import (
-    ConfigurationError,
-    InvalidInputError,
-    OverloadedError,
-    UnavailableError,
-    VisionloopError,
-)
+from visionloop.errors import ConfigurationError
 from visionloop.proto.inference import open_inference_pb2_grpc
 from visionloop.proto.v1 import recognition_pb2_grpc
-from visionloop.telemetry import inference as metrics
-from visionloop.telemetry import rpc
-from visionloop_inference.access_log import AccessLog, peer_of
+from visionloop_inference.access_log import AccessLog
 from visionloop_inference.auth import Gate
 from visionloop_inference.catalogue import Catalogue
 from visionloop_inference.credentials import server_credentials
 from visionloop_inference.decoder import Decoder
 from visionloop_inference.feedback import FeedbackInbox
+from visionloop_inference.guard import Guard, Handler
 from visionloop_inference.health import Health
-from visionloop_inference.incidents import shown
 from visionloop_inference.model_config import Offer
 from visionloop_inference.open_inference import OpenInference
 from visionloop_inference.recognition import Recognition
@@ -48,13 +32,9 @@ from visionloop_inference.traffic import Traffic
 
 log = logging.getLogger(__name__)
 
-MAX_DETAILS = 4096  # bytes; gRPC's clients begin to refuse metadata above 8 KiB
 KEEPALIVE_SECONDS = 60  # an idle connection is asked for a sign of life so often
-BUSY_RETRY_SECONDS = 0.1
 
 Ask = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
-Context = grpc.aio.ServicerContext[Any, Any]
-Handler = Any  # grpc.RpcMethodHandler; its generic parameters say nothing here
 SERVER = ""  # the health service's name for the server as a whole
 RAW = frozenset({"ModelInfer", "ModelStreamInfer"})  # their tensors are left where they came
 SERVICES = ("visionloop.v1.Recognition", "inference.GRPCInferenceService")
@@ -176,7 +156,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
 class _Registrar:
     """Stands in for the server where generated code registers a service: wraps every handler."""
 
-    def __init__(self, server: grpc.aio.Server, guard: "Guard") -> None:
+    def __init__(self, server: grpc.aio.Server, guard: Guard) -> None:
         self._server = server
         self._guard = guard
 
@@ -190,176 +170,3 @@ class _Registrar:
         }
         generic = grpc.method_handlers_generic_handler(service, guarded)
         self._server.add_generic_rpc_handlers((generic,))
-
-
-class Guard:
-    """What every call of our services passes through."""
-
-    def __init__(
-        self, traffic: Traffic, gate: Gate, access_log: AccessLog, settings: Settings
-    ) -> None:
-        self._traffic = traffic
-        self._gate = gate
-        self._access_log = access_log
-        self._max_requests = settings.max_concurrent_requests
-        self._turned_away = metrics.REJECTED.labels(reason="draining")
-        self._closed = settings.tokens is not None
-
-    def around(self, path: str, handler: Handler, *, raw: bool) -> Handler:
-        """The handler, guarded. Ours are unary both ways, or stream both ways.
-
-        A `raw` one takes and gives the bytes of its messages.
-        """
-        read = None if raw else _forgiving(handler.request_deserializer)
-        write = None if raw else handler.response_serializer
-        if handler.request_streaming:
-            return grpc.stream_stream_rpc_method_handler(
-                self._stream(path, handler.stream_stream, raw=raw), read, write
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            self._unary(path, handler.unary_unary), read, write
-        )
-
-    def _unary(self, path: str, behaviour: Any) -> Any:
-        counts = rpc.Method("unary", path)
-
-        async def guarded(request: Any, context: Context) -> Any:
-            began = self._begin(counts)
-            code, caller, response = "UNKNOWN", "", None
-            try:
-                caller = self._admit(path, context)
-                if type(request) is _Unreadable:
-                    raise _unreadable(path)
-                response = await behaviour(request, context)
-                code = "OK"
-                return response
-            except asyncio.CancelledError:
-                code = "CANCELLED"
-                raise
-            except Exception as error:  # noqa: BLE001 — nothing of ours may leak to a caller
-                seen = shown(error, path)
-                code = seen.grpc_code
-                await abort(context, seen)
-            finally:
-                self._end(counts, began, code)
-                if self._access_log.wants(code):
-                    self._access_log.write(
-                        path, code, perf_counter() - began, peer=peer_of(context),
-                        caller=caller, request=request, response=response,
-                    )  # fmt: skip
-
-        return guarded
-
-    def _stream(self, path: str, behaviour: Any, *, raw: bool) -> Any:
-        counts = rpc.Method("bidi_stream", path)
-
-        async def guarded(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
-            stream = self._traffic.stream()
-            counts.started()
-            began = perf_counter()
-            code, caller = "UNKNOWN", ""
-            peer = peer_of(context)  # now: at the end of a stream the call may be gone
-            try:
-                caller = self._admit(path, context)
-                counted = stream.requests(requests)
-                if not raw:
-                    counted = _readable(counted, path)
-                async for response in behaviour(counted, context):
-                    yield response
-                    stream.answered()
-                code = "OK"
-            except (asyncio.CancelledError, GeneratorExit):
-                code = "CANCELLED"
-                raise
-            except Exception as error:  # noqa: BLE001 — nothing of ours may leak to a caller
-                seen = shown(error, path)
-                code = seen.grpc_code
-                await abort(context, seen)
-            finally:
-                stream.close()
-                counts.finished(rpc.SPELLED[code], perf_counter() - began)
-                if self._access_log.wants(code):
-                    seconds = perf_counter() - began
-                    self._access_log.write(path, code, seconds, peer=peer, caller=caller)
-
-        return guarded
-
-    def _begin(self, counts: rpc.Method) -> float:
-        self._traffic.arrive()
-        counts.started()
-        return perf_counter()
-
-    def _admit(self, path: str, context: Context) -> str:
-        """The caller's name. Raises what turns the call away before it costs anything."""
-        if self._traffic.closed:
-            self._turned_away.inc()
-            raise UnavailableError(
-                "the server is shutting down; send to another replica",
-                retry_after_seconds=BUSY_RETRY_SECONDS,
-            )
-        calls = self._traffic.under_way + self._traffic.streams
-        if calls > self._max_requests:
-            raise OverloadedError(
-                f"{calls} requests and streams are under way and the limit is "
-                f"{self._max_requests}; retry later or send to another replica",
-                retry_after_seconds=BUSY_RETRY_SECONDS,
-            )
-        return self._gate.check(path, (context.invocation_metadata() or ()) if self._closed else ())
-
-    def _end(self, counts: rpc.Method, began: float, code: str) -> None:
-        self._traffic.leave()
-        counts.finished(rpc.SPELLED[code], perf_counter() - began)
-
-
-class _Unreadable(bytes):
-    """A message that is none of its method's."""
-
-
-def _forgiving(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """gRPC answers UNKNOWN and logs a traceback where a deserializer raises; so it does not."""
-
-    def reading(data: bytes) -> Any:
-        try:
-            return read(data)
-        except DecodeError:
-            return _Unreadable(data)
-
-    return reading
-
-
-def _unreadable(path: str) -> InvalidInputError:
-    return InvalidInputError(
-        f"the message is none of {path}: its bytes are damaged, or made by another .proto file"
-    )
-
-
-async def _readable(requests: AsyncIterator[Any], path: str) -> AsyncIterator[Any]:
-    async for request in requests:
-        if type(request) is _Unreadable:
-            raise _unreadable(path)
-        yield request
-
-
-async def abort(context: Context, error: VisionloopError) -> NoReturn:
-    """Ends the RPC with the error's status, and tells the client when to come back."""
-    trailing: tuple[tuple[str, str], ...] = ()
-    if isinstance(error, OverloadedError | UnavailableError) and error.retry_after_seconds:
-        pushback = max(1, round(error.retry_after_seconds * 1000))
-        trailing = (("grpc-retry-pushback-ms", str(pushback)),)
-    try:
-        await context.abort(grpc.StatusCode[error.grpc_code], _short(str(error)), trailing)
-    except grpc.aio.InternalError as gone:
-        # The caller has left meanwhile; grpc.aio would log a traceback of it.
-        raise asyncio.CancelledError from gone
-
-
-def _short(message: str) -> str:
-    """Cut to what fits a status on the wire, where other bytes than ASCII are three each.
-
-    A message may quote what the caller sent; one too long would reach nobody: clients see
-    RESOURCE_EXHAUSTED of gRPC's own instead.
-    """
-    kept = message[:MAX_DETAILS]
-    while len(quote(kept, errors="replace")) > MAX_DETAILS:
-        kept = kept[: len(kept) * 9 // 10]
-    return kept if kept == message else kept + "…"

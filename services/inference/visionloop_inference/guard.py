@@ -1,0 +1,209 @@
+"""What stands around every call of a front end's services, and where errors become status codes.
+
+It checks who calls, counts, times and logs. Servicers raise `visionloop.errors`; a fault of ours
+becomes INTERNAL with an id that finds its traceback in the log, and nothing else gets out. It wraps
+each handler once, when the server is made, instead of in interceptors, which grpc.aio runs anew for
+every call (40 microseconds of the 200 that a small request takes).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from time import perf_counter
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from visionloop.errors import (
+    InvalidInputError,
+    OverloadedError,
+    UnavailableError,
+    VisionloopError,
+)
+from visionloop.telemetry import inference as metrics
+from visionloop.telemetry import rpc
+from visionloop_inference.access_log import AccessLog, peer_of
+from visionloop_inference.auth import Gate
+from visionloop_inference.incidents import shown
+from visionloop_inference.settings import Settings
+from visionloop_inference.traffic import Traffic
+
+MAX_DETAILS = 4096  # bytes; gRPC's clients begin to refuse metadata above 8 KiB
+BUSY_RETRY_SECONDS = 0.1
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler = Any  # grpc.RpcMethodHandler; its generic parameters say nothing here
+
+
+class Guard:
+    """What every call of our services passes through."""
+
+    def __init__(
+        self, traffic: Traffic, gate: Gate, access_log: AccessLog, settings: Settings
+    ) -> None:
+        self._traffic = traffic
+        self._gate = gate
+        self._access_log = access_log
+        self._max_requests = settings.max_concurrent_requests
+        self._turned_away = metrics.REJECTED.labels(reason="draining")
+        self._closed = settings.tokens is not None
+
+    def around(self, path: str, handler: Handler, *, raw: bool) -> Handler:
+        """The handler, guarded. Ours are unary both ways, or stream both ways.
+
+        A `raw` one takes and gives the bytes of its messages.
+        """
+        read = None if raw else _forgiving(handler.request_deserializer)
+        write = None if raw else handler.response_serializer
+        if handler.request_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                self._stream(path, handler.stream_stream, raw=raw), read, write
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary(path, handler.unary_unary), read, write
+        )
+
+    def _unary(self, path: str, behaviour: Any) -> Any:
+        counts = rpc.Method("unary", path)
+
+        async def guarded(request: Any, context: Context) -> Any:
+            began = self._begin(counts)
+            code, caller, response = "UNKNOWN", "", None
+            try:
+                caller = self._admit(path, context)
+                if type(request) is _Unreadable:
+                    raise _unreadable(path)
+                response = await behaviour(request, context)
+                code = "OK"
+                return response
+            except asyncio.CancelledError:
+                code = "CANCELLED"
+                raise
+            except Exception as error:  # noqa: BLE001 — nothing of ours may leak to a caller
+                seen = shown(error, path)
+                code = seen.grpc_code
+                await abort(context, seen)
+            finally:
+                self._end(counts, began, code)
+                if self._access_log.wants(code):
+                    self._access_log.write(
+                        path, code, perf_counter() - began, peer=peer_of(context),
+                        caller=caller, request=request, response=response,
+                    )  # fmt: skip
+
+        return guarded
+
+    def _stream(self, path: str, behaviour: Any, *, raw: bool) -> Any:
+        counts = rpc.Method("bidi_stream", path)
+
+        async def guarded(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+            stream = self._traffic.stream()
+            counts.started()
+            began = perf_counter()
+            code, caller = "UNKNOWN", ""
+            peer = peer_of(context)  # now: at the end of a stream the call may be gone
+            try:
+                caller = self._admit(path, context)
+                counted = stream.requests(requests)
+                if not raw:
+                    counted = _readable(counted, path)
+                async for response in behaviour(counted, context):
+                    yield response
+                    stream.answered()
+                code = "OK"
+            except (asyncio.CancelledError, GeneratorExit):
+                code = "CANCELLED"
+                raise
+            except Exception as error:  # noqa: BLE001 — nothing of ours may leak to a caller
+                seen = shown(error, path)
+                code = seen.grpc_code
+                await abort(context, seen)
+            finally:
+                stream.close()
+                counts.finished(rpc.SPELLED[code], perf_counter() - began)
+                if self._access_log.wants(code):
+                    seconds = perf_counter() - began
+                    self._access_log.write(path, code, seconds, peer=peer, caller=caller)
+
+        return guarded
+
+    def _begin(self, counts: rpc.Method) -> float:
+        self._traffic.arrive()
+        counts.started()
+        return perf_counter()
+
+    def _admit(self, path: str, context: Context) -> str:
+        """The caller's name. Raises what turns the call away before it costs anything."""
+        if self._traffic.closed:
+            self._turned_away.inc()
+            raise UnavailableError(
+                "the server is shutting down; send to another replica",
+                retry_after_seconds=BUSY_RETRY_SECONDS,
+            )
+        calls = self._traffic.under_way + self._traffic.streams
+        if calls > self._max_requests:
+            raise OverloadedError(
+                f"{calls} requests and streams are under way and the limit is "
+                f"{self._max_requests}; retry later or send to another replica",
+                retry_after_seconds=BUSY_RETRY_SECONDS,
+            )
+        return self._gate.check(path, (context.invocation_metadata() or ()) if self._closed else ())
+
+    def _end(self, counts: rpc.Method, began: float, code: str) -> None:
+        self._traffic.leave()
+        counts.finished(rpc.SPELLED[code], perf_counter() - began)
+
+
+class _Unreadable(bytes):
+    """A message that is none of its method's."""
+
+
+def _forgiving(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """gRPC answers UNKNOWN and logs a traceback where a deserializer raises; so it does not."""
+
+    def reading(data: bytes) -> Any:
+        try:
+            return read(data)
+        except DecodeError:
+            return _Unreadable(data)
+
+    return reading
+
+
+def _unreadable(path: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"the message is none of {path}: its bytes are damaged, or made by another .proto file"
+    )
+
+
+async def _readable(requests: AsyncIterator[Any], path: str) -> AsyncIterator[Any]:
+    async for request in requests:
+        if type(request) is _Unreadable:
+            raise _unreadable(path)
+        yield request
+
+
+async def abort(context: Context, error: VisionloopError) -> NoReturn:
+    """Ends the RPC with the error's status, and tells the client when to come back."""
+    trailing: tuple[tuple[str, str], ...] = ()
+    if isinstance(error, OverloadedError | UnavailableError) and error.retry_after_seconds:
+        pushback = max(1, round(error.retry_after_seconds * 1000))
+        trailing = (("grpc-retry-pushback-ms", str(pushback)),)
+    try:
+        await context.abort(grpc.StatusCode[error.grpc_code], _short(str(error)), trailing)
+    except grpc.aio.InternalError as gone:
+        # The caller has left meanwhile; grpc.aio would log a traceback of it.
+        raise asyncio.CancelledError from gone
+
+
+def _short(message: str) -> str:
+    """Cut to what fits a status on the wire, where other bytes than ASCII are three each.
+
+    A message may quote what the caller sent; one too long would reach nobody: clients see
+    RESOURCE_EXHAUSTED of gRPC's own instead.
+    """
+    kept = message[:MAX_DETAILS]
+    while len(quote(kept, errors="replace")) > MAX_DETAILS:
+        kept = kept[: len(kept) * 9 // 10]
+    return kept if kept == message else kept + "…"
