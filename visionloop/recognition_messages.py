@@ -22,7 +22,7 @@ from visionloop.errors import (
 from visionloop.image_file import read_image_file, sendable
 from visionloop.proto.v1 import recognition_pb2 as pb
 
-Image: TypeAlias = bytes | str | os.PathLike[str]
+Image: TypeAlias = bytes | bytearray | memoryview | str | os.PathLike[str]
 IMAGES_PER_REQUEST = 32
 # The metadata (and HTTP header) that stands in for an empty routing_key, for proxies that set one.
 ROUTING_KEY = "visionloop-routing-key"

@@ -20,9 +20,9 @@ from visionloop.errors import (
 )
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop_inference import levels
-from visionloop_inference.catalogue import GraphRunFailedError
 from visionloop_inference.datatypes import DATATYPES
 from visionloop_inference.open_inference import MAX_KINDS, OpenInference
+from visionloop_inference.routed_version import RowFailedError
 
 ROWS = np.arange(8, dtype=np.float32).reshape(2, 4)
 Use = Callable[[OpenInference], Coroutine[Any, Any, None]]
@@ -408,7 +408,7 @@ def test_a_row_that_fails_fails_its_request(tmp_path: Path) -> None:
             *(served.ModelInfer(asked, NO_DEADLINE) for asked in (good, bad, good)),
             return_exceptions=True,
         )
-        assert isinstance(answers[1], GraphRunFailedError)
+        assert isinstance(answers[1], RowFailedError)
         assert str(answers[1]).startswith("row 1: ")
         for answer in (answers[0], answers[2]):
             assert outputs(answer)["y"].tolist() == [[3], [4]]

@@ -11,8 +11,8 @@ from typing import Any
 from visionloop.bundle import ClassifierBundle
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop.signature import FREE, Signature, TensorSpec
-from visionloop_inference.catalogue import RoutedVersion
 from visionloop_inference.levels import LAST, NORMAL
+from visionloop_inference.routed_version import RoutedVersion
 
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"

@@ -26,7 +26,7 @@ from visionloop.preprocessing import Preprocessing
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop_inference.admission import deadline_of
 from visionloop_inference.bulk_decoding import BulkDecoder
-from visionloop_inference.catalogue import Catalogue, RoutedModel, RoutedVersion
+from visionloop_inference.catalogue import Catalogue, RoutedModel
 from visionloop_inference.datatypes import Buffer, Tensor
 from visionloop_inference.decoder import Decoder
 from visionloop_inference.incidents import shown
@@ -37,6 +37,7 @@ from visionloop_inference.open_inference_extensions import Ask, Extensions, chec
 from visionloop_inference.plans import Plan, make_plan
 from visionloop_inference.raw_contents import Parts, parse_header, take_apart
 from visionloop_inference.replies import reply, stream_error, streamed
+from visionloop_inference.routed_version import RoutedVersion
 from visionloop_inference.shared_memory import Regions
 from visionloop_inference.tensors import split_bytes
 

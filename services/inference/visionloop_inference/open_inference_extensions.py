@@ -11,8 +11,9 @@ from typing import Any
 from visionloop.errors import InvalidInputError, NotFoundError, UnimplementedError
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop.proto.inference import open_inference_pb2_grpc
-from visionloop_inference.catalogue import Catalogue, RoutedVersion
+from visionloop_inference.catalogue import Catalogue
 from visionloop_inference.model_config import Offer
+from visionloop_inference.routed_version import RoutedVersion
 from visionloop_inference.shared_memory import Regions
 
 # To the supervisor: what is asked for, and its details. Raises visionloop.errors.

@@ -15,11 +15,11 @@ from visionloop.bundle import ClassifierBundle
 from visionloop.errors import InvalidInputError, UnimplementedError
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop.signature import MAX_DIMENSIONS, Signature, TensorSpec
-from visionloop_inference.catalogue import RoutedVersion
 from visionloop_inference.datatypes import DATATYPES, Buffer, Tensor
 from visionloop_inference.levels import LAST
 from visionloop_inference.model_config import Offer
 from visionloop_inference.parameters import MAX_PARAMETER, Span, refuse_sequences, span_of, whole
+from visionloop_inference.routed_version import RoutedVersion
 from visionloop_inference.shared_memory import Regions
 from visionloop_inference.tensors import (
     InputTensor,

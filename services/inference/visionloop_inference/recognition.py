@@ -23,7 +23,7 @@ from visionloop.recognition_messages import ROUTING_KEY
 from visionloop_inference.admission import check_count, deadline_of
 from visionloop_inference.auth import CALLER
 from visionloop_inference.bulk_decoding import BulkDecoder
-from visionloop_inference.catalogue import Catalogue, RoutedModel, RoutedVersion
+from visionloop_inference.catalogue import Catalogue, RoutedModel
 from visionloop_inference.datatypes import Answer, Tensor
 from visionloop_inference.decoder import Decoder
 from visionloop_inference.decoding import Decoded
@@ -32,6 +32,7 @@ from visionloop_inference.incidents import shown
 from visionloop_inference.infer_stream import in_order
 from visionloop_inference.levels import BULK, is_low, level_of
 from visionloop_inference.results import MAX_TOP_K, refuse, results_of
+from visionloop_inference.routed_version import RoutedVersion
 
 MAX_KEY = 1024  # characters of a routing key
 STREAM_REQUESTS = 16  # of one stream at a time

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from visionloop.bundle import Bundle, ClassifierBundle, TensorsBundle
 from visionloop.errors import InvalidInputError, UnimplementedError
 from visionloop.proto.inference import open_inference_pb2 as pb
-from visionloop_inference.catalogue import GraphRunFailedError, RoutedVersion
 from visionloop_inference.classes import classified
 from visionloop_inference.datatypes import Answer, Buffer, Tensor
 from visionloop_inference.plans import OutputPlan, Plan
+from visionloop_inference.routed_version import RoutedVersion, RowFailedError
 from visionloop_inference.shared_memory import Regions
 from visionloop_inference.tensors import add_typed_output, has_contents_field
 
@@ -34,12 +34,12 @@ def reply(
 ) -> bytes:
     """The answer to a request of this plan.
 
-    Raises GraphRunFailedError when a row failed (a request is one unit here), and what
+    Raises RowFailedError when a row failed (a request is one unit here), and what
     `Regions.write` raises.
     """
     if answer.failures:
         row, problem = min(answer.failures.items())
-        raise GraphRunFailedError(f"row {row}: {problem}")
+        raise RowFailedError(f"row {row}: {problem}")
     tensors = [_given(output, answer, version) for output in plan.outputs]
     if plan.typed and all(has_contents_field(tensor.datatype) for tensor in tensors):
         return _typed(plan, version.bundle, tensors, ident)

@@ -17,9 +17,9 @@ from visionloop.errors import ImageError, UnimplementedError, VisionloopError
 from visionloop.prediction_id import PredictionId
 from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop.telemetry import inference as metrics
-from visionloop_inference.catalogue import GraphRunFailedError, RoutedVersion
 from visionloop_inference.datatypes import Answer
 from visionloop_inference.decoding import Decoded
+from visionloop_inference.routed_version import RoutedVersion, RowFailedError
 
 MAX_TOP_K = 1000
 # Why an answer is "not sure", the two words of the proto.
@@ -57,7 +57,7 @@ class Results(ABC):
             result.width, result.height = image.width, image.height
             failure = answer.failures.get(row)
             if failure is not None:
-                refuse(result.status, GraphRunFailedError(failure))
+                refuse(result.status, RowFailedError(failure))
             elif probabilities is not None:
                 if np.isfinite(probabilities[row]).all():
                     strange = unfamiliar is not None and bool(unfamiliar[row])
@@ -68,7 +68,7 @@ class Results(ABC):
                 else:
                     refuse(
                         result.status,
-                        GraphRunFailedError("the graph's answer to this image is no number"),
+                        RowFailedError("the graph's answer to this image is no number"),
                     )
             row += 1
         return response

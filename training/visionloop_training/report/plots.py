@@ -72,7 +72,9 @@ def reliability(
                 color=_INK,
                 alpha=0.18,
             )
-            found = [(b["confidence"], share(round(b["hits"]), b["images"])) for b in pooled(bins)]
+            found = [
+                (b["confidence"], share(round(b["hits"]), int(b["images"]))) for b in pooled(bins)
+            ]
             values = [right.value for _, right in found]
             axis.errorbar(
                 [sure for sure, _ in found],
