@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from visionloop_inference import bfloat16
 from visionloop_inference.datatypes import Tensor
 from visionloop_inference.tensors import joined_bytes
 
@@ -32,7 +33,7 @@ def numbers(tensor: Tensor) -> NDArray[Any]:
     """The elements of a tensor of numbers; BF16 as float32."""
     if tensor.datatype != "BF16":
         return tensor.array
-    return (tensor.array.astype(np.uint32) << 16).view(np.float32)
+    return bfloat16.as_float32(tensor.array)
 
 
 def _best(row: NDArray[Any], count: int) -> NDArray[np.intp]:

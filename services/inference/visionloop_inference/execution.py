@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionloop.bundle import Bundle, TensorSpec
+from visionloop_inference import bfloat16
 from visionloop_inference.batch_metrics import BatchMetrics
 from visionloop_inference.batching import CANCELLED, BatchBuffer, BatchQueue, Job, Piece
 from visionloop_inference.datatypes import DATATYPES, Arrays
@@ -36,8 +37,6 @@ from visionloop_inference.session import (
 from visionloop_inference.wire import Layout, Reason
 
 log = logging.getLogger(__name__)
-
-_BFLOAT16_NAN = 0x7FC0
 
 
 class Execution:
@@ -295,7 +294,7 @@ def _nothing(
     shape = (rows, *sizes) if batched else tuple(sizes)
     dtype = DATATYPES[spec.datatype].numpy
     if spec.datatype == "BF16":
-        return np.full(shape, _BFLOAT16_NAN, dtype)
+        return np.full(shape, bfloat16.NAN, dtype)
     if dtype.kind == "f":
         return np.full(shape, np.nan, dtype)
     return np.full(shape, "", dtype) if dtype.hasobject else np.zeros(shape, dtype)

@@ -3,13 +3,12 @@
 The session takes and gives arrays in the signature's order and raises nothing but this package's
 errors: onnxruntime has no common base for what it raises, and a C++ exception that reaches Python
 is one more kind. What it says of memory is told apart, because the cure is a smaller batch and not
-another row. bfloat16 has no numpy type and travels as its 16 bits, through values that are made
-and read by hand; price: one more copy each way. On a GPU, inputs are bound to device memory that
-each batch size keeps, so a run allocates nothing there; price: the inputs of every size stay.
+another row. Graphs with bfloat16 take a way of their own (`by_value`). On a GPU, inputs are bound
+to device memory that each batch size keeps, so a run allocates nothing there; price: the inputs of
+every size stay.
 """
 
 import contextlib
-import ctypes
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -17,17 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from visionloop.bundle import Bundle, ClassifierBundle, Signature, TensorSpec
 from visionloop.errors import CorruptError, OverloadedError, RefusedError, VisionloopError
+from visionloop_inference.by_value import run_by_value
 from visionloop_inference.datatypes import DATATYPES, Arrays
 from visionloop_inference.providers import CPU, Target, profiles, session, shrinking
 
 MOST_BOUND = 16  # shapes of inputs that keep device memory
-BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
 # How onnxruntime and CUDA say that memory ran out.
 _NO_MEMORY = (
@@ -128,7 +126,9 @@ class Session:
         feeds = dict(zip(self._inputs, inputs, strict=True))
         with _own_errors():
             if self._by_value:
-                outputs = self._run_values(feeds, options)
+                outputs = run_by_value(
+                    self._session, self.signature.inputs, self.signature.outputs, feeds, options
+                )
             elif self._memory is not None:
                 bound = self._run_bound(inputs, self._bound, options)
                 outputs = bound.binding.copy_outputs_to_cpu()
@@ -209,28 +209,6 @@ class Session:
         for name in self._outputs:
             binding.bind_output(name, self._memory, device)
         return _Bound(binding, values)
-
-    def _run_values(
-        self, feeds: dict[str, NDArray[Any]], options: onnxruntime.RunOptions | None
-    ) -> Arrays:
-        values = {}
-        for spec in self.signature.inputs:
-            array = feeds[spec.name]
-            if spec.datatype == "BF16":
-                values[spec.name] = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
-                    np.ascontiguousarray(array), BFLOAT16
-                )
-            else:
-                values[spec.name] = onnxruntime.OrtValue.ortvalue_from_numpy(array)
-        found = self._session.run_with_ort_values(self._outputs, values, options)
-        outputs = []
-        for spec, value in zip(self.signature.outputs, found, strict=True):
-            if spec.datatype == "BF16":
-                data = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
-                outputs.append(np.frombuffer(data, np.uint16).reshape(value.shape()))
-            else:
-                outputs.append(value.numpy())
-        return outputs
 
 
 @contextlib.contextmanager

@@ -6,8 +6,6 @@ enough: it may be a sequence, or the graph may compare rows with one another. He
 gives alone. Price: about ten runs of the graph, once, when it is added.
 """
 
-import ctypes
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +16,8 @@ from numpy.typing import NDArray
 
 from visionloop.bundle import WarmUp
 from visionloop.signature import FREE
+from visionloop_inference import bfloat16
+from visionloop_inference.by_value import run_by_value
 from visionloop_inference.datatypes import DATATYPES, is_finite
 from visionloop_inference.session import runtime_words
 
@@ -29,7 +29,6 @@ ROWS = 3
 # Between a row alone and beside others: kernels add up in another order, but no more than that. Of
 # the largest number for floats; for the others the share of elements that may differ.
 TOLERANCE = 1e-2
-BF16_ONNX_TYPE = 16
 
 Arrays = list[NDArray[Any]]
 
@@ -190,33 +189,20 @@ class Trial:
 
     def _run(self, arrays: Arrays) -> Arrays:
         """Runs the graph once. BF16, which numpy lacks, comes back as float32."""
-        names = [spec.name for spec in self._outputs]
-        fed = {
-            spec.name: _bfloat16(array) if spec.datatype == "BF16" else array
-            for spec, array in zip(self._inputs, arrays, strict=True)
-        }
+        fed = {spec.name: array for spec, array in zip(self._inputs, arrays, strict=True)}
         try:
-            if any(spec.datatype == "BF16" for spec in self._outputs):
-                found = self._run_bfloat16(names, fed)
+            if any(spec.datatype == "BF16" for spec in (*self._inputs, *self._outputs)):
+                found = run_by_value(self._session, self._inputs, self._outputs, fed)
             else:
+                names = [spec.name for spec in self._outputs]
                 found = [np.asarray(value) for value in self._session.run(names, fed)]
         except Exception as error:
             raise TrialFailedError(runtime_words(error)) from error
         for seen, output in zip(self._seen, found, strict=True):
             seen.append(output.shape)
-        return found
-
-    def _run_bfloat16(self, names: list[str], fed: dict[str, Any]) -> Arrays:
-        wrapped = {
-            name: value
-            if isinstance(value, onnxruntime.OrtValue)
-            else onnxruntime.OrtValue.ortvalue_from_numpy(value)
-            for name, value in fed.items()
-        }
-        values = self._session.run_with_ort_values(names, wrapped)
         return [
-            _from_bfloat16(value) if spec.datatype == "BF16" else value.numpy()
-            for spec, value in zip(self._outputs, values, strict=True)
+            bfloat16.as_float32(output) if spec.datatype == "BF16" else output
+            for spec, output in zip(self._outputs, found, strict=True)
         ]
 
 
@@ -235,9 +221,8 @@ def _filled(spec: Declared, shape: list[int], value: int) -> NDArray[Any]:
     _check_size(spec, shape)
     if spec.datatype == "BYTES":
         return np.full(shape, "1" if value else "", object)
-    # The bits of one in bfloat16 are the upper half of those in float32.
-    bits = 0x3F80 if spec.datatype == "BF16" and value else value
-    return np.full(shape, bits, DATATYPES[spec.datatype].numpy)
+    element = bfloat16.ONE if spec.datatype == "BF16" and value else value
+    return np.full(shape, element, DATATYPES[spec.datatype].numpy)
 
 
 def _random(spec: Declared, shape: list[int], random: np.random.Generator) -> NDArray[Any]:
@@ -247,7 +232,7 @@ def _random(spec: Declared, shape: list[int], random: np.random.Generator) -> ND
     if spec.datatype == "BYTES":
         return random.choice(["", "1", "a", "b c"], shape).astype(object)
     if spec.datatype == "BF16":
-        return random.choice([0, 0x3F80, 0x3F00], shape).astype(kind)
+        return random.choice([0, bfloat16.ONE, bfloat16.HALF], shape).astype(kind)
     if kind.kind == "f":
         return random.random(shape).astype(kind)
     return random.integers(0, 256 if spec.datatype == "UINT8" else 2, shape).astype(kind)
@@ -259,20 +244,6 @@ def _check_size(spec: Declared, shape: list[int]) -> None:
         size *= dimension
     if size > MAX_INPUT_BYTES:
         raise TrialFailedError(f"input {spec.name!r} of {shape} takes {size / 2**30:.1f} GiB")
-
-
-def _bfloat16(bits: NDArray[Any]) -> onnxruntime.OrtValue:
-    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, BF16_ONNX_TYPE)
-
-
-def _from_bfloat16(value: onnxruntime.OrtValue) -> NDArray[np.float32]:
-    """A copy of the tensor; its bits are the upper halves of float32's."""
-    shape = value.shape()
-    count = math.prod(shape)
-    bits = np.zeros(count, np.uint16)
-    if count:
-        ctypes.memmove(bits.ctypes.data, value.data_ptr(), bits.nbytes)
-    return (bits.astype(np.uint32) << 16).view(np.float32).reshape(shape)
 
 
 def _agree(one: NDArray[Any], other: NDArray[Any]) -> bool:

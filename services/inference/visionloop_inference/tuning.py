@@ -30,6 +30,7 @@ import onnxruntime
 
 from visionloop.bundle import Bundle, TensorsBundle
 from visionloop.doctor.accelerators import gpu_name
+from visionloop_inference import bfloat16
 from visionloop_inference.datatypes import DATATYPES, Arrays
 from visionloop_inference.machine import cores
 from visionloop_inference.pace import Pace
@@ -49,8 +50,6 @@ TURN = 100e-6
 PROVISIONAL = 3600.0  # seconds that figures from a busy machine are good for
 MOST_ENTRIES = 256
 FIRST_GUESS = 0.001  # seconds of a batch, where no example could be run
-
-_BFLOAT16_ONE = 0x3F80
 
 Example = Callable[[int], Arrays]  # rows -> inputs on which the graph runs
 
@@ -227,7 +226,7 @@ def example_of(bundle: Bundle) -> Example | None:
             one: object = "1" if kind.numpy.hasobject else value
             nothing: object = "" if kind.numpy.hasobject else 0
             if kind.name == "BF16":
-                one = _BFLOAT16_ONE
+                one = bfloat16.ONE
             arrays.append(np.full(shape, one if value else nothing, kind.numpy))
         return arrays
 
