@@ -1,8 +1,8 @@
 """The control channel between the supervisor and a child: small JSON messages, and descriptors.
 
 A Unix socket that keeps message boundaries (SEQPACKET). What goes from the supervisor says what to
-do, what comes back says what happened; the messages are listed where they are handled (`children`
-for front ends, `runner` for runners). Sockets and shared memory travel beside a message, so that
+do, what comes back says what happened; the messages are listed where they are handled
+(`front_end`, `runner`). Sockets and shared memory travel beside a message, so that
 nothing needs a name in a file system that a killed process would leave behind. The end of the
 channel is the end of the other side: each side watches for it, and there is no other heartbeat.
 

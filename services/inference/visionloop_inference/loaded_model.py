@@ -45,6 +45,10 @@ log = logging.getLogger(__name__)
 SOON = 0.01  # seconds
 
 
+# Paths among the load options: JSON has them as text.
+_PATHS = ("folder", "tuning", "engine_cache")
+
+
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
     """The `load` message."""
@@ -61,9 +65,10 @@ class LoadOptions:
 
     @classmethod
     def of(cls, message: Message) -> "LoadOptions":
-        known = {option.name: option.type for option in fields(cls)}
+        """Of what the supervisor sent; what it left out, or sent as null, has its default."""
+        known = {option.name for option in fields(cls)}
         given: dict[str, Any] = {
-            name: Path(value) if "Path" in str(known[name]) else value
+            name: Path(value) if name in _PATHS else value
             for name, value in message.items()
             if name in known and value is not None
         }

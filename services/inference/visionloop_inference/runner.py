@@ -19,22 +19,14 @@ anything, so everything here waits for as long as one batch takes.
 import logging
 from pathlib import Path
 
-from visionloop.errors import (
-    ConfigurationError,
-    CorruptError,
-    NotFoundError,
-    RefusedError,
-    VisionloopError,
-)
+from visionloop.errors import VisionloopError
 from visionloop.failpoints import failpoint
 from visionloop_inference.control import Control, Message
+from visionloop_inference.for_good import FOR_GOOD
 from visionloop_inference.link_loop import LinkLoop
 from visionloop_inference.loaded_model import LoadedModel, LoadOptions
 
 log = logging.getLogger(__name__)
-
-# What trying again cannot mend: the bundle or the flags must change.
-FOR_GOOD = (CorruptError, RefusedError, NotFoundError, ConfigurationError)
 
 
 def serve(control: Control) -> None:

@@ -14,16 +14,10 @@ from time import perf_counter
 
 from visionloop.aliases import Aliases, Canary
 from visionloop.bundle import ClassifierBundle
-from visionloop.errors import (
-    ConfigurationError,
-    CorruptError,
-    NotFoundError,
-    RefusedError,
-    UnavailableError,
-    VisionloopError,
-)
+from visionloop.errors import UnavailableError, VisionloopError
 from visionloop.failpoints import failpoint
 from visionloop.telemetry import inference as metrics
+from visionloop_inference.for_good import FOR_GOOD
 from visionloop_inference.lifecycle import OVER, ModelVersion, State
 from visionloop_inference.loading import Loader
 from visionloop_inference.model_metrics import ModelMetrics
@@ -31,8 +25,6 @@ from visionloop_inference.model_metrics import ModelMetrics
 log = logging.getLogger(__name__)
 
 STABLE, CANARY = "stable", "canary"
-# What trying again cannot mend: the bundle must change, which means another version.
-FOR_GOOD = (CorruptError, RefusedError, NotFoundError, ConfigurationError)
 
 
 class ServedModel:
