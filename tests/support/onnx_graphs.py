@@ -21,8 +21,6 @@ from visionloop.graph_file import publish_graph as publish_graph_file
 from visionloop.repository import ModelRepository
 from visionloop_inference.describe import describe
 
-Shape = Sequence[int | str | None]
-
 value = helper.make_tensor_value_info
 node = helper.make_node
 

@@ -38,15 +38,6 @@ EXPORTED = (  # bench.backbones: more
 )
 
 
-def library_network(name: str, size: int):
-    options: dict[str, object] = {}
-    if name in ("googlenet", "inception_v3"):
-        options = {"aux_logits": True, "transform_input": True, "init_weights": False}
-    if name.startswith("vit"):
-        options = {"image_size": size}
-    return zoo.get_model(name, weights=None, **options)
-
-
 @pytest.mark.parametrize(("name", "size"), FAMILIES.items())
 def test_the_cut_network_is_the_librarys(name: str, size: int, tmp_path, monkeypatch):
     built: list[torch.nn.Module] = []

@@ -138,10 +138,8 @@ def _of_new_images(situation: Situation, stable: Version, new: Sequence[Item]) -
     shown = sorted(new, key=lambda item: item.sha256)[: config.fresh_images]
     if len(shown) >= config.min_fresh_images:
         answered = fresh.ask_stable(shown, stable, blobs)
-        return [
-            _fresh_errors(answered, situation.data, config),
-            _embedding_drift(answered, blobs, config),
-        ]
+        errors = _fresh_errors(answered, situation.data, config)
+        return [errors, _embedding_drift(answered, blobs, config)]
     words = f"{len(shown)} new images; {config.min_fresh_images} are needed to tell"
     return [
         Trigger(name, "full", False, None, None, words)

@@ -15,7 +15,6 @@ from support.labelling_page import Site
 from support.photographs import photograph
 
 pytestmark = pytest.mark.browser
-MakeSite = Callable[..., Site]
 
 
 class Visitor:
