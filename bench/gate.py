@@ -14,6 +14,7 @@ table shows what that costs.
 """
 
 import json
+import math
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -25,8 +26,10 @@ from scipy.stats import binom
 
 from visionloop.telemetry import progress
 from visionloop_training.config import GateConfig
+from visionloop_training.sample_size import gains_needed
 from visionloop_training.significance import (
     holm,
+    lower_bound,
     mcnemar_worse,
     non_inferiority,
     visible,
@@ -34,10 +37,13 @@ from visionloop_training.significance import (
 
 OUTPUT = Path("build/bench/gate.json")
 POLICIES = ("non-inferior", "not-significantly-worse")
-SIZES = (200, 656, 2000)
+SIZES = (60, 120, 200, 656, 2000)
 BETTER = (0.0, 0.01, 0.02, 0.04)
 DISAGREEMENT = 0.08  # share of images on which two versions of the demo's model differ, about
 SHARES = (0.02, 0.05, 0.08, 0.12, 0.2)  # for the promise
+FEW = (60, 80, 100, 150, 200, 316, 500, 1000, 2000)  # test images
+CHANGED = (0, 1, 2, 3, 5)  # images that each version alone gets right
+LOST = (0, 1, 3)
 ROUNDS = 20_000
 
 Flags = NDArray[np.bool_]
@@ -153,6 +159,22 @@ def markdown(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def smallest_margins() -> str:
+    """The other table of docs/promotion.md: what so many test images can show at all."""
+    config = GateConfig(policy="non-inferior")
+    heads = [f"{k} : {k}" for k in CHANGED] + [f"gains for {lost} lost" for lost in LOST]
+    lines = [
+        "| test images | " + " | ".join(heads) + " |",
+        "| ---: | " + " | ".join("---:" for _ in heads) + " |",
+    ]
+    for n in FEW:
+        bounds = [float(lower_bound(k, k, n, config.alpha)) for k in CHANGED]
+        cells = [f"{math.ceil(-1000 * bound) / 10:.1f}" for bound in bounds]
+        cells += [str(gains_needed(n, lost, config.margin, config.alpha)) for lost in LOST]
+        lines.append(f"| {n:,} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> int:
     """Writes the figures; 1 when a promise is broken."""
     started = time.perf_counter()
@@ -174,7 +196,8 @@ def main() -> int:
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
     OUTPUT.write_text(json.dumps(report, indent=2) + "\n")
     sys.stdout.write(
-        f"{markdown(rows)}\n\nA model worse by exactly the margin passes `non-inferior` in at most "
+        f"{markdown(rows)}\n\n{smallest_margins()}\n\n"
+        "A model worse by exactly the margin passes `non-inferior` in at most "
         f"{100 * max(false.values()):.2f} % (promised: {100 * alpha:g} %); "
         f"{report['seconds']} s; {OUTPUT}\n"
     )

@@ -1,5 +1,7 @@
 """The simulation of the gate decides as the gate does, and its promises hold at small size."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -54,7 +56,7 @@ def test_models_worse_by_the_margin_pass_in_at_most_one_of_twenty(margin: float)
     config = GateConfig(policy="non-inferior", margin=margin)
     rates = [
         simulation.exact_rate(n, -margin, share, config)
-        for n in (100, 200, 656)
+        for n in (60, 100, 200, 656)
         for share in (0.01, 0.03, 0.05, 0.08, 0.2)
         if share >= margin
     ]
@@ -79,3 +81,10 @@ def test_the_other_checks_cost_an_equal_model_little_and_never_help():
     together = simulation.passes_gate(counts, 656, config)
     assert not (together & ~alone).any()
     assert alone.mean() - together.mean() < 0.12
+
+
+def test_the_page_shows_the_margins_that_the_gate_takes():
+    page = Path(__file__).parents[2] / "docs" / "promotion.md"
+    _, _, rest = page.read_text(encoding="utf-8").partition("<!-- bench-gate-margins -->\n")
+    shown, _, _ = rest.partition("<!-- end of bench-gate-margins -->")
+    assert shown == simulation.smallest_margins() + "\n"

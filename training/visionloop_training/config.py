@@ -143,6 +143,11 @@ class GateConfig(Section):
         None, description="Largest model.onnx, in millions of bytes. null: no limit."
     )
 
+    @property
+    def look_alpha(self) -> float:
+        """The error of one look: what was planned for is shared out evenly."""
+        return self.alpha / (self.planned_looks or 1)
+
     @model_validator(mode="after")
     def _looks_need_a_level(self) -> "GateConfig":
         if self.planned_looks and self.policy != "non-inferior":

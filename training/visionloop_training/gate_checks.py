@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from visionloop_training import sample_size
 from visionloop_training import slices as attribute_slices
 from visionloop_training.config import GateConfig
 from visionloop_training.evaluate import Evaluation, Scored
@@ -81,6 +82,8 @@ def paired(table: Pairs, config: GateConfig, alpha: float) -> tuple[Check, float
             f"({100 * (1 - alpha):.4g} % one-sided), the margin is {-100 * config.margin:.1f}"
         )
     words = f"{verdict}; {_shown(table, 'test images')}; {_sight(table)}"
+    if not passed and (few := sample_size.too_few(sample_size.of_pairs, n, config)):
+        words += f"; {few}"
     return Check(config.policy, passed, words, _numbers(table, p_value)), p_value, bound
 
 

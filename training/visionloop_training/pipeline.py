@@ -28,6 +28,7 @@ from visionloop_training import (
     preflight,
     publish,
     report,
+    sample_size,
     triggers,
 )
 from visionloop_training.candidate import Candidate, Claim
@@ -138,10 +139,12 @@ def _decision(job: Job) -> Decision:
 
 
 def _preflight(job: Job) -> tuple[list[str], list[str]]:
-    """What people should know of the classes, and what was found in order."""
+    """What people should know of classes and gate before it begins, and what was found in order."""
     request, stable = job.request, job.stable
     with job.clock("preflight"):
         told = notes(job.data, stable.class_names if stable else None)
+        if request.workers.leads:
+            told += sample_size.notes(job.data, stable, request.config.gate)
         for note in told:
             _log.warning("%s", note)
         subject = preflight.Subject(

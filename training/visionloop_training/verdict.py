@@ -126,8 +126,8 @@ class Case:
 
     @property
     def alpha(self) -> float:
-        """The error of this look: what was planned for is shared out evenly."""
-        return self.config.alpha / (self.config.planned_looks or 1)
+        """The error of this look."""
+        return self.config.look_alpha
 
     @property
     def why_alone(self) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from visionloop_training import gate_checks, verdict
+from visionloop_training import gate_checks, sample_size, verdict
 from visionloop_training.config import GateConfig
 from visionloop_training.gate_checks import Check
 from visionloop_training.metrics import Flags, Floats
@@ -181,6 +181,8 @@ def _primary(
             f"({100 * (1 - alpha):.4g} % one-sided), the margin is {-100 * config.margin:.1f}"
         )
     words = f"{verdict}; {_shown(compared, np.ones(scores.n, dtype=bool))}; {_sight(scores)}"
+    if not passed and (few := sample_size.too_few(sample_size.of_scores, scores.units, config)):
+        words += f"; {few}"
     return Check(config.policy, passed, words, _numbers(scores, p_value)), p_value
 
 

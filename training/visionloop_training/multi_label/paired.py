@@ -54,18 +54,19 @@ class PairedScores:
         return places
 
     @property
-    def _units(self) -> int:
+    def units(self) -> int:
+        """Groups: the independent observations."""
         return int(self._places.max()) + 1 if self.n else 0
 
     @cached_property
     def error(self) -> float:
         """The standard error of the difference; that of one group at least: nothing finer can be
         seen."""
-        if self._units < 2:
+        if self.units < 2:
             return 1.0
         together = np.bincount(self._places, weights=self.differences - self.difference)
-        robust = self._units / (self._units - 1) * float(together @ together) / self.n**2
-        return float(max(robust**0.5, 1 / self._units))
+        robust = self.units / (self.units - 1) * float(together @ together) / self.n**2
+        return float(max(robust**0.5, 1 / self.units))
 
     @property
     def smallest_visible_difference(self) -> float:
@@ -75,7 +76,7 @@ class PairedScores:
     @cached_property
     def _cautious(self) -> tuple[float, float]:
         """(difference, its error) with `_ADDED` groups of average size in which all got worse."""
-        units, added = self._units, _ADDED * self.n / self._units
+        units, added = self.units, _ADDED * self.n / self.units
         images = self.n + added
         difference = (float(self.differences.sum()) - added) / images
         together = np.bincount(self._places, weights=self.differences - difference)
@@ -86,17 +87,17 @@ class PairedScores:
 
     def lower_bound(self, alpha: float) -> float:
         """One-sided, of the difference."""
-        if self._units < 2:
+        if self.units < 2:
             return -1.0
         difference, error = self._cautious
-        return max(-1.0, difference - float(t.isf(alpha, self._units - 1)) * error)
+        return max(-1.0, difference - float(t.isf(alpha, self.units - 1)) * error)
 
     def not_inferior(self, margin: float) -> float:
         """p-value of "worse by the margin or more"; below alpha where the bound is above it."""
-        if self._units < 2:
+        if self.units < 2:
             return 1.0
         difference, error = self._cautious
-        return float(t.sf((difference + margin) / error, self._units - 1))
+        return float(t.sf((difference + margin) / error, self.units - 1))
 
     def worse(self) -> float:
         """One-sided p-value of "the candidate is worse", by sign flips."""
