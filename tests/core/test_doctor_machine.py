@@ -4,6 +4,7 @@ import http.server
 import socket
 import ssl
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,6 +92,16 @@ class TestPorts:
         [found] = ports("127.0.0.1", port=free_ports(1)[0], health=service_port)
         assert found.status is Status.OK
         assert "running already" in found.said
+
+    def test_it_is_not_looked_for_behind_a_proxy(
+        self, service_port: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(urllib.request, "_opener", None)  # made of an earlier environment
+        for name in ("no_proxy", "NO_PROXY", "REQUEST_METHOD"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_ports(1)[0]}")
+        [found] = ports("127.0.0.1", port=free_ports(1)[0], health=service_port)
+        assert found.said == "taken by this service, which is running already"
 
     def test_an_address_of_another_machine(self) -> None:
         [found] = ports("192.0.2.1", port=8001, health=8002)

@@ -95,11 +95,16 @@ def _answers(host: str, port: int) -> bool:
     anybody = ssl.create_default_context()
     anybody.check_hostname = False
     anybody.verify_mode = ssl.CERT_NONE
-    for scheme, context in (("http", None), ("https", anybody)):
-        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
-            url = f"{scheme}://{bare}:{port}/healthz"
-            with urllib.request.urlopen(url, timeout=3, context=context) as answer:  # noqa: S310
-                return bool(answer.status == 200)
+    # Nor is it a matter for the proxy that the environment may name.
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=anybody)
+    )
+    for scheme in ("http", "https"):
+        with (
+            contextlib.suppress(OSError, ValueError, http.client.HTTPException),
+            opener.open(f"{scheme}://{bare}:{port}/healthz", timeout=3) as answer,
+        ):
+            return bool(answer.status == 200)
     return False
 
 
