@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from visionloop.errors import ConfigurationError, InvalidInputError, VisionloopError
-from visionloop.objectstore import open_store
+from visionloop.objectstore import open_existing_store, open_store
 from visionloop.objectstore.keys import MAX_KEY_BYTES, check_key, check_prefix
 
 names = st.sampled_from(
@@ -103,6 +103,7 @@ def test_any_prefix_lists_or_is_refused(tmp_path: Path, prefix: str) -> None:
         ("", "is not a store"),
         ("/data", "is a path; write file:///data"),
         ("data", "is a path; write file:///"),
+        ("/data/a b#1", "is a path; write file:///data/a%20b%231"),
         ("file://data", "three slashes"),
         ("file:data", "three slashes"),
         ("http://bucket/x", "write file:///folder or s3://bucket/prefix"),
@@ -114,7 +115,7 @@ def test_any_prefix_lists_or_is_refused(tmp_path: Path, prefix: str) -> None:
         ("s3://bucket/a/../b", "prefix"),
         ("s3://bucket/" + "a" * 121, "prefix is longer than 120 bytes"),
         ("s3://bucket/x?endpoint=y", "query"),
-        ("file:///tmp/x#y", "fragment"),
+        ("file:///tmp/x#y", "fragment.* write . as %3F, # as %23"),
         ("file:///a%00b", "NUL"),
         ("s3://[bucket", "is not a URL"),
     ],
@@ -123,6 +124,15 @@ def test_urls_that_are_no_store(url: str, why: str) -> None:
     with pytest.raises(ConfigurationError, match=why) as caught:
         open_store(url)
     assert (caught.value.field, caught.value.exit_code) == ("store", 64)
+
+
+@pytest.mark.parametrize("mark", ["?", "#"])
+def test_a_mark_in_a_url_is_not_taken_for_another_folder(tmp_path: Path, mark: str) -> None:
+    """The advice was to make the folder that the rest of the URL names."""
+    (tmp_path / f"a{mark}b").mkdir()
+    with pytest.raises(ConfigurationError, match="as %3F, # as %23"):
+        open_existing_store(f"file://{tmp_path}/a{mark}b")
+    assert open_existing_store((tmp_path / f"a{mark}b").as_uri()).url.endswith("b")
 
 
 def test_credentials_in_a_url_are_refused_and_not_shown() -> None:

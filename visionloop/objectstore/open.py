@@ -25,16 +25,18 @@ def open_store(url: str) -> ObjectStore:
             "AWS_SECRET_ACCESS_KEY instead",
             field="store",
         )
+    if url.startswith("~"):
+        raise _refused(url, "is a path; write it in full, file:///home/…")
+    if url.startswith(("/", ".")) or (url and not parts.scheme):
+        raise _refused(url, f"is a path; write {Path(url).absolute().as_uri()}")
     if parts.query or parts.fragment:
-        raise _refused(url, "has a query or a fragment, which a store's URL has not")
+        raise _refused(
+            url, "has a query or a fragment, which a store's URL has not; write ? as %3F, # as %23"
+        )
     if parts.scheme == "file":
         return _open_file(url, parts.netloc, unquote(parts.path))
     if parts.scheme == "s3":
         return _open_s3(url, parts.netloc, unquote(parts.path))
-    if url.startswith("~"):
-        raise _refused(url, "is a path; write it in full, file:///home/…")
-    if url.startswith(("/", ".")) or (url and not parts.scheme):
-        raise _refused(url, f"is a path; write file://{Path(url).absolute()}")
     raise _refused(url, "is not a store; write file:///folder or s3://bucket/prefix")
 
 
@@ -44,8 +46,9 @@ def open_existing_store(url: str) -> ObjectStore:
     Raises NotFoundError, too.
     """
     if url.startswith(("file:///", "file://localhost/")):
-        folder = Path(unquote(urlsplit(url).path))
-        if not folder.is_dir():
+        parts = urlsplit(url)
+        folder = Path(unquote(parts.path))
+        if not (parts.query or parts.fragment or folder.is_dir()):
             quoted = shlex.quote(str(folder))
             raise NotFoundError(
                 f"there is no store at {folder}; name one by --store or VISIONLOOP_STORE "
