@@ -1,5 +1,6 @@
 """Weights are pinned files of plain tensors; everything else is refused in words."""
 
+import argparse
 import hashlib
 import pickle
 import threading
@@ -37,6 +38,34 @@ def test_state_dicts_and_safetensors_are_read(tmp_path: Path):
         backbone, _ = backbones.build("squeezenet1_1", pinned(tmp_path / name), None)
         assert torch.equal(next(backbone.parameters()), next(iter(tensors.values())))
         assert backbone.weights_sha256 == pinned(tmp_path / name)[-64:]
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "inside"),
+    [
+        ("module.", "state_dict"),  # DataParallel; timm's script
+        ("model.", "state_dict"),  # Lightning
+        ("_orig_mod.module.", "model"),  # torch.compile around DataParallel; torchvision's script
+        ("", "model_state_dict"),
+        ("module.", ""),
+    ],
+)
+def test_checkpoints_of_training_scripts_are_taken_as_they_are(
+    tmp_path: Path, wrapper: str, inside: str
+):
+    tensors = states("squeezenet1_1")
+    named = {f"{wrapper}{name}": tensor for name, tensor in tensors.items()}
+    beside = {"epoch": 3, "args": argparse.Namespace(lr=0.1, model="squeezenet1_1")}
+    torch.save({inside: named, **beside} if inside else named, tmp_path / "w.pth")
+    weights = read_weights(pinned(tmp_path / "w.pth"))
+    assert weights is not None
+    assert list(weights.tensors) == list(tensors)
+
+
+def test_a_file_without_a_digest_is_told_its_own(tmp_path: Path):
+    (tmp_path / "w.pth").write_bytes(b"x")
+    with pytest.raises(ConfigurationError, match=hashlib.sha256(b"x").hexdigest()):
+        read_weights((tmp_path / "w.pth").as_uri())
 
 
 def test_a_head_of_other_classes_is_no_obstacle(tmp_path: Path):

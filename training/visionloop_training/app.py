@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return doctor.run(flags)
         configure_logging(PROGRAM)
         here = place(flags)
-        alone = flags.show_config or flags.reproduce is not None or flags.evaluate is not None
+        asked = (flags.settings, flags.reproduce, flags.evaluate)
+        alone = flags.show_config or any(one is not None for one in asked)
         if not alone and launch.needed(here):
             return launch.run(here, [sys.executable, "-m", "visionloop_training", *given])
         with room_anywhere(_places(flags)):
@@ -67,8 +68,12 @@ def _run(flags: argparse.Namespace) -> int:
         return _evaluate(flags)
     # Imported late: torch takes seconds, and --help and wrong flags should not.
     from visionloop_training import config as configuration
+    from visionloop_training.setting_names import explained
 
     config = configuration.load(flags.preset, flags.config, flags.set or ())
+    if flags.settings is not None:
+        _say(explained(configuration.describe(), flags.settings))
+        return 0
     if flags.show_config:
         _say(configuration.dump(config))
         return 0

@@ -25,6 +25,7 @@ from visionloop_training.recipe_config import (
     PixelsConfig,
 )
 from visionloop_training.section import Positive, Section, Switch
+from visionloop_training.setting_names import near
 from visionloop_training.triggers_config import TriggersConfig
 
 __all__ = [
@@ -238,7 +239,7 @@ def load(
         others = f"; and {len(fields) - 1} more" if len(fields) > 1 else ""
         reason = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            reason, given = "is no setting; `visionloop-train --show-config` prints all", ""
+            reason, given = _no_setting(field), ""
         raise ConfigurationError(
             f"configuration: {field or 'top'}: {reason}{given}{others}", field=field
         ) from error
@@ -248,6 +249,14 @@ def _field(location: Sequence[int | str]) -> str:
     # A union's members add their own names to the path ("fit.freeze.str"); they are no settings.
     members = ("str", "float", "constrained", "literal[", "list[", "tuple[")
     return ".".join(str(part) for part in location if not str(part).startswith(members))
+
+
+def _no_setting(name: str) -> str:
+    meant = " or ".join(near(describe(), name))
+    return (
+        f"is no setting; {f'perhaps {meant}; ' if meant else ''}`visionloop-train --settings` "
+        "explains all"
+    )
 
 
 def describe() -> list[tuple[str, str, str]]:

@@ -17,9 +17,23 @@ PROGRAM = "visionloop-train"
 DEFAULT_PRESET = "balanced"
 
 
+class _Parser(StrictParser):
+    """Help that ends with the names of all settings."""
+
+    def format_help(self) -> str:
+        """Where the libraries of the settings are not installed, without them."""
+        try:
+            from visionloop_training.config import describe  # half of the start's time
+            from visionloop_training.setting_names import by_section
+        except ImportError:
+            return super().format_help()
+        head = "settings, as --set fit.epochs=5 (--settings explains them, --settings WORD some):\n"
+        return f"{super().format_help()}\n{head}{by_section(describe())}"
+
+
 def parser() -> argparse.ArgumentParser:
     """All flags. Mistakes raise ConfigurationError."""
-    flags = StrictParser(
+    flags = _Parser(
         prog=PROGRAM,
         description="Trains a classifier on a dataset snapshot, proves and judges it, publishes it "
         "as the next version and promotes it if the gate lets it pass. `visionloop-train doctor`, "
@@ -72,6 +86,14 @@ def _add_recipe(flags: argparse.ArgumentParser) -> None:
         metavar="MINUTES",
         help="first try settings of fine-tuning for so long, judged on val, and train with the "
         "best; needs the extra search",
+    )
+    add(
+        "--settings",
+        nargs="?",
+        const="",
+        metavar="WORD",
+        help="explain the settings that have the word in them (lr, early stopping, …), or all, and "
+        "stop",
     )
     add("--show-config", action="store_true", help="print the effective configuration and stop")
 

@@ -3,8 +3,11 @@
 Clusters have no internet and model hubs move, so weights are files named with their sha256 and
 nothing else is trusted: on disk, in an object store, or on a web server. Only tensors are read
 (safetensors, or torch.load with `weights_only=True`): a pickle that wants to run code is refused.
+Checkpoints of the usual training scripts are taken as they are: the state dict is looked for in
+them, and what a wrapper put before all names (`module.`) is removed.
 """
 
+import argparse
 import hashlib
 import importlib.metadata
 import io
@@ -21,6 +24,11 @@ from torch import Tensor
 
 from visionloop.errors import ConfigurationError, CorruptError, NotFoundError, UnavailableError
 from visionloop.objectstore import open_existing_store
+
+# Where training scripts keep the state dict in a checkpoint: Lightning and timm, plain loops,
+# torchvision's references.
+_INSIDE = ("state_dict", "model_state_dict", "model")
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +109,19 @@ def _pinned(source: str) -> tuple[str, str]:
     sha256 = fragment.removeprefix("sha256=").lower()
     if len(sha256) != 64:
         raise ConfigurationError(
-            f"backbone.weights: {source!r} has no digest; write {uri}#sha256=<64 hex digits> "
-            "(`sha256sum` prints them)",
+            f"backbone.weights: {source!r} has no digest; write {uri}#sha256={_digest_there(uri)} "
+            "(`sha256sum` prints it)",
             field="backbone.weights",
         )
     return uri, sha256
+
+
+def _digest_there(uri: str) -> str:
+    """Of a file on this disk, so that it can be copied from the message."""
+    path = Path(unquote(urlparse(uri).path))
+    if not uri.startswith("file:") or not path.is_file():
+        return "<64 hex digits>"
+    return hashlib.sha256(_read(path)).hexdigest()
 
 
 def _fetched(kind: str, uri: str) -> bytes:
@@ -155,16 +171,30 @@ def _tensors(data: bytes, name: str) -> dict[str, Tensor]:
         if name.endswith(".safetensors"):
             loaded: object = safetensors.torch.load(data)
         else:
-            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            # timm's and torchvision's scripts save their flags beside the tensors; such an object
+            # holds values and runs nothing.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:
         raise CorruptError(
             f"backbone.weights: {name} holds no plain tensors (safetensors, or a state dict that "
-            "loads with weights_only=True)"
+            "loads with weights_only=True); of another checkpoint save its state dict alone: "
+            "torch.save(network.state_dict(), …)"
         ) from error
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
+    for name_inside in _INSIDE:
+        if isinstance(loaded, dict) and isinstance(loaded.get(name_inside), dict):
+            loaded = loaded[name_inside]
+            break
     if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
         raise CorruptError(f"backbone.weights: {name} is not a state dict of tensors")
-    return {str(name): tensor for name, tensor in loaded.items()}
+    return _unwrapped({str(name): tensor for name, tensor in loaded.items()})
+
+
+def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without what DataParallel, torch.compile or a module around the network put before all."""
+    for wrapper in _WRAPPERS * 2:  # one may stand around another
+        if tensors and all(name.startswith(wrapper) for name in tensors):
+            tensors = {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
+    return tensors
