@@ -12,7 +12,6 @@ from visionloop_labeling.annotation import (
     Box,
     describe,
     fitted,
-    parse_annotation,
     parse_draft,
 )
 
@@ -23,7 +22,11 @@ extent = st.floats(0.01, 300, allow_nan=False, allow_infinity=False)
 
 
 def box(**fields: object) -> dict[str, object]:
-    return {"class_id": "a", "x": 1, "y": 2, "width": 3, "height": 4, **fields}
+    """A box of a draft, as JSON has it."""
+    return {"class_name": "a", "x": 1, "y": 2, "width": 3, "height": 4, **fields}
+
+
+BOX = Box(class_id="a", x=1, y=2, width=3, height=4)
 
 
 @settings(deadline=None)
@@ -50,7 +53,7 @@ def test_boxes_are_cut_off_at_the_image_or_lie_beside_it(x, y, width, height) ->
 @settings(deadline=None)
 @given(st.lists(st.sampled_from("cba")), st.sampled_from(TASKS))
 def test_the_canonical_form_is_its_own(classes, task) -> None:
-    said = Annotation(classes=tuple(classes), boxes=(Box(**box()),))
+    said = Annotation(classes=tuple(classes), boxes=(BOX,))
     if task == "classification":
         said = said.model_copy(update={"classes": tuple(classes[:1])})
     once = fitted(said, task, SIZE)
@@ -61,15 +64,15 @@ def test_the_canonical_form_is_its_own(classes, task) -> None:
 
 
 def test_only_what_says_something_is_stored() -> None:
-    said = parse_annotation({"classes": ["b", "a", "b"]})
+    said = parse_draft({"classes": ["b", "a", "b"]})
     assert fitted(said, "multi_label", SIZE).stored() == {"classes": ["a", "b"]}
-    nothing_there = parse_annotation({"classes": [], "boxes": []})
+    nothing_there = parse_draft({"classes": [], "boxes": []})
     assert fitted(nothing_there, "detection", SIZE).stored() == {"boxes": []}
     assert fitted(nothing_there, "multi_label", SIZE).stored() == {"classes": []}
     with pytest.raises(InvalidInputError, match="says nothing"):
         fitted(nothing_there, "classification", SIZE)
     with pytest.raises(InvalidInputError, match="says nothing"):
-        fitted(parse_annotation({"note": "?"}), "multi_label", SIZE)
+        fitted(parse_draft({"note": "?"}), "multi_label", SIZE)
 
 
 def test_classification_takes_one_class() -> None:
@@ -78,12 +81,12 @@ def test_classification_takes_one_class() -> None:
     assert refusal.value.field == "annotation.classes"
 
 
-MASK = {"kind": "mask", "class_id": "a", "counts": [1200], "size": [30, 40]}
-POLYGON = {"kind": "polygon", "class_id": "a", "points": [[0, 0], [50, 0], [50, 50]]}
+MASK = {"kind": "mask", "class_name": "a", "counts": [1200], "size": [30, 40]}
+POLYGON = {"kind": "polygon", "class_name": "a", "points": [[0, 0], [50, 0], [50, 50]]}
 
 
 def test_polygons_and_masks_are_kept() -> None:
-    said = fitted(parse_annotation({"shapes": [POLYGON, MASK]}), "detection", SIZE)
+    said = fitted(parse_draft({"shapes": [POLYGON, MASK]}), "detection", SIZE)
     polygon, mask = said.stored()["shapes"]
     assert polygon["points"] == [[0, 0], [40, 0], [40, 30]]
     assert mask == MASK
@@ -97,7 +100,7 @@ def test_polygons_and_masks_are_kept() -> None:
         ({"boxes": [box(x=float("inf"))]}, "annotation.boxes.0.x"),
         ({"boxes": [box(width=0)]}, "annotation.boxes.0.width"),
         ({"boxes": [box(colour="red")]}, "annotation.boxes.0.colour"),
-        ({"boxes": [{**box(), "class_id": ""}]}, "annotation.boxes.0.class_id"),
+        ({"boxes": [box(class_name="")]}, "annotation.boxes.0.class_name"),
         ({"classes": "a"}, "annotation.classes"),
         ({"attributes": {"a": True}}, "annotation.attributes.a"),
         ({"shapes": [{**POLYGON, "points": [[0, 0], [1, 1]]}]}, "annotation.shapes.0"),
@@ -109,7 +112,7 @@ def test_polygons_and_masks_are_kept() -> None:
 )
 def test_malformed_values_are_named(values, field: str) -> None:
     with pytest.raises(InvalidInputError) as refusal:
-        parse_annotation(values)
+        parse_draft(values)
     assert refusal.value.field.startswith(field)
 
 
@@ -126,7 +129,7 @@ def test_malformed_values_are_named(values, field: str) -> None:
 )
 def test_what_belongs_to_another_image_is_refused(values) -> None:
     with pytest.raises(InvalidInputError, match=r"upright") as refusal:
-        fitted(parse_annotation(values), "detection", SIZE)
+        fitted(parse_draft(values), "detection", SIZE)
     assert refusal.value.field.split(".")[1] == next(iter(values))
 
 
@@ -134,7 +137,7 @@ def test_a_draft_becomes_an_annotation_when_its_names_have_ids() -> None:
     draft = parse_draft(
         {
             "classes": ["Cat"],
-            "boxes": [{**{k: v for k, v in box().items() if k != "class_id"}, "class_name": "Dog"}],
+            "boxes": [box(class_name="Dog")],
             "attributes": {"tone": "red"},
         }
     )
@@ -148,7 +151,7 @@ def test_a_draft_becomes_an_annotation_when_its_names_have_ids() -> None:
 
 
 def test_merging_joins_what_became_the_same() -> None:
-    said = Annotation(classes=("a", "b"), boxes=(Box(**box()),))
+    said = Annotation(classes=("a", "b"), boxes=(BOX,))
     merged = said.with_classes(lambda key: "c")
     assert merged.classes == ("c",)
     assert merged.class_ids() == ("c",)

@@ -182,14 +182,14 @@ def stored_class_ids(stored: Mapping[str, Any] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(named))
 
 
-def parse_annotation(values: Mapping[str, Any]) -> Annotation:
-    """An annotation from JSON. Raises InvalidInputError that names the member."""
-    return _parse(Annotation, values)
-
-
 def parse_draft(values: Mapping[str, Any]) -> Draft:
     """A draft from JSON. Raises InvalidInputError that names the member."""
-    return _parse(Draft, values)
+    try:
+        return Draft.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(("annotation", *(str(part) for part in first["loc"])))
+        raise InvalidInputError(f"{field}: {first['msg']}", field=field) from None
 
 
 def fitted(said: AnyAnnotation, task: Task, size: Size) -> AnyAnnotation:
@@ -298,15 +298,3 @@ def _build(said: Annotation | Draft, member: str, key_of: Callable[[str], str]) 
 def _compact(said: Annotation | Draft) -> dict[str, Any]:
     plain = said.model_dump(mode="json", exclude_none=True)
     return {name: value for name, value in plain.items() if value or name in ("classes", "boxes")}
-
-
-AnyRecord = TypeVar("AnyRecord", bound=Record)
-
-
-def _parse(kind: type[AnyRecord], values: Mapping[str, Any]) -> AnyRecord:
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(("annotation", *(str(part) for part in first["loc"])))
-        raise InvalidInputError(f"{field}: {first['msg']}", field=field) from None
