@@ -14,7 +14,7 @@ from visionloop.telemetry import labeling as metrics
 from visionloop.telemetry.metrics import values
 from visionloop_labeling import reconcile
 from visionloop_labeling.database import open_database
-from visionloop_labeling.reconcile import FOLDERS, Findings, Reconciler, folder_of_the_hour
+from visionloop_labeling.reconcile import FOLDERS, Findings, Reconciler, folder_in_turn
 from visionloop_labeling.schema import (
     Blob,
     IngestRow,
@@ -137,5 +137,5 @@ def test_the_same_on_a_real_s3_server(core, s3_url: str) -> None:
 
 def test_every_folder_has_its_turn_within_a_day() -> None:
     every = 86_400 / FOLDERS
-    turns = {folder_of_the_hour(1.7e9 + every * n, every) for n in range(FOLDERS)}
+    turns = {folder_in_turn(1.7e9 + every * n, every) for n in range(FOLDERS)}
     assert turns == set(range(FOLDERS))

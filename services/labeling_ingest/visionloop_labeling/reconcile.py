@@ -72,7 +72,7 @@ class Reconciler:
 
     def work(self) -> bool:
         """The folder whose turn it is; for a loop of EVERY_SECONDS. Nothing more waits."""
-        self.step(folder_of_the_hour(time.time(), EVERY_SECONDS))
+        self.step(folder_in_turn(time.time(), EVERY_SECONDS))
         return False
 
     def sweep(self) -> Findings:
@@ -161,7 +161,7 @@ class Reconciler:
             )
 
 
-def folder_of_the_hour(now: float, every_seconds: float) -> int:
+def folder_in_turn(now: float, every_seconds: float) -> int:
     """The folder whose turn it is, so that all have theirs in 256 intervals, restarts or not.
 
     `now` in seconds since 1970.
