@@ -41,10 +41,10 @@ class CocoImporter:
     """The images of COCO files, in the files' order. `tables` are (name, bytes)."""
 
     def __init__(
-        self, tables: Sequence[tuple[str, bytes]], pictures: Pictures, said: CocoParameters
+        self, tables: Sequence[tuple[str, bytes]], pictures: Pictures, parameters: CocoParameters
     ) -> None:
         self._pictures = pictures
-        self._said = said
+        self._parameters = parameters
         self._images: list[_Image] = []
         self._passed_over = Counter[str]()
         for name, data in tables:
@@ -126,9 +126,9 @@ class CocoImporter:
         note = image.values.get("note")
         note = note if isinstance(note, str) else ""
         if not image.annotations:
-            empty = () if self._said.unannotated == "empty" else None
-            said = Draft(boxes=empty, attributes=attributes, note=note)
-            return said if said.stored() else None
+            empty = () if self._parameters.unannotated == "empty" else None
+            draft = Draft(boxes=empty, attributes=attributes, note=note)
+            return draft if draft.stored() else None
         classes: list[str] = []
         boxes: list[DraftBox] = []
         shapes: list[DraftShape] = []
@@ -208,16 +208,16 @@ def _shapes(
     annotation: Mapping[str, Any], name: str, canvas: Canvas, place: str
 ) -> list[DraftShape]:
     """The polygons of a segmentation, or its mask."""
-    said, field = annotation.get("segmentation"), f"{place}.segmentation"
-    if not said:
+    segmentation, field = annotation.get("segmentation"), f"{place}.segmentation"
+    if not segmentation:
         return []
-    if isinstance(said, dict):
-        size = documents.numbers(said.get("size"), f"{field}.size", 2)
+    if isinstance(segmentation, dict):
+        size = documents.numbers(segmentation.get("size"), f"{field}.size", 2)
         height, width = (documents.whole(side, f"{field}.size") for side in size)
-        counts = masks.counts_of(said.get("counts"), height * width, f"{field}.counts")
+        counts = masks.counts_of(segmentation.get("counts"), height * width, f"{field}.counts")
         return [canvas.mask(name, counts, (height, width), field)]
     polygons = []
-    for number, ring in enumerate(documents.items(said, field)):
+    for number, ring in enumerate(documents.items(segmentation, field)):
         flat = documents.numbers(ring, f"{field}.{number}")
         if len(flat) % 2:
             raise documents.wrong(len(flat), f"{field}.{number}", "an even count of coordinates")

@@ -38,7 +38,7 @@ class CsvImporter:
     ) -> None:
         self._table = table
         self._pictures = pictures
-        self._said = parameters
+        self._parameters = parameters
         self._folder = folder
         self.remark = ""
         with _open(table) as stream:
@@ -83,7 +83,7 @@ class CsvImporter:
             raise SourceError(
                 f"{where} names no image: {self._image_column!r} is empty", reason="invalid_row"
             )
-        here = self._image_column == self._said.sha256_column
+        here = self._image_column == self._parameters.sha256_column
         label, annotation = self._label(values)
         return Entry(
             source=source,
@@ -91,17 +91,17 @@ class CsvImporter:
             sha256=reference if here else "",
             label=label,
             annotation=annotation,
-            group=values.get(self._said.group_column or "", ""),
-            attributes={a: values[a] for a in self._said.attribute_columns if values[a]},
+            group=values.get(self._parameters.group_column or "", ""),
+            attributes={a: values[a] for a in self._parameters.attribute_columns if values[a]},
         )
 
     def _label(self, values: Mapping[str, str]) -> tuple[str | None, Draft | None]:
-        cell = values.get(self._said.label_column, "")
-        if not cell and self._said.unannotated == "empty":
+        cell = values.get(self._parameters.label_column, "")
+        if not cell and self._parameters.unannotated == "empty":
             return None, Draft(classes=())
-        if not self._said.label_separator or not cell:
+        if not self._parameters.label_separator or not cell:
             return cell or None, None
-        named = (part.strip() for part in cell.split(self._said.label_separator))
+        named = (part.strip() for part in cell.split(self._parameters.label_separator))
         return None, Draft(classes=tuple(dict.fromkeys(name for name in named if name)))
 
 
@@ -157,7 +157,7 @@ def _cells(reader: "Reader") -> Iterator[tuple[int, list[str]]]:
             yield reader.line_num, cells
 
 
-def _check_columns(columns: Sequence[str], said: CsvParameters) -> str:
+def _check_columns(columns: Sequence[str], parameters: CsvParameters) -> str:
     """The column that names images."""
     if len(columns) == 1 and (mark := next((m for m in _MARKS if m in columns[0]), "")):
         raise SourceError(
@@ -167,9 +167,12 @@ def _check_columns(columns: Sequence[str], said: CsvParameters) -> str:
     twice = next((name for name in columns if name and columns.count(name) > 1), "")
     if twice:
         raise SourceError(f"the table has the column {names.shown(twice)} twice", reason="no_table")
-    named = (said.path_column, said.url_column, said.sha256_column)
+    named = (parameters.path_column, parameters.url_column, parameters.sha256_column)
     image = next((name for name in named if name in columns), "")
-    needed = [*said.attribute_columns, *([said.group_column] if said.group_column else [])]
+    needed = [
+        *parameters.attribute_columns,
+        *([parameters.group_column] if parameters.group_column else []),
+    ]
     missing = [name for name in needed if name not in columns]
     if not image or missing:
         lacks = missing[0] if missing else " or ".join(named)

@@ -64,24 +64,24 @@ def frame_of(image: bytes, limits: Limits) -> Frame:
 class Canvas:
     """Draws what a file says of one image, checked against the image itself."""
 
-    def __init__(self, frame: Frame, told: tuple[int, int] | None = None) -> None:
-        """`told` is the size (width, height) that the file names. Raises SourceError."""
+    def __init__(self, frame: Frame, named_size: tuple[int, int] | None = None) -> None:
+        """`named_size` is the size (width, height) that the file names. Raises SourceError."""
         self._frame = frame
         self._map: Callable[[Point], Point] = _same
         self.remark = ""
-        if told is None or told == (frame.width, frame.height):
+        if named_size is None or named_size == (frame.width, frame.height):
             return
-        if told != frame.stored_size:
+        if named_size != frame.stored_size:
             raise SourceError(
-                f"the file says {told[0]} x {told[1]} pixels, the image has {frame.width} x "
-                f"{frame.height}: its coordinates are of another image",
+                f"the file says {named_size[0]} x {named_size[1]} pixels, the image has "
+                f"{frame.width} x {frame.height}: its coordinates are of another image",
                 reason="size_mismatch",
                 field="width",
             )
         self._map = frame.from_stored
         self.remark = (
-            f"coordinates were of the stored frame ({told[0]} x {told[1]} pixels) and were turned "
-            f"with the image (EXIF orientation {frame.orientation})"
+            f"coordinates were of the stored frame ({named_size[0]} x {named_size[1]} pixels) and "
+            f"were turned with the image (EXIF orientation {frame.orientation})"
         )
 
     def box(

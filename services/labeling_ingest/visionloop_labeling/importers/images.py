@@ -20,9 +20,9 @@ from visionloop_labeling.receipts import Receipt
 class ImagesImporter:
     """The rows of an album, in the order of the form."""
 
-    def __init__(self, file: Path, said: ImagesParameters, limits: Limits) -> None:
+    def __init__(self, file: Path, parameters: ImagesParameters, limits: Limits) -> None:
         self._album = Album(file)
-        self._label = said.label
+        self._label = parameters.label
         self._limits = limits
         self.rows = len(self._album.pages)
         self.remark = ""

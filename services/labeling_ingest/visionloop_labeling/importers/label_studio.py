@@ -33,7 +33,7 @@ _ROUND: Final = 1e-6  # degrees
 
 
 @dataclass(slots=True)
-class _Said:
+class _Collected:
     """What the results of one annotation add up to."""
 
     canvas: Canvas
@@ -61,7 +61,7 @@ class LabelStudioImporter:
     """The tasks of an export, in its order. `folder` is where it lay in its archive."""
 
     def __init__(
-        self, document: Any, pictures: Pictures, said: LabelStudioParameters, folder: str = ""
+        self, document: Any, pictures: Pictures, parameters: LabelStudioParameters, folder: str = ""
     ) -> None:
         tasks = document if isinstance(document, list) else [document]
         self._tasks: list[Mapping[str, Any]] = [
@@ -74,7 +74,7 @@ class LabelStudioImporter:
                 reason="no_label_studio",
             )
         self._pictures = pictures
-        self._said = said
+        self._parameters = parameters
         self._folder = folder
         self.rows = len(self._tasks)
         self.remark = ""
@@ -95,27 +95,31 @@ class LabelStudioImporter:
         source = self._image_of(task, ordinal)
         picture = self._pictures.find(_reference(source), beside=self._folder)
         annotation, remark = _latest(task, f"{ordinal}.annotations")
-        said = _Said(Canvas(picture.frame), picture.frame)
+        collected = _Collected(Canvas(picture.frame), picture.frame)
         if remark:
-            said.remarks.append(remark)
+            collected.remarks.append(remark)
         results = documents.items((annotation or {}).get("result", []), f"{ordinal}.result")
         for number, result in enumerate(results):
             place = f"{ordinal}.result.{number}"
-            self._take(documents.members(result, place), said, place)
+            self._take(documents.members(result, place), collected, place)
         return Entry(
             source=source,
             image=picture.image,
             sha256=picture.sha256,
-            annotation=said.draft(),
-            remark="; ".join(said.remarks),
+            annotation=collected.draft(),
+            remark="; ".join(collected.remarks),
         )
 
     def _image_of(self, task: Mapping[str, Any], ordinal: int, *, silent: bool = False) -> str:
         data = task["data"]
-        keys = [self._said.image_key] if self._said.image_key else ["image", "img", "url", *data]
+        keys = (
+            [self._parameters.image_key]
+            if self._parameters.image_key
+            else ["image", "img", "url", *data]
+        )
         for key in keys:
             value = data.get(key)
-            if isinstance(value, str) and (self._said.image_key or _looks_like_image(value)):
+            if isinstance(value, str) and (self._parameters.image_key or _looks_like_image(value)):
                 return value
         if silent:
             return f"task {ordinal}"
@@ -126,10 +130,10 @@ class LabelStudioImporter:
             field="data",
         )
 
-    def _take(self, result: Mapping[str, Any], said: _Said, place: str) -> None:
+    def _take(self, result: Mapping[str, Any], collected: _Collected, place: str) -> None:
         kind = str(result.get("type", "")).lower()
-        if kind in (one.lower() for one in self._said.pass_over) or kind == "relation":
-            said.remarks.append(f"{names.shown(kind)} was passed over")
+        if kind in (one.lower() for one in self._parameters.pass_over) or kind == "relation":
+            collected.remarks.append(f"{names.shown(kind)} was passed over")
             return
         taker = _TAKERS.get(kind)
         if taker is None:
@@ -140,70 +144,86 @@ class LabelStudioImporter:
                 reason="not_taken",
                 field="type",
             )
-        taker(result, documents.members(result.get("value"), f"{place}.value"), said, place)
+        taker(result, documents.members(result.get("value"), f"{place}.value"), collected, place)
 
 
-def _choices(_: Mapping[str, Any], value: Mapping[str, Any], said: _Said, place: str) -> None:
+def _choices(
+    _: Mapping[str, Any], value: Mapping[str, Any], collected: _Collected, place: str
+) -> None:
     for choice in documents.items(value.get("choices"), f"{place}.value.choices"):
-        said.classes.append(documents.text(choice, f"{place}.value.choices"))
+        collected.classes.append(documents.text(choice, f"{place}.value.choices"))
 
 
-def _rectangle(_: Mapping[str, Any], value: Mapping[str, Any], said: _Said, place: str) -> None:
+def _rectangle(
+    _: Mapping[str, Any], value: Mapping[str, Any], collected: _Collected, place: str
+) -> None:
     name = _label(value, "rectanglelabels", place)
     left, top, width, height = (
         documents.number(value.get(member), f"{place}.value.{member}")
         for member in ("x", "y", "width", "height")
     )
-    corner, size = _pixels((left, top), said.frame), _pixels((width, height), said.frame)
+    corner, size = _pixels((left, top), collected.frame), _pixels((width, height), collected.frame)
     turn = documents.number(value.get("rotation", 0), f"{place}.value.rotation")
     if abs(turn) < _ROUND:
-        said.boxes.append(said.canvas.box(name, corner, size, f"{place}.value"))
+        collected.boxes.append(collected.canvas.box(name, corner, size, f"{place}.value"))
         return
     corners = _turned(corner, size, math.radians(turn))
-    said.shapes.append(said.canvas.polygon(name, corners, f"{place}.value"))
-    said.remarks.append("a rotated rectangle became the polygon of its corners")
+    collected.shapes.append(collected.canvas.polygon(name, corners, f"{place}.value"))
+    collected.remarks.append("a rotated rectangle became the polygon of its corners")
 
 
-def _polygon(_: Mapping[str, Any], value: Mapping[str, Any], said: _Said, place: str) -> None:
+def _polygon(
+    _: Mapping[str, Any], value: Mapping[str, Any], collected: _Collected, place: str
+) -> None:
     name = _label(value, "polygonlabels", place)
     points = []
     for point in documents.items(value.get("points"), f"{place}.value.points"):
         x, y = documents.numbers(point, f"{place}.value.points", 2)
-        points.append(_pixels((x, y), said.frame))
-    said.shapes.append(said.canvas.polygon(name, points, f"{place}.value.points"))
+        points.append(_pixels((x, y), collected.frame))
+    collected.shapes.append(collected.canvas.polygon(name, points, f"{place}.value.points"))
 
 
-def _brush(result: Mapping[str, Any], value: Mapping[str, Any], said: _Said, place: str) -> None:
+def _brush(
+    result: Mapping[str, Any], value: Mapping[str, Any], collected: _Collected, place: str
+) -> None:
     name = _label(value, "brushlabels", place)
-    width, height = said.frame.width, said.frame.height
-    told = tuple(
+    width, height = collected.frame.width, collected.frame.height
+    size = tuple(
         documents.whole(result.get(member), f"{place}.{member}")
         for member in ("original_height", "original_width")
     )
-    if value.get("format") != "rle" or told != (height, width):
+    if value.get("format") != "rle" or size != (height, width):
         raise SourceError(
-            f"{place} is a brush of {told[0]} x {told[1]} (height, width) in the format "
+            f"{place} is a brush of {size[0]} x {size[1]} (height, width) in the format "
             f"{names.shown(str(value.get('format')))}; it must be rle, of {height} x {width}",
             reason="size_mismatch",
             field="rle",
         )
     counts = masks.of_brush(value.get("rle"), (height, width), f"{place}.value.rle")
-    said.shapes.append(said.canvas.mask(name, counts, (height, width), f"{place}.value.rle"))
+    collected.shapes.append(
+        collected.canvas.mask(name, counts, (height, width), f"{place}.value.rle")
+    )
 
 
-def _text(_: Mapping[str, Any], value: Mapping[str, Any], said: _Said, place: str) -> None:
-    told = value.get("text")
-    parts = told if isinstance(told, list) else [told]
-    said.notes.extend(documents.text(part, f"{place}.value.text") for part in parts)
+def _text(
+    _: Mapping[str, Any], value: Mapping[str, Any], collected: _Collected, place: str
+) -> None:
+    text = value.get("text")
+    parts = text if isinstance(text, list) else [text]
+    collected.notes.extend(documents.text(part, f"{place}.value.text") for part in parts)
 
 
-def _number(result: Mapping[str, Any], value: Mapping[str, Any], said: _Said, place: str) -> None:
+def _number(
+    result: Mapping[str, Any], value: Mapping[str, Any], collected: _Collected, place: str
+) -> None:
     name = documents.text(result.get("from_name"), f"{place}.from_name")
-    told = value.get("number", value.get("rating"))
-    said.attributes[name] = documents.number(told, f"{place}.value")
+    number = value.get("number", value.get("rating"))
+    collected.attributes[name] = documents.number(number, f"{place}.value")
 
 
-_TAKERS: Final[Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any], _Said, str], None]]] = {
+_TAKERS: Final[
+    Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any], _Collected, str], None]]
+] = {
     "choices": _choices,
     "rectanglelabels": _rectangle,
     "polygonlabels": _polygon,

@@ -48,7 +48,7 @@ class S3Importer:
 
     def __init__(
         self,
-        said: S3Parameters,
+        parameters: S3Parameters,
         *,
         allowed: Sequence[str],
         database: Database,
@@ -58,10 +58,10 @@ class S3Importer:
         keep_going: Callable[[], None] = lambda: None,
     ) -> None:
         """`allowed` are URLs of prefixes; `keep_going` raises when the listing should end."""
-        url, self._store = _opened(said.url, allowed)
+        url, self._store = _opened(parameters.url, allowed)
         self._bucket, _, folder = url.removeprefix("s3://").partition("/")
         self._folder = f"{folder}/" if folder else ""
-        self._said = said
+        self._parameters = parameters
         self._database = database
         self._dataset_id = dataset_id
         self._job_id = job_id
@@ -106,7 +106,7 @@ class S3Importer:
                 reason="changed",
             )
         folder, slash, _ = key.partition("/")
-        return Entry(source, data, label=folder if slash and self._said.classes else None)
+        return Entry(source, data, label=folder if slash and self._parameters.classes else None)
 
     def _source(self, noted: SourceObject) -> str:
         return f"s3://{self._bucket}/{noted.key}"
@@ -141,7 +141,7 @@ class S3Importer:
         refused, too, when that is asked for."""
         outcomes = [
             "",
-            *((Outcome.REJECTED, Outcome.QUARANTINED) if self._said.retry_refused else ()),
+            *((Outcome.REJECTED, Outcome.QUARANTINED) if self._parameters.retry_refused else ()),
         ]
         ended = select(ImportJob.id).where(
             ImportJob.dataset_id == self._dataset_id,

@@ -19,10 +19,10 @@ _MAX_LINE: Final = 4_000  # bytes
 class UrlsImporter:
     """The images behind a list of URLs, in its order."""
 
-    def __init__(self, file: Path, fetcher: SafeFetcher, said: UrlsParameters) -> None:
+    def __init__(self, file: Path, fetcher: SafeFetcher, parameters: UrlsParameters) -> None:
         self._file = file
         self._fetcher = fetcher
-        self._label = said.label
+        self._label = parameters.label
         self.rows = sum(1 for _ in self._lines())
         self.remark = ""
         if not self.rows:

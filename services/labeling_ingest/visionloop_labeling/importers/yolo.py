@@ -32,10 +32,10 @@ _LISTS: Final = ("classes.txt", "obj.names", "classes.names")
 class YoloImporter:
     """The images of a YOLO archive, in the archive's order."""
 
-    def __init__(self, archive: Archive, pictures: Pictures, said: YoloParameters) -> None:
+    def __init__(self, archive: Archive, pictures: Pictures, parameters: YoloParameters) -> None:
         self._archive = archive
         self._pictures = pictures
-        self._said = said
+        self._parameters = parameters
         self._images = [
             one
             for one in archive.members
@@ -67,7 +67,7 @@ class YoloImporter:
     def _draft(self, image: Member, frame: Frame) -> Draft | None:
         labels = self._labels_of(image)
         if labels is None:
-            return Draft(boxes=()) if self._said.unannotated == "empty" else None
+            return Draft(boxes=()) if self._parameters.unannotated == "empty" else None
         text = _text(self._archive.read(labels, _MAX_TEXT), labels.name)
         canvas = Canvas(frame)
         boxes: list[DraftBox] = []
@@ -180,16 +180,16 @@ def _from_yaml(data: bytes, name: str) -> dict[int, str] | None:
         raise SourceError(
             f"{names.shown(name)} is not YAML: {first}", reason="no_classes"
         ) from None
-    said: Any = document.get("names") if isinstance(document, dict) else None
-    if isinstance(said, list):
-        return _checked(dict(enumerate(said)), name)
-    return _checked(said, name) if isinstance(said, dict) else None
+    listed: Any = document.get("names") if isinstance(document, dict) else None
+    if isinstance(listed, list):
+        return _checked(dict(enumerate(listed)), name)
+    return _checked(listed, name) if isinstance(listed, dict) else None
 
 
-def _checked(said: dict[Any, Any], name: str) -> dict[int, str]:
+def _checked(listed: dict[Any, Any], name: str) -> dict[int, str]:
     """Class names by number; plain numbers and words that YAML takes for values are text."""
     classes: dict[int, str] = {}
-    for number, value in said.items():
+    for number, value in listed.items():
         text = str(value).strip() if isinstance(value, str | int | float) else ""
         if not isinstance(number, int) or not 0 <= number < 10**9 or len(text) > 200:
             raise SourceError(
