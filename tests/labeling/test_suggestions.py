@@ -18,8 +18,7 @@ from visionloop.errors import UnavailableError
 from visionloop.objectstore import open_store
 from visionloop.repository import ModelRepository
 from visionloop.snapshot import blob_key
-from visionloop_labeling import acquisition, datasets
-from visionloop_labeling import suggestions as module
+from visionloop_labeling import acquisition, asking, datasets
 from visionloop_labeling.datasets import Preferences
 from visionloop_labeling.receipts import ImageRow, Way
 from visionloop_labeling.schema import Dataset, Item, Prediction
@@ -207,7 +206,7 @@ def test_labelling_goes_on_while_inference_is_away(core, suggester, server) -> N
 def test_images_that_get_no_answer_are_not_asked_again_and_hold_up_nothing(
     core, suggester, server, monkeypatch
 ) -> None:
-    monkeypatch.setattr(module, "GROUP", 2)
+    monkeypatch.setattr(asking, "GROUP", 2)
     added = add(core, *range(84, 90))
     for sha256 in added[:3]:
         core.store.put(blob_key(sha256), b"no image any more")
@@ -223,8 +222,8 @@ def test_images_that_get_no_answer_are_not_asked_again_and_hold_up_nothing(
 
 @SQLITE_IS_ENOUGH
 def test_what_people_see_next_is_asked_first(core, suggester, monkeypatch) -> None:
-    monkeypatch.setattr(module, "GROUP", 2)
-    monkeypatch.setattr(module, "_NEXT", 2)
+    monkeypatch.setattr(asking, "GROUP", 2)
+    monkeypatch.setattr(asking, "_NEXT", 2)
     added = add(core, *range(90, 98))
     with core.database.write() as session:
         for number, sha256 in enumerate(added):
@@ -251,9 +250,9 @@ def test_an_image_in_review_keeps_its_reason(core, suggester) -> None:
 def test_every_image_is_asked_whatever_the_size_of_groups_and_sweeps(
     core, suggester, monkeypatch
 ) -> None:
-    monkeypatch.setattr(module, "GROUP", 3)
-    monkeypatch.setattr(module, "_NEXT", 1)
-    monkeypatch.setattr(module, "_SWEEP", 7)
+    monkeypatch.setattr(asking, "GROUP", 3)
+    monkeypatch.setattr(asking, "_NEXT", 1)
+    monkeypatch.setattr(asking, "_SWEEP", 7)
     for number in range(40):
         core.add(noise(number, side=24), "cat" if number % 3 else None, dataset=DATASET)
     work_off(suggester)

@@ -16,13 +16,12 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from sqlalchemy import and_, delete, func, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
 
 from visionloop.client import Client, Recognition
 from visionloop.errors import (
@@ -38,42 +37,21 @@ from visionloop.objectstore import ObjectStore
 from visionloop.snapshot import blob_key
 from visionloop.telemetry import labeling as metrics
 from visionloop_labeling import acquisition, datasets
+from visionloop_labeling.asking import Progress, ToAsk, choose
 from visionloop_labeling.classes import ClassBook
 from visionloop_labeling.database import Database, insert_missing
 from visionloop_labeling.fold import ItemState
-from visionloop_labeling.schema import Blob, Dataset, Item, LabelClass, Prediction, SplitCount
+from visionloop_labeling.model_answers import Answer
+from visionloop_labeling.schema import Dataset, Item, LabelClass, Prediction, SplitCount
 from visionloop_labeling.stable_models import StableModel, StableModels
 
-GROUP: Final = 32  # images asked for at once
-_GROUP_BYTES: Final = 64 * 2**20
-_NEXT: Final = 128  # images at the top of the queue that are looked after first
-_SWEEP: Final = 2048  # images looked through at once
 _CLASSES: Final = 20  # likeliest classes that are kept of an answer
 _LOW_PRIORITY: Final = 3  # behind everything that production asks (see Recognize)
 _TIMEOUT: Final = 30.0  # seconds
 _WITHOUT_MODEL_SECONDS: Final = 60.0
-_REMEMBERED: Final = 1000  # worths, for the places of images that are asked at random
-_WAITING: Final = (ItemState.OPEN, ItemState.REVIEW)
 _OURS: Final = frozenset({"uncertain", "rare", "random"})  # reasons that may be replaced
 _AWAY: Final = (UnavailableError, OverloadedError, DeadlineExceededError)
 _log = logging.getLogger(__name__)
-
-
-class _Asked(NamedTuple):
-    """An image to ask for."""
-
-    item: int
-    sha256: str
-    size: int
-
-
-class _Progress:
-    """How far one dataset's images have been shown to one version."""
-
-    def __init__(self) -> None:
-        self.position = 0  # of the last image in the order of arrival
-        self.refused: set[int] = set()  # images that the version gave no answer for
-        self.worths: deque[float] = deque(maxlen=_REMEMBERED)
 
 
 class Suggester:
@@ -84,7 +62,7 @@ class Suggester:
         self._store = store
         self._client = client
         self._models = StableModels(store)
-        self._progress: dict[tuple[str, StableModel], _Progress] = {}
+        self._progress: dict[tuple[str, StableModel], Progress] = {}
         self._later: dict[str, float] = {}  # datasets to leave alone, until when (monotonic)
         self._random = random.Random()  # noqa: S311 - a place in a queue, no secret
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="suggestions")
@@ -131,7 +109,7 @@ class Suggester:
         progress = self._progress_of(dataset_name, model)
         with self._database.read() as session:
             dataset = datasets.find(session, dataset_name)
-            wanted, finished = _choose(session, dataset, model, progress)
+            wanted, finished = choose(session, dataset, model, progress)
         if wanted:
             answers = self._ask(wanted, model)
             kept = self._keep(dataset_name, model, answers, progress.worths)
@@ -140,19 +118,19 @@ class Suggester:
             metrics.SUGGESTIONS.labels("refused").inc(len(wanted) - len(kept))
         return not finished
 
-    def _progress_of(self, dataset_name: str, model: StableModel) -> _Progress:
+    def _progress_of(self, dataset_name: str, model: StableModel) -> Progress:
         key = (dataset_name, model)
         if key not in self._progress:
             outdated = [old for old in self._progress if old[0] == dataset_name]
             for old in outdated:
                 del self._progress[old]
-            self._progress[key] = _Progress()
+            self._progress[key] = Progress()
             _log.info(
                 "asking for suggestions", extra={"dataset": dataset_name, "model": str(model)}
             )
         return self._progress[key]
 
-    def _ask(self, wanted: Sequence[_Asked], model: StableModel) -> dict[int, Recognition]:
+    def _ask(self, wanted: Sequence[ToAsk], model: StableModel) -> dict[int, Recognition]:
         """The answers by item; images without one are left out."""
         images = dict(zip(wanted, self._pool.map(self._image, wanted), strict=True))
         there = {asked: image for asked, image in images.items() if image is not None}
@@ -172,7 +150,7 @@ class Suggester:
             if result.error is None and result.labels
         }
 
-    def _image(self, asked: _Asked) -> bytes | None:
+    def _image(self, asked: ToAsk) -> bytes | None:
         try:
             return self._store.get(blob_key(asked.sha256)).data
         except NotFoundError:
@@ -191,7 +169,7 @@ class Suggester:
             book = ClassBook(session, dataset)
             book.learn(label.class_id for one in answers.values() for label in one.labels)
             deficits = acquisition.deficits(_labelled(session, dataset))
-            said = {item: _Answer(one, book, deficits) for item, one in answers.items()}
+            said = {item: Answer(one, book, deficits) for item, one in answers.items()}
             found = {item: answer for item, answer in said.items() if answer.scores}
             if not found:
                 return set()
@@ -209,7 +187,7 @@ class Suggester:
         return set(found)
 
     def _place(
-        self, item: Item, answer: "_Answer", model: StableModel, worths: Sequence[float]
+        self, item: Item, answer: Answer, model: StableModel, worths: Sequence[float]
     ) -> None:
         """The image's place in the queue, and what people are told of it."""
         if item.state != ItemState.OPEN:
@@ -229,162 +207,6 @@ class Suggester:
             why["between"] = answer.between()
         kept = {name: said for name, said in item.why.items() if name not in ("blind", "between")}
         item.why = {**kept, **why}
-
-
-class _Answer:
-    """What a version said of an image, in the classes that the dataset has."""
-
-    def __init__(
-        self, recognition: Recognition, book: ClassBook, deficits: Mapping[str, float]
-    ) -> None:
-        self.scores = [
-            (label.class_id, label.probability)
-            for label in recognition.labels
-            if book.find(label.class_id) is not None
-        ]
-        first: LabelClass | None = book.find(self.scores[0][0]) if self.scores else None
-        self._class_id = None if first is None else first.id
-        meant = "" if first is None else book.meaning(first).key
-        self._sure = not recognition.not_sure
-        ranked = [probability for _, probability in self.scores]
-        self._probability = ranked[0] if ranked else 0.0
-        self._margin = self._probability - (ranked[1] if len(ranked) > 1 else 0.0)
-        self._doubtful: list[list[object]] = [
-            [key, round(probability, 3)] for key, probability in self.scores[:2]
-        ]
-        if recognition.multi_label and ranked:
-            # Each class is a question of its own: the doubt is that about the nearest threshold.
-            distances = {
-                label.class_id: abs(label.probability - (label.threshold or 0.0))
-                for label in recognition.labels
-            }
-            key, probability = min(self.scores, key=lambda score: distances[score[0]])
-            self._margin = distances[key]
-            self._doubtful = [[key, round(probability, 3)]]
-        deficit = deficits.get(meant, 0.0)
-        self._rare = acquisition.DEFICIT_WEIGHT * deficit > 1.0 - self._margin
-        self.worth = acquisition.worth(self._margin, deficit)
-
-    def row(self, item: int, model: StableModel) -> dict[str, object]:
-        """As it is stored."""
-        return {
-            "item_id": item,
-            "model": model.name,
-            "version": model.version,
-            "scores": [[key, round(probability, 6)] for key, probability in self.scores],
-            "class_id": self._class_id,
-            "probability": self._probability,
-            "margin": self._margin,
-            "sure": self._sure,
-            "at": datetime.now(UTC),
-        }
-
-    def reason(self, *, blind: bool) -> str:
-        """The word for people; to whom the suggestion is hidden it must not tell the class."""
-        return "rare" if self._rare and not blind else "uncertain"
-
-    def between(self) -> list[list[object]]:
-        """The two likeliest classes, or the one class that the doubt is about."""
-        return self._doubtful
-
-
-def _choose(
-    session: Session, dataset: Dataset, model: StableModel, progress: _Progress
-) -> tuple[list[_Asked], bool]:
-    """Whom to ask for next, and whether those were all."""
-    wanted: dict[int, _Asked] = {}
-    for state in _WAITING:
-        _add(wanted, _unasked(session, dataset, model, state), progress.refused)
-    if len(wanted) >= GROUP:
-        return _bounded(wanted.values()), False
-    swept, end = _sweep(session, dataset, model, progress)
-    _add(wanted, swept, progress.refused)
-    chosen = _bounded(wanted.values())
-    finished = len(chosen) == len(wanted)
-    if finished:
-        # What is left out now would be passed over for good, so the place is kept until then.
-        progress.position = end
-    return chosen, finished and end >= dataset.last_position
-
-
-def _add(wanted: dict[int, _Asked], found: Iterable[_Asked], refused: set[int]) -> None:
-    wanted.update({asked.item: asked for asked in found if asked.item not in refused})
-
-
-def _bounded(wanted: Iterable[_Asked]) -> list[_Asked]:
-    """As many as are asked for at once, by number and by bytes; at least one."""
-    chosen: list[_Asked] = []
-    size = 0
-    for asked in wanted:
-        size += asked.size
-        if chosen and (len(chosen) == GROUP or size > _GROUP_BYTES):
-            break
-        chosen.append(asked)
-    return chosen
-
-
-def _unasked(
-    session: Session, dataset: Dataset, model: StableModel, state: ItemState
-) -> list[_Asked]:
-    """Those without an answer among the images that people will see next."""
-    top = (
-        select(Item.id, Item.sha256, Item.priority, Item.position)
-        .where(Item.dataset_id == dataset.id, Item.state == state)
-        .order_by(Item.priority, Item.position)
-        .limit(_NEXT)
-        .subquery()
-    )
-    query = (
-        select(top.c.id, top.c.sha256, Blob.size)
-        .join(Blob, Blob.sha256 == top.c.sha256)
-        .outerjoin(Prediction, _answered(top.c.id, model))
-        .where(Prediction.item_id.is_(None))
-        .order_by(top.c.priority, top.c.position)
-    )
-    return [_Asked(*row) for row in session.execute(query).tuples()]
-
-
-def _sweep(
-    session: Session, dataset: Dataset, model: StableModel, progress: _Progress
-) -> tuple[list[_Asked], int]:
-    """Those without an answer among the images that arrived next, and where that ends.
-
-    Positions are given for ever and in the order of commits, so whatever arrives later stands
-    behind; what comes to wait again (a label taken back) is found at the top of the queue.
-    """
-    end = min(progress.position + _SWEEP, dataset.last_position)
-    query = (
-        select(Item.id, Item.sha256, Blob.size)
-        .join(Blob, Blob.sha256 == Item.sha256)
-        .outerjoin(Prediction, _answered(Item.id, model))
-        .where(
-            Item.dataset_id == dataset.id,
-            Item.position > progress.position,
-            Item.position <= end,
-            Item.state.in_(_WAITING),
-            Prediction.item_id.is_(None),
-        )
-        .order_by(Item.position)
-        .limit(GROUP + 1 + len(progress.refused))
-    )
-    found = [_Asked(*row) for row in session.execute(query).tuples()]
-    return found, end
-
-
-def _answered(item_id: Any, model: StableModel) -> Any:
-    """That the version answered, and no other version of the model after it."""
-    newer = aliased(Prediction)
-    outdated = select(newer.item_id).where(
-        newer.item_id == Prediction.item_id,
-        newer.model == Prediction.model,
-        newer.at > Prediction.at,
-    )
-    return and_(
-        Prediction.item_id == item_id,
-        Prediction.model == model.name,
-        Prediction.version == model.version,
-        ~outdated.correlate(Prediction).exists(),
-    )
 
 
 def _labelled(session: Session, dataset: Dataset) -> dict[str, int]:
