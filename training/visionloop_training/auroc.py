@@ -58,7 +58,9 @@ def _delong(scores: Floats, inside: Flags) -> tuple[float, Floats]:
     """The area, and how far each image (n,) moves it."""
     positives, negatives = int(inside.sum()), int((~inside).sum())
     ranks = rankdata(scores)
-    placed = np.empty(len(scores))  # an image's share of the other side that it stands right of
+    placed = np.empty(
+        len(scores)
+    )  # the share of the other side that an image is ranked correctly against
     placed[inside] = (ranks[inside] - rankdata(scores[inside])) / negatives
     placed[~inside] = 1 - (ranks[~inside] - rankdata(scores[~inside])) / positives
     area = float(placed[inside].mean())

@@ -1,4 +1,4 @@
-"""What fine-tuning is between two steps, and what a checkpoint holds: plain facts, and tensors."""
+"""The state of fine-tuning between two steps, as a checkpoint holds it: plain facts and tensors."""
 
 import logging
 from dataclasses import asdict, dataclass, field

@@ -3,9 +3,9 @@
 A lease lasts five minutes and ends earlier when the image leaves its place in the work or is given
 back. It is taken by marking rows that nobody else holds, passing over those that another replica is
 marking at this moment; the dataset's lock is not taken, so asking for work waits neither for
-imports nor for other labellers. Who asks again gets other images, not those he holds: two windows
-of one person are two workers. The price: what a crashed browser held is offered again after five
-minutes only.
+imports nor for other labellers. Whoever asks again gets other images, not the ones they hold: two
+windows of one person are two workers. The price: what a crashed browser held is not offered again
+for five minutes.
 """
 
 from collections.abc import Iterable, Sequence

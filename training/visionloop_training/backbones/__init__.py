@@ -20,8 +20,8 @@ _DEFAULT_WEIGHTS: dict[str, str] = {
 
 
 def names() -> list[str]:
-    """Every backbone that `build` takes; timm's with their prefix where torchvision has the name,
-    too."""
+    """Every backbone that `build` takes; timm's have their prefix where torchvision knows the name
+    as well."""
     own = torchvision_cuts.names()
     taken = set(own)
     return own + [f"{_TIMM}{n}" if n in taken else n for n in timm_cuts.names()]

@@ -29,7 +29,7 @@ def knows(name: str) -> bool:
 
 
 def names() -> list[str]:
-    """All of them, without tags."""
+    """The names of all of timm's networks, without the tags of their weights."""
     return list(timm.list_models())
 
 

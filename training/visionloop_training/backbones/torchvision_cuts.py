@@ -28,7 +28,7 @@ _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 
 def names() -> list[str]:
-    """All of them."""
+    """The names of all of torchvision's classifiers."""
     return list(zoo.list_models(module=zoo))
 
 

@@ -1,4 +1,4 @@
-"""The search as one stage of a run. Optuna is imported when a search begins, and never else."""
+"""The search as one stage of a run. Optuna is imported when a search begins, and not before."""
 
 import logging
 from typing import TYPE_CHECKING
