@@ -63,11 +63,11 @@ def fit(
     variants = features.variants or 1
     tuned = config.fit.epochs > 0 and network.frozen < len(network.backbone.stages)
     features.prepare(data.val, 1)
-    found = checkpoints.latest() if checkpoints else None
-    state = fit_state.take_back(found, network)
+    checkpoint = checkpoints.latest() if checkpoints else None
+    state = fit_state.restore_finished(checkpoint, network)
     if state is None:
         features.prepare(data.train, variants if tuned else 1)
-        state = run.fine_tune(found) if tuned else run.probe()
+        state = run.fine_tune(checkpoint) if tuned else run.probe()
         run.end(state)
     network.eval()
     logits, _ = run.judge.outputs(data.val)
@@ -140,19 +140,19 @@ class _Run:
         self._watch.epoch(first)
         return Progress(found.penalty, [first])
 
-    def fine_tune(self, found: Checkpoint | None) -> Progress:
+    def fine_tune(self, checkpoint: Checkpoint | None) -> Progress:
         """Trains until it goes well, or the retries are used up; leaves the kept weights."""
         self._start = weights_of(self._network)
-        state = self.probe() if found is None else Progress.of(found.facts)
+        state = self.probe() if checkpoint is None else Progress.of(checkpoint.facts)
         while True:
             try:
-                self._epochs(state, found)
+                self._epochs(state, checkpoint)
                 return state
             except CollapsedError as error:
                 last = len(state.failures) == self._config.retries
                 if last and isinstance(error, DivergedError):
                     raise
-                found = None
+                checkpoint = None
                 self._network.load_state_dict(self._start)
                 again = self.probe()
                 failure = Failure(state.epoch, self.rates(state).head, str(error))
@@ -167,10 +167,10 @@ class _Run:
     def end(self, state: Progress) -> None:
         """Saves what was learned, from which a run that is killed later goes on."""
         if self._checkpoints:
-            self._checkpoints.save(fit_state.finished(self._network, state))
+            self._checkpoints.save(fit_state.finished_checkpoint(self._network, state))
 
-    def _epochs(self, state: Progress, found: Checkpoint | None) -> None:
-        """Runs what is left of the epochs."""
+    def _epochs(self, state: Progress, checkpoint: Checkpoint | None) -> None:
+        """Runs the epochs that are left, from the checkpoint where there is one."""
         self._learner.freeze(self._network.frozen)
         optimiser = optimisers.optimiser(self._network, self._config, self.rates(state))
         best = weights_of(self._network)
@@ -179,9 +179,9 @@ class _Run:
             self._network.load_state_dict(self._start)
         average = MovingAverage(self._network, self._config.ema)
         self._pending = None
-        if found is not None:
-            _log.info("going on from the checkpoint of step %d", found.step)
-            best = fit_state.restore(found.tensors, self._network, optimiser, average)
+        if checkpoint is not None:
+            _log.info("going on from the checkpoint of step %d", checkpoint.step)
+            best = fit_state.restore(checkpoint.tensors, self._network, optimiser, average)
             average.steps = state.average_steps
         while not state.over:
             started = time.perf_counter()
@@ -261,7 +261,7 @@ class _Run:
             self._count_loss(state)
             if not math.isfinite(state.total):
                 return  # not from here, and the next step says why
-            tensors = fit_state.copied(self._network, optimiser, average, best)
+            tensors = fit_state.saved_tensors(self._network, optimiser, average, best)
             saves.save(Checkpoint(state.step, tensors, state.facts()))
             if self._stop.told:
                 saves.flush()

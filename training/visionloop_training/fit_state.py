@@ -72,7 +72,7 @@ def weights_of(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
-def copied(
+def saved_tensors(
     network: nn.Module,
     optimiser: torch.optim.Optimizer,
     average: MovingAverage,
@@ -99,7 +99,7 @@ def restore(
     optimiser: torch.optim.Optimizer,
     average: MovingAverage,
 ) -> dict[str, Tensor]:
-    """Puts what `copied` gave back in its place; returns the best weights so far."""
+    """Puts what `saved_tensors` gave back in its place; returns the best weights so far."""
     parts: dict[str, dict[str, Tensor]] = {"optimiser": {}}
     for path, tensor in tensors.items():
         part, _, name = path.partition("/")
@@ -114,19 +114,19 @@ def restore(
     }
 
 
-def finished(network: nn.Module, state: Progress) -> Checkpoint:
+def finished_checkpoint(network: nn.Module, state: Progress) -> Checkpoint:
     """The checkpoint of a fit that is over: of its tensors only the kept weights are needed."""
     state.over = True
     weights = {f"network/{name}": tensor.cpu() for name, tensor in weights_of(network).items()}
     return Checkpoint(state.step, weights, state.facts())
 
 
-def take_back(found: Checkpoint | None, network: nn.Module) -> Progress | None:
+def restore_finished(checkpoint: Checkpoint | None, network: nn.Module) -> Progress | None:
     """Puts the weights of a fit that is over into the network; None where it is not over yet."""
-    if found is None or not found.facts["over"]:
+    if checkpoint is None or not checkpoint.facts["over"]:
         return None
     network.load_state_dict(
-        {name.removeprefix("network/"): tensor for name, tensor in found.tensors.items()}
+        {name.removeprefix("network/"): tensor for name, tensor in checkpoint.tensors.items()}
     )
-    _log.info("fitting was over, after step %d: going on from its end", found.step)
-    return Progress.of(found.facts)
+    _log.info("fitting was over, after step %d: going on from its end", checkpoint.step)
+    return Progress.of(checkpoint.facts)
