@@ -5,8 +5,9 @@
 A real server with its defaults and mobilenet_v3_small serves photographs of 20 kB. One process
 calls Recognize with one image at a time at a fixed rate, open loop; another runs
 `Client.recognize_stream` with its defaults. Rounds in turns: calls alone, stream alone, both.
-Prints one JSON object: refused calls, p50 and p99 (ms) with and without the stream, and the images
-a second of the stream with and without the calls.
+Prints one JSON object: refused calls, p50 and p99 (ms) with and without the stream, the images a
+second of the stream with and without the calls, and what an image of the stream alone costs the
+server's processes (ms of CPU), which other work on the machine changes little.
 
 Environment: ROUNDS (3), SECONDS (8) of a round, RATE (15) calls a second, FLAGS of the server,
 OUTPUT (build/bench) for the model and the pictures.
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def main() -> None:
     from bench.serving.bundles import add_classifier
     from bench.serving.graphs import write_classifier
     from bench.serving.pictures import write_pictures
-    from bench.serving.processes import Program
+    from bench.serving.processes import Program, usage
 
     output = Path(os.environ.get("OUTPUT", "build/bench"))
     pictures = write_pictures(output / f"pictures-{PICTURE_BYTES}", PICTURE_BYTES)
@@ -63,7 +64,8 @@ def main() -> None:
         ]  # fmt: skip
         server = Program(command, folder / "server.log")
         try:
-            print(json.dumps(_measured(_target(folder / "ready.json", pictures[0]), pictures[0])))
+            target = _target(folder / "ready.json", pictures[0])
+            print(json.dumps(_measured(target, pictures[0], lambda: usage(server.pid).cpu)))
         finally:
             server.stop()
 
@@ -83,12 +85,17 @@ def _target(ready: Path, picture: Path) -> str:
             time.sleep(0.1)
 
 
-def _measured(target: str, picture: Path) -> dict[str, Any]:
+def _measured(target: str, picture: Path, cpu: Callable[[], float]) -> dict[str, Any]:
+    """`cpu()` is what the server has used so far, in seconds."""
+    costs: list[float] = []
     calls: dict[str, list[dict[str, Any]]] = {"alone": [], "beside": []}
     streams: dict[str, list[float]] = {"alone": [], "beside": []}
     for _ in range(int(os.environ.get("ROUNDS", "3"))):
         calls["alone"].append(_ended(_begun("calls", target, picture)))
-        streams["alone"].append(_ended(_begun("stream", target, picture))["images_per_second"])
+        before = cpu()
+        alone = _ended(_begun("stream", target, picture))
+        costs.append(1000 * (cpu() - before) / alone["images"])
+        streams["alone"].append(alone["images_per_second"])
         stream = _begun("stream", target, picture)
         calls["beside"].append(_ended(_begun("calls", target, picture)))
         streams["beside"].append(_ended(stream)["images_per_second"])
@@ -101,6 +108,7 @@ def _measured(target: str, picture: Path) -> dict[str, Any]:
             "p99_ms": round(statistics.median(one["p99_ms"] for one in rounds), 1),
         }
         found[f"stream_{how}_images_per_second"] = round(statistics.median(streams[how]), 1)
+    found["stream_alone_cpu_ms_an_image"] = round(statistics.median(costs), 2)
     found["p99_ratio"] = round(found["calls_beside"]["p99_ms"] / found["calls_alone"]["p99_ms"], 2)
     return found
 
@@ -163,16 +171,17 @@ def _stream(target: str, picture: bytes) -> dict[str, Any]:
         while time.monotonic() < began + _seconds():
             yield picture
 
-    answered, first, last = 0, began, began
+    images_answered, answered, first, last = 0, 0, began, began
     with Client(target) as client:
         for result in client.recognize_stream(images(), model=MODEL):
             assert result.error is None, result.error
+            images_answered += 1
             last = time.monotonic()
             if last < began + 1.0:
                 first = last
             else:
                 answered += 1
-    return {"images_per_second": answered / (last - first)}
+    return {"images": images_answered, "images_per_second": answered / (last - first)}
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ def test_a_bulk_client_leaves_room_for_single_calls(
                 )
             ]
             for number in range(30):
-                assert server.recognize(images[number % 8], timeout=10.0).version == 1
+                assert server.recognize(images[number % 8]).version == 1
                 held.append(server.metric("visionloop_queue_rows", model="cells"))
         finally:
             enough.set()
@@ -169,4 +169,3 @@ def test_a_bulk_client_leaves_room_for_single_calls(
         assert len(results) > 128  # what held it back did not stop it
         for reason in ("queue_full", "low_priority", "late", "bytes"):
             assert server.metric("visionloop_rejected_total", reason=reason) == 0
-        # A single call may be of low priority as well, and then it is told that its half is full.
