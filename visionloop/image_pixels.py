@@ -83,6 +83,17 @@ def scale_colour_key(image: PngImageFile, bit_depth: int) -> None:
         image.info["transparency"] = key * 255 // (2**bit_depth - 1)
 
 
+def white_around(pixels: NDArray[np.uint8], frame: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    """(height, width, 3), white outside of `frame`: a GIF's first frame may leave its screen empty,
+    where a page shows through and Pillow paints whatever colour comes first in the palette."""
+    left, top, right, bottom = frame
+    if frame == (0, 0, pixels.shape[1], pixels.shape[0]):
+        return pixels
+    page = np.full_like(pixels, 255)
+    page[top:bottom, left:right] = pixels[top:bottom, left:right]
+    return page
+
+
 def oriented(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """(height, width, 3), EXIF orientation 1..8 undone, the way a viewer does it."""
     if orientation >= 5:

@@ -47,7 +47,7 @@ from visionloop.image_containers import (
     png_exif,
     sniff,
 )
-from visionloop.image_pixels import is_rgb, oriented, rgb, scale_colour_key
+from visionloop.image_pixels import is_rgb, oriented, rgb, scale_colour_key, white_around
 from visionloop.strict_pillow import only_image_errors, truncated_files_refused
 
 __all__ = [
@@ -157,10 +157,13 @@ class _Opened:
     orientation: int  # what is still to be done after loading, 1..8 as in EXIF
     sample_bits: int  # significant bits of a 16-bit sample
     white_is_zero: bool
+    frame: tuple[int, int, int, int] | None  # left, top, right, bottom of a GIF's first one
 
     def pixels(self) -> NDArray[np.uint8]:
         self.image.load()
         stored = rgb(self.image, self.sample_bits, white_is_zero=self.white_is_zero)
+        if self.frame is not None:
+            stored = white_around(stored, self.frame)
         pixels = oriented(stored, self.orientation)
         if pixels.shape[:2] != (self.header.height, self.header.width):
             raise broken(Refusal.CORRUPT, "its pixels are not of the size that its header says")
@@ -218,7 +221,8 @@ def _open(data: bytes, limits: Limits) -> Iterator[_Opened]:
         )
         # Pillow orients a TIFF itself while it loads it, and no other format.
         remaining = 1 if format_name == "TIFF" else orientation
-        yield _Opened(header, image, remaining, sample_bits, white_is_zero)
+        frame = image.tile[0].extents if isinstance(image, GifImageFile) and image.tile else None
+        yield _Opened(header, image, remaining, sample_bits, white_is_zero, frame)
 
 
 def _check_size(limits: Limits, width: int, height: int) -> None:

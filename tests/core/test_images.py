@@ -259,6 +259,22 @@ def test_a_transparent_palette_colour_becomes_white(format_name: str) -> None:
     assert decoded[1, 3].tolist() == [200, 0, 0]
 
 
+@pytest.mark.parametrize("options", [{}, {"transparency": 0}])
+def test_what_a_gifs_first_frame_leaves_empty_is_white(options: dict[str, int]) -> None:
+    """A page shows through there; Pillow paints the palette's first colour."""
+    frame = Image.new("P", (2, 1), 1)
+    frame.putpalette([200, 0, 0, 0, 0, 200])
+    frame.putpixel((0, 0), 0)
+    data = bytearray(encode(frame, "GIF", **options))
+    struct.pack_into("<HH", data, 6, 4, 3)  # the screen
+    struct.pack_into("<HH", data, data.index(b",\0\0\0\0\2\0\1\0") + 1, 1, 2)  # the frame's corner
+    decoded = decode(bytes(data))
+    first = [255, 255, 255] if options else [200, 0, 0]
+    assert decoded[2, 1:3].tolist() == [first, [0, 0, 200]]
+    decoded[2, 1:3] = 255
+    assert (decoded == 255).all()
+
+
 def test_partly_transparent_palette_of_a_png() -> None:
     picture = Image.new("P", (2, 1), 0)
     picture.putpalette([0, 0, 0, 100, 100, 100])
