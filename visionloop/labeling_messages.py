@@ -169,7 +169,11 @@ class SnapshotReceipt:
 
 @dataclass(frozen=True, slots=True)
 class ExportedLabel:
-    """The current label of one image; `disputed` when somebody says otherwise, undecided."""
+    """The current label of one image; `disputed` when somebody says otherwise, undecided.
+
+    `class_id` and `class_name` are of its first class; `annotation` is all that is said of it, None
+    from a service that is older than this.
+    """
 
     sha256: str
     class_id: str
@@ -183,6 +187,7 @@ class ExportedLabel:
     labelled: datetime
     sequence: int = 0
     disputed: bool = False
+    annotation: Annotation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,6 +373,7 @@ def label_from(label: pb.ExportedLabel) -> ExportedLabel:
         labelled=label.labelled.ToDatetime(UTC),
         sequence=label.sequence,
         disputed=label.disputed,
+        annotation=annotation_from(label.annotation) if label.HasField("annotation") else None,
     )
 
 

@@ -105,6 +105,10 @@ def test_import_several_labels_a_cell_none_of_them_and_no_label(
         exported = visionloop("labels", "export", dataset, "--target", suite.labeling)
         rows = list(csv.DictReader(exported.splitlines()))
         assert [row["class_name"] for row in rows] == ["crack|dirt", "dirt", *nothing]
+        told = result("labels", "export", dataset, "--target", suite.labeling)
+        said = [one["annotation"] for one in told]
+        assert [one["classes"] for one in said[:2]] == [["crack", "dirt"], ["dirt"]]
+        assert [one["nothing_there"] for one in said[2:]] == [True for _ in nothing]
     said_wrong = visionloop(
         "import", table, "--dataset", "none", "--option", "label_separator=|", code=64
     )

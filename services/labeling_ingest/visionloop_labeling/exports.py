@@ -34,7 +34,8 @@ class ExportedLabel:
     """An image with its label. `split` is empty while the group has none.
 
     `class_key` and `class_name` are of the first class of the image, empty where it has none. Who
-    said it, when and as which event is known of current labels only.
+    said it, when and as which event is known of current labels only, and so are `names`, of all
+    classes that the annotation has ids of.
     """
 
     sha256: str
@@ -54,6 +55,7 @@ class ExportedLabel:
     sequence: int = 0
     disputed: bool = False
     outdated: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,7 @@ def _exported(row: Any, book: ClassBook) -> ExportedLabel:
         sequence=head.sequence,
         disputed=head.disputed,
         outdated=book.outdated(head.annotation),
+        names={key: book.name_of(key) for key in annotation.class_ids()},
     )
 
 

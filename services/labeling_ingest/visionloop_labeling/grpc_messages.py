@@ -187,6 +187,7 @@ def label_message(label: ExportedLabel) -> pb.ExportedLabel:
         labelled=None if label.labelled is None else _time(label.labelled),
         sequence=label.sequence,
         disputed=label.disputed,
+        annotation=annotation_message(label.annotation.stored(), label.names),
     )
 
 

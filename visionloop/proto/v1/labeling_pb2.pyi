@@ -353,7 +353,7 @@ class ExportLabelsRequest(_message.Message):
     def __init__(self, dataset: _Optional[str] = ...) -> None: ...
 
 class ExportedLabel(_message.Message):
-    __slots__ = ("sha256", "class_id", "class_name", "split", "group", "attributes", "author_kind", "author", "source", "labelled", "sequence", "disputed")
+    __slots__ = ("sha256", "class_id", "class_name", "split", "group", "attributes", "author_kind", "author", "source", "labelled", "sequence", "disputed", "annotation")
     class AttributesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -373,6 +373,7 @@ class ExportedLabel(_message.Message):
     LABELLED_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     DISPUTED_FIELD_NUMBER: _ClassVar[int]
+    ANNOTATION_FIELD_NUMBER: _ClassVar[int]
     sha256: str
     class_id: str
     class_name: str
@@ -385,7 +386,8 @@ class ExportedLabel(_message.Message):
     labelled: _timestamp_pb2.Timestamp
     sequence: int
     disputed: bool
-    def __init__(self, sha256: _Optional[str] = ..., class_id: _Optional[str] = ..., class_name: _Optional[str] = ..., split: _Optional[str] = ..., group: _Optional[str] = ..., attributes: _Optional[_Mapping[str, str]] = ..., author_kind: _Optional[_Union[AuthorKind, str]] = ..., author: _Optional[str] = ..., source: _Optional[str] = ..., labelled: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sequence: _Optional[int] = ..., disputed: bool = ...) -> None: ...
+    annotation: Annotation
+    def __init__(self, sha256: _Optional[str] = ..., class_id: _Optional[str] = ..., class_name: _Optional[str] = ..., split: _Optional[str] = ..., group: _Optional[str] = ..., attributes: _Optional[_Mapping[str, str]] = ..., author_kind: _Optional[_Union[AuthorKind, str]] = ..., author: _Optional[str] = ..., source: _Optional[str] = ..., labelled: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sequence: _Optional[int] = ..., disputed: bool = ..., annotation: _Optional[_Union[Annotation, _Mapping]] = ...) -> None: ...
 
 class ExportRequest(_message.Message):
     __slots__ = ("dataset", "format", "snapshot")
