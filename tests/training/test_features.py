@@ -208,3 +208,13 @@ def test_a_full_disk_changes_no_feature(
             assert not list(disk.folder.rglob("*.npy"))
             assert not list(disk.folder.rglob("*.onnx"))
             assert "features stay in memory" in caplog.text
+
+
+def test_images_count_as_done_when_their_features_are_there(caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
+    batches = features_module._told([("sha", number) for number in range(70)])
+    first = next(batches)
+    assert len(first) == 32
+    assert "done" not in caplog.text  # 32 were taken and none is made yet
+    assert [len(batch) for batch in batches] == [32, 6]
+    assert "features done: 70 of 70 images (100 %)" in caplog.text

@@ -118,7 +118,7 @@ class Features:
 
     def _compute(self, wanted: Sequence[tuple[str, int]]) -> None:
         bottom: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None
-        for batch in _batches(progress(wanted, description="features", unit="images"), _BATCH):
+        for batch in _told(wanted):
             self._stop.check("while it computed features")
             shas = list(dict.fromkeys(sha for sha, _ in batch))
             pixels = dict(zip(shas, self._blobs.prepared(shas, self._preprocessing), strict=True))
@@ -249,6 +249,14 @@ def _compact(array: NDArray[np.float32]) -> NDArray[np.generic]:
     if float(np.abs(array).max(initial=0.0)) > _FLOAT16_MAX:
         return array
     return array.astype(np.float16)
+
+
+def _told(wanted: Sequence[tuple[str, int]]) -> Iterator[list[tuple[str, int]]]:
+    """Batches, each counted as done when the next one is asked for."""
+    with progress(description="features", unit="images", total=len(wanted)) as shown:
+        for batch in _batches(wanted, _BATCH):
+            yield batch
+            shown.advance(len(batch))
 
 
 def _batches(items: Iterable[tuple[str, int]], size: int) -> Iterator[list[tuple[str, int]]]:
