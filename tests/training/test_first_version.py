@@ -110,7 +110,7 @@ def test_the_report_holds_what_was_measured(trained: tuple[Site, pipeline.Result
     assert "Digit 0" in page
     assert "Model card" in page
     assert "parity" in [check["name"] for check in report["gate"]["checks"]]
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3
     assert "http://" not in page.replace("http://www.w3.org/", "")
     assert "https://" not in page
 

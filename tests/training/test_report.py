@@ -2,11 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
+import sklearn.metrics
 from support.training_site import Site
 
 from visionloop_training.data import Blobs
 from visionloop_training.report import plots
+from visionloop_training.report.thresholds import MOST, curve, curves, thinned
 from visionloop_training.report.write import page
 
 
@@ -50,6 +53,37 @@ def test_the_diagram_has_an_interval_for_each_dot() -> None:
     assert drawn.count("LineCollection") == 2  # one of two whiskers, one of none
 
 
+def test_the_curves_are_scikit_learns() -> None:
+    random = np.random.default_rng(3)
+    truth = random.random(200) < 0.3
+    probabilities = np.round(random.random(200) * 0.6 + 0.3 * truth, 2)  # with ties
+    found = curve("crack", probabilities, truth)
+    precision, recall, _ = sklearn.metrics.precision_recall_curve(truth, probabilities)
+    np.testing.assert_allclose(found.precision, precision[-2::-1])
+    np.testing.assert_allclose(found.recall, recall[-2::-1])
+    alarms, hits, _ = sklearn.metrics.roc_curve(truth, probabilities, drop_intermediate=False)
+    np.testing.assert_allclose(found.false_alarms, alarms[1:])
+    np.testing.assert_allclose(found.recall, hits[1:])
+    [thin] = thinned([found], points=20)
+    assert len(thin.recall) == 20
+    assert (thin.recall[0], thin.recall[-1]) == (found.recall[0], 1.0)
+
+
+def test_classes_that_cannot_be_told_from_others_have_no_curve() -> None:
+    rows = [
+        {"labels": ["a", "b"], "probabilities": [0.9, 0.8, 0.1]},
+        {"labels": ["a"], "probabilities": [0.6, 0.3, 0.1]},
+    ]
+    labels = [{"id": key, "name": key.upper()} for key in "abc"]
+    assert [one.name for one in curves({"predictions": rows, "labels": labels})] == ["B"]
+    single = [{"label": row["labels"][-1], "probabilities": row["probabilities"]} for row in rows]
+    assert [one.name for one in curves({"predictions": single, "labels": labels})] == ["A", "B"]
+
+
+def test_there_is_a_colour_for_each_line() -> None:
+    assert len(set(plots.LINES)) == MOST
+
+
 def test_the_page_shows_each_mistake_with_its_file_and_the_recipe(first_probe: Site) -> None:
     text = first_probe.store.get("models/reader/versions/1/report/report.json").data
     document = json.loads(text)
@@ -62,3 +96,5 @@ def test_the_page_shows_each_mistake_with_its_file_and_the_recipe(first_probe: S
     assert 'loading="lazy"' not in shown  # nothing is fetched, and paper would stay blank
     assert "<code>fit.epochs=0</code>" in shown
     assert "fit.momentum=" not in shown
+    drawn = shown[shown.index('id="thresholds"') :]
+    assert "</span>Digit 0 " in drawn[: drawn.index("</section>")]

@@ -10,9 +10,14 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from visionloop_training.intervals import share
+from visionloop_training.report.thresholds import Curve
 
 _INK = "#010203"  # drawn in this, replaced by currentColor
 _TRAIN, _VAL = "#3b82f6", "#f59e0b"
+LINES = (
+    *("#3b82f6", "#f59e0b", "#10b981", "#ef4444"),
+    *("#8b5cf6", "#ec4899", "#14b8a6", "#a16207"),
+)  # as many as MOST
 _SPREAD = 0.25  # height of the most frequent probability
 FEWEST = 10  # images that a dot of the reliability diagram stands for
 _STYLE: Any = {
@@ -116,6 +121,26 @@ def _together(bins: Sequence[dict[str, Any]]) -> dict[str, float]:
         "confidence": sum(b["images"] * b["confidence"] for b in bins) / images,
         "hits": sum(b["images"] * b["accuracy"] for b in bins),
     }
+
+
+def thresholds(curves: Sequence[Curve]) -> Markup:
+    """Precision over recall, and recall over false alarms; a line for each class.
+
+    Which line is whose the page says: names are not put into a drawing.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 2.9), layout="constrained")
+        precision, alarms = figure.subplots(1, 2)
+        for one, colour in zip(curves, LINES, strict=False):
+            precision.plot(one.recall, one.precision, color=colour, lw=1.4, drawstyle="steps-post")
+            alarms.plot([0, *one.false_alarms], [0, *one.recall], color=colour, lw=1.4)
+        alarms.plot([0, 1], [0, 1], color=_INK, lw=0.8, ls=":", alpha=0.6)
+        precision.set(xlabel="recall", ylabel="precision")
+        alarms.set(xlabel="false alarms, share of the others", ylabel="recall")
+        for axes in (precision, alarms):
+            axes.set(xlim=(0, 1.01), ylim=(0, 1.03))
+            axes.grid(alpha=0.15, color=_INK)
+        return _svg(figure, "Precision and recall at every threshold")
 
 
 def _svg(figure: Figure, label: str) -> Markup:

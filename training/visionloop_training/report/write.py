@@ -13,6 +13,7 @@ from PIL import Image
 from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Blobs
 from visionloop_training.report import plots
+from visionloop_training.report.thresholds import curves, thinned
 
 MISTAKES = 24
 DIFFERENCES = 12  # of each kind
@@ -52,6 +53,7 @@ def page(document: dict[str, Any], blobs: Blobs) -> str:
         few=[name for name, scores in evaluation["classes"].items() if scores["support"] < FEW],
         unequal=_unequal(evaluation["slices"]),
         seconds=sum(document["timings"].values()),
+        thresholds=_thresholds(document),
         changed=_changed(document["config"], TrainingConfig().model_dump(mode="json")),
         **own(document, blobs),
     )
@@ -95,6 +97,15 @@ def _of_labels(document: dict[str, Any], blobs: Blobs) -> dict[str, Any]:
             for kind in kinds
         ],
     }
+
+
+def _thresholds(document: dict[str, Any]) -> dict[str, Any] | None:
+    """The plot, and the colour of each class in it; None where no class can have a line."""
+    found = thinned(curves(document))
+    if not found:
+        return None
+    colours = [(one.name, colour) for one, colour in zip(found, plots.LINES, strict=False)]
+    return {"plot": plots.thresholds(found), "colours": colours}
 
 
 def _changed(config: dict[str, Any], defaults: dict[str, Any]) -> list[tuple[str, str]]:
