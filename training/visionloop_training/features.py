@@ -253,7 +253,8 @@ def _compact(array: NDArray[np.float32]) -> NDArray[np.generic]:
 
 def _told(wanted: Sequence[tuple[str, int]]) -> Iterator[list[tuple[str, int]]]:
     """Batches, each counted as done when the next one is asked for."""
-    with progress(description="features", unit="images", total=len(wanted)) as shown:
+    nothing: tuple[int, ...] = ()  # counted by hand
+    with progress(nothing, description="features", unit="images", total=len(wanted)) as shown:
         for batch in _batches(wanted, _BATCH):
             yield batch
             shown.advance(len(batch))

@@ -113,6 +113,33 @@ def reproduce(
     RefusedError for a version that no training run made.
     """
     published = version(store, model, number, cache)
+    rebuilt = _rebuild(store, published, cache, stop or Stop())
+    difference = float(np.abs(rebuilt.expected - rebuilt.found).max())
+    bundle = published.bundle
+    return Reproduction(
+        model=model,
+        version=number,
+        identical=bundle.files[bundle.graph].sha256 == rebuilt.sha256,
+        max_probability_difference=difference,
+        golden_images=len(rebuilt.expected),
+        tolerance=tolerance,
+        compared=tuple(_compared(bundle.metrics, rebuilt.metrics, difference, tolerance)),
+        surroundings=tuple(_surroundings(bundle.provenance)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Rebuilt:
+    """What is compared of the model that was built again."""
+
+    sha256: str  # of its model.onnx
+    metrics: dict[str, float]
+    expected: Floats  # (golden images, classes), as published
+    found: Floats  # the same, of the rebuilt graph
+
+
+def _rebuild(store: ObjectStore, published: Version, cache: Path, stop: Stop) -> _Rebuilt:
+    """Trains, exports and evaluates as the run did that made the version."""
     made_of = published.bundle.provenance
     config = _config(published.bundle)
     torch.set_num_threads(made_of.threads or config.threads or torch.get_num_threads())
@@ -120,15 +147,10 @@ def reproduce(
     task = task_of(data, config)
     blobs = Blobs(store, cache / "blobs")
     with temporary_folder("visionloop-reproduce-") as folder:
-        around = Surroundings(blobs, folder / "cache", stop or Stop())
+        around = Surroundings(blobs, folder / "cache", stop)
         lane = _lane(store, published, data, config, around, cache)
         lane.load()
-        if lane.origin.backbone_sha256 != made_of.backbone_sha256:
-            raise RefusedError(
-                f"backbone {made_of.backbone} has other weights here: sha256 "
-                f"{lane.origin.backbone_sha256}, the version was made from "
-                f"{made_of.backbone_sha256}; install those"
-            )
+        _check_weights(lane, made_of)
         learned = lane.fit()
         task.calibrate(learned.val_logits.numpy())
         path = folder / publish.GRAPH
@@ -142,21 +164,18 @@ def reproduce(
         limit = config.parity.max_probability_difference
         proof = parity.prove(module, session, images, limit)
         task.evaluate(session, blobs, lane.preprocessing)
-        numbers = task.headline(proof)
         expected, found = _golden(published, session)
-        rebuilt = file_entry(path).sha256
-    before = published.bundle.files[published.bundle.graph].sha256
-    difference = float(np.abs(expected - found).max())
-    return Reproduction(
-        model=model,
-        version=number,
-        identical=before == rebuilt,
-        max_probability_difference=difference,
-        golden_images=len(expected),
-        tolerance=tolerance,
-        compared=tuple(_compared(published.bundle.metrics, numbers, difference, tolerance)),
-        surroundings=tuple(_surroundings(made_of)),
-    )
+        return _Rebuilt(file_entry(path).sha256, task.headline(proof), expected, found)
+
+
+def _check_weights(lane: Lane, made_of: Provenance) -> None:
+    """Raises RefusedError where the backbone's weights are others than those of the version."""
+    if lane.origin.backbone_sha256 != made_of.backbone_sha256:
+        raise RefusedError(
+            f"backbone {made_of.backbone} has other weights here: sha256 "
+            f"{lane.origin.backbone_sha256}, the version was made from "
+            f"{made_of.backbone_sha256}; install those"
+        )
 
 
 def _config(bundle: ClassifierBundle) -> TrainingConfig:
