@@ -14,6 +14,7 @@ import argparse
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,18 @@ def write_graph(path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), str(path))
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What was seen in one."""
+
+    window: Window
+    cpu_s_per_1000: float  # images
+
+    @property
+    def images_per_second(self) -> float:
+        return self.window.images_per_second
+
+
 class Side:
     """One of the two services, started and proven to answer truly."""
 
@@ -66,7 +79,7 @@ class Side:
         scratch = folder / kind
         scratch.mkdir()
         self.kind = kind
-        self.windows: list[Window] = []
+        self.turns: list[Turn] = []
         self._options, self._sent = options, sent
         self._service = Service((folder / "store").as_uri(), scratch, flags=flags)
         self._serving: Serving = self._service.start(sent.model, sent.graph, scratch)
@@ -74,23 +87,27 @@ class Side:
         while self._serving.program.log.read_text().count("is up") < processes:
             time.sleep(0.01)
 
-    def turn(self, seconds: float) -> Window:
-        """So many seconds of load."""
+    def turn(self, seconds: float) -> Turn:
+        """So many seconds of load. CPU is that of all its answers, warm-up included: so it does not
+        depend on when the machine had time for it."""
         callers = self._options.callers
         load = self._sent.command(self._service, self._serving, callers, seconds)
+        cpu, (rows, _) = self._serving.program.usage().cpu, self._serving.batches()
         done = run(load.argv, self._serving, seconds)
+        cpu = self._serving.program.usage().cpu - cpu
         window = done.window(load.read(done.output))
         if window.errors:
             raise SystemExit(f"errors: {window.problems}")
-        return window
+        return Turn(window, 1000 * cpu / (self._serving.batches()[0] - rows))
 
     def counted_turn(self) -> None:
         """One that counts; prints its line."""
-        window = self.turn(self._options.seconds)
-        self.windows.append(window)
+        turn = self.turn(self._options.seconds)
+        self.turns.append(turn)
+        window = turn.window
         print(
             f"{self.kind:9}  {window.images_per_second:6.1f} images/s  "
-            f"{1e3 * window.cpu_s_per_image:6.3f} CPU s for 1,000  p50 {window.p50_ms:5.1f} ms  "
+            f"{turn.cpu_s_per_1000:6.3f} CPU s for 1,000  p50 {window.p50_ms:5.1f} ms  "
             f"p99 {window.p99_ms:5.1f} ms  {window.rss / 2**20:4.0f} MB  "
             f"others {window.other_cores:.2f} cores",
             flush=True,
@@ -135,10 +152,10 @@ def main() -> int:
     add("--pairs", type=int, default=7, help="of turns (7)")
     with tempfile.TemporaryDirectory(prefix="bench-decoding-") as made:
         threads, processes = measure(parser.parse_args(), Path(made))
-    pairs = list(zip(threads.windows, processes.windows, strict=True))
+    pairs = list(zip(threads.turns, processes.turns, strict=True))
     for what, ratios in (
         ("images/s", [p.images_per_second / t.images_per_second for t, p in pairs]),
-        ("CPU an image", [p.cpu_s_per_image / t.cpu_s_per_image for t, p in pairs]),
+        ("CPU an image", [p.cpu_s_per_1000 / t.cpu_s_per_1000 for t, p in pairs]),
     ):
         low, high = min(ratios), max(ratios)
         print(f"processes by threads, {what}: {median(ratios):.2f} ({low:.2f} to {high:.2f})")
