@@ -14,6 +14,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from visionloop.errors import InvalidInputError
+from visionloop.snapshot_format import harmless_cell
 from visionloop_labeling import import_jobs, import_receipts
 from visionloop_labeling.accounts import Caller
 from visionloop_labeling.api import callers
@@ -25,8 +26,6 @@ from visionloop_labeling.receipts import Outcome
 from visionloop_labeling.service import LabelingService
 
 _MAX_KEY: Final = 200  # characters
-# A spreadsheet takes a cell that begins so for a formula and runs it.
-_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 class ImportOut(BaseModel):
@@ -208,13 +207,9 @@ async def _csv(
     ):
         for one in page:
             plain = RowReceiptOut.of(one).model_dump(mode="json")
-            writer.writerow([_harmless(str(plain[name])) for name in columns])
+            writer.writerow([harmless_cell(str(plain[name])) for name in columns])
         yield buffer.getvalue()
         buffer.seek(0)
         buffer.truncate()
         after = page[-1].ordinal
     yield buffer.getvalue()
-
-
-def _harmless(cell: str) -> str:
-    return f"'{cell}" if cell.startswith(_FORMULA_STARTS) else cell
