@@ -34,7 +34,7 @@ from visionloop.recognition_messages import (
     sources_of,
     template_of,
 )
-from visionloop.recognition_stream import Service, batches_async, streamed_async
+from visionloop.recognition_stream import Service, batches_async, cancelled, streamed_async
 
 
 class AsyncClient(ClientBase):
@@ -138,7 +138,7 @@ class AsyncClient(ClientBase):
         try:
             answer = await stub.SubmitFeedback(request, timeout=seconds, metadata=self._metadata)
         except (asyncio.CancelledError, grpc.RpcError, grpc.aio.UsageError) as error:
-            if isinstance(error, asyncio.CancelledError) and (_cancelled() or not self._closed):
+            if isinstance(error, asyncio.CancelledError) and (cancelled() or not self._closed):
                 raise
             raise self._failure(seconds)(error) from error
         return FeedbackReceipt(answer.id, answer.created)
@@ -167,7 +167,7 @@ class AsyncClient(ClientBase):
         try:
             response = await self._stub().Recognize(request, timeout=left, metadata=self._metadata)
         except (asyncio.CancelledError, grpc.RpcError, grpc.aio.UsageError) as error:
-            if self._closed and not _cancelled():
+            if self._closed and not cancelled():
                 raise closed() from error
             if not isinstance(error, grpc.RpcError):
                 raise
@@ -198,9 +198,3 @@ async def _read_async(source: Image) -> bytes:
     if isinstance(source, bytes):
         return read_image(source)
     return await asyncio.to_thread(read_image, source)
-
-
-def _cancelled() -> bool:
-    """Whether somebody cancelled this task; grpc.aio raises CancelledError on a close as well."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

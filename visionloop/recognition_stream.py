@@ -253,7 +253,7 @@ class _AsyncLane:
         except (asyncio.CancelledError, grpc.RpcError, grpc.aio.UsageError) as error:
             # grpc.aio raises CancelledError also when the channel was closed and nobody was
             # cancelled.
-            if isinstance(error, asyncio.CancelledError) and _cancelled():
+            if isinstance(error, asyncio.CancelledError) and cancelled():
                 raise
             if isinstance(error, grpc.aio.AioRpcError) and error.details() == WRITE_FAILED:
                 raise self._service.ended() from error
@@ -318,7 +318,7 @@ async def streamed_async(
         await asyncio.gather(writer, return_exceptions=True)
 
 
-def _cancelled() -> bool:
-    """Whether somebody cancelled this task."""
+def cancelled() -> bool:
+    """Whether somebody cancelled this task; grpc.aio raises CancelledError on a close as well."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
