@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from visionloop.cli.import_sources import packed
 from visionloop.cli.labelled_files import Columns, LabelledFile, batch_name, find, passed_over
 from visionloop.errors import ConfigurationError, InvalidInputError, NotFoundError
 from visionloop.image_file import read_image_file
@@ -221,3 +223,12 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, closed: str, verb:
     assert (done.returncode, len(done.stderr.splitlines())) in ((64, 1), (77, 1)), done.stderr
     assert closed in done.stderr
     assert "Permission denied" in done.stderr
+
+
+def test_a_folder_that_is_packed_is_packed_once_though_links_go_round(tmp_path: Path) -> None:
+    write(tmp_path / "set" / "images" / "a.jpg")
+    write(tmp_path / "elsewhere" / "b.jpg")
+    (tmp_path / "set" / "images" / "latest").symlink_to(tmp_path / "set")
+    (tmp_path / "set" / "more").symlink_to(tmp_path / "elsewhere")
+    with packed(tmp_path / "set", None) as archive, tarfile.open(archive) as reading:
+        assert reading.getnames() == ["set/images/a.jpg", "set/more/b.jpg"]

@@ -77,12 +77,20 @@ def packed(source: Path, images: Path | None) -> Iterator[Path]:
         yield archive
 
 
-def _add(archive: tarfile.TarFile, path: Path, name: str) -> None:
-    """Files alone, by names, with nothing of this machine: the same files give the same archive."""
+def _add(
+    archive: tarfile.TarFile, path: Path, name: str, above: frozenset[Path] = frozenset()
+) -> None:
+    """Files alone, by names, with nothing of this machine: the same files give the same archive.
+
+    Linked folders are entered, but none from within itself: a link that goes round has no end.
+    """
     if path.is_dir():
+        real = path.resolve()
+        if real in above:
+            return
         for inner in sorted(path.iterdir()):
             if not inner.name.startswith("."):
-                _add(archive, inner, f"{name}/{inner.name}")
+                _add(archive, inner, f"{name}/{inner.name}", above | {real})
     elif path.is_file():
         info = tarfile.TarInfo(name)
         info.size = path.stat().st_size
