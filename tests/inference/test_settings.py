@@ -52,7 +52,7 @@ def test_a_flag_wins_over_the_environment() -> None:
         ([STORE], {"VISIONLOOP_PROVIDER": "tpu"}, "VISIONLOOP_PROVIDER is 'tpu'"),
         ([STORE, "--nonsense"], {}, "unrecognized arguments"),
         ([STORE, "--front-ends=-2"], {}, "--front-ends is -2; it must be -1 to 64"),
-        ([STORE, "--decode-processes=999"], {}, "--decode-processes is 999; it must be"),
+        ([STORE, "--decode-processes=999"], {}, "--decode-processes is 999; it must be -1 to 256"),
         ([STORE, "--decode-processes=2", "--front-ends=0"], {}, "set one of them only"),
         ([STORE, "--instances=0"], {}, "--instances is 0; it must be above 0"),
         ([STORE, "--threads=-1"], {}, "--threads is -1"),
@@ -128,6 +128,31 @@ def test_beside_a_gpu_half_of_the_cores_have_front_ends(monkeypatch: pytest.Monk
     assert parse([STORE, "--provider=cuda"], {}).front_end_processes == 8
     monkeypatch.setattr(module, "cores", lambda: 192)
     assert parse([STORE, "--provider=cuda"], {}).front_end_processes == 64
+
+
+@pytest.mark.parametrize(
+    ("cores", "limit", "flags", "number"),
+    [
+        (16, None, [], 0),
+        (16, None, ["--decode-processes=5"], 5),
+        (16, None, ["--provider=cuda"], 12),
+        (4, None, ["--provider=tensorrt"], 3),
+        (2, None, ["--provider=cuda"], 2),
+        (1, None, ["--provider=cuda"], 1),
+        (16, None, ["--provider=cuda", "--decode-processes=0"], 0),
+        (16, None, ["--provider=cuda", "--front-ends=0"], 0),
+        (192, 4 * 2**30, ["--provider=cuda"], 5),  # the chart's limit
+        (16, 16 * 2**30, ["--provider=cuda"], 12),
+        (16, 2**28, ["--provider=cuda"], 1),
+        (512, None, ["--provider=cuda"], 256),
+    ],
+)
+def test_decoders_come_with_a_gpu_and_keep_to_their_part_of_the_memory(
+    cores: int, limit: int | None, flags: list[str], number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "cores", lambda: cores)
+    monkeypatch.setattr(module, "memory", lambda: limit)
+    assert parse([STORE, *flags], {}).decoding_processes == number
 
 
 def test_the_values_in_force_hold_no_secret() -> None:

@@ -153,9 +153,12 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
     add(
         "--decode-processes",
         type=int,
-        default=0,
-        help="processes that decode images for all front ends; 0: none, front ends do it in their "
-        "threads",
+        default=-1,
+        help="processes that decode images for all front ends: threads of one process do not scale "
+        "over many cores, and one connection reaches one front end only. -1: with a GPU three for "
+        "every 4 cores (front ends and runners have the rest), as far as an eighth of the memory "
+        "that a limit allows holds them; none on CPUs, where graphs take the cores. 0: none, front "
+        "ends decode in their threads",
     )
     add(
         "--max-batch",

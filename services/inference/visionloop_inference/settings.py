@@ -24,6 +24,8 @@ ONE_FRONT_END_CORES, ONE_BESIDE_A_GPU = 4, 2
 # What one takes beside the requests that it holds: 80 MB when it starts, 100 MB under load.
 FRONT_END_BYTES = 128 * 2**20
 MOST_FRONT_ENDS = 64
+# What a decoder takes: 30 MB of its own when it starts, up to twice as much under load.
+DECODER_BYTES = 96 * 2**20
 MOST_DECODERS = 256
 
 
@@ -86,7 +88,7 @@ class Settings(ServerSettings):
     def _check_ranges(self) -> None:
         for name, least, most in (
             ("front_ends", -1, MOST_FRONT_ENDS),
-            ("decode_processes", 0, MOST_DECODERS),
+            ("decode_processes", -1, MOST_DECODERS),
             ("instances", 1, 64),
             ("max_batch", 1, 65536),
             ("threads", 0, 1024),
@@ -132,8 +134,18 @@ class Settings(ServerSettings):
 
     @property
     def decoding_processes(self) -> int:
-        """How many processes decode for all front ends; 0: their threads do."""
-        return self.decode_processes
+        """How many processes decode for all front ends; 0: their threads do.
+
+        By themselves they come beside a GPU, for three quarters of the cores: front ends and
+        runners have the rest. They keep to an eighth of the memory that a limit allows.
+        """
+        if self.decode_processes >= 0:
+            return self.decode_processes
+        if self.provider == "cpu" or self.front_ends == 0:
+            return 0
+        limit = memory()
+        fit = MOST_DECODERS if limit is None else limit // 8 // DECODER_BYTES
+        return max(1, min(MOST_DECODERS, -(-3 * cores() // 4), fit))
 
     def to_message(self) -> dict[str, Any]:
         """The values for a child process, as JSON takes them."""
