@@ -155,10 +155,11 @@ async def _calls(target: str, picture: bytes) -> dict[str, Any]:
             await asyncio.sleep(max(0.0, began + place / rate - time.monotonic()))
             sent.append(asyncio.create_task(one()))
         await asyncio.gather(*sent)
-    took.sort()
+    answered = len(took)
+    took = sorted(took) or [1000 * DEADLINE]  # where none is answered, that is what they waited
     p99 = took[min(len(took) - 1, int(0.99 * len(took)))]
     return {
-        "refused": len(refused), "answered": len(took),
+        "refused": len(refused), "answered": answered,
         "p50_ms": statistics.median(took), "p99_ms": p99,
     }  # fmt: skip
 
