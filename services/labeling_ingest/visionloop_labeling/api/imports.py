@@ -20,6 +20,7 @@ from visionloop_labeling.accounts import Caller
 from visionloop_labeling.api import callers
 from visionloop_labeling.api.errors import ERRORS
 from visionloop_labeling.api.import_forms import DESCRIPTION, read_wish
+from visionloop_labeling.api.spool import room
 from visionloop_labeling.import_jobs import Job, JobState
 from visionloop_labeling.import_receipts import RowReceipt
 from visionloop_labeling.receipts import Outcome
@@ -107,7 +108,7 @@ class _Imports:
         and the bad ones are refused alone."""
         _check_key(idempotency_key)
         await self._service.check_dataset(dataset)
-        folder = Path(await self._service.run(tempfile.mkdtemp, prefix="visionloop-upload-"))
+        folder = await self._service.run(_upload_folder)
         try:
             wish = await read_wish(request, folder)
             job = await self._service.run(
@@ -185,6 +186,12 @@ def routes(service: LabelingService) -> APIRouter:
         responses={200: {"content": {"text/csv": {}}}, **ERRORS},
     )(imports.receipts)
     return api
+
+
+def _upload_folder() -> Path:
+    """In TMPDIR, for the caller to remove. Raises UnavailableError where there is no room."""
+    with room():
+        return Path(tempfile.mkdtemp(prefix="visionloop-upload-"))
 
 
 def _check_key(key: str) -> None:

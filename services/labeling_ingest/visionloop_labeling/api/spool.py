@@ -55,7 +55,7 @@ class Spool:
         """Lets go of the file on disk until more is written."""
         opened, self._opened = self._opened, None
         if opened is not None:
-            with _room():
+            with room():
                 opened.close()
 
     def alone(self) -> Upload | None:
@@ -81,7 +81,7 @@ class Spool:
         return Upload(self._path, shown, self._digest.hexdigest(), size)
 
     def _append(self, piece: bytes) -> None:
-        with _room():
+        with room():
             if self._opened is None:
                 self._opened = self._path.open("ab")
             self._opened.write(piece)
@@ -89,7 +89,8 @@ class Spool:
 
 
 @contextmanager
-def _room() -> Iterator[None]:
+def room() -> Iterator[None]:
+    """For what keeps an upload: a disk that does not take it is told without naming its folders."""
     try:
         yield
     except OSError as error:
