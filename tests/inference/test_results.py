@@ -127,7 +127,7 @@ def test_people_read_what_is_shown_first(
             return found
 
     monkeypatch.setattr(predict, "open_client", lambda _: Answered())
-    options = argparse.Namespace(images=["a", "b"], model="", model_version="", top_k=0)
+    options = argparse.Namespace(images=["a", "b"], model="", model_version="", top_k=0, csv=False)
     assert predict.predict(options, Output(as_json=False)) == 0
     said = capsys.readouterr().out
     assert "Coffee 0.800, Cat 0.400 (below their thresholds: Rocket 0.850)" in said

@@ -47,10 +47,16 @@ def test_a_file_that_is_gone_is_told_and_the_next_batch_is_right(cache: ArrayCac
     np.testing.assert_array_equal(found[1], cache.get(IMAGES[3]))
 
 
-def test_a_process_that_was_killed_is_told(cache: ArrayCache) -> None:
+@pytest.mark.parametrize("gone", [True, False], ids=["gone", "perhaps not yet"])
+def test_a_process_that_was_killed_is_told(cache: ArrayCache, gone: bool) -> None:
     workers = PixelWorkers(cache, RECIPE, 2)
     workers.batch([(IMAGES[0], 1), (IMAGES[1], 1)])
-    os.kill(workers.processes[0], signal.SIGKILL)
+    killed = workers.processes[0]
+    os.kill(killed, signal.SIGKILL)
+    if gone:  # before it is asked
+        wait_for(
+            lambda: Path(f"/proc/{killed}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        )
     with pytest.raises(UnavailableError, match="killed for memory"):
         workers.batch([(IMAGES[0], 1), (IMAGES[1], 1)])
 

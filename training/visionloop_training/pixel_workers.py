@@ -14,7 +14,7 @@ import mmap
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -69,7 +69,7 @@ class PixelWorkers:
             busy = []
             for end, start in zip(self._ends, range(0, len(wanted), each), strict=False):
                 share = wanted[start : start + each]
-                end.send((os.getpid(), self._file, start * size, share))
+                _ask(end, (os.getpid(), self._file, start * size, share))
                 busy.append(end)
             problems = [problem for end in busy if (problem := _answer(end))]
             if problems:
@@ -87,10 +87,22 @@ class PixelWorkers:
         return np.ndarray(shape, np.uint8, self._memory)
 
 
+def _ask(end: Connection, share: _Share) -> None:
+    with _whose_end_is_told():
+        end.send(share)
+
+
 def _answer(end: Connection) -> str:
     """What went wrong, or nothing."""
-    try:
+    with _whose_end_is_told():
         return str(end.recv())
+
+
+@contextlib.contextmanager
+def _whose_end_is_told() -> Iterator[None]:
+    """A process may be gone before it is asked, and before it answers."""
+    try:
+        yield
     except (EOFError, OSError) as error:
         raise UnavailableError(
             "a process that varies training images ended; was it killed for memory? Run the same "
