@@ -87,7 +87,7 @@ def test_the_report_holds_what_was_measured(trained: tuple[Site, pipeline.Result
     page = (tmp_path / "report/report.html").read_text()
     for words in ("mean average precision", "Disc", "Jaccard", "any number of them an image"):
         assert words in page
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3
 
 
 def test_it_is_served_and_two_things_in_one_image_are_found(
