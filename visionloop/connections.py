@@ -15,6 +15,7 @@ stands here once more.
 import asyncio
 import contextlib
 import enum
+import errno
 import logging
 import resource
 import socket
@@ -30,6 +31,7 @@ LEAST: Final = 16
 BACKLOG: Final = 1024  # connections that the kernel keeps for us until we accept them
 HANDSHAKE_SECONDS: Final = 10.0
 PAUSE: Final = 0.1  # seconds, after the system had no connection for us
+_NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _TEXT: Final = b"as many connections as are allowed are being answered; retry later\n"
 TURNED_AWAY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n"
@@ -161,9 +163,10 @@ class Listener:
         while True:
             try:
                 connected, _ = await loop.sock_accept(bound)
-            except OSError as error:  # no descriptor is left, or the caller has gone again
+            except OSError as error:
                 log.warning("a connection could not be accepted: %s", error)
-                self._connections.make_room()
+                if error.errno in _NO_ROOM:  # else the caller has gone again
+                    self._connections.make_room()
                 await asyncio.sleep(PAUSE)
                 continue
             self._take(connected)

@@ -1,7 +1,7 @@
 """A decoder's process: `python -m visionloop_inference.decoder_process CONTROL [PAGE]`.
 
 It decodes the images of all front ends, one after the other in the order they came, and holds
-nothing: no model, no gRPC, no onnxruntime, 40 MB. CONTROL is the descriptor of its end of the
+nothing: no model, no gRPC, no onnxruntime. CONTROL is the descriptor of its end of the
 control channel (`link_loop` has the messages; when it is up it says `ready`), PAGE that of the
 memory which its metrics would go to: what it does is counted by the front ends that asked.
 
@@ -9,9 +9,7 @@ An image that kills it costs the caller of that image an answer. Price: images a
 rights of the pod, as they were in a front end.
 """
 
-import faulthandler
 import logging
-import signal
 import socket
 import sys
 from time import monotonic
@@ -20,9 +18,6 @@ from visionloop.errors import ImageError
 from visionloop.failpoints import failpoint
 from visionloop.images import Limits
 from visionloop.preprocessing import Preprocessing
-from visionloop.telemetry import metrics
-from visionloop.telemetry.logs import configure_logging
-from visionloop.telemetry.pages import Page
 from visionloop_inference import decoding_frames as frames
 from visionloop_inference.batching import BatchQueue, Job
 from visionloop_inference.control import Control
@@ -30,10 +25,10 @@ from visionloop_inference.decoding import decode
 from visionloop_inference.front_end_link import FrontEndLink
 from visionloop_inference.garbage import settle_garbage_collector
 from visionloop_inference.link_loop import LinkLoop
-from visionloop_inference.machine import die_first
 from visionloop_inference.pace import Pace
 from visionloop_inference.rows import Arena
 from visionloop_inference.wire import Layout, Reason
+from visionloop_inference.worker_process import begin
 
 log = logging.getLogger(__name__)
 
@@ -103,14 +98,7 @@ def serve(control: Control) -> None:
 
 def main() -> int:
     """Decodes until the supervisor ends it, or ends."""
-    # An interrupt at the terminal reaches every process of the group; the supervisor decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    faulthandler.enable()
-    configure_logging("visionloop-inference-decoder")
-    if len(sys.argv) > 2:
-        metrics.write_to(Page.shared(int(sys.argv[2])))
-    die_first()
+    begin("visionloop-inference-decoder", sys.argv[2] if len(sys.argv) > 2 else None)
     settle_garbage_collector()
     serve(Control.of_fd(int(sys.argv[1])))
     return 0
