@@ -105,8 +105,9 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        # Waiting threads sleep: training shares its cores more often than it owns them.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Threads spin within a run and sleep between two, as where the graph is served: training
+        # shares its cores more often than it owns them.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         self._session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )

@@ -64,10 +64,11 @@ def session(
 ) -> onnxruntime.InferenceSession:
     """A session for a graph (a file or its bytes) on exactly this provider.
 
-    Spinning is off: the cores are shared with the decoder and the front end, and a spinning
-    worker takes from them what it waits for. `ranges` are TensorRT's profiles (`profiles`). Raises
-    ConfigurationError when onnxruntime gave another provider, and whatever onnxruntime raises for
-    a graph it refuses.
+    On a CPU, threads spin while a run lasts, for a graph of many small operators waits at each of
+    them, and sleep from one run to the next, for the decoder and the front end want the cores
+    then. On a GPU they have nothing to wait for. `ranges` are TensorRT's profiles (`profiles`).
+    Raises ConfigurationError when onnxruntime gave another provider, and whatever onnxruntime
+    raises for a graph it refuses.
     """
     wanted = PROVIDERS[target.provider]
     if wanted not in onnxruntime.get_available_providers():
@@ -80,7 +81,10 @@ def session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if target.gpu:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    else:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     # onnxruntime's own lines are no JSON. On a CPU it raises what it writes, and we log that; a
     # GPU's libraries write errors that they do not raise.
     options.log_severity_level = 3 if target.gpu else 4

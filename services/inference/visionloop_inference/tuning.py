@@ -49,6 +49,7 @@ BUSY = 0.2  # share of the time that threads may wait for a core on a quiet mach
 TURN = 100e-6
 PROVISIONAL = 3600.0  # seconds that figures from a busy machine are good for
 MOST_ENTRIES = 256
+FORMAT = 3  # changes with all that makes older figures wrong
 FIRST_GUESS = 0.001  # seconds of a batch, where no example could be run
 
 Example = Callable[[int], Arrays]  # rows -> inputs on which the graph runs
@@ -121,7 +122,7 @@ class TuningFile:
                 newest = sorted(entries, key=lambda known: entries[known].get("measured", 0))
                 kept = {known: entries[known] for known in newest[-MOST_ENTRIES:]}
                 new = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-                new.write_text(json.dumps({"format": 2, "entries": kept}, indent=1))
+                new.write_text(json.dumps({"format": FORMAT, "entries": kept}, indent=1))
                 new.replace(self._path)
         except OSError as error:
             log.warning(
@@ -132,7 +133,7 @@ class TuningFile:
         if self._path is None or not self._path.exists():
             return {}
         content = json.loads(self._path.read_text())
-        if not isinstance(content, dict) or content.get("format") != 2:
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError("its format is not known here")
         entries = content.get("entries")
         if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
