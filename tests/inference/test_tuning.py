@@ -1,5 +1,6 @@
 """Threads and batches: measured, chosen, kept, and found again."""
 
+import itertools
 import json
 import os
 import threading
@@ -46,19 +47,9 @@ def test_figures_of_a_busy_machine_are_not_for_tomorrow(
 
 @pytest.mark.parametrize("share", [0.0, 0.9])
 def test_the_kernel_says_whether_the_machine_was_busy(
-    monkeypatch: pytest.MonkeyPatch, share: float
+    clock: "Clock", monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
-    clock = Clock()
-    monkeypatch.setattr(tuning, "perf_counter", lambda: clock.now)
     monkeypatch.setattr(tuning, "_waited", lambda: share * clock.now)
-    measure = Pace.measure
-    monkeypatch.setattr(
-        Pace,
-        "measure",
-        lambda run, most, budget, turn, **_: measure(
-            run, most, lambda: clock.now, budget, turn=turn
-        ),
-    )
     session = TimedSession(clock, lambda rows: 0.004 * rows)
     _, tuned = tune(lambda threads: session, lambda rows: [np.zeros((rows, 1))], [1], 8)
     assert tuned.quiet == (share == 0.0)
@@ -180,12 +171,12 @@ class Clock:
         self.now = 0.0
 
 
-@pytest.mark.parametrize(("speed_up", "chosen"), [(1.9, 2), (1.21, 2), (1.15, 1), (0.6, 1)])
-def test_all_cores_must_be_worth_it(
-    monkeypatch: pytest.MonkeyPatch, speed_up: float, chosen: int
-) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> "Clock":
+    """The only time that tuning knows."""
     clock = Clock()
     measure = Pace.measure
+    monkeypatch.setattr(tuning, "perf_counter", lambda: clock.now)
     monkeypatch.setattr(
         Pace,
         "measure",
@@ -193,6 +184,11 @@ def test_all_cores_must_be_worth_it(
             run, most, lambda: clock.now, budget, turn=turn
         ),
     )
+    return clock
+
+
+@pytest.mark.parametrize(("speed_up", "chosen"), [(1.9, 2), (1.25, 2), (1.15, 1), (0.6, 1)])
+def test_all_cores_must_be_worth_it(clock: "Clock", speed_up: float, chosen: int) -> None:
     opened = []
 
     def load(threads: int) -> TimedSession:
@@ -206,6 +202,25 @@ def test_all_cores_must_be_worth_it(
     assert isinstance(session, TimedSession)
     took = 0.004 / (speed_up if chosen == 2 else 1)
     assert tuned.rows_a_second == pytest.approx(1 / (tuning.TURN + took))
+
+
+@pytest.mark.parametrize(("disturbed", "speed_up", "chosen"), [(2, 1.6, 2), (1, 1.1, 1)])
+def test_what_disturbs_one_measuring_does_not_choose(
+    clock: "Clock", disturbed: int, speed_up: float, chosen: int
+) -> None:
+    """Front ends start while a runner measures; they take a quarter of one's speed."""
+
+    def load(threads: int) -> TimedSession:
+        runs = itertools.count()
+
+        def cost(rows: int) -> float:
+            slower = 1.35 if threads == disturbed and next(runs) < 9 else 1.0  # three of each size
+            return 0.01 * slower * rows / (1 if threads == 1 else speed_up)
+
+        return TimedSession(clock, cost)
+
+    _, tuned = tune(load, lambda rows: [np.zeros((rows, 1))], [1, 2], 8)
+    assert tuned.threads == chosen
 
 
 def test_measuring_ends_with_its_budget() -> None:
