@@ -38,6 +38,7 @@ class Graph:
         options.intra_op_num_threads = int(os.environ["BENCH_THREADS"])
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
         self._session = onnxruntime.InferenceSession(
             os.environ["BENCH_GRAPH"], options, providers=["CPUExecutionProvider"]
         )

@@ -4,8 +4,8 @@
 
 Nothing a server does can be faster than the same graph in a loop that does nothing else. The loop
 is a process that lives as long as a round needs it and sleeps in between. It tries one thread and
-all cores for each batch size and keeps the faster; its threads spin within a run and sleep between
-two, as in every server here.
+all cores for each batch size and keeps the faster; its threads wait for one another as in every
+server here (`visionloop.onnx_threads`).
 """
 
 import json
@@ -27,6 +27,7 @@ from bench.serving.figures import percentile, rate_at
 from bench.serving.models import SIDE
 from bench.serving.processes import cores
 from visionloop.images import decode
+from visionloop.onnx_threads import WAITING
 from visionloop.preprocessing import Preprocessing, Resize
 
 TRIAL = 0.25  # seconds for each thread count
@@ -125,11 +126,12 @@ def preprocessing() -> Preprocessing:
 
 
 def session(graph: str, threads: int) -> onnxruntime.InferenceSession:
-    """A session as every server here makes it: so many threads, which sleep between runs."""
+    """A session as every server here makes it: so many threads, and how they wait."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    for key, value in WAITING.items():
+        options.add_session_config_entry(key, value)
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 

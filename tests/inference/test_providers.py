@@ -57,12 +57,12 @@ def test_the_dynamic_loader_names_what_is_missing() -> None:
     assert "libonnxruntime_providers_cuda.so" in providers._missing_library("cuda")
 
 
-def test_on_a_cpu_threads_spin_within_a_run_only() -> None:
-    """Elsewhere each of many small operators waits for a wake-up (1.6 times on MobileNet)."""
+def test_on_a_cpu_threads_spin_for_a_moment_and_within_a_run_only() -> None:
     graph = helper.make_node("Identity", ["x"], ["y"])
     content = model([graph], [("x", "UINT8", [1])], [("y", "UINT8", [1])])[0]
     options = providers.session(content, CPU, threads=2).get_session_options()
     assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+    assert 0 < int(options.get_session_config_entry("session.intra_op.spin_duration_us")) < 50
     with pytest.raises(RuntimeError, match="allow_spinning"):  # by default they may
         options.get_session_config_entry("session.intra_op.allow_spinning")
 

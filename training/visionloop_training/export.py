@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from visionloop.errors import VisionloopError
+from visionloop.onnx_threads import WAITING
 from visionloop_training.links import Link
 from visionloop_training.network import Network
 
@@ -105,9 +106,8 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        # Threads spin within a run and sleep between two, as where the graph is served: training
-        # shares its cores more often than it owns them.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        for key, value in WAITING.items():  # as where the graph is served
+            options.add_session_config_entry(key, value)
         self._session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )

@@ -24,6 +24,7 @@ from pathlib import Path
 import onnxruntime
 
 from visionloop.errors import ConfigurationError
+from visionloop.onnx_threads import WAITING
 from visionloop.signature import FREE, Signature
 
 PROVIDERS = {
@@ -54,6 +55,7 @@ class Target:
 
 
 CPU = Target()
+SLEEPING = {"session.intra_op.allow_spinning": "0"}
 
 
 def session(
@@ -64,9 +66,8 @@ def session(
 ) -> onnxruntime.InferenceSession:
     """A session for a graph (a file or its bytes) on exactly this provider.
 
-    On a CPU, threads spin while a run lasts, for a graph of many small operators waits at each of
-    them, and sleep from one run to the next, for the decoder and the front end want the cores
-    then. On a GPU they have nothing to wait for. `ranges` are TensorRT's profiles (`profiles`).
+    On a CPU its threads wait as `onnx_threads` says; beside a GPU they have nothing to wait for,
+    and sleep. `ranges` are TensorRT's profiles (`profiles`).
     Raises ConfigurationError when onnxruntime gave another provider, and whatever onnxruntime
     raises for a graph it refuses.
     """
@@ -81,10 +82,8 @@ def session(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    if target.gpu:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    else:
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+    for key, value in (SLEEPING if target.gpu else WAITING).items():
+        options.add_session_config_entry(key, value)
     # onnxruntime's own lines are no JSON. On a CPU it raises what it writes, and we log that; a
     # GPU's libraries write errors that they do not raise.
     options.log_severity_level = 3 if target.gpu else 4
