@@ -166,13 +166,18 @@ def test_a_runner_comes_back_when_its_files_were_swept_away(
     in_plane(tmp_path, store_of_models, scenario)
 
 
-async def until_ready(plane: Plane, model: str) -> None:
-    """Waits until the (first) front end says that it can serve the model."""
+async def is_ready(plane: Plane, model: str, version: str = "") -> bool:
+    """What the (first) front end says of a model, or of a version of it."""
     async with grpc.aio.insecure_channel(plane.front_ends.local) as channel:
         client = triton.service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        asked = triton.service_pb2.ModelReadyRequest(name=model)
-        while not (await client.ModelReady(asked, wait_for_ready=True)).ready:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        asked = triton.service_pb2.ModelReadyRequest(name=model, version=version)
+        return bool((await client.ModelReady(asked, wait_for_ready=True)).ready)
+
+
+async def until_ready(plane: Plane, model: str, version: str = "") -> None:
+    """Waits until the (first) front end says that it can serve it."""
+    while not await is_ready(plane, model, version):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
 
 
 def test_a_new_front_end_serves_though_the_files_were_swept_away(
@@ -191,6 +196,25 @@ def test_a_new_front_end_serves_though_the_files_were_swept_away(
         await until_ready(plane, "cells")
 
     in_plane(tmp_path, store_of_models, scenario)
+
+
+def test_a_new_front_end_serves_the_versions_that_no_alias_means(
+    tmp_path: Path, repository: ModelRepository, store_of_models: str
+) -> None:
+    """It gets their links first and the routes then, which must name them."""
+    publish_bundle(repository, seed=1)
+    publish_bundle(repository, seed=2, promote=True)
+
+    async def scenario(plane: Plane) -> None:
+        assert await plane.settle()
+        await until_ready(plane, "cells", "1")
+        [dead] = plane.front_ends._hosted
+        os.kill(dead.child.pid, signal.SIGKILL)
+        await until(lambda: plane.front_ends._hosted[0] is not dead)
+        await until_ready(plane, "cells")  # it has heard the routes
+        assert await is_ready(plane, "cells", "1")
+
+    in_plane(tmp_path, store_of_models, scenario, "--version-policy=latest:2")
 
 
 def test_a_link_that_the_machine_had_no_room_for_is_made_later(

@@ -190,6 +190,9 @@ class ServedModel:
         metrics.MODEL_LOAD.labels(outcome="loaded").inc()
         version.move(State.PROBATION)
         self._loader.serve(version)
+        # A front end that is started from now on gets this version's links, and the routes after
+        # them: of a version that they do not name it would close the links again.
+        self._route()
         runner = version.runners[0]
         log.info(
             "%s serves, %.2f s after its load began", version, perf_counter() - began,
