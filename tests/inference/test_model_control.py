@@ -2,12 +2,13 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.bundles import publish_bundle
 from support.control_plane import Plane, in_plane, until
 
-from visionloop.errors import NotFoundError, UnavailableError
+from visionloop.errors import NotFoundError, RefusedError, UnavailableError
 from visionloop.repository import ModelRepository
 from visionloop_inference.hosted_runner import HostedRunner
 
@@ -81,3 +82,52 @@ def test_a_named_model_that_was_unloaded_stays_so(
 
     flags = ("--model-control=explicit", "--models=cells")
     in_plane(tmp_path, store_of_models, scenario, *flags)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "words"),
+    [
+        ({}, NotFoundError, "it has no stable version yet"),
+        ({"promote": True, "wrong_golden": 0}, RefusedError, "version 1 was refused"),
+        ({"promote": True}, UnavailableError, "the store is away"),
+    ],
+)
+def test_why_a_model_cannot_serve_is_said_and_whether_to_try_again(
+    tmp_path: Path,
+    repository: ModelRepository,
+    store_of_models: str,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    kind: type[Exception],
+    words: str,
+) -> None:
+    publish_bundle(repository, **change)
+
+    def away(*_: object) -> None:
+        raise OSError("the store is away")
+
+    async def scenario(plane: Plane) -> None:
+        if kind is UnavailableError:
+            monkeypatch.setattr(plane.supervisor._loader.repository, "fetch", away)
+        with pytest.raises(kind, match=words):
+            await plane.supervisor.load("cells")
+
+    in_plane(tmp_path, store_of_models, scenario, "--model-control=explicit")
+
+
+def test_a_model_that_was_unloaded_is_no_candidate_for_an_empty_name(
+    tmp_path: Path, repository: ModelRepository, store_of_models: str
+) -> None:
+    publish_bundle(repository, "cells", promote=True)
+    publish_bundle(repository, "dogs", promote=True)
+
+    async def scenario(plane: Plane) -> None:
+        for name in ("cells", "dogs"):
+            await plane.supervisor.load(name)
+            assert plane.front_ends._routes[name]["wanted"]
+        await plane.supervisor.unload("dogs")
+        assert not plane.front_ends._routes["dogs"]["wanted"]
+        assert "it was unloaded" in plane.front_ends._routes["dogs"]["problem"]
+        assert plane.front_ends._routes["cells"]["wanted"]
+
+    in_plane(tmp_path, store_of_models, scenario, "--model-control=explicit")

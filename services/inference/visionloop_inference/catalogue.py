@@ -183,11 +183,6 @@ class Catalogue:
             self.models[name] = RoutedModel(name, self._queue_rows, self._budget)
         self.models[name].update(message)
 
-    def forget(self, name: str) -> None:
-        """The model is not served here any more."""
-        if (model := self.models.pop(name, None)) is not None:
-            model.retire()
-
     def version(self, bundle: bytes) -> RoutedVersion:
         """A version to link runners to; routed to by number at once, by alias when one says so.
 
@@ -204,5 +199,6 @@ class Catalogue:
 
     def close(self) -> None:
         """Forgets every model, for the end."""
-        for name in tuple(self.models):
-            self.forget(name)
+        for model in self.models.values():
+            model.retire()
+        self.models.clear()

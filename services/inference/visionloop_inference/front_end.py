@@ -3,13 +3,12 @@
 A front end parses, decodes and admits; it holds no graph. It follows the supervisor's messages:
 
     start   {address, socket, index, settings} + fd     listen; said: listening {port}, or
-                                                        refused {problem}
+                                                        refused {problem, field}
     link    {bundle, runner} + fds      a runner's socket and arena; said: unlinked {number} when
                                         it could not be taken, or broke later
     decoder {decoder} + fds             the same of a decoder
     model   {model, wanted, problem,
              stable, canary, versions}                  the routes of one model, all of them
-    forget  {model}                                     a model that is not served any more
     server  {ready, stopping, reason, default}          readiness of the whole
     log     {level}                                     how much to log
     regions {regions: [{name, key, offset, size}]}      shared memory of callers, all of it
@@ -97,7 +96,7 @@ class FrontEnd:
         try:
             port = server.listen(start["address"], start["socket"])
         except ConfigurationError as error:
-            self._say({"said": "refused", "problem": str(error)})
+            self._say({"said": "refused", "problem": str(error), "field": error.field})
             return
         await server.start()
         self._say({"said": "listening", "port": port})
@@ -138,8 +137,6 @@ class FrontEnd:
         match message["do"]:
             case "model":
                 catalogue.update_model(message)
-            case "forget":
-                catalogue.forget(message["model"])
             case "server":
                 catalogue.update_server(message)
             case "log":

@@ -160,11 +160,6 @@ class FrontEnds:
         self._routes[model] = {"do": "model", "model": model, **message}
         self._say(self._routes[model])
 
-    def forget(self, model: str) -> None:
-        """The model is not known any more."""
-        self._routes.pop(model, None)
-        self._say({"do": "forget", "model": model})
-
     def server(self, *, ready: bool, stopping: bool, reason: str, default: str) -> None:
         """The readiness of the whole; said when it changed."""
         message = {

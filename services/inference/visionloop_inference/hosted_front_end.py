@@ -104,7 +104,7 @@ class HostedFrontEnd:
                 self._listening.set_result(message["port"])
             case "refused":
                 self._listening.set_exception(
-                    ConfigurationError(message["problem"], field=message.get("field", "port"))
+                    ConfigurationError(message["problem"], field=message["field"])
                 )
             case "ask":
                 task = asyncio.create_task(self._reply(message))

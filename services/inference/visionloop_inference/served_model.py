@@ -57,6 +57,18 @@ class ServedModel:
         return self.stable is not None
 
     @property
+    def wanted(self) -> bool:
+        """Whether somebody asked for it to be served: by name, by an alias, by a policy. Else it is
+        known, but no candidate where a request names no model."""
+        promoted = self._aliases is not None and self._aliases.stable is not None
+        return (
+            self.named
+            or promoted
+            or self.coming is not None
+            or any(version.serving for version in self.versions.values())
+        )
+
+    @property
     def coming(self) -> ModelVersion | None:
         """A version that is on its way into service."""
         ways = (State.FETCHING, State.LOADING)
@@ -276,8 +288,7 @@ class ServedModel:
         self._loader.front_ends.route(
             self.name,
             {
-                # A model that nobody promoted yet is known, but is no candidate for an empty name.
-                "wanted": self.named or bool(self.versions or self.problem),
+                "wanted": self.wanted,
                 "problem": self.problem if self.serving else self.why_not(),
                 "stable": self.stable.number if self.stable else None,
                 "canary": {"version": self.canary.number, "percent": self.percent}

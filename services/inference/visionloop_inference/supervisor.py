@@ -13,9 +13,10 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from visionloop.errors import NotFoundError, UnavailableError, VisionloopError
+from visionloop.errors import NotFoundError, RefusedError, UnavailableError, VisionloopError
 from visionloop.telemetry import inference as metrics
 from visionloop_inference.catalogue import NO_MODEL_YET
+from visionloop_inference.lifecycle import State
 from visionloop_inference.loading import Loader
 from visionloop_inference.served_model import ServedModel
 from visionloop_inference.settings import Settings
@@ -170,7 +171,7 @@ class Supervisor:
             if not any(version.serving for version in model.versions.values()):
                 if not await self._loader.in_thread(self._loader.repository.versions, name):
                     raise NotFoundError(f"the store has no model {name!r}")
-                raise NotFoundError(f"model {name!r} cannot serve: {model.why_not()}")
+                raise _cannot_serve(model)
         finally:
             self._loads[name] -= 1
             if not self._loads[name]:
@@ -208,6 +209,16 @@ class Supervisor:
         except Exception:
             metrics.STORE_ERRORS.labels(reason="internal").inc()
             log.exception("%s failed, trying again in %.0f s", doing, self._poll_seconds)
+
+
+def _cannot_serve(model: ServedModel) -> VisionloopError:
+    """Why a load by request brought nothing into service: it is worth trying again, or not until
+    another version is published, or no version is meant to serve."""
+    kind: type[VisionloopError] = NotFoundError
+    if model.problem:
+        failed = any(version.state is State.FAILED for version in model.versions.values())
+        kind = UnavailableError if failed else RefusedError
+    return kind(f"model {model.name!r} cannot serve: {model.why_not()}")
 
 
 def _check_still_there(model: ServedModel, etag: str | None, published: list[int] | None) -> None:
