@@ -211,7 +211,7 @@ def test_the_files_of_a_version_that_drains_for_long_are_removed_later(
         model = plane.supervisor.models["cells"]
         assert loader.folder("cells", 1).exists()
         drained.set()
-        await until(lambda: not model._releases)
+        await until(lambda: not model._releases._under_way)
         promote_version(repository, 4)
         assert await plane.settle()
         assert not loader.folder("cells", 1).exists()

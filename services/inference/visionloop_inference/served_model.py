@@ -6,9 +6,7 @@ all its golden images, so that going back is the same single step. A version tha
 as a canary that is promoted, is only pointed at. Price: two versions in memory for a swap.
 """
 
-import asyncio
 import logging
-import shutil
 from collections.abc import Callable, Collection
 from time import perf_counter
 
@@ -18,9 +16,10 @@ from visionloop.errors import UnavailableError, VisionloopError
 from visionloop.failpoints import failpoint
 from visionloop.telemetry import inference as metrics
 from visionloop_inference.for_good import FOR_GOOD
-from visionloop_inference.lifecycle import OVER, ModelVersion, State
+from visionloop_inference.lifecycle import ModelVersion, State
 from visionloop_inference.loading import Loader
 from visionloop_inference.model_metrics import ModelMetrics
+from visionloop_inference.releases import Releases
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +46,7 @@ class ServedModel:
         # Refused or demoted since the aliases moved: to load them again would end the same.
         self._hopeless: dict[int, str] = {}  # number -> how it ended
         self._in_trouble = False  # by this settling; otherwise `problem` is over
-        self._stale: set[int] = set()  # versions whose files wait to be removed
-        self._releases: set[asyncio.Task[None]] = set()
+        self._releases = Releases(name, loader)
         self._metrics = ModelMetrics(name)
 
     @property
@@ -191,7 +189,7 @@ class ServedModel:
         self._route()
         began = perf_counter()
         try:
-            await self._clean_cache(number)
+            await self._releases.clean_cache(number, self.versions)
             await self._loader.load(version)
         except FOR_GOOD as error:
             self._give_up(version, State.REFUSED, error)
@@ -217,7 +215,7 @@ class ServedModel:
         problem = f"version {version.number} was {state}: {error}"
         if state is State.REFUSED:
             self._hopeless[version.number] = problem
-            self._stale.add(version.number)
+            self._releases.forget_files(version.number)
         self._trouble(problem)
         metrics.MODEL_LOAD.labels(outcome=str(state)).inc()
         metrics.MODEL_SWAP.labels(result=str(state)).inc()
@@ -260,9 +258,9 @@ class ServedModel:
         back = f"{self.stable} serves" if self.stable is not None else "no version serves"
         log.error("%s was demoted: %s; %s", version, error, back)
         self._route()
-        self._release(version)
+        self._releases.begin(version)
 
-    # Routes and releases.
+    # Routes.
 
     def _let_go(self, others: Collection[int]) -> None:
         """Retires what no alias and no policy wants any more."""
@@ -277,7 +275,7 @@ class ServedModel:
         if gone:
             self._route()
             for version in gone:
-                self._release(version)
+                self._releases.begin(version)
 
     def announce(self) -> None:
         """Front ends know the model from here on, and why it does not serve."""
@@ -314,28 +312,6 @@ class ServedModel:
         serving = {alias: version for alias, version in aliases.items() if version is not None}
         self._metrics.tell(serving, pending=self.pending)
 
-    def _release(self, version: ModelVersion) -> None:
-        """In the background: a slow request on the old version must not hold up the next alias."""
-
-        async def release() -> None:
-            await self._loader.release(version)
-            version.move(State.RELEASED)
-            log.info("%s is released", version)
-
-        self._stale.add(version.number)
-        task = asyncio.create_task(release(), name=f"release {version}")
-        self._releases.add(task)
-        task.add_done_callback(self._releases.discard)
-
-    async def _clean_cache(self, number: int) -> None:
-        """Removes the files of versions retired before the last swap; a rollback finds its own."""
-        self._stale.discard(number)
-        for stale in sorted(self._stale):
-            if (version := self.versions.get(stale)) is None or version.state in OVER:
-                folder = self._loader.folder(self.name, stale)
-                await self._loader.in_thread(shutil.rmtree, folder, ignore_errors=True)
-                self._stale.discard(stale)
-
     def retire(self, why: str) -> None:
         """Takes the model out of service."""
         if self.stable is not None or self.canary is not None:
@@ -351,4 +327,4 @@ class ServedModel:
     async def close(self) -> None:
         """Lets every version go, once its last request is answered. Nothing may swap meanwhile."""
         self.retire("the server is shutting down")
-        await asyncio.gather(*self._releases)
+        await self._releases.finished()
