@@ -229,6 +229,7 @@ def test_bodies_that_come_slowly_hold_no_more_than_their_room(server: Server) ->
     """Three senders that stop half-way take all the room; when they leave it is there again."""
     host, port = server.address("http").split(":")
     head = POST + b"Content-Length: %d\r\n\r\nabc" % (LIMIT - 4096)
+    counted = server.metric("visionloop_rejected_total", reason="bytes")
     slow = [socket.create_connection((host, int(port)), timeout=30) for _ in range(3)]
     for connection in slow:
         connection.sendall(head)
@@ -236,6 +237,7 @@ def test_bodies_that_come_slowly_hold_no_more_than_their_room(server: Server) ->
     refused = _until(lambda: post(server, image), 429)
     assert refused.headers["retry-after"] == "1"
     assert refused.json()["error"]["code"] == "RESOURCE_EXHAUSTED"
+    assert server.metric("visionloop_rejected_total", reason="bytes") == counted + 1
     assert server.get("/healthz") == (200, "alive\n")
     for connection in slow:
         connection.close()

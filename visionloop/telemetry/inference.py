@@ -40,7 +40,7 @@ INFLIGHT_REQUESTS = _gauge(
 REJECTED = _counter(
     "visionloop_rejected_total",
     "Requests refused or dropped before they ran: queue_full, bytes, low_priority, late, expired, "
-    "cancelled, draining.",
+    "cancelled, concurrency (--max-concurrent-requests), draining.",
     ("reason",),
 )
 IMAGE_ERRORS = _counter(

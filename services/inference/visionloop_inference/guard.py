@@ -47,6 +47,7 @@ class Guard:
         self._access_log = access_log
         self._max_requests = settings.max_concurrent_requests
         self._turned_away = metrics.REJECTED.labels(reason="draining")
+        self._too_many = metrics.REJECTED.labels(reason="concurrency")
         self._closed = settings.tokens is not None
 
     def around(self, path: str, handler: Handler, *, raw: bool) -> Handler:
@@ -98,11 +99,11 @@ class Guard:
         counts = rpc.Method("bidi_stream", path)
 
         async def guarded(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+            peer = peer_of(context)  # now: at the end of a stream the call may be gone
             stream = self._traffic.stream()
             counts.started()
             began = perf_counter()
             code, caller = "UNKNOWN", ""
-            peer = peer_of(context)  # now: at the end of a stream the call may be gone
             try:
                 caller = self._admit(path, context)
                 counted = stream.requests(requests)
@@ -141,11 +142,11 @@ class Guard:
                 "the server is shutting down; send to another replica",
                 retry_after_seconds=BUSY_RETRY_SECONDS,
             )
-        calls = self._traffic.under_way + self._traffic.streams
-        if calls > self._max_requests:
+        if (calls := self._traffic.calls) > self._max_requests:
+            self._too_many.inc()
             raise OverloadedError(
-                f"{calls} requests and streams are under way and the limit is "
-                f"{self._max_requests}; retry later or send to another replica",
+                f"{calls} calls are under way and the limit is {self._max_requests}; retry later "
+                "or send to another replica",
                 retry_after_seconds=BUSY_RETRY_SECONDS,
             )
         return self._gate.check(path, (context.invocation_metadata() or ()) if self._closed else ())

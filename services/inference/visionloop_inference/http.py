@@ -30,6 +30,7 @@ from visionloop.errors import (
     VisionloopError,
 )
 from visionloop.flags import endpoint
+from visionloop.telemetry import inference as inference_metrics
 from visionloop.telemetry import metrics
 from visionloop_inference.auth import Gate
 from visionloop_inference.credentials import certificates
@@ -215,6 +216,7 @@ class HttpServer:
         room = min(int(length), max_body) if known else max_body
         limit = self._settings.queue_bytes
         if self._held + room > limit:
+            inference_metrics.REJECTED.labels(reason="bytes").inc()
             raise OverloadedError(
                 f"HTTP requests hold {self._held} bytes and the limit is {limit} (--queue-bytes), "
                 f"so {room} more have no room; retry later",

@@ -24,6 +24,7 @@ class Traffic:
     def __init__(self) -> None:
         self.under_way = 0  # requests, those within streams included
         self.streams = 0  # that are open
+        self.in_streams = 0  # requests within them
         self.closed = False  # new requests are turned away
         self._last_arrival = time.monotonic()
         self._gauge = metrics.INFLIGHT_REQUESTS.labels()
@@ -38,6 +39,11 @@ class Traffic:
         """It was answered, or is lost to its caller."""
         self.under_way -= 1
         self._gauge.set(self.under_way)
+
+    @property
+    def calls(self) -> int:
+        """Calls under way, a stream being one."""
+        return self.under_way - self.in_streams + self.streams
 
     def stream(self) -> "Stream":
         """A stream began. Not it but the requests in it are under way: it may idle for hours."""
@@ -83,6 +89,7 @@ class Stream:
         """The requests, each counted as it is read."""
         async for request in requests:
             self._under_way += 1
+            self._traffic.in_streams += 1
             self._traffic.arrive()
             yield request
 
@@ -90,6 +97,7 @@ class Stream:
         """An answer was sent."""
         if self._under_way:
             self._under_way -= 1
+            self._traffic.in_streams -= 1
             self._traffic.leave()
 
     def close(self) -> None:
