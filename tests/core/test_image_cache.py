@@ -1,4 +1,4 @@
-"""The node's image cache under several processes, damage and a full disk; the order of a stream."""
+"""The node's image cache under several processes, damage and a full disk."""
 
 import multiprocessing
 import os
@@ -9,16 +9,13 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from support.forked import forked_at_first
 
 from visionloop.errors import CorruptError, InvalidInputError, NotFoundError
 from visionloop.image_cache import ImageCache
-from visionloop.image_stream import AHEAD, ImageStream, Position, epoch_order
 from visionloop.objectstore.base import StoredObject
 from visionloop.objectstore.file import FileStore
-from visionloop.snapshot import SnapshotRow, blob_key
+from visionloop.snapshot import blob_key
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -160,95 +157,3 @@ def test_processes_of_a_node_share_one_cache(site) -> None:
 def read_all(root: Path, folder: Path, digests: list[str]) -> int:
     cache = ImageCache(CountedStore(root), folder)
     return sum(len(cache.read(digest)) for digest in digests)
-
-
-def row(digest: str) -> SnapshotRow:
-    return SnapshotRow(
-        sha256=digest, width=1, height=1, split="train", group_id="g", class_id="a",
-        label_source="human",
-    )  # fmt: skip
-
-
-@pytest.fixture
-def rows(site) -> list[SnapshotRow]:
-    return [row(put(site[0], number)) for number in range(50)]
-
-
-def streams(site, rows, world: int, seed: int = 7) -> list[ImageStream]:
-    cache = ImageCache(*site)
-    return [ImageStream(rows, cache, seed=seed, rank=r, world=world) for r in range(world)]
-
-
-def digests_of(stream: ImageStream, start: Position) -> list[str]:
-    return [sample.row.sha256 for sample in stream.epoch(start)]
-
-
-def test_ranks_share_an_epoch_and_each_gets_as_many(site, rows) -> None:
-    shares = [digests_of(stream, Position(3)) for stream in streams(site, rows, 4)]
-    assert [len(share) for share in shares] == [13] * 4
-    taken = Counter(digest for share in shares for digest in share)
-    assert taken.keys() == {one.sha256 for one in rows}
-    assert taken.total() == 52  # two came twice, so that no rank waits for the others
-    alone = digests_of(streams(site, rows, 1)[0], Position(3))
-    assert [share[0] for share in shares] == alone[:4]
-
-
-def test_a_run_goes_on_where_it_stopped_with_other_ranks(site, rows) -> None:
-    [alone] = streams(site, rows, 1)
-    whole = digests_of(alone, Position(1))
-    for stream in streams(site, rows, 2):
-        samples = stream.epoch(Position(1))
-        done = [next(samples) for _ in range(10)]
-        samples.close()
-        assert done[-1].after == Position(1, 20)
-    resumed = [digests_of(stream, Position(1, 20)) for stream in streams(site, rows, 3)]
-    assert [one for step in zip(*resumed, strict=True) for one in step] == whole[20:]
-    last = list(alone.epoch(Position(1)))[-1]
-    assert last.after == Position(2)
-    assert digests_of(alone, Position(2)) != whole
-
-
-def test_images_are_fetched_ahead_and_no_further(site, rows) -> None:
-    [stream] = streams(site, rows, 1)
-    samples = stream.epoch()
-    first = next(samples)
-    assert sha256(first.image).hexdigest() == first.row.sha256
-    samples.close()
-    assert 0 < site[0].fetched().total() <= AHEAD
-
-
-def test_a_lost_image_is_named_where_it_is_due(site, rows) -> None:
-    store, _ = site
-    [stream] = streams(site, rows, 1)
-    order = digests_of(stream, Position())
-    store.delete(blob_key(order[20]))
-    (site[1] / order[20][:2] / order[20]).unlink()
-    samples = stream.epoch()
-    assert [next(samples).row.sha256 for _ in range(20)] == order[:20]
-    with pytest.raises(NotFoundError, match=order[20]):
-        next(samples)
-
-
-def test_wrong_use_is_refused(site, rows) -> None:
-    cache = ImageCache(*site)
-    with pytest.raises(InvalidInputError, match="rank is 2 of 2"):
-        ImageStream(rows, cache, seed=1, rank=2, world=2)
-    with pytest.raises(InvalidInputError, match="no images"):
-        ImageStream([], cache, seed=1)
-    with pytest.raises(InvalidInputError, match="offset 60 is not in an epoch of 50"):
-        next(ImageStream(rows, cache, seed=1).epoch(Position(0, 60)))
-
-
-def test_the_order_is_the_same_for_ever() -> None:
-    digests = [sha256(f"{number}".encode()).hexdigest() for number in range(8)]
-    assert epoch_order(digests, seed=0, epoch=0).tolist() == [4, 3, 7, 5, 0, 2, 6, 1]
-    assert epoch_order(digests, seed=0, epoch=1).tolist() == [4, 3, 2, 1, 7, 0, 6, 5]
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.sets(st.binary(min_size=32, max_size=32), min_size=2), st.integers(0, 2**64))
-def test_a_new_image_does_not_shuffle_the_others(digests: set[bytes], seed: int) -> None:
-    names = sorted(one.hex() for one in digests)
-    before = [names[1:][place] for place in epoch_order(names[1:], seed, 5)]
-    after = [names[place] for place in epoch_order(names, seed, 5)]
-    assert [name for name in after if name != names[0]] == before

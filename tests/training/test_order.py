@@ -1,9 +1,12 @@
-"""The balanced sampler: every class equally often, a pure function, on the one order there is."""
+"""The order of an epoch, and the balanced sampler on it: every class equally often."""
 
 from collections import Counter
+from hashlib import sha256
 
-from visionloop.image_stream import epoch_order
-from visionloop_training.order import balanced, epoch_pairs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from visionloop_training.order import balanced, epoch_order, epoch_pairs
 
 DIGESTS = [f"{number:064x}" for number in range(100)]
 LABELS = [0] * 80 + [1] * 15 + [2] * 5
@@ -50,3 +53,18 @@ def test_equal_classes_stay_one_pass():
     places, rounds = balanced(list(range(10)), [0, 1] * 5)
     assert sorted(places) == list(range(10))
     assert not any(rounds)
+
+
+def test_the_order_is_the_same_for_ever() -> None:
+    digests = [sha256(f"{number}".encode()).hexdigest() for number in range(8)]
+    assert epoch_order(digests, seed=0, epoch=0).tolist() == [4, 3, 7, 5, 0, 2, 6, 1]
+    assert epoch_order(digests, seed=0, epoch=1).tolist() == [4, 3, 2, 1, 7, 0, 6, 5]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sets(st.binary(min_size=32, max_size=32), min_size=2), st.integers(0, 2**64))
+def test_a_new_image_does_not_shuffle_the_others(digests: set[bytes], seed: int) -> None:
+    names = sorted(one.hex() for one in digests)
+    before = [names[1:][place] for place in epoch_order(names[1:], seed, 5)]
+    after = [names[place] for place in epoch_order(names, seed, 5)]
+    assert [name for name in after if name != names[0]] == before

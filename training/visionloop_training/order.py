@@ -1,19 +1,32 @@
 """What is drawn at random in training, as pure functions: so nothing of it needs to be stored.
 
 Whoever knows the seed, the epoch and how many images were taken knows the rest of the epoch's
-order, on any machine and in any number of processes (`visionloop.image_stream`); which variant of
-an image is seen follows likewise. Dropout's draws follow from the step's number.
+order, on any machine and in any number of processes; which variant of an image is seen follows
+likewise. Dropout's draws follow from the step's number.
 """
 
 from collections.abc import Sequence
+from hashlib import blake2b
 
 import numpy as np
 import torch
-
-from visionloop.image_stream import epoch_order
+from numpy.typing import NDArray
 
 _STEPS = 2  # tells the streams of steps from those of epochs
 _EPOCHS = 1001  # more than there can be, so that variants of repeated images differ
+
+
+def epoch_order(digests: Sequence[str], seed: int, epoch: int) -> NDArray[np.int64]:
+    """The places of `digests` (n,) in the order of an epoch (n,).
+
+    By a keyed digest of each image's own digest: it depends on the seed, the epoch and the images
+    alone, not on a library's random numbers, and a new image does not shuffle the others.
+    """
+    key = blake2b(f"{seed}/{epoch}".encode(), digest_size=16).digest()
+    keyed = b"".join(
+        blake2b(bytes.fromhex(one), digest_size=8, key=key).digest() for one in digests
+    )
+    return np.argsort(np.frombuffer(keyed, dtype="<u8"), kind="stable")
 
 
 def epoch_pairs(
