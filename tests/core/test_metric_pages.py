@@ -216,3 +216,30 @@ def test_a_child_that_dies_during_a_scrape_is_counted_once() -> None:
     folding.join()
     assert (found, folded) == ([7.0], [])
     assert sample("visionloop_test_calls_total", kind="second") == 7.0
+
+
+GROWING = """
+import sys
+from visionloop.telemetry import pages
+page = pages.Page.shared(int(sys.argv[1]))
+for number in range(30_000):
+    page.series("m", (str(number),), 1)
+"""
+
+
+def test_a_reader_never_misses_what_was_there_before() -> None:
+    """A scrape while a child takes up a new series: counters must not seem to begin anew."""
+    fd = pages.shared_memory()
+    page = pages.Page.shared(fd)
+    length = memoryview(page._memory)[:8].cast("Q")
+    process = subprocess.Popen([sys.executable, "-c", GROWING, str(fd)], pass_fds=[fd])
+    os.close(fd)
+    seen = [0]
+    while process.poll() is None:
+        seen += [length[0] for _ in range(5_000)]
+        assert seen == sorted(seen)
+        del seen[:-1]
+    length.release()
+    assert process.returncode == 0
+    assert len(list(page.read())) == 30_000
+    page.close()

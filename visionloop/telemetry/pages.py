@@ -14,7 +14,6 @@ a lock of 0.1 microseconds per update, for threads that share a page.
 import json
 import mmap
 import os
-import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from typing import Self
 NUMBERS = 131_072  # per page
 DIRECTORY_BYTES = 4 * 2**20
 SIZE = 8 * NUMBERS + DIRECTORY_BYTES  # shared memory takes only the part that is used
-_LENGTH = struct.Struct("<Q")  # bytes of the directory; stands in place of the first number
 
 Labels = tuple[str, ...]
 
@@ -48,6 +46,9 @@ class Page:
     def __init__(self, memory: mmap.mmap) -> None:
         self._memory = memory
         self.numbers = memoryview(memory)[: 8 * NUMBERS].cast("d")
+        # Bytes of the directory; it stands in place of the first number. Written by one store of 8
+        # bytes (struct.pack_into clears them first): a reader never misses what was there before.
+        self._length = memoryview(memory)[:8].cast("Q")
         self.lock = threading.Lock()
         self._known: dict[tuple[str, Labels], Series] = {}
         self._next = 1
@@ -73,21 +74,20 @@ class Page:
 
     def _take(self, metric: str, labels: Labels, count: int) -> Series:
         entry = json.dumps([metric, labels, self._next, count]).encode() + b"\n"
-        (length,) = _LENGTH.unpack_from(self._memory)
+        length = self._length[0]
         if self._next + count > NUMBERS or length + len(entry) > DIRECTORY_BYTES:
             raise PageFullError(f"the metric page is full; {metric} has no room for {labels}")
         begin = 8 * NUMBERS + length
         self._memory[begin : begin + len(entry)] = entry
         # The length comes last: a reader sees whole entries only.
-        _LENGTH.pack_into(self._memory, 0, length + len(entry))
+        self._length[0] = length + len(entry)
         series = Series(metric, labels, self._next, count)
         self._next += count
         return series
 
     def read(self) -> Iterator[tuple[Series, list[float]]]:
         """Every series and its numbers as they are now, for whoever did not write them too."""
-        (length,) = _LENGTH.unpack_from(self._memory)
-        directory = self._memory[8 * NUMBERS : 8 * NUMBERS + length]
+        directory = self._memory[8 * NUMBERS : 8 * NUMBERS + self._length[0]]
         for line in directory.splitlines():
             metric, labels, first, count = json.loads(line)
             yield (
@@ -97,6 +97,7 @@ class Page:
 
     def close(self) -> None:
         self.numbers.release()
+        self._length.release()
         self._memory.close()
 
 
