@@ -34,8 +34,8 @@ from visionloop.repository import file_entry
 from visionloop.signature import TensorSpec
 from visionloop_inference.control import Control
 from visionloop_inference.datatypes import Tensor
-from visionloop_inference.link import RunnerLink
 from visionloop_inference.rows import Arena
+from visionloop_inference.runner_link import RunnerLink
 
 Load = Callable[[Callable[[], Awaitable[object]], int, int], Awaitable[float]]
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partialmethod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,9 @@ from visionloop.telemetry import inference as metrics
 from visionloop.telemetry.metrics import values
 from visionloop_inference import loaded_model
 from visionloop_inference.datatypes import Tensor
-from visionloop_inference.link import RunnerLink
+from visionloop_inference.levels import BULK
+from visionloop_inference.routed_version import RoutedVersion
+from visionloop_inference.runner_link import RunnerLink
 from visionloop_inference.session import Session
 
 Scenario = Callable[[RunnerLink], Awaitable[None]]
@@ -166,6 +169,58 @@ def test_two_front_ends_share_a_runner(runner: RunningRunner) -> None:
             np.testing.assert_array_equal(output(await one.run([tensor(x)], 3, None)), 2 * x + 1)
 
     asyncio.run(both())
+
+
+def test_rows_of_another_front_end_are_predicted_until_they_are_answered_or_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tensor_bundle(tmp_path, tiny())
+    runs, run = threading.Semaphore(0), Session.run
+
+    def run_when_told(session: Session, inputs: list[np.ndarray], **options: Any) -> Any:
+        assert runs.acquire(timeout=30)
+        return run(session, inputs, **options)
+
+    async def scenario(runner: RunningRunner) -> None:
+        async with runner.connected() as ours, runner.connected() as theirs:
+            version = RoutedVersion(bundle)
+            version.links = [ours]
+
+            def work(rows: int, priority: int) -> asyncio.Task[Any]:
+                return asyncio.create_task(theirs.run([tensor(floats(rows))], rows, None, priority))
+
+            tasks = [work(40, 0), work(16, BULK)]
+            runs.release()  # one batch: no request is answered by that
+            await until(lambda: ours.ahead(low=True) == 56)
+            assert ours.ahead(low=False) == 40  # what is of low priority waits for ours
+            assert version.seconds(4, low=False) == pytest.approx(ours.seconds(44))
+            assert version.seconds(4, low=True) == pytest.approx(ours.seconds(60))
+            runs.release(50)
+            await asyncio.gather(*tasks)
+            await until(lambda: ours.ahead(low=True) == 0)
+
+            # Who leaves while a batch runs is before nobody, though nothing runs after it.
+            while runs.acquire(blocking=False):
+                pass
+            tasks = [work(16, 0), work(16, BULK)]
+            runs.release()
+            await until(lambda: ours.ahead(low=True) == 32)
+            theirs.close()
+            runs.release()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await until(lambda: ours.ahead(low=True) == 0)
+            assert ours.rows_waiting == 0
+            assert version.seconds(4, low=False) == pytest.approx(ours.seconds(4))
+            version.links = []
+
+    with running(bundle, tmp_path) as runner:
+        monkeypatch.setattr(Session, "run", run_when_told)
+        asyncio.run(asyncio.wait_for(scenario(runner), 60))
+
+
+async def until(what: Callable[[], bool]) -> None:
+    while not what():  # noqa: ASYNC110 — the runner's word for it
+        await asyncio.sleep(0.001)
 
 
 def test_closing_a_link_leaves_nothing_open_in_this_process(tmp_path: Path) -> None:

@@ -15,12 +15,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.runners import RunningRunner, output, running, start, tensor, tensor_bundle, tiny
+from onnx import helper
+from support.runners import (
+    RunningRunner,
+    model,
+    output,
+    running,
+    start,
+    tensor,
+    tensor_bundle,
+    tiny,
+)
 
 from visionloop.errors import UnavailableError
 from visionloop_inference import front_end_link, wire
-from visionloop_inference.link import RunnerLink
 from visionloop_inference.rows import HEADER, Arena
+from visionloop_inference.runner_link import RunnerLink
 
 ROUNDS = int(os.environ.get("KILL_ROUNDS", "3"))
 
@@ -98,7 +108,7 @@ import asyncio, socket, sys
 from pathlib import Path
 from visionloop.bundle import parse_bundle
 from visionloop_inference.datatypes import Tensor
-from visionloop_inference.link import RunnerLink
+from visionloop_inference.runner_link import RunnerLink
 from visionloop_inference.rows import Arena
 
 async def main():
@@ -162,6 +172,7 @@ def test_a_front_end_that_never_reads_loses_its_link_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(front_end_link, "MOST_UNSENT", 2**18)
+    monkeypatch.setattr(front_end_link, "STALLED", 0.0)
     with running(tensor_bundle(tmp_path, tiny()), tmp_path) as runner:
         end, arena = runner.ends()
         layout = wire.Layout(runner.signature)
@@ -177,6 +188,26 @@ def test_a_front_end_that_never_reads_loses_its_link_and_no_more(
         answers(runner)
         end.close()
         arena.close()
+
+
+def test_a_front_end_that_is_behind_with_large_answers_keeps_its_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with masks of a size that the signature leaves open, which come in the frames."""
+    monkeypatch.setattr(front_end_link, "MOST_UNSENT", 2**18)
+    made = model(
+        [helper.make_node("Identity", ["x"], ["y"])], [("x", "FP32", [-1])], [("y", "FP32", [-1])]
+    )
+
+    async def scenario(runner: RunningRunner) -> None:
+        async with runner.connected() as link:
+            jobs = [np.full((1, 2**16), number, np.float32) for number in range(12)]
+            tasks = [asyncio.create_task(link.run([tensor(x)], 1, None)) for x in jobs]
+            for x, answer in zip(jobs, await asyncio.gather(*tasks), strict=True):
+                np.testing.assert_array_equal(output(answer), x)
+
+    with running(tensor_bundle(tmp_path, made), tmp_path) as runner:
+        asyncio.run(asyncio.wait_for(scenario(runner), 60))
 
 
 def nonsense(layout: wire.Layout) -> dict[str, bytes]:

@@ -2,7 +2,10 @@
 
 import itertools
 import json
+import mmap
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -306,12 +309,12 @@ def test_a_front_end_predicts_what_the_runner_would(
     pace = Pace.of(seconds, max(seconds), padded=padded)
     board = Board(header)
     assert (board.seconds(rows), board.batch) == (0.0, 1)
-    Board(header).publish(pace, others=5)
+    Board(header).publish(pace)
     assert board.seconds(rows) == pytest.approx(pace.seconds(rows))
     pace.factor, pace.batch = factor, max(1, pace.batch // 2)
-    Board(header).update(pace, 7)
+    Board(header).update(pace, 7, 3)
     assert board.seconds(rows) == pytest.approx(pace.seconds(rows))
-    assert (board.batch, board.others) == (pace.batch, 7)
+    assert (board.batch, board.others, board.low) == (pace.batch, 7, 3)
     assert board.seconds(rows) <= board.seconds(rows + 1) * (1 + 1e-9) + 1e-12
 
 
@@ -333,3 +336,32 @@ def test_runs_in_which_a_gpu_chooses_its_kernels_do_not_count() -> None:
     measured = Pace.measure(run, 64, lambda: clock.now, budget=15.0, warm_ups=4)
     assert measured.batch == 64
     assert measured.batch_seconds(64) == pytest.approx(0.0074)
+
+
+UPDATING = """
+import mmap, sys
+from visionloop_inference.pace import Board, Pace
+board = Board(memoryview(mmap.mmap(int(sys.argv[1]), 4096)))
+pace = Pace(0.01, 0.001, 8)
+board.publish(pace)
+for number in range(200_000):
+    board.update(pace, 7, 3)
+"""
+
+
+def test_a_front_end_never_sees_half_of_what_a_runner_writes() -> None:
+    fd = os.memfd_create("header")
+    os.ftruncate(fd, 4096)
+    memory = mmap.mmap(fd, 4096)
+    board = Board(memoryview(memory))
+    process = subprocess.Popen([sys.executable, "-c", UPDATING, str(fd)], pass_fds=[fd])
+    os.close(fd)
+    while not board.seconds(1) and process.poll() is None:
+        pass
+    seen = set()
+    while process.poll() is None:
+        for _ in range(2_000):
+            seen.add((board.batch, round(board.seconds(1), 6)))
+    assert process.returncode == 0
+    assert seen == {(8, 0.011)}
+    board.close()

@@ -19,8 +19,9 @@ from visionloop.errors import (
 from visionloop.signature import Signature, TensorSpec
 from visionloop_inference import wire
 from visionloop_inference.datatypes import DATATYPES
+from visionloop_inference.inbox import Inbox
 from visionloop_inference.rows import HEADER, aligned
-from visionloop_inference.wire import Inbox, Layout, MalformedFrameError, Reason
+from visionloop_inference.wire import Layout, MalformedFrameError, Reason
 
 ARENA = 2**30
 SIZES = st.integers(1, 5)

@@ -26,9 +26,9 @@ from visionloop.repository import file_entry
 from visionloop.signature import Signature, TensorSpec
 from visionloop_inference.control import Control, Message
 from visionloop_inference.datatypes import DATATYPES, Answer, Tensor
-from visionloop_inference.link import RunnerLink
 from visionloop_inference.rows import Arena
 from visionloop_inference.runner import serve
+from visionloop_inference.runner_link import RunnerLink
 from visionloop_inference.strings import write_strings
 
 ONNX_TYPES = {

@@ -3,7 +3,8 @@
 Every request holds its rows and bytes from arrival to answer, decoding included. It is refused at
 the door, before any pixel is touched, when there is no room or when the answer is predicted to
 come after the deadline: an early RESOURCE_EXHAUSTED lets the caller go elsewhere, a late time-out
-has cost both sides the work. Price: a prediction can refuse what would just have made it.
+has cost both sides the work. What waits in other front ends is part of the prediction, as far as
+the runners have told it. Price: a prediction can refuse what would just have made it.
 
 Work of low priority (`levels`) has a share, half of the rows and of the bytes, so that bulk callers
 cannot shut the door to others. Half is several batches, as a rule; where it is less than two, one
@@ -182,7 +183,8 @@ class Admission:
             raise _refusal(
                 "late",
                 f"the answer is predicted in {wait:.3f} s and the deadline is in {left:.3f} s "
-                f"({ahead} rows are ahead); allow more time or send to another replica",
+                f"({ahead} rows are ahead in this front end); allow more time or send to another "
+                "replica",
                 wait - left,
             )
 

@@ -72,6 +72,24 @@ class Job:
         return level_of(self.frame.priority)
 
 
+@dataclass(slots=True)
+class Held:
+    """Rows of jobs that came and are not answered yet; `low` of them are of low priority."""
+
+    rows: int = 0
+    low: int = 0
+
+    def add(self, job: Job) -> None:
+        self.rows += job.rows
+        if is_low(job.level):
+            self.low += job.rows
+
+    def remove(self, job: Job) -> None:
+        self.rows -= job.rows
+        if is_low(job.level):
+            self.low -= job.rows
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Rows start..stop of a job, as they stand in a batch."""
@@ -107,7 +125,7 @@ class BatchQueue:
         self._few = few or (lambda: most)
         self._others = -math.inf  # when the last request came that is not of low priority
         self.rows = 0  # that wait
-        self.unanswered = 0  # rows of all jobs that came and were not answered
+        self.unanswered = Held()  # of all front ends
         self._lanes: dict[Hashable, _Lane] = {}
 
     def __bool__(self) -> bool:

@@ -1,7 +1,7 @@
-"""A front end's end of a link to a decoder: a `RunnerLink` whose jobs are images.
+"""A front end's end of a link to a decoder, whose jobs are images.
 
-What is different is its end: a decoder says which image it was at (`decoding_frames`), so only that
-one fails, and the others are handed back.
+A decoder says which image it was at (`decoding_frames`), so when it dies only that one fails, and
+the others are handed back.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from visionloop_inference import decoding_frames as frames
 from visionloop_inference.datatypes import Answer
-from visionloop_inference.link import RunnerLink, Waiting
+from visionloop_inference.link import Link, Waiting
 from visionloop_inference.rows import HEADER, Arena
 
 
@@ -32,7 +32,7 @@ class Image:
         return frames.needed(self.data, self.steps, self.room)
 
 
-class DecoderLink(RunnerLink):
+class DecoderLink(Link):
     """Used from one event loop only, the one it is made in."""
 
     other = "the decoder"
@@ -47,7 +47,7 @@ class DecoderLink(RunnerLink):
     ) -> None:
         """Takes the socket and the arena over. `on_room` is called when an image is done with,
         `on_lost` once, unless `close` was."""
-        super().__init__(sock, arena, frames.SIGNATURE, lambda _: on_lost(self))
+        super().__init__(sock, arena, frames.SIGNATURE, on_lost)
         self.not_begun: list[Image] = []  # when the link is lost: for another decoder
         self._on_room = on_room
         self._images: dict[int, Image] = {}  # by job

@@ -56,7 +56,7 @@ class Decoding:
 
     def publish(self, link: FrontEndLink) -> None:
         """Tells a front end how many images of others wait here."""
-        link.board.update(self._pace, self._queue.unanswered - link.rows)
+        link.publish(self._pace)
 
     def step(self) -> None:
         """One image."""

@@ -43,8 +43,8 @@ from visionloop_inference.control import Control, Message
 from visionloop_inference.decoder import Decoder
 from visionloop_inference.decoding_load import DecodingLoad
 from visionloop_inference.garbage import settle_garbage_collector
-from visionloop_inference.link import RunnerLink
 from visionloop_inference.rows import Arena
+from visionloop_inference.runner_link import RunnerLink
 from visionloop_inference.server import Server
 from visionloop_inference.settings import Settings
 from visionloop_inference.shared_memory import Region

@@ -2,28 +2,33 @@
 out.
 
 A front end that stops reading must not stop the runner, which serves others: answers that the
-socket does not take wait in a buffer of their own, and when that passes a bound the link is closed,
-as it is for a malformed frame. Closing one costs the jobs of that front end and nothing else.
+socket does not take wait in a buffer of their own. Where it has grown past a bound, and the front
+end has read nothing of it for some seconds, the link is closed, as it is for a malformed frame: one
+that reads may be behind by any number of large answers. Closing a link costs the jobs of that front
+end and nothing else.
 """
 
 import logging
 import math
 import socket
+from time import monotonic
 
 import numpy as np
 
 from visionloop.errors import InvalidInputError
 from visionloop.telemetry import inference as metrics
 from visionloop_inference import wire
-from visionloop_inference.batching import CANCELLED, BatchQueue, Job
+from visionloop_inference.batching import CANCELLED, BatchQueue, Held, Job
 from visionloop_inference.datatypes import Arrays
-from visionloop_inference.pace import Board
+from visionloop_inference.inbox import Inbox
+from visionloop_inference.pace import Board, Pace
 from visionloop_inference.rows import Arena, aligned
 from visionloop_inference.strings import read_strings, write_strings
 
 log = logging.getLogger(__name__)
 
-MOST_UNSENT = 64 * 2**20  # bytes of answers that may wait for a front end to read
+MOST_UNSENT = 64 * 2**20  # bytes of answers that may wait for a front end that reads nothing
+STALLED = 5.0  # seconds after which one that read nothing counts as such
 
 
 class FrontEndLink:
@@ -44,14 +49,15 @@ class FrontEndLink:
         sock.setblocking(False)
         self.arena = arena
         self.name = name
-        self.rows = 0  # of jobs that are not answered
         self.unsent = bytearray()
         self.events = 0  # what the runner's loop watches it for
         self.board = Board(arena.header)
+        self._held = Held()
+        self._read = monotonic()  # when the front end last took something of `unsent`
         self._socket = sock
         self._layout = layout
         self._queue = queue
-        self._inbox = wire.Inbox(sock, layout.longest_to_runner)
+        self._inbox = Inbox(sock, layout.longest_to_runner)
         self._jobs: dict[int, Job] = {}
         self._cancelled = metrics.REJECTED.labels(reason="cancelled") if counted else None
         self._strings = [
@@ -86,8 +92,8 @@ class FrontEndLink:
             raise wire.MalformedFrameError(f"a second job {frame.id}")
         job = Job(self, frame, {})
         self._jobs[frame.id] = job
-        self.rows += frame.rows
-        self._queue.unanswered += frame.rows
+        self._held.add(job)
+        self._queue.unanswered.add(job)
         try:
             for index, name in self._strings:
                 job.strings[index] = self._read_strings(name, frame, index)
@@ -150,8 +156,8 @@ class FrontEndLink:
 
     def _forget(self, job: Job) -> None:
         del self._jobs[job.frame.id]
-        self.rows -= job.rows
-        self._queue.unanswered -= job.rows
+        self._held.remove(job)
+        self._queue.unanswered.remove(job)
 
     def flush(self) -> bool:
         """Sends what the socket takes; False when the link is of no more use."""
@@ -161,17 +167,25 @@ class FrontEndLink:
             sent = 0
         except OSError:
             return False
-        del self.unsent[:sent]
-        if len(self.unsent) > MOST_UNSENT:
+        if sent:
+            del self.unsent[:sent]
+            self._read = monotonic()
+        elif len(self.unsent) > MOST_UNSENT and monotonic() - self._read > STALLED:
             log.error("%s leaves %d bytes of answers unread", self.name, len(self.unsent))
             return False
         return True
+
+    def publish(self, pace: Pace) -> None:
+        """Tells the front end what rows cost now, and how many of others wait here."""
+        waiting, ours = self._queue.unanswered, self._held
+        self.board.update(pace, waiting.rows - ours.rows, waiting.low - ours.low)
 
     def close(self) -> None:
         """Its jobs will not run; the front end sees the end of the link."""
         for job in self._jobs.values():
             self._queue.drop(job)
+            self._queue.unanswered.remove(job)
         self._jobs.clear()
-        self._queue.unanswered -= self.rows
         self._socket.close()
+        self.board.close()
         self.arena.close()

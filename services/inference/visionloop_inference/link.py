@@ -1,11 +1,11 @@
-"""A front end's end of a link to a runner: tensors in, an answer out, any number at a time.
+"""A front end's end of a link, to a runner or to a decoder: jobs out, answers in.
 
 A job costs the event loop one copy of its bytes into the arena and a frame of some 100 bytes;
 frames of one turn of the loop leave by one send, those for a graph that costs next to nothing by
 one for each busy stretch of the loop (`outbox`), and answers that arrived together are read
-together. Space in the arena is the runner's from the moment its job is announced until the runner's
-frame for that job comes back. A caller that goes away cancels the job, and no more: the runner may
-be reading the rows at that moment, so their space waits for the frame like any other.
+together. Space in the arena belongs to the other side from the moment its job is announced until
+the frame for that job comes back. A caller that goes away cancels the job, and no more: the other
+side may be reading it at that moment, so its space waits for the frame like any other.
 
 The socket is the only sign of life. When it ends, for whatever reason, every job on the link fails
 with UNAVAILABLE, the arena goes, and `on_lost` is told; nothing is sent twice, because a run that
@@ -18,29 +18,23 @@ import math
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from visionloop.bundle import Signature
 from visionloop.errors import InvalidInputError, OverloadedError, UnavailableError
 from visionloop_inference import wire
 from visionloop_inference.datatypes import Answer, Buffer, Tensor
+from visionloop_inference.inbox import Inbox
 from visionloop_inference.outbox import Outbox
 from visionloop_inference.pace import Board
 from visionloop_inference.rows import HEADER, Arena, aligned
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 1.0  # about what a runner needs to be back
-# To wake a runner for one row costs both sides some 0.2 ms. Where the row itself costs less than
-# CHEAP seconds, its frame may wait while a busy loop does PATIENCE seconds of other work; for a
-# slower graph, or one that runs row by row, that would save little.
-CHEAP = 0.0005
-PATIENCE = 0.002
-
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """One job that the runner has not answered."""
+    """One job that the other side has not answered."""
 
     future: asyncio.Future[Answer]
     rows: int
@@ -48,18 +42,18 @@ class Waiting:
     answer: tuple[int, int]  # the space for its outputs; (0, 0): none
 
 
-class RunnerLink:
+class Link:
     """Used from one event loop only, the one it is made in."""
 
-    other: ClassVar[str] = "the runner"  # who is at the other end
-    retry_seconds: ClassVar[float] = RETRY_SECONDS
+    other: ClassVar[str]  # who is at the other end
+    retry_seconds: ClassVar[float]  # until somebody is likely to be there again
 
     def __init__(
         self,
         sock: socket.socket,
         arena: Arena,
         signature: Signature,
-        on_lost: Callable[["RunnerLink"], None],
+        on_lost: Callable[[Self], None],
     ) -> None:
         """Takes the socket and the arena over. `on_lost` is called once, unless `close` was."""
         sock.setblocking(False)
@@ -68,8 +62,8 @@ class RunnerLink:
         self._arena = arena
         self._layout = wire.Layout(signature)
         self._board = Board(arena.header)
-        self._on_lost = on_lost
-        self._inbox = wire.Inbox(sock)
+        self._on_lost: Callable[[Any], None] = on_lost
+        self._inbox = Inbox(sock)
         self._outbox = Outbox(sock, self._patience, self._break)
         self._open = True
         self._jobs: dict[int, Waiting] = {}
@@ -79,43 +73,18 @@ class RunnerLink:
 
     @property
     def rows_waiting(self) -> int:
-        """Rows that the runner has not answered: of this link, and of others as it last said."""
+        """Rows that are not answered: of this link, and of other front ends as was last said."""
         return self._rows + (self._board.others if self._open else 0)
-
-    @property
-    def batch(self) -> int:
-        """Most rows in one run, as the runner has it now; at least 1."""
-        return self._board.batch if self._open else 1
 
     def seconds(self, rows: int) -> float:
         """Predicted seconds to run so many rows; waiting ones are not counted.
 
-        0 until the runner said what rows cost, which it does before it answers any.
+        0 until the other side said what rows cost: a runner before it answers any, a decoder never.
         """
         return self._board.seconds(rows) if self._open else 0.0
 
-    async def run(
-        self, inputs: Sequence[Tensor], rows: int, deadline: float | None, priority: int = 0
-    ) -> Answer:
-        """Runs the inputs, in the signature's order.
-
-        With a batch dimension every shape begins with `rows`; without one `rows` is 1. `deadline`
-        is a time.monotonic(). Priority 1 goes first, higher numbers later; 0 is the normal level.
-        Raises InvalidInputError for tensors that are not the signature's, DeadlineExceededError
-        when it expired in the queue, OverloadedError when the arena is full or a run found no
-        memory, UnavailableError when the runner is gone, VisionloopError for what went wrong
-        there. Rows on which the graph fails are reported in the answer.
-        """
-        future: asyncio.Future[Answer] = self._loop.create_future()
-        job = self._submit(inputs, rows, deadline, priority, future)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            self._cancel(job)
-            raise
-
     def close(self) -> None:
-        """Ends the link; the runner sees it. What is not answered yet fails with UNAVAILABLE."""
+        """Ends the link, as the other side sees. What is not answered fails with UNAVAILABLE."""
         self._end(f"the link to {self.other} was closed")
 
     # Jobs out
@@ -211,8 +180,8 @@ class RunnerLink:
         )
 
     def _patience(self) -> float:
-        worth_it = self._board.batch > 1 and self._board.seconds(1) < CHEAP
-        return PATIENCE if worth_it else 0.0
+        """Seconds of other work that a frame may wait for."""
+        return 0.0
 
     # Answers in
 
@@ -307,6 +276,7 @@ class RunnerLink:
         for job, waiting in jobs:
             if not waiting.future.done():
                 self._fail(job, waiting, why)
+        self._board.close()
         self._arena.close()
 
     def _fail(self, job: int, waiting: Waiting, why: str) -> None:  # noqa: ARG002 — decoders' use it

@@ -46,7 +46,7 @@ class Work(Protocol):
         """One piece of work; what the supervisor is told of it."""
 
     def publish(self, link: FrontEndLink) -> None:
-        """Tells a front end how things stand; called after each step."""
+        """Tells a front end how things stand; called in each turn."""
 
 
 class LinkLoop:
@@ -95,8 +95,7 @@ class LinkLoop:
             said = work.step()
             if said is not None:
                 self.say(said)
-            for link in self._links.values():
-                work.publish(link)
+        self._publish()
         for link in list(self._links.values()):
             if link.unsent:
                 self._flush(link)
@@ -116,6 +115,11 @@ class LinkLoop:
         if link is not None and events & ~_WRITABLE and not link.read():
             self._drop(link)
 
+    def _publish(self) -> None:
+        if self.work is not None:
+            for link in self._links.values():
+                self.work.publish(link)
+
     def _flush(self, link: FrontEndLink) -> None:
         if not link.flush():
             self._drop(link)
@@ -130,6 +134,7 @@ class LinkLoop:
         self._poll.unregister(fd)
         del self._links[fd]
         link.close()
+        self._publish()  # what it held is not before the rows of others any more
 
     # The control channel
 

@@ -225,8 +225,8 @@ class LoadedModel:
         return link
 
     def publish(self, link: FrontEndLink) -> None:
-        """Tells a front end what rows cost now."""
-        link.board.update(self._execution.pace, self.queue.unanswered - link.rows)
+        """Tells a front end what rows cost now, and how many of others wait."""
+        link.publish(self._execution.pace)
 
     @property
     def busy(self) -> bool:

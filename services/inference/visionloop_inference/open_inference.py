@@ -180,7 +180,7 @@ class OpenInference(Extensions):
         images = plan.rows if plan.encoded else 0
 
         def predicted(rows: int) -> float:
-            return self._decoder.seconds(images) + version.seconds(rows)
+            return self._decoder.seconds(images) + version.seconds(rows, low=low)
 
         if plan.regions and self._regions is not None:
             await self._regions.catch_up(plan.regions)

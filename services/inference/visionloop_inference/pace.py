@@ -13,7 +13,6 @@ in the first page of every arena (`Board`), where front ends read it without ask
 """
 
 import math
-import struct
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from time import perf_counter
@@ -137,66 +136,75 @@ class Pace:
 class Board:
     """A runner's pace in the header page of an arena. Written by the runner, read by the front end.
 
-    batch u64, factor f64, rows of other front ends u64, padded u64, n u64, n x (rows u64, seconds
-    f64). Each is one store of 8 bytes and n is written after what it counts, so a reader never sees
-    half a number; new ones beside old ones, which an estimate bears. n is 0 until the first write.
+    Words of 8 bytes: batch, factor, rows of other front ends, those of them that are of low
+    priority, padded, n, n x (rows, seconds); factor and seconds are f64, the others u64. Each is
+    one store (struct's pack_into is two: it clears what it writes to), and n is written after what
+    it counts, so a reader never sees half a number; new ones beside old ones, which an estimate
+    bears. n is 0 until the first write.
     """
 
     MOST = 128  # measured sizes
-    _CHANGING = struct.Struct("@QdQ")
-    _FIXED = struct.Struct("@QQ")
-    _SIZE = struct.Struct("@Qd")
+    _BATCH, _FACTOR, _OTHERS, _LOW, _PADDED, _COUNT, _SIZES = range(7)
 
     def __init__(self, header: memoryview) -> None:
-        self._header = header
+        self._whole = header.cast("Q")
+        self._real = header.cast("d")
         self._pace: Pace | None = None
 
-    def publish(self, pace: Pace, others: int = 0) -> None:
-        """Everything; once, before the first answer."""
-        self.update(pace, others)
+    def publish(self, pace: Pace) -> None:
+        """What was measured; once, before the first answer."""
+        self.update(pace, 0, 0)
         known = list(zip(pace.sizes, pace.times, strict=True))[: self.MOST]
-        at = self._CHANGING.size + self._FIXED.size
-        for size, seconds in known:
-            self._SIZE.pack_into(self._header, at, size, seconds)
-            at += self._SIZE.size
-        self._FIXED.pack_into(self._header, self._CHANGING.size, pace.padded, len(known))
+        for at, (size, seconds) in enumerate(known):
+            self._whole[self._SIZES + 2 * at] = size
+            self._real[self._SIZES + 2 * at + 1] = seconds
+        self._whole[self._PADDED] = pace.padded
+        self._whole[self._COUNT] = len(known)
 
-    def update(self, pace: Pace, others: int) -> None:
-        """What a run may have changed. `others`: rows of other front ends that wait."""
-        self._CHANGING.pack_into(self._header, 0, pace.batch, pace.factor, others)
+    def update(self, pace: Pace, others: int, low: int) -> None:
+        """What changes. `others`: rows of other front ends that are not answered, `low` of them of
+        low priority."""
+        self._whole[self._BATCH] = pace.batch
+        self._real[self._FACTOR] = pace.factor
+        self._whole[self._OTHERS] = others
+        self._whole[self._LOW] = low
 
     @property
     def batch(self) -> int:
         """Most rows in one run, at least 1."""
-        batch: int = self._CHANGING.unpack_from(self._header)[0]
-        return max(batch, 1)
+        return max(self._whole[self._BATCH], 1)
 
     @property
     def others(self) -> int:
         """Rows of other front ends that waited when the runner last looked."""
-        rows: int = self._CHANGING.unpack_from(self._header)[2]
-        return rows
+        return self._whole[self._OTHERS]
+
+    @property
+    def low(self) -> int:
+        """Those of `others` that are of low priority."""
+        return self._whole[self._LOW]
 
     def seconds(self, rows: int) -> float:
         """Predicted seconds for so many rows; 0 before anything was published."""
         pace = self._pace or self._read()
         if pace is None:
             return 0.0
-        batch, pace.factor, _ = self._CHANGING.unpack_from(self._header)
-        pace.batch = max(batch, 1)
+        pace.batch, pace.factor = self.batch, self._real[self._FACTOR]
         return pace.seconds(rows)
 
     def _read(self) -> Pace | None:
-        padded, count = self._FIXED.unpack_from(self._header, self._CHANGING.size)
+        count = min(self._whole[self._COUNT], self.MOST)
         if not count:
             return None
-        at = self._CHANGING.size + self._FIXED.size
-        known = dict(
-            self._SIZE.unpack_from(self._header, at + place * self._SIZE.size)
-            for place in range(min(count, self.MOST))
-        )
-        self._pace = Pace.of(known, 1, padded=bool(padded))
+        places = range(self._SIZES, self._SIZES + 2 * count, 2)
+        known = {self._whole[place]: self._real[place + 1] for place in places}
+        self._pace = Pace.of(known, 1, padded=bool(self._whole[self._PADDED]))
         return self._pace
+
+    def close(self) -> None:
+        """Lets go of the header. To be called before the arena is closed."""
+        self._whole.release()
+        self._real.release()
 
 
 def _best(run: Callable[[int], object], size: int, clock: Callable[[], float], tries: int) -> float:

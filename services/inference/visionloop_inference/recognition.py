@@ -136,7 +136,7 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
         count, low = len(request.images), is_low(level)
 
         def predicted(rows: int) -> float:
-            return self._decoder.seconds(count) + version.seconds(rows)
+            return self._decoder.seconds(count) + version.seconds(rows, low=low)
 
         with model.admission.admit(count, request.ByteSize(), deadline, predicted, low=low):
             images = await self._decode(request, results.bundle, low=low)

@@ -19,7 +19,7 @@ from visionloop.errors import (
 )
 from visionloop.telemetry import inference as metrics
 from visionloop_inference.datatypes import Answer, Tensor
-from visionloop_inference.link import RunnerLink
+from visionloop_inference.runner_link import RunnerLink
 
 
 class RowFailedError(VisionloopError):
@@ -60,10 +60,14 @@ class RoutedVersion:
         """Rows that run at once at most, in all runners together."""
         return sum([link.batch for link in self.links])
 
-    def seconds(self, rows: int) -> float:
-        """Predicted seconds for so many rows, shared out over the runners."""
+    def seconds(self, rows: int, *, low: bool) -> float:
+        """Predicted seconds for so many rows, `low` of low priority, and those of other front ends
+        that run before them, shared out over the runners."""
         links = self.links
-        return links[0].seconds(-(-rows // len(links))) if links else 0.0
+        if not links:
+            return 0.0
+        rows += sum([link.ahead(low=low) for link in links])
+        return links[0].seconds(-(-rows // len(links)))
 
     async def run(
         self, inputs: Sequence[Tensor], rows: int, deadline: float | None, priority: int = 0

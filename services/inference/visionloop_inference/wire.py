@@ -36,9 +36,8 @@ Links between front ends and decoders are the same, with the signature of `decod
 """
 
 import math
-import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -59,10 +58,9 @@ JOB, CANCEL, ANSWER, REFUSED = 1, 2, 3, 4
 INLINE = 16 * 1024  # bytes of outputs that a frame carries rather than the arena
 MOST_ROWS = 2**20  # of one job
 LONGEST_FRAME = 2**32 - 1
-BUFFER = 128 * 1024  # bytes read at once
 LONGEST_TEXT = 4096  # bytes of an error's text
 
-_HEAD = struct.Struct("<IB")
+HEAD = struct.Struct("<IB")  # length and kind, of every frame
 _CANCEL = struct.Struct("<IBBHQ")
 _REFUSED = struct.Struct("<IBBHQd")
 _FAILURE = struct.Struct("<II")
@@ -290,53 +288,6 @@ def read_refused(buffer: memoryview, start: int, end: int) -> tuple[int, Reason,
     except ValueError as error:
         raise MalformedFrameError(f"a refusal for the reason {code}") from error
     return job, reason, _error(reason, text, None if math.isnan(seconds) else seconds)
-
-
-class Inbox:
-    """The frames that come in on a socket, read into one buffer that is used again and again."""
-
-    def __init__(self, end: socket.socket, longest: int = LONGEST_FRAME) -> None:
-        self._socket = end
-        self._longest = longest
-        self.buffer = memoryview(bytearray(BUFFER))
-        self._filled = 0
-
-    def receive(self) -> bool:
-        """Reads once; False when the other side is gone. Raises BlockingIOError on a socket that
-        does not block and has nothing."""
-        try:
-            count = self._socket.recv_into(self.buffer[self._filled :])
-        except ConnectionError:
-            return False
-        self._filled += count
-        return count > 0
-
-    def frames(self) -> Iterator[tuple[int, int, int]]:
-        """Kind, start and end (in `buffer`) of every whole frame; to be exhausted before the next
-        `receive`. Raises MalformedFrameError for a length that cannot be."""
-        start, filled = 0, self._filled
-        longest = self._longest
-        while filled - start >= _HEAD.size:
-            length, kind = _HEAD.unpack_from(self.buffer, start)
-            if not _HEAD.size <= length <= longest:
-                raise MalformedFrameError(f"a frame of {length} bytes")
-            if start + length > filled:
-                self._make_room(start, length)
-                return
-            yield kind, start, start + length
-            start += length
-        self._make_room(start, 0)
-
-    def _make_room(self, start: int, length: int) -> None:
-        """Moves what is left to the buffer's beginning; the buffer is large enough for `length`."""
-        rest = self._filled - start
-        if length > len(self.buffer) or (rest == 0 and len(self.buffer) > BUFFER):
-            larger = memoryview(bytearray(max(length, BUFFER)))
-            larger[:rest] = self.buffer[start : self._filled]
-            self.buffer = larger
-        elif start:
-            self.buffer[:rest] = self.buffer[start : self._filled]
-        self._filled = rest
 
 
 def _places(tensors: Sequence[_Tensor], place: str) -> str:
