@@ -1,6 +1,8 @@
-"""Encoded bytes to the row that a graph takes: the one function that threads and processes call."""
+"""Encoded bytes to the row that a graph takes: the one function that threads and processes call,
+and rows to the tensor of a request."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 from visionloop import images
 from visionloop.images import Limits
 from visionloop.preprocessing import Preprocessing
+from visionloop_inference.datatypes import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +32,10 @@ def decode(data: bytes, preprocessing: Preprocessing, limits: Limits) -> tuple[D
     row = preprocessing.of_picture(picture)
     decoded = Decoded(row, picture.width, picture.height, hashlib.sha256(data).hexdigest())
     return decoded, perf_counter() - start
+
+
+def stacked(rows: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """Rows of (height, width, 3) as one tensor (rows, height, width, 3); a single one is not
+    copied."""
+    pixels = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)
+    return Tensor("UINT8", pixels.shape, np.ascontiguousarray(pixels).reshape(-1).data)

@@ -51,6 +51,7 @@ class HttpRecognition:
         self._target = target
         self._max_message = max_message_bytes
         self._channel: grpc.aio.Channel | None = None
+        self._asked: recognition_pb2_grpc.RecognitionStub | None = None
 
     def request(self, head: Head) -> tuple[pb.RecognizeRequest, float]:
         """What the head asks, without the image, and its time limit in seconds. Raises HttpError
@@ -106,7 +107,7 @@ class HttpRecognition:
             await self._channel.close()
 
     def _stub(self) -> recognition_pb2_grpc.RecognitionStub:
-        if self._channel is None:
+        if self._asked is None:
             limit = self._max_message
             options = [
                 ("grpc.max_send_message_length", limit),
@@ -116,7 +117,8 @@ class HttpRecognition:
                 ("grpc.max_reconnect_backoff_ms", 1000),
             ]
             self._channel = grpc.aio.insecure_channel(self._target, options)
-        return recognition_pb2_grpc.RecognitionStub(self._channel)
+            self._asked = recognition_pb2_grpc.RecognitionStub(self._channel)
+        return self._asked
 
 
 def _ordered(descriptor: Descriptor, told: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ stay where they are, and a kind of request that was seen before is not parsed ag
 (`raw_contents`, `plans`). Parsed messages are taken as well, at the price of serializing them.
 """
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from visionloop_inference.bulk_decoding import BulkDecoder
 from visionloop_inference.catalogue import Catalogue, RoutedModel
 from visionloop_inference.datatypes import Buffer, Tensor
 from visionloop_inference.decoder import Decoder
+from visionloop_inference.decoding import stacked
 from visionloop_inference.incidents import shown
 from visionloop_inference.infer_stream import in_order
 from visionloop_inference.levels import is_low
@@ -40,6 +40,7 @@ from visionloop_inference.replies import reply, stream_error, streamed
 from visionloop_inference.routed_version import RoutedVersion
 from visionloop_inference.shared_memory import Regions
 from visionloop_inference.tensors import split_bytes
+from visionloop_inference.together import together
 
 MAX_KINDS = 256  # kinds of requests remembered, overall and for each version
 MAX_KIND_BYTES = 2048  # what is longer is seldom sent twice
@@ -178,6 +179,7 @@ class OpenInference(Extensions):
         deadline: float | None,
     ) -> bytes:
         images = plan.rows if plan.encoded else 0
+        low = is_low(plan.priority)
 
         def predicted(rows: int) -> float:
             return self._decoder.seconds(images) + version.seconds(rows, low=low)
@@ -185,7 +187,6 @@ class OpenInference(Extensions):
         if plan.regions and self._regions is not None:
             await self._regions.catch_up(plan.regions)
         size += plan.shared_bytes
-        low = is_low(plan.priority)
         with model.admission.admit(plan.rows, size, deadline, predicted, low=low):
             buffers = plan.buffers(parts.raws, self._regions)
             if images:
@@ -201,9 +202,7 @@ class OpenInference(Extensions):
             raise UnimplementedError(f"model {bundle.model!r} does not take encoded images")
         encoded = split_bytes(buffer, plan.rows, plan.inputs[0].field)
         decoder = self._bulk_decoder if is_low(plan.priority) else self._decoder
-        rows = await decode_all(decoder, encoded, bundle.preprocessing)
-        pixels = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)  # (n, height, width, 3)
-        return Tensor("UINT8", pixels.shape, np.ascontiguousarray(pixels).reshape(-1).data)
+        return stacked(await decode_all(decoder, encoded, bundle.preprocessing))
 
     def _new_route(self, header: bytes, request: pb.ModelInferRequest) -> Route:
         check_version(request.model_version)
@@ -241,16 +240,7 @@ async def decode_all(
                 f"image {index}: {error}", reason=error.reason, field=f"image[{index}]"
             ) from error
 
-    if len(encoded) == 1:
-        return [await one(0)]
-    images = [asyncio.ensure_future(one(index)) for index in range(len(encoded))]
-    try:
-        return await asyncio.gather(*images)
-    finally:
-        # One bad image ends the request and gives back its room: the others must not go on being
-        # decoded, outside of all limits.
-        for image in images:
-            image.cancel()
+    return await together([one(index) for index in range(len(encoded))])
 
 
 def _keep(kept: dict[Any, Any], key: bytes, value: object) -> None:

@@ -4,11 +4,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import grpc
-import numpy as np
-from numpy.typing import NDArray
 
 from visionloop.bundle import ClassifierBundle
 from visionloop.errors import (
@@ -24,15 +23,16 @@ from visionloop_inference.admission import check_count, deadline_of
 from visionloop_inference.auth import CALLER
 from visionloop_inference.bulk_decoding import BulkDecoder
 from visionloop_inference.catalogue import Catalogue, RoutedModel
-from visionloop_inference.datatypes import Answer, Tensor
+from visionloop_inference.datatypes import Answer
 from visionloop_inference.decoder import Decoder
-from visionloop_inference.decoding import Decoded
+from visionloop_inference.decoding import Decoded, stacked
 from visionloop_inference.feedback import FeedbackInbox
 from visionloop_inference.incidents import shown
 from visionloop_inference.infer_stream import in_order
 from visionloop_inference.levels import BULK, is_low, level_of
 from visionloop_inference.results import MAX_TOP_K, refuse, results_of
 from visionloop_inference.routed_version import RoutedVersion
+from visionloop_inference.together import together
 
 MAX_KEY = 1024  # characters of a routing key
 STREAM_REQUESTS = 16  # of one stream at a time
@@ -42,6 +42,23 @@ STREAM_PATIENCE = 30.0  # seconds
 LONGEST_PAUSE = 1.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request, with what is taken out of its message once: each look at an image's bytes copies
+    them, and protobuf tells a message's size by serializing all of it."""
+
+    message: pb.RecognizeRequest
+    images: Sequence[bytes]
+    size: int  # bytes that it holds
+
+    @classmethod
+    def of(cls, message: pb.RecognizeRequest, most: int) -> Self:
+        """Of a request with more than `most` images nothing is taken: it will be refused."""
+        sent = message.images if len(message.images) <= most else ()
+        images = [image.data for image in sent]
+        return cls(message, images, sum(map(len, images)) + sum([len(image.id) for image in sent]))
 
 
 class Recognition(recognition_pb2_grpc.RecognitionServicer):
@@ -59,8 +76,9 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
     async def Recognize(
         self, request: pb.RecognizeRequest, context: Context
     ) -> pb.RecognizeResponse:
+        asked = Asked.of(request, self._max_images)
         level = level_of(request.priority)
-        return await self._recognize(request, context, deadline_of(context), level)
+        return await self._recognize(asked, context, deadline_of(context), level)
 
     async def RecognizeStream(
         self, requests: AsyncIterator[pb.RecognizeRequest], context: Context
@@ -68,19 +86,23 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
         deadline = deadline_of(context)
         await context.send_initial_metadata(())  # the call is taken; clients wait for it
 
-        async def one(request: pb.RecognizeRequest) -> pb.RecognizeStreamResponse:
+        async def asked() -> AsyncIterator[Asked]:
+            async for request in requests:
+                yield Asked.of(request, self._max_images)
+
+        async def one(request: Asked) -> pb.RecognizeStreamResponse:
             try:
                 response = await self._patiently(request, context, deadline)
             except Exception as error:  # noqa: BLE001 — one request must not end the stream of others
                 return _failed(shown(error, "RecognizeStream"))
             return pb.RecognizeStreamResponse(status=pb.ImageStatus(), response=response)
 
-        async def ready(request: pb.RecognizeRequest) -> None:
+        async def ready(request: Asked) -> None:
             """Reading stops while there is no room: what waits is not in our memory then."""
             with contextlib.suppress(VisionloopError):  # told as the request's answer
                 await self._room(request)
 
-        async for answer in in_order(requests, one, STREAM_REQUESTS, ready):
+        async for answer in in_order(asked(), one, STREAM_REQUESTS, ready):
             yield answer
 
     async def SubmitFeedback(
@@ -89,14 +111,14 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
         return await self._feedback.submit(request, CALLER.get())
 
     async def _patiently(
-        self, request: pb.RecognizeRequest, context: Context, deadline: float | None
+        self, request: Asked, context: Context, deadline: float | None
     ) -> pb.RecognizeResponse:
         """As `_recognize`, but waits for room where there is none."""
         paused = 0.0
         while True:
             await self._room(request)
             try:
-                level = level_of(request.priority, BULK)
+                level = level_of(request.message.priority, BULK)
                 return await self._recognize(request, context, deadline, level)
             except OverloadedError as error:
                 pause = min(error.retry_after_seconds or LONGEST_PAUSE, LONGEST_PAUSE)
@@ -106,27 +128,27 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
                     raise
                 await asyncio.sleep(pause)
 
-    async def _room(self, request: pb.RecognizeRequest) -> None:
+    async def _room(self, request: Asked) -> None:
         """Waits until a stream's request has room, if it is of low priority."""
-        if is_low(level_of(request.priority, BULK)):
-            admission = self._catalogue.model(request.model).admission
-            await admission.room(len(request.images), request.ByteSize())
+        if is_low(level_of(request.message.priority, BULK)):
+            admission = self._catalogue.model(request.message.model).admission
+            await admission.room(len(request.images), request.size)
 
     async def _recognize(
-        self, request: pb.RecognizeRequest, context: Context, deadline: float | None, level: int
+        self, request: Asked, context: Context, deadline: float | None, level: int
     ) -> pb.RecognizeResponse:
-        model = self._catalogue.model(request.model)
+        message = request.message
+        model = self._catalogue.model(message.model)
         with model.duration.time():
-            count = len(request.images)
-            check_count(count, self._max_images, "images")
-            _check(request)
-            key = _routing_key(request, model, context)
-            with model.version(request.version, key).use() as version:
+            check_count(len(message.images), self._max_images, "images")
+            _check(message)
+            key = _routing_key(message, model, context)
+            with model.version(message.version, key).use() as version:
                 return await self._answer(request, model, version, deadline, level)
 
     async def _answer(
         self,
-        request: pb.RecognizeRequest,
+        request: Asked,
         model: RoutedModel,
         version: RoutedVersion,
         deadline: float | None,
@@ -138,28 +160,26 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
         def predicted(rows: int) -> float:
             return self._decoder.seconds(count) + version.seconds(rows, low=low)
 
-        with model.admission.admit(count, request.ByteSize(), deadline, predicted, low=low):
-            images = await self._decode(request, results.bundle, low=low)
+        with model.admission.admit(count, request.size, deadline, predicted, low=low):
+            images = await self._decode(request.images, results.bundle, low=low)
             rows = [image.row for image in images if isinstance(image, Decoded)]
             answer = Answer({})
             if rows:
-                answer = await version.run([_pixels(rows)], len(rows), deadline, level)
-        return results.respond(request, images, answer)
+                answer = await version.run([stacked(rows)], len(rows), deadline, level)
+        return results.respond(request.message, images, answer)
 
     async def _decode(
-        self, request: pb.RecognizeRequest, bundle: ClassifierBundle, *, low: bool
+        self, images: Sequence[bytes], bundle: ClassifierBundle, *, low: bool
     ) -> Sequence[Decoded | ImageError]:
         decoder = self._bulk_decoder if low else self._decoder
 
-        async def one(image: pb.EncodedImage) -> Decoded | ImageError:
+        async def one(image: bytes) -> Decoded | ImageError:
             try:
-                return await decoder.decode(image.data, bundle.preprocessing)
+                return await decoder.decode(image, bundle.preprocessing)
             except ImageError as error:
                 return error
 
-        if len(request.images) == 1:
-            return [await one(request.images[0])]
-        return await asyncio.gather(*map(one, request.images))
+        return await together([one(image) for image in images])
 
 
 def _check(request: pb.RecognizeRequest) -> None:
@@ -183,12 +203,6 @@ def _routing_key(request: pb.RecognizeRequest, model: RoutedModel, context: Cont
         if name == ROUTING_KEY and isinstance(value, str):
             return value[:MAX_KEY]
     return ""
-
-
-def _pixels(rows: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """Rows of (height, width, 3) as one tensor; a single one is not copied."""
-    pixels = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)
-    return Tensor("UINT8", pixels.shape, np.ascontiguousarray(pixels).reshape(-1).data)
 
 
 def _failed(error: VisionloopError) -> pb.RecognizeStreamResponse:
