@@ -34,7 +34,8 @@ from visionloop_inference.infer_stream import in_order
 from visionloop_inference.levels import is_low
 from visionloop_inference.model_config import Offer, config, metadata
 from visionloop_inference.open_inference_extensions import Ask, Extensions, check_version
-from visionloop_inference.plans import Plan, make_plan
+from visionloop_inference.planning import make_plan
+from visionloop_inference.plans import Plan
 from visionloop_inference.raw_contents import Parts, parse_header, take_apart
 from visionloop_inference.replies import reply, stream_error, streamed
 from visionloop_inference.routed_version import RoutedVersion

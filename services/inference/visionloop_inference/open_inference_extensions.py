@@ -14,7 +14,7 @@ from visionloop.proto.inference import open_inference_pb2_grpc
 from visionloop_inference.catalogue import Catalogue
 from visionloop_inference.model_config import Offer
 from visionloop_inference.routed_version import RoutedVersion
-from visionloop_inference.shared_memory import Regions
+from visionloop_inference.shared_memory import Regions, no_shared_memory
 
 # To the supervisor: what is asked for, and its details. Raises visionloop.errors.
 Ask = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -116,10 +116,7 @@ class Extensions(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
 
     def _shared_memory(self) -> Regions:
         if self._regions is None:
-            raise UnimplementedError(
-                "shared memory is not offered by this server; it is opened by --shared-memory at "
-                "start"
-            )
+            raise no_shared_memory()
         return self._regions
 
     async def CudaSharedMemoryStatus(

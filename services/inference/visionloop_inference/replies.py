@@ -9,13 +9,13 @@ import math
 from collections.abc import Sequence
 
 from visionloop.bundle import Bundle, ClassifierBundle, TensorsBundle
-from visionloop.errors import InvalidInputError, UnimplementedError
+from visionloop.errors import InvalidInputError
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop_inference.classes import classified
 from visionloop_inference.datatypes import Answer, Buffer, Tensor
 from visionloop_inference.plans import OutputPlan, Plan
 from visionloop_inference.routed_version import RoutedVersion, RowFailedError
-from visionloop_inference.shared_memory import Regions
+from visionloop_inference.shared_memory import Regions, no_shared_memory
 from visionloop_inference.tensors import add_typed_output, has_contents_field
 
 MAX_HEADS = 64  # shapes of answers that one plan keeps
@@ -106,7 +106,7 @@ def _written(output: OutputPlan, tensor: Tensor, regions: Regions | None) -> byt
     """Puts an output into shared memory; clients expect an empty entry in its place."""
     span = output.span
     if regions is None or span is None:
-        raise UnimplementedError("shared memory is not offered by this server")
+        raise no_shared_memory()
     if len(tensor.data) > span.size:
         raise InvalidInputError(
             f"output {output.spec.name!r} is {len(tensor.data)} bytes; shared_memory_byte_size is "

@@ -26,6 +26,7 @@ from visionloop.errors import (
     InvalidInputError,
     NotFoundError,
     PermissionDeniedError,
+    UnimplementedError,
 )
 from visionloop_inference.datatypes import Buffer
 
@@ -184,6 +185,13 @@ class Regions:
 
     def close(self) -> None:
         self.remove("")
+
+
+def no_shared_memory() -> UnimplementedError:
+    """The answer of a server that was not told to offer it."""
+    return UnimplementedError(
+        "shared memory is not offered by this server; it is opened by --shared-memory at start"
+    )
 
 
 def _check(region: Region) -> None:
