@@ -9,6 +9,7 @@ from visionloop.objectstore.local import sha256_of
 
 MARKER = "bundle.json"
 CLAIM = "claim.json"
+CONTENT = "content.json"
 
 
 def file_entry(path: Path) -> BundleFile:
@@ -26,7 +27,7 @@ def check_names(bundle: Bundle) -> None:
     for name in bundle.files:
         check_key(name)
         folder, *deeper = name.split("/")
-        if folder in (MARKER, CLAIM):
+        if folder in (MARKER, CLAIM, CONTENT):
             raise InvalidInputError(
                 f"files lists {name!r}, which is the repository's own", field="files"
             )

@@ -10,34 +10,16 @@ publishing reads back all it wrote (about 20 MB for the smallest models).
 import hashlib
 import re
 from collections.abc import Collection
-from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+from visionloop import publishing
 from visionloop.aliases import AliasLog, AliasMove, Canary, CurrentAliases
 from visionloop.bundle import MODEL_NAME_PATTERN, Bundle, parse_bundle
-from visionloop.bundle_files import (
-    MARKER,
-    check_local_files,
-    check_names,
-    file_entry,
-    is_intact,
-)
-from visionloop.disk_space import is_full
-from visionloop.errors import (
-    ConflictError,
-    CorruptError,
-    DiskFullError,
-    InvalidInputError,
-    NotFoundError,
-    RefusedError,
-    VisionloopError,
-)
-from visionloop.failpoints import failpoint
+from visionloop.bundle_files import MARKER, check_names, file_entry
+from visionloop.errors import CorruptError, InvalidInputError, NotFoundError, RefusedError
 from visionloop.objectstore import ObjectStore
 from visionloop.objectstore.local import PARTIAL_SUFFIX, remove_abandoned, written_whole
-from visionloop.objectstore.transfers import in_parallel
-from visionloop.record import record_bytes
+from visionloop.version_files import fetch_files, missing_file
 from visionloop.version_numbers import VERSION_PATTERN, VersionNumbers, checked_name
 
 __all__ = ["CurrentAliases", "ModelRepository", "file_entry"]
@@ -83,7 +65,7 @@ class ModelRepository:
         """
         bundle, data = self._read(model, version)
         remove_abandoned(folder.rglob(f".*{PARTIAL_SUFFIX}"))
-        self._fetch_files(bundle, folder)
+        fetch_files(self._store, self._numbers(model).folder(version), bundle, folder)
         with written_whole(folder / MARKER) as file:
             file.write(data)
         return bundle
@@ -101,7 +83,7 @@ class ModelRepository:
         try:
             data = self._store.get(key).data
         except NotFoundError:
-            raise self._missing_file(key) from None
+            raise missing_file(self._store, key) from None
         if (len(data), hashlib.sha256(data).hexdigest()) != (entry.size, entry.sha256):
             raise CorruptError(f"{self._store.url}/{key} is not what {MARKER} says")
         return data
@@ -116,41 +98,14 @@ class ModelRepository:
     def publish(self, bundle: Bundle, folder: Path) -> None:
         """Uploads the files that `bundle.files` lists from `folder`, then bundle.json.
 
-        The number must be claimed by `bundle.run_id`, or by nobody yet. What was
-        uploaded is read back and checked before the marker makes it visible. Raises ConflictError
-        when the version is published already or belongs to another run, CorruptError when a file
+        The number must be claimed by `bundle.run_id`, or by nobody yet. What was uploaded is read
+        back and checked before the marker makes it visible. Raises ConflictError when the version
+        is published already, belongs to another run, or is being published with other files by
+        another process of this one (`publishing` says how that is told), CorruptError when a file
         does not agree with its entry, DiskFullError (then nothing of it stays) when there is no
         room in the store, or for the copy that is checked, which is in `folder`.
         """
-        check_names(bundle)
-        check_local_files(bundle, folder)
-        numbers = self._numbers(bundle.model)
-        start = numbers.folder(bundle.version)
-        taken = ConflictError(
-            f"version {bundle.version} of model {bundle.model!r} is published already; versions "
-            "never change. Claim a new number"
-        )
-        # Looked at before the files are sent: those of a published version must stay as they are.
-        if numbers.is_published(bundle.version):
-            raise taken
-        if not numbers.claimed(bundle.version, bundle.run_id):
-            owner = numbers.owner(bundle.version)
-            raise ConflictError(
-                f"version {bundle.version} of model {bundle.model!r} is claimed by run {owner}, "
-                f"not by {bundle.run_id}"
-            )
-        try:
-            in_parallel(lambda name: self._store.upload(folder / name, start + name), bundle.files)
-            with TemporaryDirectory(prefix=".published-", dir=folder) as copy:
-                self._fetch_files(bundle, Path(copy))
-            failpoint("publish.files_uploaded")
-            self._store.put_if_absent(start + MARKER, record_bytes(bundle))
-        except ConflictError:
-            raise taken from None
-        except (DiskFullError, OSError) as error:
-            if isinstance(error, DiskFullError) or is_full(error):
-                self._take_back(bundle)
-            raise
+        publishing.publish(self._store, self._numbers(bundle.model), bundle, folder)
 
     def aliases(self, model: str) -> CurrentAliases:
         """What stable and canary point at; empty when none was ever promoted."""
@@ -338,30 +293,6 @@ class ModelRepository:
         except InvalidInputError as error:
             raise CorruptError(f"{self._store.url}/{key}: {error}") from None
         return bundle, data
-
-    def _fetch_files(self, bundle: Bundle, folder: Path) -> None:
-        start = self._numbers(bundle.model).folder(bundle.version)
-
-        def fetch(name: str) -> None:
-            entry, path = bundle.files[name], folder / name
-            if is_intact(path, entry):
-                return
-            try:
-                self._store.download(start + name, path, sha256=entry.sha256, size=entry.size)
-            except NotFoundError:
-                raise self._missing_file(start + name) from None
-
-        in_parallel(fetch, bundle.files)
-
-    def _take_back(self, bundle: Bundle) -> None:
-        """Frees the room of a version that never came to be, as far as that goes."""
-        start = self._numbers(bundle.model).folder(bundle.version)
-        for name in bundle.files:
-            with suppress(VisionloopError):
-                self._store.delete(start + name)
-
-    def _missing_file(self, key: str) -> CorruptError:
-        return CorruptError(f"{self._store.url}/{key} is missing, but {MARKER} lists it")
 
     def _no_version(self, model: str, version: int) -> NotFoundError:
         there = self.versions(model)

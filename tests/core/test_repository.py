@@ -2,7 +2,10 @@
 
 import json
 import multiprocessing
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.alias_moves import Asked, promote
@@ -24,6 +27,25 @@ from visionloop.repository import ModelRepository, file_entry
 SPAWN = multiprocessing.get_context("spawn")
 
 
+class Stalled:
+    """A store for a process that waits before its first upload while `meanwhile` happens."""
+
+    def __init__(self, store: ObjectStore, meanwhile: Callable[[], None]) -> None:
+        self._store = store
+        self._meanwhile: Callable[[], None] | None = meanwhile
+        self._lock = threading.Lock()
+
+    def upload(self, path: Path, key: str) -> str:
+        with self._lock:
+            meanwhile, self._meanwhile = self._meanwhile, None
+            if meanwhile is not None:
+                meanwhile()
+        return self._store.upload(path, key)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
 class TestVersions:
     def test_publish_read_fetch(
         self, repository: ModelRepository, store: ObjectStore, tmp_path: Path
@@ -40,6 +62,7 @@ class TestVersions:
         assert {stat.key.removeprefix("models/cells/versions/1/") for stat in store.list()} == {
             *bundle.files,
             "claim.json",
+            "content.json",
             "bundle.json",
         }
 
@@ -82,6 +105,46 @@ class TestVersions:
             local.publish(stolen, tmp_path)
         assert [stat.key for stat in file_store.list()] == ["models/cells/versions/1/claim.json"]
 
+    def test_two_processes_of_one_run_do_not_mix_their_files(
+        self, repository: ModelRepository, store: ObjectStore, tmp_path: Path
+    ) -> None:
+        number = repository.claim("cells", "run")
+        slow = write_bundle(tmp_path / "slow", number, content=b"slow")
+        other = write_bundle(tmp_path / "other", number, content=b"other")
+
+        def meanwhile() -> None:
+            with pytest.raises(ConflictError, match="with other files by another process of run"):
+                repository.publish(other, tmp_path / "other")
+
+        ModelRepository(Stalled(store, meanwhile)).publish(slow, tmp_path / "slow")
+        assert repository.fetch("cells", number, tmp_path / "cache") == slow
+
+    def test_a_process_that_has_the_same_files_may_go_on_beside(
+        self, repository: ModelRepository, store: ObjectStore, tmp_path: Path
+    ) -> None:
+        number = repository.claim("cells", "run")
+        slow = write_bundle(tmp_path / "slow", number)
+        other = write_bundle(tmp_path / "other", number)
+        stalled = Stalled(store, lambda: repository.publish(other, tmp_path / "other"))
+        with pytest.raises(ConflictError, match="published already"):
+            ModelRepository(stalled).publish(slow, tmp_path / "slow")
+        assert repository.fetch("cells", number, tmp_path / "cache") == other
+
+    def test_a_full_disk_takes_nothing_of_what_another_process_published(
+        self, local: ModelRepository, file_store: ObjectStore, tmp_path: Path
+    ) -> None:
+        number = local.claim("cells", "run")
+        slow = write_bundle(tmp_path / "slow", number)
+        other = write_bundle(tmp_path / "other", number)
+
+        def meanwhile() -> None:
+            local.publish(other, tmp_path / "other")
+            raise DiskFullError("no room")
+
+        with pytest.raises(DiskFullError):
+            ModelRepository(Stalled(file_store, meanwhile)).publish(slow, tmp_path / "slow")
+        assert local.fetch("cells", number, tmp_path / "cache") == other
+
     def test_publishing_claims_a_free_number(self, local: ModelRepository, tmp_path: Path) -> None:
         local.publish(write_bundle(tmp_path, 5, run_id="run-a"), tmp_path)
         assert local.versions("cells") == [5]
@@ -97,6 +160,7 @@ class TestVersions:
             "a\\b",
             "bundle.json",
             "claim.json",
+            "content.json",
             "golden",
             "report/report.json/x",
         ],

@@ -162,7 +162,7 @@ def test_a_version_that_finds_no_room_is_not_there(
     one_sentence(code, capsys, str(disk.folder))
     assert on_disk.repository.versions("reader") == []
     left = {stat.key.rpartition("/")[2] for stat in on_disk.store.list("models/reader/versions/")}
-    assert left <= {"claim.json"}
+    assert left <= {"claim.json", "content.json"}
     [run, *_] = on_disk.store.list_folders("models/reader/checkpoints/")
     learned = Checkpoints(on_disk.store, "reader", run, 1e6).latest()
     assert learned is not None
