@@ -7,6 +7,7 @@ import json
 import multiprocessing
 from collections.abc import Callable
 from hashlib import sha256
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +17,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import visionloop.snapshot_format
-from visionloop.errors import CorruptError, InvalidInputError, NotFoundError
+from visionloop.errors import (
+    ConflictError,
+    CorruptError,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+)
 from visionloop.objectstore import ObjectStore, open_store
 from visionloop.snapshot import (
     SnapshotClass,
@@ -35,6 +42,7 @@ from visionloop.snapshot_format import (
     rows_from_parquet,
     rows_to_parquet,
 )
+from visionloop.snapshot_latest import LatestPointer, LatestSnapshot
 
 SPAWN = multiprocessing.get_context("spawn")
 CLASSES = [SnapshotClass(id="good", name="Good"), SnapshotClass(id="bad", name="Bad")]
@@ -363,6 +371,23 @@ class TestDamage:
             SnapshotRepository(file_store).read("cells", manifest.id)
 
 
+class Contested:
+    """A store in which somebody else is always faster, or so many times."""
+
+    def __init__(self, store: ObjectStore, times: int | None = None) -> None:
+        self._store = store
+        self._times = times
+
+    def compare_and_swap(self, key: str, data: bytes, etag: str | None) -> str:
+        if self._times != 0:
+            self._times = None if self._times is None else self._times - 1
+            raise ConflictError(f"{key} changed")
+        return self._store.compare_and_swap(key, data, etag)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
 class TestLatest:
     def test_it_follows_the_labels_not_the_clock(self, file_store: ObjectStore) -> None:
         repository = SnapshotRepository(file_store)
@@ -396,6 +421,26 @@ class TestLatest:
         _, created = write(store, ROWS[:-1], label_sequence=20)
         assert not created
         assert json.loads(store.get("datasets/cells/refs/latest.json").data)["id"] == newer.id
+
+    def test_a_pointer_that_is_never_left_alone(self, file_store: ObjectStore) -> None:
+        """As where another program writes it, or a proxy loses what makes a write conditional."""
+        clock, pauses = [0.0], list[float]()
+
+        def sleep(seconds: float) -> None:
+            pauses.append(seconds)
+            clock[0] += seconds
+
+        pointer = LatestPointer(Contested(file_store), "cells", now=lambda: clock[0], sleep=sleep)
+        wanted = LatestSnapshot(id="sha256-" + "0" * 64, label_sequence=3)
+        with pytest.raises(UnavailableError, match=r"refs/latest.json was changed before each of"):
+            pointer.move(wanted)
+        assert 5 < len(pauses) < 500
+        assert clock[0] <= 30.0
+        LatestPointer(Contested(file_store, times=4), "cells", sleep=sleep).move(wanted)
+        assert json.loads(file_store.get("datasets/cells/refs/latest.json").data) == {
+            "id": wanted.id,
+            "label_sequence": 3,
+        }
 
     def test_processes_that_write_at_once(self, store: ObjectStore, store_url: str) -> None:
         """Two write the same content, two others; all are there and the latest labels win."""
