@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 from support.bundles import publish_bundle
 from support.command_line import command, environment, result, visionloop
+from support.file_bundles import publish_version, write_bundle
 
+from visionloop.bundle import ClassificationBundle, MultiLabelBundle
+from visionloop.calibration import LabelCalibration, LabelThresholds
 from visionloop.demo import solar_cells
 from visionloop.demo.steps import Suite, suite_running, wait_until_served
 from visionloop.objectstore import open_store
@@ -250,9 +253,42 @@ def test_models_pin_and_history(tmp_path: Path) -> None:
     assert [m["alias"] for m in moves] == ["stable", "pin", "stable"]
     assert result("models", "history", MODEL, "--last", "1", *store) == moves[-1:]
     header, *rows = visionloop("models", "history", MODEL, *store).splitlines()
-    assert header.split() == ["moved", "alias", "to", "from", "accuracy", "who", "why"]
+    assert header.split() == ["moved", "alias", "to", "from", "metric", "score", "who", "why"]
     assert len(rows) == 3
     assert "--last is 0" in visionloop("models", "history", MODEL, "--last", "0", *store, code=64)
+
+
+def test_lists_name_the_metric_that_the_gate_compares(tmp_path: Path) -> None:
+    url = (tmp_path / "store").as_uri()
+    repository = ModelRepository(open_store(url))
+    publish_version(repository, tmp_path / "cells", model="cells")
+    several = several_classes(write_bundle(tmp_path / "panels", 1, model="panels"))
+    repository.publish(several, tmp_path / "panels")
+    rows = result("models", "list", "--store", url)
+    assert [(row["model"], row["metric"], row["score"]) for row in rows] == [
+        ("cells", "accuracy", 0.9),
+        ("panels", "jaccard", 0.7125),
+    ]
+    repository.promote(
+        *("panels", 1), expected=repository.aliases("panels"), who="ada", why="x",
+        metrics=several.metrics,
+    )  # fmt: skip
+    _, row = visionloop("models", "history", "panels", "--store", url).splitlines()
+    assert "  jaccard  0.7125  ada" in row
+
+
+def several_classes(bundle: ClassificationBundle) -> MultiLabelBundle:
+    """The same files as a model of several classes an image."""
+    same = bundle.model_dump(exclude={"task", "calibration", "thresholds", "metrics"})
+    calibration = LabelCalibration(
+        temperatures=[1.0, 1.0], biases=[0.0, 0.0], ece_before=0.1, ece_after=0.05
+    )
+    return MultiLabelBundle(
+        **same,
+        calibration=calibration,
+        thresholds=LabelThresholds(method="max_f1", present=[0.5, 0.5]),
+        metrics={"mean_average_precision": 0.8, "jaccard": 0.7125},
+    )
 
 
 def test_an_altered_version_is_not_promoted(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from visionloop.bundle import (
     MultiLabelBundle,
     TensorsBundle,
 )
+from visionloop.cli.model_scores import score
 from visionloop.cli.output import Output
 from visionloop.cli.store import open_from, user_name
 from visionloop.cli.tensors import tensor_facts
@@ -21,7 +22,7 @@ from visionloop.repository import ModelRepository
 
 
 def list_models(options: argparse.Namespace, output: Output) -> int:
-    """Every committed version of every model with its aliases and test accuracy."""
+    """Every version of every model with its aliases and the score that its gate compares."""
     repository = ModelRepository(open_from(options))
     rows = [row for model in repository.models() for row in _summaries(repository, model)]
     output.result(rows)
@@ -57,11 +58,12 @@ def _summary(
     try:
         bundle = repository.read(model, version)
     except VisionloopError as error:
-        unknown = {"task": None, "created": None, "accuracy": None}
+        unknown = {"task": None, "created": None, "metric": None, "score": None}
         return row | unknown | {"origin": f"unreadable: {error}"}
-    row |= {"task": bundle.task, "created": bundle.created, "accuracy": None, "origin": None}
+    row |= {"task": bundle.task, "created": bundle.created}
+    row |= {"metric": None, "score": None, "origin": None}
     if isinstance(bundle, ClassifierBundle):
-        row["accuracy"] = bundle.metrics.get("accuracy")
+        row["metric"], row["score"] = score(bundle.metrics)
         row["origin"] = bundle.provenance.snapshot[:19]
     elif isinstance(bundle, TensorsBundle):
         row["origin"] = bundle.source.file
@@ -100,7 +102,7 @@ def show(options: argparse.Namespace, output: Output) -> int:
 
 
 def history(options: argparse.Namespace, output: Output) -> int:
-    """Every move of the model's aliases, oldest first: who, why, with which test metrics."""
+    """Every move of the model's aliases, oldest first: who, why, with which score on test."""
     repository = ModelRepository(open_from(options))
     moves = repository.history(options.model)
     if not moves:
@@ -115,11 +117,8 @@ def history(options: argparse.Namespace, output: Output) -> int:
 
 def _print_history(moves: Sequence[AliasMove], output: Output) -> None:
     output.table(
-        ["moved", "alias", "to", "from", "accuracy", "who", "why"],
-        [
-            [m.at, m.alias, _target(m), m.previous, m.metrics.get("accuracy"), m.who, m.why]
-            for m in moves
-        ],
+        ["moved", "alias", "to", "from", "metric", "score", "who", "why"],
+        [[m.at, m.alias, _target(m), m.previous, *score(m.metrics), m.who, m.why] for m in moves],
     )
 
 
