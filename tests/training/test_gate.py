@@ -13,7 +13,8 @@ from visionloop_training import gate
 from visionloop_training.config import GateConfig
 from visionloop_training.data import Item
 from visionloop_training.evaluate import Scored, evaluate
-from visionloop_training.gate_checks import FIRST, Check, Costs
+from visionloop_training.gate_checks import FIRST, Check
+from visionloop_training.gate_limits import Costs
 from visionloop_training.verdict import Beside, LabelChange, Verdict
 
 CLASSES = ("cat", "dog")

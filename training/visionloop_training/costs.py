@@ -13,7 +13,7 @@ import numpy as np
 from visionloop.preprocessing import Preprocessing
 from visionloop_training.data import Blobs, Item, Pixels
 from visionloop_training.export import Session
-from visionloop_training.gate_checks import Costs
+from visionloop_training.gate_limits import Costs
 from visionloop_training.stable import Version
 
 _TURNS = 50

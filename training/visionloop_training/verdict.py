@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from visionloop_training import gate_checks
+from visionloop_training import gate_limits
 from visionloop_training.config import GateConfig
 from visionloop_training.data import Item
-from visionloop_training.gate_checks import Check, Costs
+from visionloop_training.gate_checks import Check
+from visionloop_training.gate_limits import Costs
 from visionloop_training.intervals import Interval
 from visionloop_training.parity import Parity
 from visionloop_training.significance import Pairs
@@ -117,8 +118,8 @@ class Case:
             stable=stable,
             change=label_change(items, class_ids, stable.class_ids) if stable else None,
             others=[
-                *gate_checks.budgets(ece, config, beside.parity, beside.costs),
-                gate_checks.looks(beside.looks, config),
+                *gate_limits.budgets(ece, config, beside.parity, beside.costs),
+                gate_limits.looks(beside.looks, config),
             ],
             looks=list(beside.looks),
             config=config,
