@@ -93,3 +93,23 @@ def test_a_number_of_processes_that_makes_no_pairs_is_refused(monkeypatch: pytes
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ConfigurationError, match="torchrun started 3 processes"):
         Workers.joined()
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({}, "RANK is not set; set RANK, WORLD_SIZE"),
+        ({"RANK": "one"}, "RANK is 'one'"),
+        ({"RANK": "1"}, "process 1 of 2 does not know where the others meet: .*MASTER_ADDR"),
+    ],
+)
+def test_an_environment_that_says_too_little_is_said(
+    monkeypatch: pytest.MonkeyPatch, told: dict[str, str], words: str
+):
+    """The last says as much as Kubeflow does but for the address: not who shares the machine."""
+    for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"WORLD_SIZE": "2", **told}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=words):
+        Workers.joined()

@@ -30,6 +30,7 @@ from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from visionloop.errors import ConfigurationError, UnavailableError
+from visionloop_training.launched import AS_TORCHRUN, Launched
 from visionloop_training.stop import PreemptedError, Stop
 
 _PATIENCE = timedelta(minutes=30)  # one process may compute features while the others wait
@@ -60,26 +61,27 @@ class Workers:
     def joined(cls) -> "Workers":
         """The processes that `launch` or torchrun started, as the environment says; waits for all.
 
-        Raises UnavailableError where some do not come.
+        Raises UnavailableError where some do not come, ConfigurationError where it says too little.
         """
-        count = int(os.environ.get("WORLD_SIZE", "1"))
+        place = Launched.here()
+        rank, count = place.rank, place.count
         if count == 1:
             return cls()
-        if count & (count - 1):
-            raise ConfigurationError(
-                f"torchrun started {count} processes; their number must be a power of two",
-                field="nproc-per-node",
-            )
-        rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
         if torch.cuda.is_available():
-            torch.cuda.set_device(local_rank)
+            torch.cuda.set_device(place.local_rank)
         backend = "nccl" if torch.cuda.is_available() else "gloo"
-        workers = cls(rank, count, local_rank, int(os.environ["LOCAL_WORLD_SIZE"]))
+        workers = cls(rank, count, place.local_rank, place.local)
         try:
             words, _, _ = next(rendezvous("env://", timeout=_JOINING))
             distributed.init_process_group(
                 backend, store=words, rank=rank, world_size=count, timeout=_PATIENCE
             )
+        except ValueError as error:  # no address, or none that is one
+            raise ConfigurationError(
+                f"process {rank} of {count} does not know where the others meet: "
+                f"{_first_line(error)}; {AS_TORCHRUN}",
+                field="master_addr",
+            ) from error
         except RuntimeError as error:
             raise UnavailableError(
                 f"process {rank} of {count} could not join the others at "
@@ -163,6 +165,8 @@ class Workers:
         """Tells a lost process from one that was stopped: the libraries' errors have no type."""
         try:
             yield
+        except torch.OutOfMemoryError:
+            raise  # our own want of memory is no loss of a partner
         except RuntimeError as error:
             if self.stopping:
                 raise PreemptedError(
