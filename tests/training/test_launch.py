@@ -51,6 +51,12 @@ def test_the_leading_process_decides(tmp_path: Path):
     assert codes(after_the_other(tmp_path, saved, "sys.exit(69)")) == 85
 
 
+def test_what_fails_another_for_good_is_not_run_again(tmp_path: Path):
+    """The leading one stops because of it, and a Job repeats 85 as often as it comes."""
+    saved = "lambda *_: sys.exit(85)"
+    assert codes(after_the_other(tmp_path, saved, "sys.exit(64)")) == 64
+
+
 def test_elsewhere_the_first_that_failed_decides():
     script = "rank == 3 and time.sleep(60)\nsys.exit([0, 0, 65, 0][rank])"
     assert codes(script, nodes=2, node_rank=1) == 65

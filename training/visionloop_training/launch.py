@@ -34,6 +34,7 @@ GRACE_SECONDS = 30.0
 DEFAULT_PORT = 29400
 _PR_SET_PDEATHSIG = 1
 _LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+_FOR_GOOD = (64, 65, 66, 77)  # wrong, refused, not found, no right: it would end so again
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,9 @@ def run(place: Place, command: Sequence[str]) -> int:
     """Runs `command` in each of this node's processes; returns one exit code.
 
     It is the leading process's (rank 0) own where that is on this node and says why it ended, else
-    that of the first that failed; 128 + n for one killed by signal n.
+    that of the first that failed; 128 + n for one killed by signal n. Where another one failed for
+    good first, it is that one's: the leading process was only told to stop because of it, and its
+    "run me again" would have the same end for ever.
     """
     place.check()
     if place.nodes == 1:
@@ -109,8 +112,10 @@ def run(place: Place, command: Sequence[str]) -> int:
             children.start(command, environment)
         codes = children.ended()
     leading = codes.get(0, 0) if place.node_rank == 0 else 0
-    failed = [code for code in codes.values() if code]
-    return _exit_code(leading if leading > 0 else (failed or [0])[0])
+    first = next((code for code in codes.values() if code), 0)
+    if first in _FOR_GOOD and not children.told:
+        return first
+    return _exit_code(leading if leading > 0 else first)
 
 
 class _Children:
@@ -120,6 +125,11 @@ class _Children:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._ended: SimpleQueue[tuple[int, int]] = SimpleQueue()
         self._told: int | None = None
+
+    @property
+    def told(self) -> bool:
+        """Whether a signal from outside went on to them."""
+        return self._told is not None
 
     def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Starts one more; a signal that came meanwhile is not lost on it."""
