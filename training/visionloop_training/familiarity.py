@@ -23,6 +23,7 @@ from visionloop_training.data import Blobs, Dataset, Item
 from visionloop_training.export import Session
 from visionloop_training.metrics import Floats
 from visionloop_training.not_sure import distance_limit
+from visionloop_training.turns import in_turns
 
 OUTPUT = "distance"
 _EMBEDDING = "embedding"
@@ -132,13 +133,7 @@ def known(items: Sequence[Item]) -> list[Item]:
     queues: dict[tuple[int, ...], list[Item]] = {}
     for item in items:
         queues.setdefault(item.classes, []).append(item)
-    turns = [
-        queue[turn]
-        for turn in range(max(map(len, queues.values())))
-        for queue in queues.values()
-        if turn < len(queue)
-    ]
-    return turns[:_KNOWN]
+    return in_turns(queues.values(), _KNOWN)
 
 
 def _named(value: str) -> str:

@@ -36,6 +36,7 @@ from visionloop_training.half_precision import HalfPrecision
 from visionloop_training.intervals import Interval
 from visionloop_training.metrics import Floats
 from visionloop_training.parity import Parity
+from visionloop_training.turns import in_turns
 
 GRAPH = "model.onnx"
 HALF = "model.fp16.onnx"  # `Bundle.half_graph` of it
@@ -64,13 +65,18 @@ def golden_items(data: Dataset, wanted: int) -> list[Item]:
     """
     chosen: list[Item] = []
     for split in (data.test, data.val, data.train):
-        queues = [[i for i in split if place in i.classes] for place in range(len(data.class_ids))]
-        queues.append([i for i in split if not i.classes])
-        longest = max(map(len, queues))
-        turns = [q[turn] for turn in range(longest) for q in queues if turn < len(q)]
-        # An image of several classes stands in several queues.
-        chosen += {item.sha256: item for item in turns}.values()
-    return chosen[:wanted]
+        if len(chosen) < wanted:
+            chosen += in_turns(_by_class(split, len(data.class_ids)), wanted - len(chosen))
+    return chosen
+
+
+def _by_class(items: Sequence[Item], classes: int) -> list[list[Item]]:
+    """The items of each class; an image of several is of each of them, one of none comes last."""
+    found: list[list[Item]] = [[] for _ in range(classes + 1)]
+    for item in items:
+        for place in item.classes or (classes,):
+            found[place].append(item)
+    return found
 
 
 def write_golden(folder: Path, items: Sequence[Item], probabilities: Floats, blobs: Blobs) -> None:
