@@ -1,5 +1,6 @@
 """The report's page: what it draws, what it shows of each image, what it says of the recipe."""
 
+import importlib
 import json
 
 import numpy as np
@@ -8,8 +9,8 @@ import sklearn.metrics
 from support.training_site import Site
 
 from visionloop_training.data import Blobs
-from visionloop_training.report import plots
-from visionloop_training.report.thresholds import MOST, curve, curves, thinned
+from visionloop_training.report import plots, thresholds
+from visionloop_training.report.thresholds import MOST, Curve, curve, curves, thinned
 from visionloop_training.report.write import page
 
 
@@ -98,3 +99,32 @@ def test_the_page_shows_each_mistake_with_its_file_and_the_recipe(first_probe: S
     assert "fit.momentum=" not in shown
     drawn = shown[shown.index('id="thresholds"') :]
     assert "</span>Digit 0 " in drawn[: drawn.index("</section>")]
+
+
+def test_a_matrix_of_very_many_classes_is_left_to_the_json(
+    first_probe: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million cells would be a page that no browser opens."""
+    text = first_probe.store.get("models/reader/versions/1/report/report.json").data
+    blobs = Blobs(first_probe.store, first_probe.cache / "blobs")
+    assert 'class="confusion"' in page(json.loads(text), blobs)
+    # By name: the package has a function of the module's name.
+    module = importlib.import_module("visionloop_training.report.write")
+    monkeypatch.setattr(module, "_LARGEST_SHOWN", 2)
+    shown = page(json.loads(text), blobs)
+    assert 'class="confusion"' not in shown
+    assert "The matrix of 3 classes is in report.json" in shown
+
+
+def test_only_the_curves_that_are_drawn_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{place:02}" for place in range(30)]
+    rows = [
+        {"label": name, "probabilities": [float(name == other) for other in names]}
+        for name in (*names, *names[20:])
+    ]
+    computed = []
+    monkeypatch.setattr(
+        thresholds, "curve", lambda name, *_: computed.append(name) or Curve(name, *[[]] * 3)
+    )
+    document = {"predictions": rows, "labels": [{"id": name, "name": name} for name in names]}
+    assert [one.name for one in curves(document)] == computed == names[20 : 20 + MOST]

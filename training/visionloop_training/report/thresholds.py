@@ -1,6 +1,7 @@
 """What each class's precision, recall and false alarms would be at every threshold, on test."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,14 +25,27 @@ class Curve:
 def curves(document: Mapping[str, Any]) -> list[Curve]:
     """Of the classes with the most test images; a class that all images have, or none, has none."""
     rows = document["predictions"]
-    probabilities = np.array([row["probabilities"] for row in rows], dtype=np.float64)
-    found: list[tuple[int, Curve]] = []
-    for place, label in enumerate(document["labels"]):
-        truth = np.array([label["id"] in row.get("labels", (row.get("label"),)) for row in rows])
-        if 0 < truth.sum() < len(truth):
-            found.append((int(truth.sum()), curve(label["name"], probabilities[:, place], truth)))
-    found.sort(key=lambda one: -one[0])
-    return [one for _, one in found[:MOST]]
+    images = Counter(class_id for row in rows for class_id in _classes(row))
+    shown = [
+        (place, label)
+        for place, label in enumerate(document["labels"])
+        if 0 < images[label["id"]] < len(rows)
+    ]
+    shown.sort(key=lambda one: -images[one[1]["id"]])
+    return [
+        curve(
+            label["name"],
+            np.array([row["probabilities"][place] for row in rows], dtype=np.float64),
+            np.array([label["id"] in _classes(row) for row in rows]),
+        )
+        for place, label in shown[:MOST]
+    ]
+
+
+def _classes(row: Mapping[str, Any]) -> Collection[str]:
+    """The ids of what an image is labelled as."""
+    labelled: Collection[str] = row["labels"] if "labels" in row else (row["label"],)
+    return labelled
 
 
 def curve(name: str, probabilities: Floats, truth: Flags) -> Curve:

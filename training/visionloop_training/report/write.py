@@ -20,6 +20,7 @@ DIFFERENCES = 12  # of each kind
 CONFUSIONS = 10  # pairs of classes
 FEW = 30  # test images of a class, too few for its scores to say much
 _LARGEST_MATRIX = 16  # classes; a larger one is folded away, the pairs above tell more
+_LARGEST_SHOWN = 100  # classes; a cell takes 80 bytes of the page: 1,000 classes would be 80 MB
 _THUMBNAIL = 144  # pixels
 
 
@@ -62,10 +63,12 @@ def page(document: dict[str, Any], blobs: Blobs) -> str:
 def _of_one_label(document: dict[str, Any], blobs: Blobs) -> dict[str, Any]:
     """What the templates show of a model of one class an image."""
     confusion = document["evaluation"]["confusion"]
+    shown = confusion if len(confusion) <= _LARGEST_SHOWN else []
     return {
+        "matrix": shown,
         "curves": plots.loss_curves(document["fit"]["curves"], document["fit"]["kept_epoch"]),
         "reliability": plots.reliability(_panels(document)),
-        "shares": [[n / max(1, sum(row)) for n in row] for row in confusion],
+        "shares": [[n / max(1, sum(row)) for n in row] for row in shown],
         "small_matrix": len(confusion) <= _LARGEST_MATRIX,
         "confusions": _confusions(document),
         "mistakes": _mistakes(document, blobs),
