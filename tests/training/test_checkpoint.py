@@ -1,14 +1,17 @@
 """Checkpoints: whole or passed over, the newest first, gone when the run is over."""
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import torch
 
+from visionloop.errors import NotFoundError
 from visionloop.objectstore import ObjectStore
 from visionloop_training import checkpoint as module
 from visionloop_training.checkpoint import Checkpoint, Checkpoints, run_key
+from visionloop_training.distributed import Workers
 
 FOLDER = "models/cells/checkpoints/run/"
 
@@ -68,6 +71,46 @@ def test_another_of_the_same_step_leaves_the_one_before_whole(file_store: Object
     found = latest(file_store)
     assert found is not None
     assert found.facts == at(5).facts
+
+
+class Led(Workers):
+    """Process 1 of 2, which hears what the leading one said."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(rank=1, count=2)
+        self._heard = said
+
+    def leaders_answer(self, ask: Callable[[], str]) -> str:
+        return self._heard
+
+
+class Leading(Workers):
+    """Process 0 of 2, whose words are kept."""
+
+    said = ""
+
+    def __init__(self) -> None:
+        super().__init__(rank=0, count=2)
+
+    def leaders_answer(self, ask: Callable[[], str]) -> str:
+        self.said = ask()
+        return self.said
+
+
+def test_all_processes_go_on_from_what_the_leading_one_found(file_store: ObjectStore) -> None:
+    leading = Leading()
+    assert Checkpoints(file_store, "cells", "run", 1e6).agreed(leading) is None
+    saved(file_store, 1)
+    assert Checkpoints(file_store, "cells", "run", 1e6).agreed(Led(leading.said)) is None
+    found = Checkpoints(file_store, "cells", "run", 1e6).agreed(leading)
+    saved(file_store, 2)  # by the run before, which is not quite dead
+    theirs = Checkpoints(file_store, "cells", "run", 1e6).agreed(Led(leading.said))
+    assert found is not None
+    assert theirs is not None
+    assert (found.step, theirs.step, theirs.facts) == (1, 1, at(1).facts)
+    saved(file_store, 3)
+    with pytest.raises(NotFoundError):
+        Checkpoints(file_store, "cells", "run", 1e6).agreed(Led(leading.said))
 
 
 @pytest.mark.parametrize("harm", ["torn", "gone"])

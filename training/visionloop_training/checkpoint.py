@@ -29,6 +29,7 @@ from visionloop.errors import CorruptError, NotFoundError, VisionloopError
 from visionloop.failpoints import failpoint
 from visionloop.objectstore import ObjectStore
 from visionloop.record import Record, Sha256, parse_record, record_bytes
+from visionloop_training.distributed import Workers
 
 _FACTS = "facts"
 _KEPT = 2
@@ -43,6 +44,7 @@ class Checkpoint:
     step: int
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
+    sha256: str = ""  # of the object that it was read from
 
 
 class _Entry(Record):
@@ -93,6 +95,27 @@ class Checkpoints:
             except (CorruptError, NotFoundError) as error:
                 _log.warning("checkpoint of step %d is not usable: %s", entry.step, error)
         return None
+
+    def agreed(self, workers: Workers) -> Checkpoint | None:
+        """The newest one that is whole, the same in all of several processes.
+
+        The leading one looks: somebody else may find more, where a run that was told to stop still
+        writes, or less, where the store fails. Raises NotFoundError or CorruptError where this
+        process cannot read it.
+        """
+        found: Checkpoint | None = None
+
+        def look() -> str:
+            nonlocal found
+            found = self.latest()
+            if found is None:
+                return ""
+            return _Entry(step=found.step, sha256=found.sha256).model_dump_json()
+
+        chosen = workers.leaders_answer(look)
+        if workers.leads or not chosen:
+            return found
+        return self._read(_Entry.model_validate_json(chosen))
 
     @property
     def due(self) -> bool:
@@ -174,7 +197,7 @@ class Checkpoints:
             raise CorruptError(f"{self._key(entry)} does not have the digest of latest.json")
         size = int.from_bytes(data[:8], "little")
         facts = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][_FACTS])
-        return Checkpoint(entry.step, load(data), facts)
+        return Checkpoint(entry.step, load(data), facts, entry.sha256)
 
     def _key(self, entry: _Entry) -> str:
         return f"{self._folder}{entry.step:010d}-{entry.sha256[:16]}.safetensors"

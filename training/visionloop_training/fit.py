@@ -55,15 +55,15 @@ def fit(
     training diverges or collapses at every rate that is tried, and PreemptedError when told to
     stop: then a checkpoint was written.
     """
+    workers = workers or Workers()
     run = _Run(
-        network, features, data, config, checkpoints, stop or Stop(), workers or Workers(),
-        watch or Watch(),
-    )  # fmt: skip
+        network, features, data, config, checkpoints, stop or Stop(), workers, watch or Watch()
+    )
     torch.manual_seed(config.seed)
     variants = features.variants or 1
     tuned = config.fit.epochs > 0 and network.frozen < len(network.backbone.stages)
     features.prepare(data.val, 1)
-    checkpoint = checkpoints.latest() if checkpoints else None
+    checkpoint = checkpoints.agreed(workers) if checkpoints else None
     state = fit_state.restore_finished(checkpoint, network)
     if state is None:
         features.prepare(data.train, variants if tuned else 1)
