@@ -1,5 +1,6 @@
 """Cached activations: right, reused, and never shared by things that differ."""
 
+import os
 import threading
 from pathlib import Path
 
@@ -140,8 +141,6 @@ def test_a_torn_array_says_which_folder_to_remove(tmp_path):
 
 
 def test_the_cache_forgets_what_was_unused_for_longest(tmp_path):
-    import os
-
     for age, name in enumerate(("new", "old")):
         kept = cache.ArrayCache(tmp_path, "activations", name)
         kept.put("ab" * 32, np.zeros(1000, np.float32))
@@ -149,6 +148,31 @@ def test_the_cache_forgets_what_was_unused_for_longest(tmp_path):
     assert cache.trim(tmp_path, limit_bytes=5000) > 4000
     assert [path.name for path in (tmp_path / "activations").iterdir()] == ["new"]
     assert cache.trim(tmp_path, limit_bytes=5000) == 0
+
+
+def test_the_cache_keeps_what_another_run_is_reading(tmp_path):
+    used = cache.ArrayCache(tmp_path, "activations", "used")
+    used.put("ab" * 32, np.zeros(1000, np.float32))
+    assert cache.trim(tmp_path, limit_bytes=10) == 0
+    assert used.get("ab" * 32).shape == (1000,)
+
+
+def test_a_run_of_days_says_that_it_still_reads(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    used = cache.ArrayCache(tmp_path, "activations", "used")
+    used.put("ab" * 32, np.zeros(1000, np.float32))
+    os.utime(used.folder, (1e9, 1e9))
+    monkeypatch.setattr(cache, "_TOUCH_SECONDS", 0.0)
+    used.get("ab" * 32)
+    assert cache.trim(tmp_path, limit_bytes=10) == 0
+
+
+def test_the_cache_forgets_graphs(tmp_path):
+    graph = tmp_path / "graphs" / "old.onnx"
+    graph.parent.mkdir()
+    graph.write_bytes(bytes(1000))
+    os.utime(graph, (1e9, 1e9))
+    assert cache.trim(tmp_path, limit_bytes=10) == 1000
+    assert not graph.exists()
 
 
 def test_trimming_bears_another_run_that_writes(tmp_path):

@@ -1,8 +1,8 @@
 """Arrays on disk, one .npy file per (kind, key, image, variant); nothing in it is ever pickled.
 
 The key is a digest of all that decides the array's content, so an entry is never stale, only
-unused. Folders of keys that were not touched for the longest time are removed when the cache
-outgrows its limit: losing one costs time, never correctness.
+unused. When the cache outgrows its limit, keys go that nobody has used for a day, oldest first:
+losing one costs time, never correctness, and what another run is reading just now stays.
 
 A disk that takes no more ends no run that can do without it: first the keys go that nobody has used
 for a day, oldest first; then arrays stay in memory, up to MEMORY_BYTES, and are lost with the
@@ -30,6 +30,7 @@ from visionloop.objectstore.local import PARTIAL_SUFFIX
 DEFAULT_LIMIT_BYTES = 20 * 2**30
 MEMORY_BYTES = 512 * 2**20  # of a key's arrays that the disk did not take
 UNUSED_SECONDS = 24 * 3600.0  # after which nobody is still reading a key's arrays
+_TOUCH_SECONDS = 3600.0  # a key's time is written at most so often while it is read
 SETTING = "--cache"
 KINDS = ("pixels", "activations", "embeddings")
 _log = logging.getLogger(__name__)
@@ -58,9 +59,10 @@ class ArrayCache:
         self._shared = shared
         self._kept: dict[str, NDArray[np.generic]] = {}  # in memory, by file name
         self._kept_bytes = 0
+        self._touched = time.monotonic()
         with contextlib.suppress(OSError):  # a disk that takes nothing is met by `put`
             self.folder.mkdir(parents=True, exist_ok=True)
-            os.utime(self.folder)  # used now: see `trim`
+        touch(self.folder)
 
     def has(self, sha256: str, variant: int = 0) -> bool:
         """Whether the array is there."""
@@ -73,6 +75,9 @@ class ArrayCache:
         kept = self._kept.get(path.name)
         if kept is not None:
             return kept
+        if time.monotonic() - self._touched > _TOUCH_SECONDS:
+            self._touched = time.monotonic()
+            touch(self.folder)
         try:
             array: NDArray[np.generic] = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
@@ -149,34 +154,50 @@ class ArrayCache:
         return self.folder / sha256[:2] / f"{sha256}-{variant}.npy"
 
 
+def touch(entry: Path) -> None:
+    """Says that it is used now, so that `trim` leaves it where it is."""
+    with contextlib.suppress(OSError):
+        os.utime(entry)
+
+
 def trim(folder: Path, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> int:
-    """Removes the keys unused for longest until the rest fits; returns the bytes removed."""
-    keys = [
-        key for kind in folder.iterdir() if kind.is_dir() for key in kind.iterdir() if key.is_dir()
-    ]
-    sizes = {key: _size(key) for key in keys}
+    """Removes what was unused for longest until the rest fits; returns the bytes removed.
+
+    What was used within a day stays, however much it is: another run may be reading it.
+    """
+    entries = [entry for kind in folder.iterdir() if kind.is_dir() for entry in kind.iterdir()]
+    sizes = {entry: _size(entry) for entry in entries}
     excess = sum(sizes.values()) - limit_bytes
+    long_ago = time.time() - UNUSED_SECONDS
     removed = 0
-    for key in sorted(keys, key=_used):
-        if removed >= excess:
+    for entry in sorted(entries, key=_used):
+        if removed >= excess or _used(entry) >= long_ago:
             break
-        shutil.rmtree(key, ignore_errors=True)
-        removed += sizes[key]
+        _remove(entry)
+        removed += sizes[entry]
     return removed
 
 
-def _size(folder: Path) -> int:
-    """Bytes of the files below; what another run removes or renames meanwhile counts as nothing."""
+def _remove(entry: Path) -> None:
+    if entry.is_dir():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            entry.unlink()
+
+
+def _size(entry: Path) -> int:
+    """Bytes of a file, or of those below; what is removed meanwhile counts as nothing."""
     total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                total += Path(place, name).stat().st_size
+    below = (Path(place, name) for place, _, names in os.walk(entry) for name in names)
+    for path in below if entry.is_dir() else (entry,):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
     return total
 
 
-def _used(folder: Path) -> float:
+def _used(entry: Path) -> float:
     try:
-        return folder.stat().st_mtime
+        return entry.stat().st_mtime
     except FileNotFoundError:
         return 0.0

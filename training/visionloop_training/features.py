@@ -30,7 +30,7 @@ from visionloop.preprocessing import Preprocessing
 from visionloop.strict_pillow import decoder
 from visionloop.telemetry import progress
 from visionloop_training import augment
-from visionloop_training.cache import SETTING, ArrayCache, key_of
+from visionloop_training.cache import SETTING, ArrayCache, key_of, touch
 from visionloop_training.config import AugmentConfig
 from visionloop_training.cores import usable_cores
 from visionloop_training.data import Blobs, Item
@@ -184,6 +184,7 @@ class Features:
                 with temporary_folder("visionloop-graph-") as folder:
                     self._export(folder / path.name)
                     return _activations(folder / path.name)
+        touch(path)
         return _activations(path)
 
     def _write_graph(self, path: Path) -> None:

@@ -80,6 +80,8 @@ def run(request: Request) -> Result | None:
     job, found = _searched(job, decision)
     lane, learned = _learned(job, decision)
     if not leads:
+        if request.workers.local_rank == 0:  # the first on a node of its own, with its own cache
+            cache.trim(request.cache)
         return None
     with clock("calibrate"):
         job.task.calibrate(learned.val_logits.numpy())
