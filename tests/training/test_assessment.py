@@ -1,19 +1,23 @@
 """A published version is scored on images that it has not learned from, of any dataset."""
 
 import json
+from pathlib import Path
 
 import pytest
 from support import shapes
 from support.digits import rows, write_digits
+from support.file_bundles import publish_version
 from support.training_site import FIRST, PROBE, Site
 
 from visionloop.cli import main as cli
 from visionloop.errors import InvalidInputError, NotFoundError
-from visionloop.objectstore import ObjectStore
+from visionloop.objectstore import ObjectStore, open_store
+from visionloop.repository import ModelRepository, file_entry
 from visionloop.snapshot import SnapshotClass, SnapshotRepository, blob_key
 from visionloop_training.app import main
 from visionloop_training.assessment import Assessment, assess
 from visionloop_training.assessment_words import words
+from visionloop_training.stable import version
 
 
 def assessed(site: Site, dataset: str = "digits", **options: object) -> Assessment:
@@ -69,6 +73,31 @@ def test_classes_of_another_dataset_count_by_name(probed: Site):
     assert {row["label"] for row in found.predictions} == {"0", "1"}
     assert found.evaluation.images == 2 * 16
     assert "classes that the version does not have: Seven (20)" in words(found)
+
+
+def test_a_new_head_has_learned_from_what_its_body_has(probed: Site):
+    # Under another dataset each fifth image, which version 1 was trained on, is a test image.
+    write_digits(probed.store, "other", FIRST, ("test", "train", "train", "val", "test"))
+    result = probed.train(*PROBE, dataset="other", lane="fast")
+    assert (result.version, result.summary["lane"]) == (2, "fast")
+    found = assess(probed.store, "reader", 2, "digits", probed.cache)
+    assert found.traced
+    assert found.learned == 96  # four fifths of them
+    assert found.evaluation.images == 24  # those that are test images in both
+    probed.store.delete("models/reader/versions/1/bundle.json")
+    assert not assess(probed.store, "reader", 2, "digits", probed.cache).traced
+
+
+def test_two_stores_may_share_a_cache(tmp_path: Path):
+    asked = []
+    for name in ("test", "production"):
+        store = open_store((tmp_path / name).as_uri())
+        publish_version(ModelRepository(store), tmp_path / f"run-{name}")
+        asked.append(version(store, "cells", 1, tmp_path / "cache"))
+    graphs = [one.folder / one.bundle.graph for one in asked]
+    assert [file_entry(graph) for graph in graphs] == [
+        one.bundle.files[one.bundle.graph] for one in asked
+    ]
 
 
 def test_what_cannot_be_asked_is_told(probed: Site):

@@ -5,7 +5,7 @@ need not have been made by this program.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from visionloop.errors import CorruptError, NotFoundError, RefusedError
 from visionloop.objectstore import ObjectStore
 from visionloop.repository import CurrentAliases, ModelRepository
 from visionloop.snapshot import Snapshot, SnapshotRepository
-from visionloop_training.cache import SETTING
+from visionloop_training.cache import SETTING, touch
 from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Blobs, Item
 from visionloop_training.evaluate import Scored, score
@@ -41,13 +41,17 @@ class Version:
     def __init__(self, store: ObjectStore, bundle: ClassifierBundle, cache: Path) -> None:
         self.bundle = bundle
         self._store = store
-        self._folder = cache / "models" / bundle.model / str(bundle.version)
+        self._cache = cache
+        # Two stores may have a version of this number, and runs on both may share a cache.
+        name = f"{bundle.version}-{bundle.files[bundle.graph].sha256[:16]}"
+        self._folder = cache / "models" / bundle.model / name
 
     @cached_property
     def folder(self) -> Path:
         """All its files, with their digests checked. Raises DiskFullError."""
         with room_for(self._folder, setting=SETTING):
             ModelRepository(self._store).fetch(self.bundle.model, self.bundle.version, self._folder)
+        touch(self._folder.parent)
         return self._folder
 
     @cached_property
@@ -78,11 +82,26 @@ class Version:
 
     @cached_property
     def seen(self) -> frozenset[str] | None:
-        """Groups and image digests that it was trained and calibrated on."""
-        if self.snapshot is None:
-            return None
-        known = [row for row in self.snapshot.rows if row.split != "test"]
-        return frozenset(name for row in known for name in (row.group_id, row.sha256))
+        """Groups and image digests that it and its body were trained and calibrated on."""
+        seen: set[str] = set()
+        for snapshot in (self.snapshot, *self._of_its_body()):
+            if snapshot is None:
+                return None
+            known = (row for row in snapshot.rows if row.split != "test")
+            seen.update(name for row in known for name in (row.group_id, row.sha256))
+        return frozenset(seen)
+
+    def _of_its_body(self) -> Iterator[Snapshot | None]:
+        """What the body of a new head learned from, where that is of another dataset: in its own an
+        image never leaves its split, so the head's snapshot says it already."""
+        made_of = self.bundle.provenance
+        if made_of.body_version in (None, self.bundle.version):
+            return
+        body = full_version(self._store, self, self._cache)
+        if body is self:
+            yield None  # it cannot be read any more
+        elif body.bundle.provenance.dataset != made_of.dataset:
+            yield body.snapshot
 
     @property
     def tested(self) -> frozenset[str] | None:
