@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from support import onnx_graphs
 from support.bundles import publish_bundle
 from support.training_site import FIRST, PROBE, Site
@@ -11,7 +12,7 @@ from support.training_site import FIRST, PROBE, Site
 from visionloop.errors import ConfigurationError, NotFoundError, RefusedError
 from visionloop.repository import ModelRepository
 from visionloop.snapshot import SnapshotRepository
-from visionloop_training import lanes
+from visionloop_training import lanes, pipeline
 
 
 def test_a_second_round_computes_new_images_only_and_is_compared_in_pairs(probed: Site):
@@ -117,6 +118,38 @@ def test_a_pinned_stable_stays_and_the_version_is_published(probed: Site):
     assert "pinned at version 1 by ada" in result.as_json()["pinned"]
     assert site.repository.versions("reader") == [1, 2]
     assert site.repository.history("reader")[-1].alias == "pin"
+
+
+def test_a_run_that_is_killed_before_it_promotes_learns_nothing_twice(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    site.write(FIRST)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "promote", killed)
+        with pytest.raises(KeyboardInterrupt):
+            site.train(*PROBE)
+    caplog.set_level("INFO")
+    again = site.train(*PROBE)
+    assert (again.version, again.promoted) == (2, True)
+    assert "fitting was over, after step 0: going on from its end" in caplog.text
+    assert list(site.store.list("models/reader/checkpoints/")) == []
+
+
+def test_a_gpu_without_room_is_told_with_what_helps(site: Site, monkeypatch: pytest.MonkeyPatch):
+    site.write(FIRST)
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has")
+
+    monkeypatch.setattr(lanes, "fit", full)
+    with pytest.raises(ConfigurationError, match=r"Tried to allocate 2\.00 GiB; lower") as caught:
+        site.train(*PROBE, "fit.batch_size=16")
+    assert "fit.batch_size (16)" in str(caught.value)
+    assert caught.value.field == "fit.batch_size"
 
 
 @pytest.mark.long

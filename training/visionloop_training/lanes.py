@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import visionloop
+from visionloop.errors import ConfigurationError
 from visionloop.objectstore import ObjectStore
 from visionloop.preprocessing import Preprocessing
 from visionloop.strict_pillow import decoder
@@ -100,7 +101,7 @@ class Lane(Protocol):
         """Writes the 16-bit sibling of model.onnx. Raises RefusedError where there can be none."""
 
     def finished(self) -> None:
-        """The version is published: what was kept to go on from is not needed any more."""
+        """The run is over: what was kept to go on from is not needed any more."""
 
 
 class FullLane:
@@ -139,7 +140,7 @@ class FullLane:
         )
 
     def fit(self) -> Learned:
-        """Trains, from the last checkpoint where there is one."""
+        """Trains, from the last checkpoint where there is one. Raises GpuMemoryError."""
         around = self._around
         device = "cuda" if torch.cuda.is_available() else "cpu"
         network = self._network.to(memory_format=torch.channels_last).to(device)
@@ -153,6 +154,8 @@ class FullLane:
                 network, features, self._data, self._config, self._checkpoints, around.stop,
                 around.workers, around.watch,
             )  # fmt: skip
+        except torch.OutOfMemoryError as error:
+            raise _no_room(error, self._config) from error
         finally:
             if self._checkpoints is not None:
                 self._checkpoints.close()
@@ -194,6 +197,20 @@ class FullLane:
                 "versions": [visionloop.__version__, torch.__version__, decoder()],
             }
         )
+
+
+class GpuMemoryError(ConfigurationError):
+    """The network, with these settings, does not fit into the GPU's memory."""
+
+
+def _no_room(error: torch.OutOfMemoryError, config: TrainingConfig) -> GpuMemoryError:
+    told = str(error).strip().split("\n", 1)[0].rstrip(".")
+    return GpuMemoryError(
+        f"the GPU's memory is full: {told}; lower fit.batch_size ({config.fit.batch_size}) or "
+        "pixels.image_size, freeze more of the network (fit.freeze), or free the GPU of other "
+        "programs",
+        field="fit.batch_size",
+    )
 
 
 def open_checkpoints(

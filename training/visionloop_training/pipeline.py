@@ -88,8 +88,12 @@ def run(request: Request) -> Result | None:
     with temporary_folder("visionloop-train-") as folder:
         candidate = _proven(job, lane, learned, found, folder)
         verdict = _judged(job, candidate, told)
-        bundle = _published(job, candidate, verdict, found)
+        bundle = _published(job, candidate, verdict)
     promoted, conflict = promote(job.request, bundle, job.before, verdict)
+    # Not before: a run that is killed in between goes on from here, and learns nothing twice.
+    lane.finished()
+    if found is not None:
+        found.file.remove()
     cache.trim(request.cache)
     numbers = VersionNumbers(request.store, request.model)
     return Result(
@@ -251,10 +255,8 @@ def _judged(job: Job, candidate: Candidate, told: list[str]) -> Verdict:
     return replace(verdict, notes=[*verdict.notes, *told])
 
 
-def _published(
-    job: Job, candidate: Candidate, verdict: Verdict, found: "Found | None"
-) -> ClassifierBundle:
-    """The bundle of a new version, with its report. What a killed run goes on from is removed."""
+def _published(job: Job, candidate: Candidate, verdict: Verdict) -> ClassifierBundle:
+    """The bundle of a new version, with its report."""
     with job.clock("publish"):
         model, run_id = job.request.model, publish.new_run_id()
         version = job.repository.claim(model, run_id)
@@ -265,9 +267,6 @@ def _published(
         fields = publish.bundle_fields(candidate, claim, job.task.headline(candidate.parity))
         bundle = job.task.bundle(fields, candidate.distance)
         job.repository.publish(bundle, candidate.folder)
-        candidate.lane.finished()
-        if found is not None:
-            found.file.remove()
     return bundle
 
 

@@ -29,7 +29,7 @@ from visionloop_training import backbones
 from visionloop_training.checkpoint import Checkpoints, run_key
 from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Dataset
-from visionloop_training.lanes import FullLane, Learned, Surroundings
+from visionloop_training.lanes import FullLane, GpuMemoryError, Learned, Surroundings
 from visionloop_training.search.budget import Budget, Deadline
 from visionloop_training.search.record import RecordFile, SearchRecord, Tried
 from visionloop_training.search.space import Settings, Space, applied, space
@@ -160,7 +160,7 @@ class _Search:
         except optuna.TrialPruned:
             self._study.tell(trial, state=TrialState.PRUNED)
             return over("pruned")
-        except RefusedError as error:  # diverged or collapsed
+        except (RefusedError, GpuMemoryError) as error:  # diverged, collapsed, or too large
             self._study.tell(trial, state=TrialState.FAIL)
             return over("failed", words=str(error))
         loss = self._calibrated_loss(learned)
