@@ -52,7 +52,9 @@ class Annotation:
     """Everything that is said of an image.
 
     `nothing_there` says on purpose that there are no boxes (or, where an image has any number of
-    classes, none of them).
+    classes, none of them). `weight` is what the image counts in training, where others count 1.
+    `probabilities` are a soft label: how probable each class is, by its name, adding up to 1;
+    without `classes` the image counts as one of the likeliest.
     """
 
     classes: tuple[str, ...] = ()
@@ -62,6 +64,8 @@ class Annotation:
     note: str = ""
     nothing_there: bool = False
     class_ids: tuple[str, ...] = ()  # of `classes`, in answers
+    weight: float | None = None
+    probabilities: Mapping[str, float] = field(default_factory=dict)
 
 
 def annotation_message(said: Annotation) -> pb.Annotation:
@@ -74,6 +78,8 @@ def annotation_message(said: Annotation) -> pb.Annotation:
             attributes=_values(said.attributes),
             note=said.note,
             nothing_there=said.nothing_there,
+            weight=said.weight,
+            probabilities=said.probabilities,
         )
     except (TypeError, ValueError) as error:
         raise InvalidInputError(
@@ -91,6 +97,8 @@ def annotation_from(message: pb.Annotation) -> Annotation:
         note=message.note,
         nothing_there=message.nothing_there,
         class_ids=tuple(one.id for one in message.classes),
+        weight=message.weight if message.HasField("weight") else None,
+        probabilities=dict(message.probabilities),
     )
 
 

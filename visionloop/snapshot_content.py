@@ -60,6 +60,7 @@ class ContentCheck:
         self._images: Counter[str] = Counter()
         self._classes: Counter[tuple[str, str]] = Counter()
         self._sources: Counter[tuple[str, str]] = Counter()
+        self._possible: set[str] = set()  # named by soft labels
         self._boxes = 0
         self._shapes = 0
 
@@ -68,7 +69,7 @@ class ContentCheck:
         if row.sha256 <= self._last:
             how = "stands 2 times in rows" if row.sha256 == self._last else "comes out of order"
             raise InvalidInputError(f"image {row.sha256} {how}", field="rows")
-        unknown = row.classes - self._known
+        unknown = (row.classes | row.probabilities.keys()) - self._known
         if unknown:
             raise InvalidInputError(
                 f"image {row.sha256} has the class {min(unknown)!r}, which classes does not list",
@@ -87,13 +88,14 @@ class ContentCheck:
         self._sources[row.split, row.label_source] += 1
         for class_id in row.classes:
             self._classes[row.split, class_id] += 1
+        self._possible.update(row.probabilities)
         self._boxes += len(row.boxes)
         self._shapes += len(row.shapes)
 
     @property
     def used(self) -> set[str]:
         """The classes that rows have named."""
-        return {class_id for _, class_id in self._classes}
+        return {class_id for _, class_id in self._classes} | self._possible
 
     def counts(self, group_at: Callable[[int], str]) -> dict[str, object]:
         """The counts that a manifest holds, by the names of its fields, after the last row.

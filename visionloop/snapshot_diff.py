@@ -44,6 +44,7 @@ class Counts:
     removed: int = 0
     relabelled: int = 0
     redrawn: int = 0
+    reweighted: int = 0
     split_changed: int = 0
     group_changed: int = 0
     boxes_moved: int = 0
@@ -55,7 +56,8 @@ class SnapshotDiff:
     """What the second snapshot has, lacks or says otherwise. Lists hold sha256, sorted.
 
     An image whose classes are others is relabelled, one whose boxes or shapes are others is
-    redrawn; one of them may be both. Where lists were bounded they hold the first, and of the
+    redrawn, one that counts more or less in training or has another soft label is reweighted; one
+    of them may be several. Where lists were bounded they hold the first, and of the
     changes of classes the most frequent; `counts` are always of all.
     """
 
@@ -64,6 +66,7 @@ class SnapshotDiff:
     removed: list[str] = field(default_factory=list)
     relabelled: list[str] = field(default_factory=list)
     redrawn: list[str] = field(default_factory=list)
+    reweighted: list[str] = field(default_factory=list)
     split_changed: list[str] = field(default_factory=list)
     group_changed: list[str] = field(default_factory=list)
     boxes_moved: list[BoxMove] = field(default_factory=list)
@@ -129,6 +132,7 @@ class _Comparison:
             removed=found.removed,
             relabelled=found.relabelled,
             redrawn=found.redrawn,
+            reweighted=found.reweighted,
             split_changed=found.split_changed,
             group_changed=found.group_changed,
             boxes_moved=found.boxes_moved,
@@ -146,6 +150,8 @@ class _Comparison:
             self._note("split_changed", new.sha256)
         if old.group_id != new.group_id:
             self._note("group_changed", new.sha256)
+        if (old.weight, old.probabilities) != (new.weight, new.probabilities):
+            self._note("reweighted", new.sha256)
         if (old.boxes, old.shapes) != (new.boxes, new.shapes):
             self._note("redrawn", new.sha256)
             self._boxes(old, new)

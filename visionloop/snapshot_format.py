@@ -63,6 +63,7 @@ SNAPSHOT_ID_PATTERN: Final = r"sha256-[0-9a-f]{64}"
 CSV_COLUMNS: Final = (
     *("sha256", "split", "class_id", "class_name", "group_id", "width", "height", "weight"),
     *("label_source", "source", "attributes", "labels", "boxes", "shapes", "label_attributes"),
+    "probabilities",
 )
 # Spreadsheets run a cell that begins so as a formula; a leading apostrophe makes it text.
 FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -261,7 +262,7 @@ def _cells(row: SnapshotRow, names: dict[str, str]) -> list[str]:
         "attributes": _json(row.attributes),
         **{
             field: _json(plain[field]) if plain[field] else ""
-            for field in ("labels", "boxes", "shapes", "label_attributes")
+            for field in ("labels", "boxes", "shapes", "label_attributes", "probabilities")
         },
     }
     return [harmless_cell(str(cells[column])) for column in CSV_COLUMNS]

@@ -1,9 +1,9 @@
 """One image of a snapshot with what is said about it, and its form as bytes.
 
 A row of an image with one class has had the same canonical form since the first snapshot: fields
-that came later (several classes, boxes, shapes, attributes of the label) are left out of it where
-they are empty, so the ids of snapshots without them never change. In the same way a part without
-such rows keeps its columns, and older snapshots go on sharing it.
+that came later (several classes, boxes, shapes, attributes of the label, soft labels) are left out
+of it where they are empty, so the ids of snapshots without them never change. In the same way a
+part without such rows keeps its columns, and older snapshots go on sharing it.
 
 Coordinates are absolute pixels of the oriented image, from its upper left corner. Notes for people
 are not in a snapshot: a model learns nothing from them, and a new note is no new training set.
@@ -24,6 +24,7 @@ from visionloop.record import Record, Sha256
 Text = Annotated[str, Field(max_length=2000)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Pixels = Annotated[float, Field(ge=0.0)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Value = str | float  # of an attribute: a choice or a colour, or a number
 
 
@@ -57,6 +58,8 @@ class SnapshotRow(Record):
 
     `class_id` is the class of an image that has exactly one, `labels` the classes (sorted, maybe
     none) of one that may have several; what a missing box means is said by the manifest's task.
+    `probabilities` are a soft label, beside `class_id`: how probable each class is, adding up to 1.
+    `weight` is what the image counts in training.
     """
 
     sha256: Sha256
@@ -73,10 +76,11 @@ class SnapshotRow(Record):
     boxes: tuple[SnapshotBox, ...] = ()
     shapes: tuple[SnapshotShape, ...] = ()
     label_attributes: dict[Name, Value] = Field(default_factory=dict)  # that the label gave
+    probabilities: dict[Name, Share] = Field(default_factory=dict)
 
     @property
     def classes(self) -> frozenset[str]:
-        """The ids of all classes that the row names."""
+        """The ids of all classes that the row says are there; a soft label says they may be."""
         own = () if self.class_id is None else (self.class_id,)
         boxed = (box.class_id for box in self.boxes)
         outlined = (shape.class_id for shape in self.shapes)
@@ -97,7 +101,9 @@ class SnapshotRow(Record):
         return canonical(plain)
 
 
-_LEFT_OUT_EMPTY: Final = ("class_id", "labels", "boxes", "shapes", "label_attributes")
+_LEFT_OUT_EMPTY: Final = (
+    *("class_id", "labels", "boxes", "shapes", "label_attributes", "probabilities"),
+)
 
 
 def canonical(value: object) -> bytes:
@@ -148,6 +154,9 @@ _ANNOTATED_SCHEMA: Final = pa.schema(
         pa.field("label_attributes", _MAP, nullable=False),
     ]
 )
+_SOFT_SCHEMA: Final = _ANNOTATED_SCHEMA.append(
+    pa.field("probabilities", pa.map_(pa.string(), pa.float64()), nullable=False)
+)
 _ROWS: Final = TypeAdapter(list[SnapshotRow])
 _AT_ONCE: Final = 512  # rows that are taken out of a part together
 
@@ -155,6 +164,8 @@ _AT_ONCE: Final = 512  # rows that are taken out of a part together
 def rows_to_parquet(rows: Sequence[SnapshotRow]) -> bytes:
     """One Parquet file, zstd, one column for each field that one of the rows uses."""
     schema = _ANNOTATED_SCHEMA if any(row.annotated for row in rows) else _SCHEMA
+    if any(row.probabilities for row in rows):
+        schema = _SOFT_SCHEMA
     sink = io.BytesIO()
     table = pa.Table.from_pylist([_columns(row) for row in rows], schema=schema)
     pq.write_table(table, sink, compression="zstd")
@@ -183,7 +194,7 @@ def stream_parquet(data: bytes, name: str) -> Iterator[SnapshotRow]:
 
 
 def _check_schema(schema: pa.Schema, name: str) -> None:
-    if not (schema.equals(_SCHEMA) or schema.equals(_ANNOTATED_SCHEMA)):
+    if not any(schema.equals(known) for known in (_SCHEMA, _ANNOTATED_SCHEMA, _SOFT_SCHEMA)):
         raise CorruptError(
             f"{name} has the columns {', '.join(schema.names)} and types this program does "
             "not know; install the version of Visionloop that wrote it"
@@ -206,6 +217,7 @@ def _rows(stored: list[dict[str, Any]], before: int, name: str) -> list[Snapshot
 def _columns(row: SnapshotRow) -> dict[str, Any]:
     plain = row.model_dump()
     plain["attributes"] = sorted(row.attributes.items())
+    plain["probabilities"] = sorted(row.probabilities.items())
     if row.annotated:
         plain["label_attributes"] = list(_as_json(row.label_attributes))
         for box, values in zip(row.boxes, plain["boxes"], strict=True):
@@ -220,6 +232,7 @@ def _as_json(attributes: dict[str, Value]) -> Iterator[tuple[str, str]]:
 
 def _fields(row: dict[str, Any]) -> dict[str, Any]:
     row["attributes"] = dict(row["attributes"])
+    row["probabilities"] = dict(row.get("probabilities", ()))
     if "boxes" in row:
         row["label_attributes"] = _from_json(row["label_attributes"])
         for box in row["boxes"]:

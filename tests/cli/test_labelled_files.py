@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from visionloop.annotation import Annotation
 from visionloop.cli.import_sources import packed
+from visionloop.cli.imports import _annotation
 from visionloop.cli.labelled_files import Columns, LabelledFile, batch_name, find, passed_over
 from visionloop.errors import ConfigurationError, InvalidInputError, NotFoundError
 from visionloop.image_file import read_image_file
@@ -232,3 +234,33 @@ def test_a_folder_that_is_packed_is_packed_once_though_links_go_round(tmp_path: 
     (tmp_path / "set" / "more").symlink_to(tmp_path / "elsewhere")
     with packed(tmp_path / "set", None) as archive, tarfile.open(archive) as reading:
         assert reading.getnames() == ["set/images/a.jpg", "set/more/b.jpg"]
+
+
+def test_columns_of_numbers_are_soft_labels_and_weights(tmp_path: Path) -> None:
+    text = (
+        "path,label,good,cracked,w\na.png,,0.25,0.75,2\nb.png,good,,,\nc.png,,,,3\nd.png,good,,,x\n"
+    )
+    columns = Columns(probabilities=("good", "cracked"), weight="w")
+    table = write(tmp_path / "t.csv", text)
+    soft, plain, open_, wrong = find(table, columns)
+    assert (soft.probabilities, soft.weight) == ({"good": 0.25, "cracked": 0.75}, 2.0)
+    assert _annotation(soft) == Annotation(probabilities=soft.probabilities, weight=2.0)
+    assert (plain.label, _annotation(plain)) == ("good", None)
+    assert open_.unlabelled
+    assert _annotation(open_) is None  # a weight is that of a label
+    assert wrong.fault == "column 'w' holds 'x', which is no number"
+    unread = find(table, Columns())
+    assert batch_name([soft]) != batch_name(unread[:1])
+    assert batch_name([plain]) == batch_name(unread[1:2])  # as it was called before
+    [no_label] = find(
+        write(tmp_path / "n.csv", "path,a,b\nx.png,1,0\n"), Columns(probabilities=("a", "b"))
+    )
+    assert no_label.probabilities == {"a": 1.0, "b": 0.0}
+    with pytest.raises(ConfigurationError, match="has no column 'heavy'"):
+        find(table, Columns(weight="heavy"))
+
+
+def test_a_weighed_label_is_an_annotation_of_one_class(tmp_path: Path) -> None:
+    table = write(tmp_path / "t.csv", "path,label,w\na.png,good,0\n")
+    [found] = find(table, Columns(weight="w"))
+    assert _annotation(found) == Annotation(classes=("good",), weight=0.0)

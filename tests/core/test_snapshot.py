@@ -473,6 +473,51 @@ def test_diff(file_store: ObjectStore) -> None:
     assert not any((diff(same, same).added, diff(same, same).removed, diff(same, same).relabelled))
 
 
+def test_a_weight_or_a_soft_label_that_changed_is_told(file_store: ObjectStore) -> None:
+    repository = SnapshotRepository(file_store)
+    before, _ = write(file_store, ROWS[:3])
+    soft = make_row(1, probabilities={"good": 0.25, "bad": 0.75})
+    after, _ = write(file_store, [make_row(0, weight=2.0), soft, ROWS[2]])
+    changes = diff(repository.read("cells", before.id), repository.read("cells", after.id))
+    assert (changes.counts.reweighted, changes.counts.relabelled) == (2, 0)
+    assert changes.reweighted == sorted((digest(0), digest(1)))
+
+
+class TestSoftLabels:
+    SOFT = make_row(1, class_id="good", probabilities={"good": 0.75, "bad": 0.25})
+
+    def test_they_survive_beside_rows_of_every_kind(self, store: ObjectStore) -> None:
+        rows = [make_row(0), self.SOFT, drawn(2, box("good", 0)), make_row(3, weight=0.0)]
+        manifest, _ = write(store, rows)
+        read = SnapshotRepository(store).read("cells", manifest.id)
+        assert read.rows == sorted(rows, key=lambda row: row.sha256)
+        assert list(SnapshotRepository(store).stream(manifest)) == read.rows
+
+    def test_a_class_that_is_only_possible_is_declared_and_shown_by_no_image(
+        self, file_store: ObjectStore
+    ) -> None:
+        with pytest.raises(InvalidInputError, match="class 'bad', which classes does not list"):
+            check_content([self.SOFT], CLASSES[:1])
+        with spooled(CLASSES) as content:
+            content.take([self.SOFT])
+            assert content.used_classes() == CLASSES
+            assert content.counts["class_images"] == {
+                "train": {"good": 1}, "val": {}, "test": {},
+            }  # fmt: skip
+
+    def test_the_id_of_such_rows_never_changes(self) -> None:
+        hard = self.SOFT.model_copy(update={"probabilities": {}})
+        assert b"probabilities" not in hard.canonical()
+        assert b'"probabilities":{"bad":0.25,"good":0.75}' in self.SOFT.canonical()
+
+    def test_the_table_for_people_has_them(self) -> None:
+        [header, line] = csv.reader(
+            io.StringIO(gzip.decompress(labels_csv([self.SOFT], CLASSES)).decode())
+        )
+        told = dict(zip(header, line, strict=True))
+        assert json.loads(told["probabilities"]) == self.SOFT.probabilities
+
+
 def box(class_id: str, x: float, y: float = 0, side: float = 10) -> dict[str, object]:
     return {"class_id": class_id, "x": x, "y": y, "width": side, "height": side}
 

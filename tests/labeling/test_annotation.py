@@ -10,6 +10,8 @@ from visionloop.errors import InvalidInputError
 from visionloop_labeling.annotation import (
     Annotation,
     Box,
+    Draft,
+    Task,
     describe,
     fitted,
     parse_draft,
@@ -155,3 +157,33 @@ def test_merging_joins_what_became_the_same() -> None:
     merged = said.with_classes(lambda key: "c")
     assert merged.classes == ("c",)
     assert merged.class_ids() == ("c",)
+
+
+def test_a_soft_label_adds_up_to_1_and_names_the_class_it_counts_as() -> None:
+    said = Draft(probabilities={"b": 0.33, "a": 0.66, "c": 0.0}, weight=0.0)
+    fit = fitted(said, "classification", SIZE)
+    assert fit.classes == ("a",)
+    assert fit.probabilities == {"a": 0.666667, "b": 0.333333}
+    assert fit.stored()["weight"] == 0.0
+    assert fitted(fit, "classification", SIZE) == fit
+    named = Draft(classes=("b",), probabilities={"a": 0.5, "b": 0.5})
+    assert fitted(named, "classification", SIZE).classes == ("b",)
+    assert set(said.class_names()) == {"a", "b", "c"}
+    ids = fit.annotation({"a": "1", "b": "1"}.__getitem__)
+    assert ids.probabilities == {"1": 1.0}  # two names of one class
+    assert ids.class_ids() == ("1",)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "task", "words"),
+    [
+        ({"a": 0.5, "b": 0.5}, "classification", "are the highest alike"),
+        ({"a": 0.5, "b": 0.4}, "classification", "add up to 0.9"),
+        ({"a": 1.0}, "multi_label", "this dataset's task is multi_label"),
+    ],
+)
+def test_a_soft_label_that_says_nothing_clear_is_refused(
+    probabilities: dict[str, float], task: Task, words: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=words):
+        fitted(Draft(probabilities=probabilities), task, SIZE)

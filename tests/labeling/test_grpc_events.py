@@ -90,6 +90,19 @@ def test_an_annotation_comes_back_as_it_was_sent(client) -> None:
     assert last == Annotation(nothing_there=True)
 
 
+def test_a_soft_label_and_a_weight_come_back_as_they_were_sent(client) -> None:
+    client.create_dataset("soft")
+    said = Annotation(probabilities={"good": 0.25, "cracked": 0.75}, weight=2.0)
+    (receipt,) = client.submit_images([SubmitImage("soft", "b", 0, noise(3), annotation=said)])
+    assert receipt.outcome == "accepted", receipt.message
+    (event,) = client.history("soft", receipt.sha256)
+    assert event.annotation is not None
+    assert event.class_name == "cracked"
+    assert (event.annotation.probabilities, event.annotation.weight) == (said.probabilities, 2.0)
+    (label,) = client.export_labels("soft")
+    assert label.annotation.probabilities == said.probabilities
+
+
 def test_every_kind_of_event_goes_over_the_wire(client) -> None:
     client.create_dataset("cells")
     (receipt,) = client.submit_images([SubmitImage("cells", "b", 0, noise(2), "crack")])

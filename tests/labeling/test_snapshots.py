@@ -394,6 +394,38 @@ def test_training_reads_what_each_image_shows(core) -> None:
     assert read == wanted
 
 
+def test_soft_labels_and_weights_reach_training(core) -> None:
+    wanted = {}
+    for n in range(20):
+        draft = Draft(probabilities={"a": 0.25, "b": 0.75}, weight=2.0) if n % 2 else None
+        label = None if draft else "a"
+        wanted[core.add(noise(n), label, annotation=draft).sha256] = draft
+    cut = core.cut()
+    for row in core.rows(cut):
+        soft = wanted[row.sha256] is not None
+        assert (row.class_id, row.weight) == (("b", 2.0) if soft else ("a", 1.0))
+        assert row.probabilities == ({"a": 0.25, "b": 0.75} if soft else {})
+    data = training_data.dataset(SnapshotRepository(core.store).read("cells", "latest"))
+    read = {item.label: item.probabilities for item in data.train}
+    assert (data.class_ids, read) == (("a", "b"), {0: (), 1: ((0, 0.25), (1, 0.75))})
+    # What a person says takes the place of all of it.
+    [first, second, *_] = [digest for digest, draft in wanted.items() if draft]
+    core.say(first, "b")
+    change_classes(core, lambda t: t.merge(t.existing("b"), t.existing("a")))
+    rows = {row.sha256: row for row in core.rows(core.cut())}
+    assert (rows[first].probabilities, rows[first].weight) == ({}, 1.0)
+    assert rows[second].probabilities == {"a": 1.0}
+
+
+def test_a_soft_label_that_names_a_split_class_is_left_out(core) -> None:
+    core.add(noise(1), "a")
+    core.add(noise(2), annotation=Draft(probabilities={"a": 0.75, "c": 0.25}))
+    change_classes(core, lambda t: t.split(t.existing("c"), ["c1", "c2"]))
+    cut = core.cut()
+    assert cut.left_out["class_was_split"] == 1
+    assert [row.class_id for row in core.rows(cut)] == ["a"]
+
+
 def test_labels_mean_what_became_of_their_classes(core) -> None:
     receipts = core.submit_all((noise(n), "abcd"[n % 4]) for n in range(16))
     change_classes(core, lambda t: t.merge(t.existing("b"), t.existing("a")))

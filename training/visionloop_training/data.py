@@ -22,7 +22,7 @@ from visionloop.errors import CorruptError, ImageError, InvalidInputError
 from visionloop.image_cache import ImageCache
 from visionloop.objectstore import ObjectStore
 from visionloop.preprocessing import Preprocessing
-from visionloop.snapshot import SPLITS, Snapshot
+from visionloop.snapshot import SPLITS, Snapshot, SnapshotRow
 
 Pixels = NDArray[np.uint8]  # (height, width, 3) RGB
 Task = Literal["classification", "multi_label"]
@@ -40,6 +40,8 @@ class Item:
     weight: float
     labels: tuple[int, ...] = ()  # places, ascending, of an item that may have any number of them
     source: str = ""  # where it comes from, for people: a file's name
+    # A soft label: (place, probability) of the classes it may have; empty: `label` for certain.
+    probabilities: tuple[tuple[int, float], ...] = ()
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -133,9 +135,17 @@ def _items(
                 weight=row.weight,
                 labels=tuple(classes) if several else (),
                 source=row.source,
+                probabilities=_probabilities(row, places),
             )
         )
     return tuple(items)
+
+
+def _probabilities(row: SnapshotRow, places: Mapping[str, int]) -> tuple[tuple[int, float], ...]:
+    """The row's soft label among the classes that are learned."""
+    known = {places[name]: share for name, share in row.probabilities.items() if name in places}
+    total = sum(known.values())
+    return tuple((place, share / total) for place, share in sorted(known.items()))
 
 
 def _left_out(

@@ -33,7 +33,7 @@ from visionloop_training.recipe.collapse import CollapsedError, DivergedError
 from visionloop_training.recipe.moving_average import MovingAverage
 from visionloop_training.recipe.rates import Rates, rates_for
 from visionloop_training.stop import Stop
-from visionloop_training.targets import log_loss
+from visionloop_training.targets import for_head, log_loss
 from visionloop_training.watch import Watch
 
 _log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class _Run:
         head, truth = self._network.head, self._learner.truth
         found = fit_head(
             head,
-            (train, truth, self._learner.weights),
+            for_head(self._data.train, train, truth, self._learner.weights),
             (val, self.judge.truth),
             self._config.probe_penalty,
             self._seed,

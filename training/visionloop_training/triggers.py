@@ -198,7 +198,7 @@ def _same_snapshot(bundle: ClassifierBundle, now: Snapshot) -> bool:
 
 def _changed(before: Snapshot, now: Snapshot) -> int:
     found = diff(before, now)
-    return len(found.added) + len(found.relabelled)
+    return len(found.added) + len({*found.relabelled, *found.reweighted})
 
 
 def _new_labels(before: Snapshot, now: Snapshot, train: int, config: TriggersConfig) -> Trigger:

@@ -131,10 +131,14 @@ def _parameters(options: argparse.Namespace, format_name: str) -> dict[str, Any]
     said: dict[str, Any] = {}
     if format_name == "csv":
         said = {"path_column": options.path_column, "label_column": options.label_column}
-        names = [name.strip() for name in options.attribute_columns.split(",") if name.strip()]
-        said |= {"attribute_columns": names} if names else {}
-        said |= {"group_column": options.group_column} if options.group_column else {}
-        said |= {"label_separator": options.label_separator} if options.label_separator else {}
+        more = {
+            "attribute_columns": list(listed(options.attribute_columns)),
+            "probability_columns": list(listed(options.probability_columns)),
+            "group_column": options.group_column,
+            "weight_column": options.weight_column,
+            "label_separator": options.label_separator,
+        }
+        said |= {name: value for name, value in more.items() if value}
     if options.unannotated != "open":
         said["unannotated"] = options.unannotated
     for option in options.option:
@@ -148,6 +152,11 @@ def _parameters(options: argparse.Namespace, format_name: str) -> dict[str, Any]
         except ValueError:
             said[name.strip()] = value
     return said
+
+
+def listed(names: str) -> tuple[str, ...]:
+    """The names in a flag such as A,B."""
+    return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
 def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from visionloop.annotation import Annotation
 from visionloop.cli.connection import open_labeling
-from visionloop.cli.import_jobs import import_job
+from visionloop.cli.import_jobs import import_job, listed
 from visionloop.cli.import_sources import format_of, is_streamed
 from visionloop.cli.labelled_files import Columns, LabelledFile, batch_name, find, passed_over
 from visionloop.cli.output import Output
@@ -132,17 +132,18 @@ def _columns(options: argparse.Namespace, format_name: str) -> Columns:
         raise ConfigurationError(
             f"--option {options.option[0]!r} has no effect on a {format_name} that is read here; "
             "its flags are --path-column, --label-column, --group-column, --attribute-columns, "
-            "--label-separator and --unannotated",
+            "--probability-columns, --weight-column, --label-separator and --unannotated",
             field="option",
         )
-    names = (name.strip() for name in options.attribute_columns.split(","))
     return Columns(
         path=options.path_column,
         label=options.label_column,
         group=options.group_column,
-        attributes=tuple(name for name in names if name),
+        attributes=listed(options.attribute_columns),
         separator=options.label_separator,
         unannotated=options.unannotated,
+        probabilities=listed(options.probability_columns),
+        weight=options.weight_column,
     )
 
 
@@ -161,13 +162,14 @@ def _readable_rows(
         except (InvalidInputError, NotFoundError) as error:
             report.rejected.add(file, "unreadable_file", str(error))
             continue
+        annotation = _annotation(file)
         yield SubmitImage(
             dataset=report.dataset,
             batch=report.batch,
             ordinal=ordinal,
             image=image,
-            label=file.label or None,
-            annotation=_annotation(file),
+            label=file.label or None if annotation is None else None,
+            annotation=annotation,
             group=file.group,
             attributes=file.attributes,
             author_kind="import",
@@ -177,7 +179,15 @@ def _readable_rows(
 
 
 def _annotation(file: LabelledFile) -> Annotation | None:
-    """All classes of an image that may have several; None where one label says it, or nothing."""
-    if file.classes is None:
+    """What more than one plain label says of an image; None where that says it, or nothing."""
+    if file.unlabelled or (file.classes is None and file.weight is None and not file.probabilities):
         return None
-    return Annotation(classes=file.classes, nothing_there=not file.classes)
+    classes = file.classes
+    if classes is None:
+        classes = (file.label,) if file.label else ()
+    return Annotation(
+        classes=classes,
+        nothing_there=file.classes is not None and not classes,
+        weight=file.weight,
+        probabilities=file.probabilities,
+    )

@@ -7,6 +7,7 @@ however large the import.
 
 import csv
 import hashlib
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,8 @@ class LabelledFile:
     """One row of an import. `row` is what people count: the CSV line, or the file's number.
 
     `label` is one class, "" for none; `classes` instead are all that the image shows, maybe none of
-    them. `fault` says what is wrong with a row that is not to be sent.
+    them. `probabilities` are a soft label, `weight` is what the image counts in training (None: 1).
+    `fault` says what is wrong with a row that is not to be sent.
     """
 
     row: int
@@ -42,16 +44,19 @@ class LabelledFile:
     attributes: dict[str, str] = field(default_factory=dict)
     fault: str = ""
     classes: tuple[str, ...] | None = None
+    weight: float | None = None
+    probabilities: dict[str, float] = field(default_factory=dict)
 
     @property
     def unlabelled(self) -> bool:
         """Whether nothing is said of what the image shows."""
-        return not self.label and self.classes is None
+        return not self.label and self.classes is None and not self.probabilities
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which CSV columns mean what. `group` may be None; `attributes` may be empty.
+    """Which CSV columns mean what. `group` and `weight` may be None; `attributes` and
+    `probabilities`, called as the classes are, may be empty.
 
     With `separator` a label's cell may name several classes. An empty one leaves the image open, or
     (`unannotated`) says that the image shows none of the classes.
@@ -63,6 +68,8 @@ class Columns:
     attributes: tuple[str, ...] = ()
     separator: str = ""
     unannotated: Literal["open", "empty"] = "open"
+    probabilities: tuple[str, ...] = ()
+    weight: str | None = None
 
 
 def find(source: Path, columns: Columns) -> list[LabelledFile]:
@@ -164,8 +171,9 @@ def _in_csv(file: Path, columns: Columns) -> Iterator[LabelledFile]:
 
 
 def _check_columns(file: Path, names: Sequence[str], columns: Columns) -> None:
-    wanted = [columns.path, columns.label, *columns.attributes]
-    wanted += [columns.group] if columns.group else []
+    label = [] if columns.probabilities else [columns.label]  # they say it without
+    wanted = [columns.path, *label, *columns.attributes, *columns.probabilities]
+    wanted += [name for name in (columns.group, columns.weight) if name]
     missing = [name for name in wanted if name not in names]
     if missing and len(names) == 1 and (mark := next((m for m in ";\t|" if m in names[0]), "")):
         raise ConfigurationError(
@@ -177,7 +185,8 @@ def _check_columns(file: Path, names: Sequence[str], columns: Columns) -> None:
         has = ", ".join(names) if names else "no columns"
         raise ConfigurationError(
             f"{file} has no column {', '.join(map(repr, missing))}; it has {has}. Name them with "
-            "--path-column, --label-column, --group-column, --attribute-columns",
+            "--path-column, --label-column, --group-column, --attribute-columns, "
+            "--probability-columns, --weight-column",
             field="source",
         )
     twice = [name for name in wanted if names.count(name) > 1]
@@ -194,7 +203,7 @@ def _csv_row(
     """One row. DictReader gives None for cells that are missing, and None the cells too many."""
 
     def cell(column: str) -> str:
-        return (values[column] or "").strip()
+        return (values.get(column) or "").strip()
 
     name = cell(columns.path)
     fault = ""
@@ -206,6 +215,8 @@ def _csv_row(
     elif not name:
         fault = f"the path (column {columns.path!r}) is empty; name a file or drop the row"
     label, classes = _said(cell(columns.label), columns)
+    numbers, no_number = _numbers(values, columns)
+    weight = numbers.pop(columns.weight, None) if columns.weight else None
     return LabelledFile(
         row=line,
         path=folder / name,
@@ -214,8 +225,28 @@ def _csv_row(
         classes=classes,
         group=cell(columns.group) if columns.group else "",
         attributes={a: cell(a) for a in columns.attributes if values[a]},
-        fault=fault,
+        fault=fault or no_number,
+        weight=weight,
+        probabilities=numbers,
     )
+
+
+def _numbers(values: dict[str, str | None], columns: Columns) -> tuple[dict[str, float], str]:
+    """What stands in the columns of numbers, by column, where there is something; and what is no
+    number, in words."""
+    found: dict[str, float] = {}
+    wanted = (*columns.probabilities, *([columns.weight] if columns.weight else []))
+    for column in wanted:
+        cell = (values.get(column) or "").strip()
+        try:
+            number = float(cell) if cell else None
+        except ValueError:
+            number = math.nan
+        if number is not None and not math.isfinite(number):
+            return found, f"column {column!r} holds {cell[:40]!r}, which is no number"
+        if number is not None:
+            found[column] = number
+    return found, ""
 
 
 def _said(cell: str, columns: Columns) -> tuple[str, tuple[str, ...] | None]:
@@ -231,7 +262,8 @@ def _said(cell: str, columns: Columns) -> tuple[str, tuple[str, ...] | None]:
 def batch_name(files: list[LabelledFile]) -> str:
     """A name that is the same for the same import, so that repeating it resumes it.
 
-    It covers paths, labels, groups, attributes, sizes and times: an edited file makes a new batch.
+    It covers paths, labels, weights, groups, attributes, sizes and times: an edited file makes a
+    new batch.
     """
     digest = hashlib.sha256()
     for file in files:
@@ -243,4 +275,6 @@ def batch_name(files: list[LabelledFile]) -> str:
         label = file.label if file.classes is None else file.classes
         row = (file.source, label, file.group, sorted(file.attributes.items()), state)
         digest.update(repr(row).encode())
+        if file.weight is not None or file.probabilities:
+            digest.update(repr((file.weight, sorted(file.probabilities.items()))).encode())
     return f"import-{digest.hexdigest()[:32]}"

@@ -142,6 +142,7 @@ def diff(options: argparse.Namespace, output: Output) -> int:
             "images removed": counts.removed,
             "images relabelled": counts.relabelled,
             "images redrawn": counts.redrawn,
+            "images reweighted": counts.reweighted,
             "boxes moved": counts.boxes_moved,
             "boxes added": changes.boxes_added,
             "boxes removed": changes.boxes_removed,

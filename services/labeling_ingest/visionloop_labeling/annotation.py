@@ -8,6 +8,9 @@ refused, because then the numbers are of another image, or relative ones.
 
 A list that is empty on purpose says something: no boxes in a detection dataset is "there is nothing
 here", no classes in a multi-label dataset is "none of them". One that is missing says nothing.
+
+Of one class an image a label may be soft (`soft_labels`). A weight says what the image counts in
+training, where others count 1.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +20,7 @@ from pydantic import Field, StrictFloat, StrictStr, ValidationError, model_valid
 
 from visionloop.errors import InvalidInputError
 from visionloop.record import Record
+from visionloop_labeling import soft_labels
 
 Task: TypeAlias = Literal["classification", "multi_label", "detection"]
 Size: TypeAlias = tuple[int, int]  # width, height of the oriented image
@@ -28,11 +32,16 @@ MAX_SHAPES: Final = 5_000
 MAX_CLASSES: Final = 1_000  # of one image
 MAX_POINTS: Final = 20_000  # of one polygon
 MAX_COUNTS: Final = 1_000_000  # runs of one mask
+MAX_WEIGHT: Final = 1_000_000.0
 _DECIMALS: Final = 3
 
 _Name = Annotated[str, Field(min_length=1, max_length=200)]
 _Attributes = Annotated[dict[_Name, AttributeValue], Field(max_length=32)]
 _Classes = Annotated[tuple[_Name, ...], Field(max_length=MAX_CLASSES)]
+_Weight = Annotated[float, Field(ge=0.0, le=MAX_WEIGHT)]
+_Probabilities = Annotated[
+    dict[_Name, Annotated[float, Field(ge=0.0, le=1.0)]], Field(max_length=MAX_CLASSES)
+]
 
 
 class Rectangle(Record):
@@ -127,9 +136,11 @@ class Annotation(Record):
     shapes: Annotated[tuple[Shape, ...], Field(max_length=MAX_SHAPES)] = ()
     attributes: _Attributes = Field(default_factory=dict)
     note: Annotated[str, Field(max_length=MAX_NOTE)] = ""
+    weight: _Weight | None = None
+    probabilities: _Probabilities = Field(default_factory=dict)  # of class ids
 
     def class_ids(self) -> tuple[str, ...]:
-        """The classes it names anywhere, each once, those of the image first."""
+        """The classes it says are there, each once, those of the image first."""
         return tuple(dict.fromkeys(_named(self, "class_id")))
 
     def content(self) -> tuple[object, ...]:
@@ -153,10 +164,12 @@ class Draft(Record):
     shapes: Annotated[tuple[DraftShape, ...], Field(max_length=MAX_SHAPES)] = ()
     attributes: _Attributes = Field(default_factory=dict)
     note: Annotated[str, Field(max_length=MAX_NOTE)] = ""
+    weight: _Weight | None = None
+    probabilities: _Probabilities = Field(default_factory=dict)  # of class names
 
     def class_names(self) -> tuple[str, ...]:
-        """The classes it names anywhere, each once."""
-        return tuple(dict.fromkeys(_named(self, "class_name")))
+        """The classes it names anywhere, each once, also those that are only possible."""
+        return tuple(dict.fromkeys((*_named(self, "class_name"), *self.probabilities)))
 
     def stored(self) -> dict[str, Any]:
         """As JSON, without what says nothing."""
@@ -201,14 +214,15 @@ def fitted(said: AnyAnnotation, task: Task, size: Size) -> AnyAnnotation:
     if said.boxes is not None:
         boxes = tuple(b.fitted(size, f"annotation.boxes.{n}") for n, b in enumerate(said.boxes))
     shapes = tuple(s.fitted(size, f"annotation.shapes.{n}") for n, s in enumerate(said.shapes))
+    probabilities = soft_labels.shared_out(said.probabilities, task)
+    classes = said.classes or soft_labels.likeliest(probabilities) or said.classes
     fitting = said.model_copy(
         update={
-            "classes": _kept(
-                tuple(sorted(set(said.classes or ()))), said.classes, "multi_label", task
-            ),
+            "classes": _kept(tuple(sorted(set(classes or ()))), classes, "multi_label", task),
             "boxes": _kept(boxes or (), boxes, "detection", task),
             "shapes": shapes,
             "attributes": dict(sorted(said.attributes.items())),
+            "probabilities": probabilities,
         }
     )
     _check_task(fitting, task)
@@ -292,9 +306,12 @@ def _build(said: Annotation | Draft, member: str, key_of: Callable[[str], str]) 
         shapes=tuple(Shape(**s) for s in parts(said.shapes)),
         attributes=said.attributes,
         note=said.note,
+        weight=said.weight,
+        probabilities=soft_labels.renamed(said.probabilities, key_of),
     )
 
 
 def _compact(said: Annotation | Draft) -> dict[str, Any]:
     plain = said.model_dump(mode="json", exclude_none=True)
-    return {name: value for name, value in plain.items() if value or name in ("classes", "boxes")}
+    said_empty = ("classes", "boxes", "weight")  # nothing and 0 say something there
+    return {name: value for name, value in plain.items() if value or name in said_empty}

@@ -14,7 +14,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from visionloop.snapshot import SnapshotRow
-from visionloop_labeling import groups, leaks
+from visionloop_labeling import groups, leaks, soft_labels
 from visionloop_labeling.annotation import Task
 from visionloop_labeling.classes import ClassBook, ClassState
 from visionloop_labeling.database import Database
@@ -74,6 +74,11 @@ def said(annotation: Mapping[str, Any], task: Task, meanings: Meanings) -> dict[
             ]
     if annotation.get("attributes"):
         fields["label_attributes"] = annotation["attributes"]
+    if annotation.get("probabilities"):
+        meant = soft_labels.renamed(annotation["probabilities"], lambda key: _known(meanings[key]))
+        fields["probabilities"] = meant
+    if "weight" in annotation:
+        fields["weight"] = annotation["weight"]
     return fields
 
 

@@ -157,7 +157,9 @@ def _exported(row: Any, book: ClassBook) -> ExportedLabel:
         sequence=head.sequence,
         disputed=head.disputed,
         outdated=book.outdated(head.annotation),
-        names={key: book.name_of(key) for key in annotation.class_ids()},
+        names={
+            key: book.name_of(key) for key in (*annotation.class_ids(), *annotation.probabilities)
+        },
     )
 
 
@@ -203,6 +205,8 @@ def _annotation(row: SnapshotRow, task: Task) -> Annotation:
             "boxes": boxes,
             "shapes": [_shape(shape.model_dump()) for shape in row.shapes],
             "attributes": row.label_attributes,
+            "weight": None if row.weight == 1.0 else row.weight,
+            "probabilities": row.probabilities,
         }
     )
 

@@ -17,6 +17,8 @@ def draft_of(message: pb.Annotation) -> Draft:
             "shapes": tuple(_shape_values(shape) for shape in message.shapes),
             "attributes": _attribute_values(message.attributes),
             "note": message.note,
+            "weight": message.weight if message.HasField("weight") else None,
+            "probabilities": dict(message.probabilities),
         }
     )
 
@@ -31,6 +33,8 @@ def annotation_message(stored: Mapping[str, Any], names: Mapping[str, str]) -> p
         attributes=_attribute_messages(said.attributes),
         note=said.note,
         nothing_there=not said.class_ids() and (said.classes == () or said.boxes == ()),
+        weight=said.weight,
+        probabilities={names.get(key, key): share for key, share in said.probabilities.items()},
     )
 
 

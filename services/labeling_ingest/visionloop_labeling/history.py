@@ -105,10 +105,16 @@ def _entries(
             suggested_by=event.suggested_by,
             suggestion=event.suggestion,
             seconds=event.seconds,
-            names={key: book.name_of(key) for key in named[event.id]},
+            names={key: book.name_of(key) for key in (*named[event.id], *_possible(event))},
         )
         for event in events
     ]
+
+
+def _possible(event: LabelEvent) -> Iterable[str]:
+    """The classes that its soft label names."""
+    found: Mapping[str, float] = (event.annotation or {}).get("probabilities", {})
+    return found
 
 
 def _digests(session: Session, item_ids: Iterable[int]) -> dict[int, str]:

@@ -81,3 +81,38 @@ def test_a_wrong_row_is_refused_alone(row: str, words: str) -> None:
 def test_a_file_that_is_no_table_is_refused(text: bytes, words: str) -> None:
     with pytest.raises(SourceError, match=words):
         taken("csv", text)
+
+
+def test_columns_of_numbers_are_soft_labels_and_weights() -> None:
+    rows = "path,label,good,cracked,w\n1.png,,0.25,0.75,2\nb/2.png,good,0.5,0.5,\n1.png,good,,,\n"
+    found = table(rows, probability_columns=("good", "cracked"), weight_column="w")
+    assert drafts(found[:2]) == [
+        {"probabilities": {"good": 0.25, "cracked": 0.75}, "weight": 2.0},
+        {"classes": ["good"], "probabilities": {"good": 0.5, "cracked": 0.5}},
+    ]
+    assert isinstance(found[2], Entry)
+    assert (found[2].label, found[2].annotation) == ("good", None)
+    assert "no column w" in str(refusal_of_table("path,label\n1.png,a\n", weight_column="w"))
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("b/2.png,,high,0.5,1", 'line 3 has "high" in the column "good", which is no number'),
+        ("b/2.png,good,,,heavy", 'has "heavy" in the column "w"'),
+        ("b/2.png,good,,,nan", "weight"),
+        ("b/2.png,good,,,-1", "weight"),
+        ("b/2.png,,1.5,,1", "probabilities.good"),
+    ],
+)
+def test_a_number_that_is_none_costs_its_own_row_alone(row: str, words: str) -> None:
+    text = f"path,label,good,cracked,w\n1.png,good,,,\n{row}\n"
+    found = table(text, probability_columns=("good", "cracked"), weight_column="w")
+    assert isinstance(found[0], Entry)
+    assert words in str(refusal(found, 1))
+
+
+def refusal_of_table(text: str, **said: Any) -> InvalidInputError:
+    with pytest.raises(SourceError) as caught:
+        table(text, **said)
+    return caught.value

@@ -68,6 +68,15 @@ def add_import(verbs: Verbs, common: StrictParser) -> None:
     imports.add_argument(
         "--attribute-columns", default="", metavar="A,B", help="CSV: kept with each image"
     )
+    imports.add_argument(
+        "--probability-columns",
+        default="",
+        metavar="A,B",
+        help="CSV: how probable each class is, in columns called as the classes are (soft labels)",
+    )
+    imports.add_argument(
+        "--weight-column", default=None, help="CSV: what an image counts in training (others: 1)"
+    )
     imports.add_argument("--author", default=None, help="who labelled (default: the user name)")
     imports.add_argument(
         "--batch",

@@ -122,7 +122,7 @@ class Label(_message.Message):
     def __init__(self, class_name: _Optional[str] = ...) -> None: ...
 
 class Annotation(_message.Message):
-    __slots__ = ("classes", "boxes", "shapes", "attributes", "note", "nothing_there")
+    __slots__ = ("classes", "boxes", "shapes", "attributes", "note", "nothing_there", "weight", "probabilities")
     class AttributesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -130,19 +130,30 @@ class Annotation(_message.Message):
         key: str
         value: AttributeValue
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[AttributeValue, _Mapping]] = ...) -> None: ...
+    class ProbabilitiesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     BOXES_FIELD_NUMBER: _ClassVar[int]
     SHAPES_FIELD_NUMBER: _ClassVar[int]
     ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     NOTE_FIELD_NUMBER: _ClassVar[int]
     NOTHING_THERE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
     classes: _containers.RepeatedCompositeFieldContainer[LabelClass]
     boxes: _containers.RepeatedCompositeFieldContainer[Box]
     shapes: _containers.RepeatedCompositeFieldContainer[Shape]
     attributes: _containers.MessageMap[str, AttributeValue]
     note: str
     nothing_there: bool
-    def __init__(self, classes: _Optional[_Iterable[_Union[LabelClass, _Mapping]]] = ..., boxes: _Optional[_Iterable[_Union[Box, _Mapping]]] = ..., shapes: _Optional[_Iterable[_Union[Shape, _Mapping]]] = ..., attributes: _Optional[_Mapping[str, AttributeValue]] = ..., note: _Optional[str] = ..., nothing_there: bool = ...) -> None: ...
+    weight: float
+    probabilities: _containers.ScalarMap[str, float]
+    def __init__(self, classes: _Optional[_Iterable[_Union[LabelClass, _Mapping]]] = ..., boxes: _Optional[_Iterable[_Union[Box, _Mapping]]] = ..., shapes: _Optional[_Iterable[_Union[Shape, _Mapping]]] = ..., attributes: _Optional[_Mapping[str, AttributeValue]] = ..., note: _Optional[str] = ..., nothing_there: bool = ..., weight: _Optional[float] = ..., probabilities: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class Box(_message.Message):
     __slots__ = ("label", "x", "y", "width", "height", "attributes")

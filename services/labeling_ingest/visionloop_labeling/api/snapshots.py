@@ -59,6 +59,7 @@ class DiffCountsOut(BaseModel):
     removed: int
     relabelled: int
     redrawn: int
+    reweighted: int
     split_changed: int
     group_changed: int
     boxes_moved: int
@@ -80,6 +81,7 @@ class DiffOut(BaseModel):
     removed: list[str]
     relabelled: list[str]
     redrawn: list[str]
+    reweighted: list[str]
     split_changed: list[str]
     group_changed: list[str]
     boxes_moved: list[BoxMoveOut]
@@ -155,6 +157,7 @@ def _diff(compared: Compared) -> DiffOut:
         removed=changes.removed,
         relabelled=changes.relabelled,
         redrawn=changes.redrawn,
+        reweighted=changes.reweighted,
         split_changed=changes.split_changed,
         group_changed=changes.group_changed,
         boxes_moved=[

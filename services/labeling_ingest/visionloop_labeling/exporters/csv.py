@@ -1,7 +1,7 @@
 """Labels as a CSV table with a row per image, safe to open in a spreadsheet.
 
-Everything that is known stands in it: boxes, shapes and attributes as JSON. `class_id` and
-`class_name` hold all classes of the image, with a bar between several.
+Everything that is known stands in it: boxes, shapes, attributes and soft labels as JSON. `class_id`
+and `class_name` hold all classes of the image, with a bar between several.
 """
 
 import csv
@@ -16,7 +16,7 @@ from visionloop_labeling.exports import ExportedLabel, Labels, batches
 COLUMNS: Final = (
     *("sha256", "class_id", "class_name", "split", "group", "author_kind", "author", "source"),
     *("labelled", "sequence", "disputed", "attributes", "width", "height", "boxes", "shapes"),
-    *("label_attributes", "note"),
+    *("label_attributes", "note", "weight", "probabilities"),
 )
 SEPARATOR: Final = "|"
 _LINES: Final = 100
@@ -52,6 +52,10 @@ def _cells(label: ExportedLabel, names: Mapping[str, str]) -> tuple[str, ...]:
         "shapes": _json(plain.get("shapes")),
         "label_attributes": _json(plain.get("attributes")),
         "note": said.note,
+        "weight": "" if said.weight is None else f"{said.weight:g}",
+        "probabilities": _json(
+            {names.get(key, key): share for key, share in said.probabilities.items()} or None
+        ),
     }
     return tuple(harmless_cell(cells[column]) for column in COLUMNS)
 

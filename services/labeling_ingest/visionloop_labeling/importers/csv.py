@@ -84,7 +84,7 @@ class CsvImporter:
                 f"{where} names no image: {self._image_column!r} is empty", reason="invalid_row"
             )
         here = self._image_column == self._parameters.sha256_column
-        label, annotation = self._label(values)
+        label, annotation = self._label(values, where)
         return Entry(
             source=source,
             image=b"" if here else self._pictures.read(reference, beside=self._folder),
@@ -95,14 +95,45 @@ class CsvImporter:
             attributes={a: values[a] for a in self._parameters.attribute_columns if values[a]},
         )
 
-    def _label(self, values: Mapping[str, str]) -> tuple[str | None, Draft | None]:
+    def _label(self, values: Mapping[str, str], where: str) -> tuple[str | None, Draft | None]:
         cell = values.get(self._parameters.label_column, "")
-        if not cell and self._parameters.unannotated == "empty":
-            return None, Draft(classes=())
-        if not self._parameters.label_separator or not cell:
-            return cell or None, None
-        named = (part.strip() for part in cell.split(self._parameters.label_separator))
-        return None, Draft(classes=tuple(dict.fromkeys(name for name in named if name)))
+        probabilities = self._probabilities(values, where)
+        weight = self._weight(values, where)
+        if not cell and not probabilities:
+            empty = self._parameters.unannotated == "empty"
+            return None, Draft(classes=(), weight=weight) if empty else None
+        if weight is None and not probabilities and not self._parameters.label_separator:
+            return cell, None
+        classes = self._classes(cell)
+        return None, Draft(classes=classes, weight=weight, probabilities=probabilities)
+
+    def _classes(self, cell: str) -> tuple[str, ...] | None:
+        separator = self._parameters.label_separator
+        if not cell or not separator:
+            return (cell,) if cell else None
+        named = (part.strip() for part in cell.split(separator))
+        return tuple(dict.fromkeys(name for name in named if name))
+
+    def _probabilities(self, values: Mapping[str, str], where: str) -> dict[str, float]:
+        """The soft label; of no class where all its cells are empty."""
+        cells = {name: values[name] for name in self._parameters.probability_columns}
+        return {name: _number(cell, name, where) for name, cell in cells.items() if cell}
+
+    def _weight(self, values: Mapping[str, str], where: str) -> float | None:
+        column = self._parameters.weight_column
+        cell = values[column] if column else ""
+        return _number(cell, column, where) if column and cell else None
+
+
+def _number(cell: str, column: str, where: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        raise SourceError(
+            f"{where} has {names.shown(cell)} in the column {names.shown(column)}, which is no "
+            "number",
+            reason="invalid_row",
+        ) from None
 
 
 def _plain(cell: str) -> str:
@@ -171,7 +202,8 @@ def _check_columns(columns: Sequence[str], parameters: CsvParameters) -> str:
     image = next((name for name in named if name in columns), "")
     needed = [
         *parameters.attribute_columns,
-        *([parameters.group_column] if parameters.group_column else []),
+        *parameters.probability_columns,
+        *(name for name in (parameters.group_column, parameters.weight_column) if name),
     ]
     missing = [name for name in needed if name not in columns]
     if not image or missing:
@@ -180,7 +212,7 @@ def _check_columns(columns: Sequence[str], parameters: CsvParameters) -> str:
         raise SourceError(
             f"the table has no column {lacks}; it has {has}. Name its columns in parameters: "
             "path_column, url_column or sha256_column, label_column, group_column, "
-            "attribute_columns",
+            "attribute_columns, probability_columns, weight_column",
             reason="no_table",
         )
     return image

@@ -33,7 +33,8 @@ class CsvParameters(Record):
 
     An image is named by the first of these columns that the table has: `path` in the archive,
     `url`, `sha256` of an image that is there. With `label_separator` a cell may name several. An
-    empty one leaves the image open, or says that it shows none of the classes.
+    empty one leaves the image open, or says that it shows none of the classes. The columns of
+    probabilities are called as the classes are (a soft label); a weight is that of a label.
     """
 
     path_column: _Column = "path"
@@ -42,6 +43,8 @@ class CsvParameters(Record):
     label_column: _Column = "label"
     group_column: _Column | None = None
     attribute_columns: Annotated[tuple[_Column, ...], Field(max_length=32)] = ()
+    probability_columns: Annotated[tuple[_Column, ...], Field(max_length=1000)] = ()
+    weight_column: _Column | None = None
     label_separator: Annotated[str, Field(max_length=3)] = ""
     unannotated: Literal["open", "empty"] = "open"
 
