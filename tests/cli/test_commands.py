@@ -20,6 +20,7 @@ from visionloop.demo import solar_cells
 from visionloop.demo.steps import Suite, suite_running, wait_until_served
 from visionloop.objectstore import open_store
 from visionloop.repository import ModelRepository
+from visionloop.snapshot import SnapshotRepository
 
 MODEL = "tiny"
 
@@ -86,6 +87,27 @@ def test_import_keeps_good_rows_and_names_bad_ones(suite: Suite, tmp_path: Path)
     ]
     exported = result("labels", "export", "rows", "--target", suite.labeling)
     assert [label["attributes"] for label in exported] == [{"module": "mono"}, {"module": "poly"}]
+
+
+def test_import_soft_labels_and_weights(suite: Suite, tmp_path: Path) -> None:
+    cells = solar_cells.load()[60:63]
+    table = tmp_path / "t.csv"
+    said = (",0.25,0.75,2", "good,0.5,0.5,", "good,,,")
+    table.write_text(
+        "path,label,good,cracked,trust\n"
+        + "".join(f"{c.path},{s}\n" for c, s in zip(cells, said, strict=True))
+    )
+    flags = ["--probability-columns", "good,cracked", "--weight-column", "trust"]
+    report = result("import", table, *flags, "--dataset", "soft", "--target", suite.labeling)
+    assert (report["accepted"], report["unlabelled"]) == (3, 0)
+    cut = result("snapshots", "create", "soft", "--target", suite.labeling)
+    rows = SnapshotRepository(open_store(suite.store)).read("soft", cut["id"]).rows
+    found = {row.source: (row.class_id, row.probabilities, row.weight) for row in rows}
+    assert [found[str(cell.path)] for cell in cells] == [
+        ("cracked", {"cracked": 0.75, "good": 0.25}, 2.0),
+        ("good", {"cracked": 0.5, "good": 0.5}, 1.0),
+        ("good", {}, 1.0),
+    ]
 
 
 def test_import_several_labels_a_cell_none_of_them_and_no_label(
