@@ -24,8 +24,8 @@ def test_a_gateway_waits_for_the_upload_of_an_import_as_long_as_the_service_does
 
 
 def test_a_gateway_waits_for_an_answer_as_long_as_a_caller_may_ask_for() -> None:
+    from visionloop_inference.http_front_end import LONGEST_SECONDS
     from visionloop_inference.http_message import BODY_SECONDS
-    from visionloop_inference.http_recognition import LONGEST_SECONDS
 
     minutes = (BODY_SECONDS + LONGEST_SECONDS) / 60
     for waited in rule("inference", "HTTPRoute")["timeouts"].values():

@@ -79,7 +79,7 @@ def _add_listening(group: argparse._ArgumentGroup) -> None:
         type=int,
         default=8002,
         help="port of /healthz, /readyz, /metrics and, on loopback or with --insecure, POST "
-        "/v1/recognize; 0 takes a free one",
+        "/v1/recognize and /v1/feedback; 0 takes a free one",
     )
     add(
         "--https-port",

@@ -1,12 +1,12 @@
 """The HTTP ports: /healthz (the event loop turns), /readyz (send me requests), /metrics, and
-POST /v1/recognize.
+POST /v1/recognize and /v1/feedback.
 
 A few hundred lines on asyncio instead of a web framework: probes, Prometheus and curl, each
 answered and closed. It runs in the supervisor's event loop, so a loop that hangs fails the liveness
 probe; the text of /metrics is made in a thread.
 
 The plain port is for probes and Prometheus, which bring no certificates. Images and tokens do not
-travel over it where others could listen: it recognises on loopback, or when `--insecure` says so.
+travel over it where others could listen: it takes them on loopback, or when `--insecure` says so.
 With TLS there is a second port, which offers the same over HTTPS, to clients with a certificate of
 `--tls-client-ca` where that is given. A token is looked at before a body is read, so that strangers
 cannot hold the room that there is for bodies; the front end checks it again, as for gRPC. Both
@@ -32,8 +32,11 @@ from visionloop.errors import (
 from visionloop.flags import endpoint
 from visionloop.telemetry import inference as inference_metrics
 from visionloop.telemetry import metrics
+from visionloop_inference import http_feedback, http_recognition
 from visionloop_inference.auth import Gate
 from visionloop_inference.credentials import certificates
+from visionloop_inference.http_feedback import HttpFeedback
+from visionloop_inference.http_front_end import FrontEnd
 from visionloop_inference.http_message import (
     MAX_HEAD,
     PLAIN,
@@ -43,15 +46,21 @@ from visionloop_inference.http_message import (
     error_reply,
     read_body,
     read_head,
+    says_body,
 )
-from visionloop_inference.http_recognition import METHOD, PATH, HttpRecognition
+from visionloop_inference.http_recognition import HttpRecognition
 from visionloop_inference.settings import Settings
 
 log = logging.getLogger(__name__)
 
 WRITE_SECONDS = 10.0
 LINGER_SECONDS = 2.0
-THERE_IS = b"there is /healthz, /readyz, /metrics and POST /v1/recognize\n"
+# What takes an image as its body: the RPC behind it, and what answers.
+CALLS: dict[str, tuple[str, type[HttpRecognition | HttpFeedback]]] = {
+    http_recognition.PATH: (http_recognition.METHOD, HttpRecognition),
+    http_feedback.PATH: (http_feedback.METHOD, HttpFeedback),
+}
+THERE_IS = f"there is /healthz, /readyz, /metrics and POST {' and '.join(CALLS)}\n".encode()
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 BROKEN_OFF = (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)
@@ -66,20 +75,20 @@ class HttpServer:
         self._settings = settings
         self._certificates: Certificates | None = certificates(settings)
         self._gate = Gate(settings.tokens, loopback=settings.loopback)
-        self._recognition: HttpRecognition | None = None
+        self._front_end: FrontEnd | None = None
         self._held = 0  # bytes of bodies
         self._connections = Connections(most_connections())
         self._listeners: list[Listener] = []
         self._open: set[asyncio.StreamWriter] = set()
 
-    async def start(self, recognizer: str) -> dict[str, str]:
+    async def start(self, front_end: str) -> dict[str, str]:
         """Listens; returns the addresses as "http" and, with TLS, "https".
 
-        `recognizer` is the gRPC target of a front end. Raises ConfigurationError when a port is
+        `front_end` is the gRPC target of one. Raises ConfigurationError when a port is
         taken.
         """
         settings = self._settings
-        self._recognition = HttpRecognition(recognizer, settings.max_message_bytes)
+        self._front_end = FrontEnd(front_end, settings.max_message_bytes)
         addresses = {"http": await self._listen("http_port", settings.http_port, secure=False)}
         if self._certificates is not None:
             addresses["https"] = await self._listen("https_port", settings.https_port, secure=True)
@@ -111,8 +120,8 @@ class HttpServer:
             listener.close()
         for writer in tuple(self._open):
             writer.close()
-        if self._recognition is not None:
-            await self._recognition.close()
+        if self._front_end is not None:
+            await self._front_end.close()
 
     async def _serve(
         self,
@@ -156,8 +165,8 @@ class HttpServer:
         *,
         secure: bool,
     ) -> Reply:
-        if head.path == PATH:
-            return await self._recognize(head, connection, reader, writer, secure=secure)
+        if head.path in CALLS:
+            return await self._call(head, connection, reader, writer, secure=secure)
         if head.method not in ("GET", "HEAD"):
             return Reply(HTTPStatus.METHOD_NOT_ALLOWED, PLAIN, THERE_IS, {"Allow": "GET, HEAD"})
         if head.path == "/healthz":
@@ -173,7 +182,7 @@ class HttpServer:
             return Reply(HTTPStatus.OK, kind, text)
         return Reply(HTTPStatus.NOT_FOUND, PLAIN, THERE_IS)
 
-    async def _recognize(
+    async def _call(
         self,
         head: Head,
         connection: Connection,
@@ -182,27 +191,30 @@ class HttpServer:
         *,
         secure: bool,
     ) -> Reply:
+        method, answering = CALLS[head.path]
         if head.method != "POST":
-            raise HttpError(HTTPStatus.METHOD_NOT_ALLOWED, f"send the image by POST to {PATH}")
+            raise HttpError(HTTPStatus.METHOD_NOT_ALLOWED, f"send the image by POST to {head.path}")
         if not (secure or self._settings.loopback or self._settings.insecure):
             raise PermissionDeniedError(
                 "images are not taken over plain HTTP from other machines; use HTTPS on the port "
                 "of --https-port, or gRPC"
             )
-        recognition = self._recognition
-        if recognition is None:
+        front_end = self._front_end
+        if front_end is None:
             raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE, "the server is starting")
-        self._gate.check(METHOD, head.headers.items())
-        request, seconds = recognition.request(head)
-        room = self._room(head, recognition.max_body)
+        self._gate.check(method, head.headers.items())
+        call = answering(head)
+        if call.body_is_optional and not says_body(head):
+            return await call.answer(b"", front_end, _peer(writer))
+        room = self._room(head, front_end.max_body)
         self._held += room
         try:
             connection.reach(Stage.BODY)
-            body = await read_body(head, reader, writer, min(room, recognition.max_body))
+            body = await read_body(head, reader, writer, min(room, front_end.max_body))
             connection.reach(Stage.ANSWER)
-            request.images.add(data=body)
-            del body
-            return await recognition.answer(request, seconds, head, _peer(writer))
+            answer = call.answer(body, front_end, _peer(writer))
+            del body  # which its message holds
+            return await answer
         finally:
             self._held -= room
 

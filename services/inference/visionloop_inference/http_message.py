@@ -139,6 +139,11 @@ async def read_body(
         _bad("a chunk's size is no hexadecimal number")
 
 
+def says_body(head: Head) -> bool:
+    """Whether a body follows, or is said to be empty."""
+    return "content-length" in head.headers or "transfer-encoding" in head.headers
+
+
 def _body_size(head: Head, limit: int) -> int | None:
     """The body's bytes; None where it comes in chunks."""
     encoding, length = head.headers.get("transfer-encoding"), head.headers.get("content-length")

@@ -3,165 +3,55 @@
     curl --data-binary @cell.jpg 'http://127.0.0.1:8002/v1/recognize?top_k=3'
 
 The answer is the JSON mapping of `visionloop.v1.RecognizeResponse`, every field there, with one
-result. An image that is refused is an error of the request here. The supervisor touches no pixels:
-the bytes go to a front end over a Unix socket, which decodes and admits them like any others. The
-price is a second copy of the bytes and about a millisecond: apps that care use gRPC.
+result. An image that is refused is an error of the request here.
 """
 
-import json
-import math
-from http import HTTPStatus
-from typing import Any
-
 import grpc
-import grpc.aio
-from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from visionloop.errors import (
-    DeadlineExceededError,
-    ImageError,
-    InvalidInputError,
-    OverloadedError,
-    UnavailableError,
-    VisionloopError,
-    error_for_grpc_code,
-)
+from visionloop.errors import ImageError, InvalidInputError, VisionloopError, error_for_grpc_code
 from visionloop.proto.v1 import recognition_pb2 as pb
-from visionloop.proto.v1 import recognition_pb2_grpc
-from visionloop.recognition_messages import ROUTING_KEY
-from visionloop_inference.access_log import PEER_KEY
-from visionloop_inference.http_message import JSON, Head, HttpError, Reply
+from visionloop_inference.http_front_end import (
+    SERVICE,
+    FrontEnd,
+    check_body,
+    check_query,
+    json_reply,
+    seconds_of,
+)
+from visionloop_inference.http_message import Head, Reply
 
 PATH = "/v1/recognize"
-METHOD = "/visionloop.v1.Recognition/Recognize"  # what is asked for
+METHOD = f"{SERVICE}Recognize"  # what is asked for
 FIELDS = ("model", "version", "top_k", "priority", "timeout")
-MESSAGE_ROOM = 4096  # bytes of a message beside its image
-DEFAULT_SECONDS = 30.0
-LONGEST_SECONDS = 600.0
-RESTART_SECONDS = 1.0
-FORMS = ("multipart/", "application/json")
 
 
 class HttpRecognition:
-    """Asks a front end at `target`. Opened by the first request, in its event loop."""
+    """One request; what its head asks. Raises HttpError and InvalidInputError."""
 
-    def __init__(self, target: str, max_message_bytes: int) -> None:
-        self.max_body = max_message_bytes - MESSAGE_ROOM
-        self._target = target
-        self._max_message = max_message_bytes
-        self._channel: grpc.aio.Channel | None = None
-        self._asked: recognition_pb2_grpc.RecognitionStub | None = None
+    body_is_optional = False
 
-    def request(self, head: Head) -> tuple[pb.RecognizeRequest, float]:
-        """What the head asks, without the image, and its time limit in seconds. Raises HttpError
-        and InvalidInputError."""
-        kind = head.headers.get("content-type", "").lower()
-        if kind.startswith(FORMS):
-            raise HttpError(
-                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-                f"the body must be the image's bytes, not {kind.partition(';')[0]}: send them with "
-                "curl --data-binary @image.jpg",
-                field="content-type",
-            )
-        for name in head.query:
-            if name not in FIELDS:
-                raise InvalidInputError(
-                    f"the query has {name[:100]!r}; there are {', '.join(FIELDS)}", field=name[:100]
-                )
-        request = pb.RecognizeRequest(
+    def __init__(self, head: Head) -> None:
+        check_body(head)
+        check_query(head, FIELDS)
+        self._head = head
+        self._seconds = seconds_of(head)
+        self._request = pb.RecognizeRequest(
             model=head.query.get("model", ""),
             version=head.query.get("version", ""),
             top_k=_whole(head.query, "top_k"),
             priority=_whole(head.query, "priority"),
         )
-        return request, _seconds(head.query.get("timeout"))
 
-    async def answer(
-        self, request: pb.RecognizeRequest, seconds: float, head: Head, peer: str
-    ) -> Reply:
-        """The reply for a request with its image. Raises VisionloopError."""
-        metadata = [(PEER_KEY, peer)]
-        for name in ("authorization", ROUTING_KEY):
-            value = head.headers.get(name)
-            if value is not None:
-                if not value.isascii() or not value.isprintable():
-                    raise InvalidInputError(f"the header {name} is not plain ASCII", field=name)
-                metadata.append((name, value))
-        try:
-            response = await self._stub().Recognize(request, timeout=seconds, metadata=metadata)
-        except grpc.RpcError as error:
-            raise _error(error, seconds) from error
+    async def answer(self, body: bytes, front_end: FrontEnd, peer: str) -> Reply:
+        """Raises VisionloopError."""
+        self._request.images.add(data=body)
+        del body
+        response = await front_end.recognize(self._request, self._seconds, self._head, peer)
         status = response.results[0].status
         if status.code:
             raise _image_error(status)
         response.results[0].status.SetInParent()  # shown, though it says nothing but OK
-        told = json_format.MessageToDict(
-            response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-        )
-        text = json.dumps(_ordered(response.DESCRIPTOR, told), indent=2, ensure_ascii=False)
-        return Reply(HTTPStatus.OK, JSON, text.encode() + b"\n")
-
-    async def close(self) -> None:
-        if self._channel is not None:
-            await self._channel.close()
-
-    def _stub(self) -> recognition_pb2_grpc.RecognitionStub:
-        if self._asked is None:
-            limit = self._max_message
-            options = [
-                ("grpc.max_send_message_length", limit),
-                ("grpc.max_receive_message_length", limit),
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.min_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 1000),
-            ]
-            self._channel = grpc.aio.insecure_channel(self._target, options)
-            self._asked = recognition_pb2_grpc.RecognitionStub(self._channel)
-        return self._asked
-
-
-def _ordered(descriptor: Descriptor, told: dict[str, Any]) -> dict[str, Any]:
-    """The fields in the order of the .proto; the mapping puts those first that are set."""
-
-    def value(field: FieldDescriptor, told: Any) -> Any:
-        if field.message_type is None:
-            return told
-        if isinstance(told, list):
-            return [_ordered(field.message_type, each) for each in told]
-        return _ordered(field.message_type, told)
-
-    return {
-        field.name: value(field, told[field.name])
-        for field in descriptor.fields
-        if field.name in told
-    }
-
-
-def _error(error: grpc.RpcError, seconds: float) -> VisionloopError:
-    """The front end's own sentence. What grpc says of our way to it is nothing for callers."""
-    if not isinstance(error, grpc.aio.AioRpcError):
-        return VisionloopError("a fault of the server; its log says more")
-    code, details = error.code().name, error.details() or ""
-    if code == "UNAVAILABLE" and "unix:" in details:
-        return UnavailableError(
-            "the front end is being started; retry", retry_after_seconds=RESTART_SECONDS
-        )
-    if code == "DEADLINE_EXCEEDED":
-        return DeadlineExceededError(
-            f"no answer within {seconds:g} s; allow more time by ?timeout=SECONDS"
-        )
-    told = error_for_grpc_code(code, details)
-    if isinstance(told, OverloadedError | UnavailableError):
-        told.retry_after_seconds = _pushback(error)
-    return told
-
-
-def _pushback(error: grpc.aio.AioRpcError) -> float | None:
-    for name, value in error.trailing_metadata() or ():
-        if name == "grpc-retry-pushback-ms" and str(value).isdigit():
-            return int(value) / 1000
-    return None
+        return json_reply(response)
 
 
 def _image_error(status: pb.ImageStatus) -> VisionloopError:
@@ -179,19 +69,3 @@ def _whole(query: dict[str, str], name: str) -> int:
             f"{name} is {text[:100]!r}; it must be a whole number, 0 or more", field=name
         )
     return int(text)
-
-
-def _seconds(text: str | None) -> float:
-    if text is None:
-        return DEFAULT_SECONDS
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds <= LONGEST_SECONDS:
-        raise InvalidInputError(
-            f"timeout is {text[:100]!r}; it must be a number of seconds above 0, at most "
-            f"{LONGEST_SECONDS:g}",
-            field="timeout",
-        )
-    return seconds
