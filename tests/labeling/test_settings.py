@@ -6,7 +6,7 @@ import pytest
 
 from visionloop.errors import ConfigurationError, InvalidInputError
 from visionloop.flags import is_loopback
-from visionloop_labeling import validation
+from visionloop_labeling import flags, validation
 from visionloop_labeling.database import open_database
 from visionloop_labeling.settings import parse
 
@@ -46,6 +46,7 @@ def test_the_environment_stands_in_for_flags_and_flags_win() -> None:
         (["--host=0.0.0.0", "--tls-certificate=c", "--tls-key=k"], "--accounts"),
         (["--tls-certificate=c"], "--tls-key"),
         (["--tls-key=k"], "--tls-certificate"),
+        (["--snapshot-hours=-1"], "0 to"),
         (["--requests-per-second=-1"], "0 to"),
         (["--requests-per-second=nan"], "0 to"),
         (["--daily-images=-1"], "0 to"),
@@ -158,3 +159,10 @@ def test_what_is_printed_has_no_secrets() -> None:
     shown = parse(flags, {}).in_force()
     assert "hush" not in str(shown)
     assert (shown["grpc_port"], shown["accounts"]) == (8081, False)
+
+
+def test_the_documentation_has_every_flag() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "labeling.md").read_text(encoding="utf-8")
+    table = "".join(line for line in page.splitlines() if line.startswith("| `--"))
+    for action in flags.parser().flags().values():
+        assert f"`--{action.dest.replace('_', '-')}`" in table

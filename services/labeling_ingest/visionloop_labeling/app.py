@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Final
 
 import uvloop
@@ -46,6 +47,7 @@ from visionloop_labeling.readiness import Readiness
 from visionloop_labeling.reconcile import EVERY_SECONDS, Reconciler
 from visionloop_labeling.service import LabelingService
 from visionloop_labeling.settings import Settings, parse
+from visionloop_labeling.snapshot_schedule import LOOK_SECONDS, SnapshotSchedule
 from visionloop_labeling.suggestions import Suggester
 
 PROGRAM: Final = "visionloop-labeling"
@@ -230,6 +232,10 @@ def _loops(settings: Settings, service: LabelingService, suggester: Suggester | 
         Loop("reconcile", EVERY_SECONDS, reconciler.work),
         Loop("models", _MODELS_SECONDS, models.measure, one_replica=False),
     ]
+    if settings.snapshot_hours > 0:
+        every = timedelta(hours=settings.snapshot_hours)
+        schedule = SnapshotSchedule(service.database, service.store, every)
+        loops.append(Loop("snapshots", LOOK_SECONDS, schedule.work))
     if suggester is not None:
         loops.append(Loop("suggestions", _SUGGESTIONS_SECONDS, suggester.work))
     return loops

@@ -51,6 +51,14 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         "own default of 100",
     )
     add(
+        "--snapshot-hours",
+        type=float,
+        # A nightly training run learns a day's labels; a cut of a million images takes two minutes.
+        default=24.0,
+        help="cut the next snapshot of a dataset when its latest one is so old and labels came "
+        "since then; the first one is for people or programs to cut. 0: never",
+    )
+    add(
         "--inference",
         default="",
         metavar="HOST:PORT",

@@ -39,6 +39,7 @@ class Settings(ServerSettings):
     max_image_bytes: int
     max_image_pixels: int
     inspectors: int
+    snapshot_hours: float
 
     @property
     def limits(self) -> Limits:
@@ -64,6 +65,7 @@ class Settings(ServerSettings):
         check_above_zero("database-connections", self.database_connections)
         check_above_zero("max-import-bytes", self.max_import_bytes)
         check_range("requests-per-second", self.requests_per_second, 0.0, 1e6)
+        check_range("snapshot-hours", self.snapshot_hours, 0.0, 1e5)
         check_range("daily-images", self.daily_images, 0, 10**12)
         check_range("daily-bytes", self.daily_bytes, 0, 10**18)
         self.check_server(authentication="" if self.accounts else "--accounts")
