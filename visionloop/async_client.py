@@ -49,8 +49,9 @@ class AsyncClient(ClientBase):
         retries: int = 0,
         credentials: grpc.ChannelCredentials | None = None,
         token: str | None = None,
+        server_name: str = "",
     ) -> None:
-        super().__init__(target, timeout, channels, retries, token)
+        super().__init__(target, timeout, channels, retries, token, server_name)
         self._count = channels
         self._credentials = credentials
         # Opened by the first call, because a channel belongs to the loop that is running then.

@@ -30,13 +30,15 @@ MAX_REQUEST_BYTES = 32 * 2**20
 Options = Sequence[tuple[str, int | str]]
 
 
-def channel_options(retries: int = 0) -> Options:
+def channel_options(retries: int = 0, server_name: str = "") -> Options:
     """Options for one channel to a service.
 
     Calls go round robin over all addresses of a DNS name (a headless Kubernetes service). Pings are
     rare enough (5 minutes) for servers with default settings; with them set, an address that no
     longer acknowledges is given up after 10 seconds instead of the kernel's 15 minutes. `retries`
     is how often a call that was answered UNAVAILABLE is sent again, within its deadline.
+    `server_name` is the name that the server's certificate must have, where the target has another
+    one (a tunnel, `kubectl port-forward`).
     """
     method: dict[str, object] = {"name": [{}]}
     if retries:
@@ -48,7 +50,9 @@ def channel_options(retries: int = 0) -> Options:
             "retryableStatusCodes": ["UNAVAILABLE"],
         }
     service = {"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": [method]}
+    named = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
     return (
+        *named,
         ("grpc.service_config", json.dumps(service)),
         ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
         ("grpc.max_send_message_length", -1),

@@ -68,6 +68,8 @@ class Client(ClientBase):
     used in turn. `retries` (0 to 4) is how often a request that was answered UNAVAILABLE is sent
     again. With `credentials` the connection is TLS (`grpc.ssl_channel_credentials()`), without it
     is not encrypted. `token` is the bearer token that a server with authentication wants.
+    `server_name` is the name in the server's certificate, where `target` has another one (a
+    tunnel).
     """
 
     def __init__(
@@ -79,8 +81,9 @@ class Client(ClientBase):
         retries: int = 0,
         credentials: grpc.ChannelCredentials | None = None,
         token: str | None = None,
+        server_name: str = "",
     ) -> None:
-        super().__init__(target, timeout, channels, retries, token)
+        super().__init__(target, timeout, channels, retries, token, server_name)
         self._channels = [
             grpc.secure_channel(target, credentials, self._options)
             if credentials

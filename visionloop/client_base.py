@@ -29,7 +29,13 @@ class ClientBase:
     """One service, and the state of the client that calls it. `Client` tells what is taken."""
 
     def __init__(
-        self, target: str, timeout: float, channels: int, retries: int, token: str | None
+        self,
+        target: str,
+        timeout: float,
+        channels: int,
+        retries: int,
+        token: str | None,
+        server_name: str,
     ) -> None:
         check_target(target, timeout)
         check_retries(retries)
@@ -39,7 +45,7 @@ class ClientBase:
             )
         self.target = target
         self.timeout = timeout
-        self._options = channel_options(retries)
+        self._options = channel_options(retries, server_name)
         self._metadata = authorization(token)
         self._stubs: list[recognition_pb2_grpc.RecognitionStub] = []  # one for each channel
         self._turn = itertools.count()

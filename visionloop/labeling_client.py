@@ -96,7 +96,8 @@ class LabelingClient:
 
     `timeout` (seconds) is the deadline of each call except `submit_images`. With `credentials` the
     connection is TLS, without it is not encrypted. `token` is the API token that a service with
-    accounts wants.
+    accounts wants. `server_name` is the name in the service's certificate, where `target` has
+    another one (a tunnel).
     """
 
     def __init__(
@@ -106,12 +107,13 @@ class LabelingClient:
         timeout: float = DEFAULT_TIMEOUT,
         credentials: grpc.ChannelCredentials | None = None,
         token: str | None = None,
+        server_name: str = "",
     ) -> None:
         check_target(target, timeout)
         self._metadata = authorization(token)
         self.target = target
         self.timeout = timeout
-        options = channel_options()
+        options = channel_options(server_name=server_name)
         self._channel = (
             grpc.secure_channel(target, credentials, options)
             if credentials

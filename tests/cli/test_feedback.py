@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support import command_line
 from support.bundles import LABELS, encoded, publish_bundle
-from support.certificates import Pair, authority, signed
+from support.certificates import SERVER_NAMES, Pair, authority, signed
 from support.command_line import environment, result, visionloop
 from support.inference_server import Server, running_server, wait_for
 
@@ -34,7 +34,7 @@ def server(
     """A server with mutual TLS and tokens, and the folder of its certificates."""
     folder = tmp_path_factory.mktemp("server")
     ca = authority(folder, "ca")
-    signed(folder, "server", ca)
+    signed(folder, "server", ca, extension=f"{SERVER_NAMES},DNS:inference.vision.svc")
     signed(folder, "client", Pair(ca.certificate, ca.key), extension="keyUsage=digitalSignature")
     digest = hashlib.sha256(TOKEN.encode()).hexdigest()
     entry = {"name": "cli", "sha256": digest, "scopes": ["infer", "feedback"]}
@@ -108,6 +108,18 @@ def test_feedback_goes_into_the_store(flags: list[str], store: ObjectStore, tmp_
         said = visionloop("feedback", *arguments, *flags, code=code)
         assert words in said, said
         assert "Traceback" not in said
+
+
+def test_the_name_in_the_certificate_may_be_another_than_the_address(
+    flags: list[str], tmp_path: Path
+) -> None:
+    image = tmp_path / "cell.jpg"
+    image.write_bytes(encoded(3))
+    assert result("predict", image, *flags, "--tls-server-name", "inference.vision.svc")
+    other = ("--tls-server-name", "other.vision.svc", "--timeout", "3")
+    assert "cannot be reached" in visionloop("predict", image, *flags, *other, code=69)
+    said = visionloop("predict", image, *flags[:2], *other, code=64)
+    assert "--tls-server-name is for TLS: give --tls or --tls-ca as well" in said
 
 
 def test_what_is_missing_for_a_secured_service_is_told(

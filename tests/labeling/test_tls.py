@@ -10,15 +10,17 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
-from support.certificates import authority, signed
+from support.certificates import SERVER_NAMES, authority, signed
 from support.labeling_server import running_labeling
 
+from visionloop.cli.import_client import ImportClient
 from visionloop.errors import PermissionDeniedError, UnauthenticatedError, UnavailableError
 from visionloop.labeling_client import LabelingClient
 from visionloop_labeling import account_commands, passwords
 from visionloop_labeling.passwords import Cost
 
 PASSWORD = "long enough for a test"
+IN_THE_CLUSTER = "vision-labeling-ingest.vision.svc"  # beside localhost in certificates
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Authorities a and b, each with a server's certificate."""
     folder = tmp_path_factory.mktemp("certificates")
     for name in "ab":
-        signed(folder, f"server-{name}", authority(folder, name))
+        names = f"{SERVER_NAMES},DNS:{IN_THE_CLUSTER}"
+        signed(folder, f"server-{name}", authority(folder, name), extension=names)
     return folder
 
 
@@ -115,13 +118,43 @@ def test_both_ports_speak_tls_and_know_callers(made: Path, secured) -> None:
     assert not any(secret in log for secret in (PASSWORD, *tokens.values()))
 
 
+def test_who_comes_by_another_address_may_say_the_name_in_the_certificate(
+    made: Path, secured
+) -> None:
+    """As through `kubectl port-forward`. That the name counts shows in one that is not there."""
+    _, _, http, grpc_port, tokens = secured
+    credentials = grpc.ssl_channel_credentials((made / "a.crt").read_bytes())
+    tls = ssl.create_default_context(cafile=str(made / "a.crt"))
+    url, token = f"https://127.0.0.1:{http}", tokens["line-3"]
+
+    def both(name: str) -> tuple[LabelingClient, ImportClient]:
+        by_grpc = LabelingClient(
+            f"127.0.0.1:{grpc_port}", credentials=credentials, token=token, server_name=name
+        )
+        return by_grpc, ImportClient(url, "d", token=token, tls=tls, server_name=name)
+
+    by_grpc, by_http = both(IN_THE_CLUSTER)
+    with by_grpc:
+        assert by_grpc.list_datasets() is not None
+    with pytest.raises(PermissionDeniedError, match="needs the role admin"):
+        by_http.show("1")
+    by_grpc, by_http = both("another.vision.svc")
+    with by_grpc, pytest.raises(UnavailableError):
+        by_grpc.list_datasets()
+    with pytest.raises(UnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
+        by_http.show("1")
+
+
 def test_probes_need_neither_tls_nor_a_token_and_get_nothing_else(secured) -> None:
     _, folder, *_ = secured
     probes = json.loads((folder / "ready.json").read_text())["probes"]
     with httpx.Client(base_url=f"http://{probes}") as anybody:
         assert anybody.get("/healthz").json() == {"status": "alive"}
         assert anybody.get("/readyz").json() == {"status": "ready"}
-        assert "visionloop_queue_images" in anybody.get("/metrics").text
+        told = anybody.get("/metrics").text
+        assert "visionloop_queue_images" in told
+        for loop in ("feedback", "imports", "models", "reconcile", "snapshots"):
+            assert f'visionloop_background_runs_total{{loop="{loop}"' in told
         for path in ("/v1/datasets", "/", "/login", "/openapi.json", "/docs"):
             assert anybody.get(path).status_code == 404, path
         assert anybody.post("/v1/session", json={"name": "root"}).status_code == 404

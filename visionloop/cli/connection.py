@@ -29,7 +29,12 @@ def token() -> str | None:
 
 def open_labeling(options: argparse.Namespace) -> LabelingClient:
     """A client as the flags and the environment say. Raises ConfigurationError."""
-    return LabelingClient(options.target, credentials=credentials(options), token=token())
+    return LabelingClient(
+        options.target,
+        credentials=credentials(options),
+        token=token(),
+        server_name=options.tls_server_name,
+    )
 
 
 def credentials(options: argparse.Namespace) -> grpc.ChannelCredentials | None:
@@ -40,6 +45,11 @@ def credentials(options: argparse.Namespace) -> grpc.ChannelCredentials | None:
             field="tls_certificate",
         )
     if not (options.tls or options.tls_ca or options.tls_certificate):
+        if options.tls_server_name:
+            raise ConfigurationError(
+                "--tls-server-name is for TLS: give --tls or --tls-ca as well",
+                field="tls_server_name",
+            )
         return None
     contents = [
         _content(path) for path in (options.tls_ca, options.tls_key, options.tls_certificate)

@@ -46,15 +46,24 @@ class ImportClient:
     """The imports of one dataset, behind the service's HTTP address."""
 
     def __init__(
-        self, url: str, dataset: str, *, token: str | None, tls: ssl.SSLContext | None = None
+        self,
+        url: str,
+        dataset: str,
+        *,
+        token: str | None,
+        tls: ssl.SSLContext | None = None,
+        server_name: str = "",
     ) -> None:
-        """Raises ConfigurationError for a URL that is no HTTP address."""
+        """`server_name` is the name in the service's certificate, where the URL has another one.
+
+        Raises ConfigurationError for a URL that is no HTTP address."""
         self._parts = _parts(url)
         self._where = self._parts.netloc.rpartition("@")[2]  # for messages: no user, no password
         self._path = f"{self._parts.path.rstrip('/')}/v1/datasets"
         self._dataset = dataset
         self._token = token
         self._tls = tls
+        self._server_name = server_name
 
     def create_dataset(self, task: str) -> None:
         """Makes the dataset unless it is there, of whatever task that is."""
@@ -143,8 +152,24 @@ class ImportClient:
     def _connection(self) -> http.client.HTTPConnection:
         host, port = self._parts.hostname or "", self._parts.port
         if self._parts.scheme == "https":
-            return http.client.HTTPSConnection(host, port, timeout=_TIMEOUT, context=self._tls)
+            context = self._tls or ssl.create_default_context()
+            return _SecureConnection(host, port, context, self._server_name or host)
         return http.client.HTTPConnection(host, port, timeout=_TIMEOUT)
+
+
+class _SecureConnection(http.client.HTTPSConnection):
+    """Expects a name in the certificate that may be another than that of the address."""
+
+    def __init__(
+        self, host: str, port: int | None, context: ssl.SSLContext, server_name: str
+    ) -> None:
+        super().__init__(host, port, timeout=_TIMEOUT, context=context)
+        self._tls = context
+        self._server_name = server_name
+
+    def connect(self) -> None:
+        http.client.HTTPConnection.connect(self)
+        self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._server_name)
 
 
 class Sent:

@@ -31,7 +31,13 @@ _TASKS: Final = {"coco": "detection", "yolo": "detection"}
 def import_job(options: argparse.Namespace, format_name: str, output: Output) -> int:
     """Exit code 0 when all rows got in, 65 when some were not (and the others kept)."""
     parameters = _parameters(options, format_name)
-    client = ImportClient(options.url, options.dataset, token=token(), tls=_tls(options))
+    client = ImportClient(
+        options.url,
+        options.dataset,
+        token=token(),
+        tls=_tls(options),
+        server_name=options.tls_server_name,
+    )
     client.create_dataset(options.task or _TASKS.get(format_name, "classification"))
     if format_name == "s3":
         # A sync is not its file: asking again looks for what is new.

@@ -117,6 +117,7 @@ def open_client(options: argparse.Namespace) -> Client:
         options.target,
         timeout=options.timeout,
         credentials=credentials(options),
+        server_name=options.tls_server_name,
         token=token(),
     )
 

@@ -76,5 +76,12 @@ def _add_tls(flags: StrictParser) -> None:
     )
     tls.add_argument("--tls", action="store_true", help="TLS, with the usual authorities")
     tls.add_argument("--tls-ca", metavar="PEM", help="TLS, and trust these authorities alone")
+    tls.add_argument(
+        "--tls-server-name",
+        metavar="NAME",
+        default="",
+        help="the name in the service's certificate, where it is reached by another one, as "
+        "through kubectl port-forward",
+    )
     tls.add_argument("--tls-certificate", metavar="PEM", help="our own, for mTLS")
     tls.add_argument("--tls-key", metavar="PEM", help="its key")
