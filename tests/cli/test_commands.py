@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -311,6 +311,30 @@ def several_classes(bundle: ClassificationBundle) -> MultiLabelBundle:
         thresholds=LabelThresholds(method="max_f1", present=[0.5, 0.5]),
         metrics={"mean_average_precision": 0.8, "jaccard": 0.7125},
     )
+
+
+def test_models_report_is_the_newest_versions_unless_another_is_named(tmp_path: Path) -> None:
+    url = (tmp_path / "store").as_uri()
+    repository = ModelRepository(open_store(url))
+
+    def reported(number: int) -> Callable[[Path], None]:
+        def change(folder: Path) -> None:
+            (folder / "report").mkdir()
+            (folder / "report" / "report.html").write_text(f"<p>version {number}: größer</p>")
+            (folder / "report" / "report.json").write_text(f'{{"version": {number}}}')
+
+        return change
+
+    publish_bundle(repository, MODEL, seed=1, promote=True, change=reported(1))
+    publish_bundle(repository, MODEL, seed=2, change=reported(2))
+    publish_bundle(repository, "bare", seed=1)
+    report = ("models", "report")
+    assert visionloop(*report, MODEL, "--store", url) == "<p>version 2: größer</p>"
+    assert visionloop(*report, MODEL, "stable", "--store", url) == "<p>version 1: größer</p>"
+    assert result(*report, MODEL, "1", "--store", url) == {"version": 1}
+    said = visionloop(*report, "bare", "--store", url, code=66)
+    assert "version 1 of 'bare' has no file report/report.html" in said
+    assert "nobody" in visionloop(*report, "nobody", "--store", url, code=66)
 
 
 def test_an_altered_version_is_not_promoted(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """`visionloop models`: look at versions, move the aliases stable and canary, pin stable."""
 
 import argparse
+import json
+import sys
 from collections.abc import Sequence
+from typing import Final
 
 from visionloop.aliases import Aliases, AliasMove, pinned_words
 from visionloop.bundle import (
@@ -16,9 +19,18 @@ from visionloop.cli.output import Output
 from visionloop.cli.store import open_from, user_name
 from visionloop.cli.tensors import tensor_facts
 from visionloop.disk_space import temporary_folder
-from visionloop.errors import ConfigurationError, CorruptError, RefusedError, VisionloopError
+from visionloop.errors import (
+    ConfigurationError,
+    CorruptError,
+    InvalidInputError,
+    RefusedError,
+    VisionloopError,
+)
 from visionloop.flags import check_above_zero
 from visionloop.repository import ModelRepository
+
+REPORT_PAGE: Final = "report/report.html"
+REPORT_FIGURES: Final = "report/report.json"
 
 
 def list_models(options: argparse.Namespace, output: Output) -> int:
@@ -98,6 +110,24 @@ def show(options: argparse.Namespace, output: Output) -> int:
     if history:
         output.line()
         _print_history(history, output)
+    return 0
+
+
+def report(options: argparse.Namespace, output: Output) -> int:
+    """What training said of a version: a page, or with --json the figures that it shows."""
+    repository = ModelRepository(open_from(options))
+    if not output.as_json and sys.stdout.isatty():
+        raise InvalidInputError(
+            "the report is a page for browsers, nothing for a terminal: add > report.html",
+            field="output",
+        )
+    newest = [str(number) for number in repository.versions(options.model)[-1:]]
+    version = repository.resolve(options.model, options.version or (newest or ["stable"])[0])
+    bundle = repository.read(options.model, version)
+    if output.as_json:
+        output.result(json.loads(repository.file(bundle, REPORT_FIGURES)))
+    else:
+        output.raw(repository.file(bundle, REPORT_PAGE))
     return 0
 
 

@@ -14,6 +14,15 @@ def add_models(verbs: Verbs, common: StrictParser) -> None:
     show = verb(models, "show", "models.show", [common, store], "one version")
     show.add_argument("model")
     show.add_argument("version", nargs="?", default="stable", help="number or alias (%(default)s)")
+    report = verb(
+        models,
+        "report",
+        "models.report",
+        [common, store],
+        "the report of a version, a page for browsers, to stdout; with --json its figures",
+    )
+    report.add_argument("model")
+    report.add_argument("version", nargs="?", default=None, help="number or alias (the newest)")
     promote = verb(models, "promote", "models.promote", [common, store], "make a version stable")
     promote.add_argument("model")
     promote.add_argument("version", type=int)
