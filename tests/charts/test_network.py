@@ -85,3 +85,13 @@ def test_a_way_in_opens_its_own_port_alone(
     apps = {"podSelector": {"matchLabels": {"may": "call"}}}
     named = policy(chart, flags, f"--set-json=networkPolicy.from=[{json.dumps(apps)}]")
     assert {} not in callers(named, opened)
+
+
+@pytest.mark.parametrize("chart", ["inference", "labeling-ingest"])
+def test_certificates_have_every_name_that_a_service_is_called_by(chart: str) -> None:
+    tls = "--set=tls.mode=cert-manager,tls.issuerRef.name=ca"
+    text = template(chart, f"--values={VALUES / chart / 'minimal.yaml'}", tls)
+    names = set(one_of(objects_of(text), "Certificate")["spec"]["dnsNames"])
+    for service in (f"demo-{chart}", f"demo-{chart}-headless"):
+        for domain in ("", ".vision", ".vision.svc", ".vision.svc.cluster.local"):
+            assert service + domain in names

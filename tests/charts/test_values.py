@@ -136,6 +136,11 @@ REFUSED = [
     ("visionloop", [STORE, *OPEN, "--set=inference.replica=3"], "replica"),
     ("visionloop", [STORE, *OPEN, "--set=labelling-ingest.replicas=3"], "labelling-ingest"),
     # The schema's part: a name or a value that is none.
+    (
+        "inference",
+        [STORE, "--set=insecure=true,storeSecret=s,toolbox.enabled=true,toolbox.storeSecret=s"],
+        "cannot move aliases",
+    ),
     ("inference", [STORE, "--set=replica=3"], "replica"),
     ("inference", [STORE, "--set=gpu.mode=mig"], "gpu/mode"),
     ("inference", [STORE, "--set=podDisruptionBudget.maxUnavailable=0"], "maxUnavailable"),

@@ -57,6 +57,7 @@ spec:
     - {{ $service }}
     - {{ $service }}.{{ $.Release.Namespace }}
     - {{ $service }}.{{ $.Release.Namespace }}.svc
+    - {{ $service }}.{{ $.Release.Namespace }}.svc.cluster.local
     {{- end }}
     {{- with .Values.tls.dnsNames }}
     {{- toYaml . | nindent 4 }}

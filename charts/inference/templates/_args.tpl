@@ -45,3 +45,8 @@ it (values.schema.json refuses that). */}}
 app.kubernetes.io/name: {{ .Chart.Name }}-test
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
+
+{{- define "inference.toolboxSelector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}-toolbox
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}

@@ -46,4 +46,7 @@
 {{- if and .Values.test.enabled .Values.test.tokenSecret (eq .Values.tls.mode "off") (not .Values.insecure) }}
 - test.tokenSecret would go over the network in the clear; set tls.mode.
 {{- end }}
+{{- if and .Values.toolbox.enabled .Values.toolbox.storeSecret .Values.storeSecret (eq .Values.toolbox.storeSecret .Values.storeSecret) }}
+- toolbox.storeSecret is storeSecret, whose keys read models/ and cannot move aliases; name training's.
+{{- end }}
 {{- end -}}
