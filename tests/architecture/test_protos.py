@@ -2,6 +2,8 @@
 them in one process."""
 
 import importlib.util
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -11,6 +13,7 @@ from google.protobuf.descriptor import Descriptor, FileDescriptor
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from visionloop.proto.inference import open_inference_pb2
+from visionloop.proto.v1 import labeling_pb2, recognition_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -133,3 +136,39 @@ def test_both_sides_read_the_same_request() -> None:
     got = open_inference_pb2.ModelInferRequest.FromString(data)
     assert str(got) == str(sent)
     assert got.SerializeToString(deterministic=True) == data
+
+
+API = Path(__file__).with_name("api-v1.json")
+
+
+def _api(file: FileDescriptor) -> dict[str, dict[str, list[object]]]:
+    """Each message's fields, each enum's values and each service's calls, by name."""
+    found: dict[str, dict[str, list[object]]] = {}
+    for name, message in _messages(file.message_types_by_name.values()).items():
+        found[name] = {field: list(said) for field, said in _fields(message).items()}
+    for name, values in _enums(file).items():
+        found[name] = {value: [number] for value, number in values.items()}
+    for service in file.services_by_name.values():
+        found[service.full_name] = {
+            call.name: [
+                call.input_type.full_name,
+                call.output_type.full_name,
+                call.client_streaming,
+                call.server_streaming,
+            ]
+            for call in service.methods
+        }
+    return found
+
+
+def test_what_apps_were_built_against_is_still_there() -> None:
+    """docs/apps.md promises it: v1 only grows. UPDATE_SNAPSHOTS=1 writes down what is new."""
+    now = {**_api(recognition_pb2.DESCRIPTOR), **_api(labeling_pb2.DESCRIPTOR)}
+    promised = json.loads(API.read_text(encoding="utf-8"))
+    for name, parts in promised.items():
+        for part, said in parts.items():
+            assert now.get(name, {}).get(part) == said, f"{name}.{part} is not what it was"
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        API.write_text(json.dumps(now, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        promised = now
+    assert now == promised, "the API has grown: UPDATE_SNAPSHOTS=1 writes it down"
