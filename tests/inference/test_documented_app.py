@@ -64,7 +64,8 @@ def program(server: Server, tmp_path: Path) -> Path:
 def test_the_program_for_many_pictures_goes_on_where_the_connection_broke(
     program: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    streams, slept = [], []
+    streams: list[int] = []
+    slept: list[float] = []
     whole = Client.recognize_stream
 
     def breaks(client: Client, images: list[Path], **options: Any) -> Iterator[Recognition]:

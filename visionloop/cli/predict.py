@@ -2,14 +2,15 @@
 and tell it what an image truly shows. Needs no extra."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from visionloop.bulk import recognize_all
 from visionloop.cli.connection import credentials, token
 from visionloop.cli.image_files import IMAGE_SUFFIXES, images_below
 from visionloop.cli.output import Output
-from visionloop.cli.prediction_table import csv_lines
+from visionloop.cli.prediction_table import table
 from visionloop.client import IMAGES_PER_REQUEST, Client, Recognition, ScoredLabel
 from visionloop.errors import ConfigurationError, NotFoundError
 
@@ -21,16 +22,23 @@ def predict(options: argparse.Namespace, output: Output) -> int:
     if options.csv and output.as_json:
         raise ConfigurationError("--csv and --json exclude each other; leave one out", field="csv")
     images = list(_images(options.images))
+    refused = 0
     with open_client(options) as client:
-        results = _recognized(client, options, images)
-    if options.csv:
-        output.text("".join(csv_lines(images, results)))
-    else:
-        _tell(images, results, output)
-    for path, result in zip(images, results, strict=True):
-        if result.error is not None:
-            output.note(f"{path}: {result.error}")
-    return 65 if any(result.error for result in results) else 0
+        results = zip(images, _recognized(client, options, images, output), strict=True)
+        if options.csv:
+            for line, error in table(results, options.top_k):
+                output.text(line)
+                if error:
+                    output.note(error)
+                    refused += 1
+        else:
+            told = list(results)
+            _tell(told, output)
+            for path, result in told:
+                if result.error is not None:
+                    output.note(f"{path}: {result.error}")
+                    refused += 1
+    return 65 if refused else 0
 
 
 def _images(named: Sequence[str]) -> Iterator[str]:
@@ -48,9 +56,9 @@ def _images(named: Sequence[str]) -> Iterator[str]:
         yield from map(str, found)
 
 
-def _tell(images: Sequence[str], results: Sequence[Recognition], output: Output) -> None:
+def _tell(results: Sequence[tuple[str, Recognition]], output: Output) -> None:
     """As a table for people, or as JSON."""
-    answered = [pair for pair in zip(images, results, strict=True) if pair[1].error is None]
+    answered = [pair for pair in results if pair[1].error is None]
     if answered:
         output.table(
             ["image", "what it shows", "version"],
@@ -69,7 +77,7 @@ def _tell(images: Sequence[str], results: Sequence[Recognition], output: Output)
                 "prediction_id": result.prediction_id,
                 "error": str(result.error) if result.error else None,
             }
-            for path, result in zip(images, results, strict=True)
+            for path, result in results
         ]
     )
 
@@ -123,13 +131,13 @@ def open_client(options: argparse.Namespace) -> Client:
 
 
 def _recognized(
-    client: Client, options: argparse.Namespace, images: Sequence[str]
-) -> Sequence[Recognition]:
-    """One result per image: by one call for a few, by streams for many."""
+    client: Client, options: argparse.Namespace, images: Sequence[str], output: Output
+) -> Iterable[Recognition]:
+    """One result per image: by one call for a few, by streams for many, as they come."""
     asked = {"model": options.model, "version": options.model_version, "top_k": options.top_k}
     if len(images) <= IMAGES_PER_REQUEST:
         return client.recognize(images, **asked)
     for path in images:  # a mistyped path is better told before thousands of images are sent
         if not Path(path).exists():
             raise NotFoundError(f"there is no file {path}; check the path")
-    return list(client.recognize_stream(images, **asked))
+    return recognize_all(client, images, tell=output.note, **asked)

@@ -2,30 +2,55 @@
 
     image,label,probability,label_2,probability_2,…,present,not_sure,not_sure_reason,…
 
-There are as many pairs of label and probability as the answer with the most classes has, best
-first. `present` is of models of several classes alone: those that the image shows, by "|".
+Rows are written as they come, so that what is answered is there when a long job breaks off; the
+first answer says how many pairs of label and probability there are, best first, which is at most
+what was asked for. `present` is of models of several classes alone: all that the image shows, by
+"|", those beyond the pairs included.
 """
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from visionloop.client import Recognition
 
 _AFTER = ("present", "not_sure", "not_sure_reason", "model", "version", "prediction_id", "error")
 
 
-def csv_lines(images: Sequence[str], results: Sequence[Recognition]) -> Iterator[str]:
-    """The head and a line for each image, in order."""
-    pairs = max(1, *(len(result.labels) for result in results))
+def table(results: Iterable[tuple[str, Recognition]], top_k: int) -> Iterator[tuple[str, str]]:
+    """The head and a line for each (image, result), in order, each with what is to be said of it
+    ("" where it was answered). What is refused before the first answer waits for that one."""
+    pairs = 0
+    waiting: list[tuple[str, Recognition]] = []
+    for image, result in results:
+        if not pairs and result.error is None:
+            answered = max(1, len(result.labels))
+            pairs = min(answered, top_k) if top_k else answered
+            yield _head(pairs), ""
+            for before in waiting:
+                yield _row(*before, pairs)
+        if pairs:
+            yield _row(image, result, pairs)
+        else:
+            waiting.append((image, result))
+    if not pairs:
+        yield _head(1), ""
+        for before in waiting:
+            yield _row(*before, 1)
+
+
+def _head(pairs: int) -> str:
     numbers = ["", *(f"_{place}" for place in range(2, pairs + 1))]
     named = [f"{name}{number}" for number in numbers for name in ("label", "probability")]
-    yield _line(["image", *named, *_AFTER])
-    for image, result in zip(images, results, strict=True):
-        cells = [
-            cell for label in result.labels for cell in (label.name, f"{label.probability:.6f}")
-        ]
-        yield _line([image, *cells, *[""] * (2 * pairs - len(cells)), *_after(result)])
+    return _line(["image", *named, *_AFTER])
+
+
+def _row(image: str, result: Recognition, pairs: int) -> tuple[str, str]:
+    cells = [
+        cell for label in result.labels[:pairs] for cell in (label.name, f"{label.probability:.6f}")
+    ]
+    line = _line([image, *cells, *[""] * (2 * pairs - len(cells)), *_after(result)])
+    return line, f"{image}: {result.error}" if result.error is not None else ""
 
 
 def _after(result: Recognition) -> list[object]:
