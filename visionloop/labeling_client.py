@@ -84,8 +84,9 @@ DEFAULT_TIMEOUT = 30.0  # seconds, of each call but submit_images
 # A stream is cut and resumed after so many seconds, which finds servers that went silent and lets
 # long imports move to new replicas.
 STREAM_SECONDS = 300.0
-# Tries in a row that bring not one receipt, before submit_images gives up.
-FRUITLESS_TRIES = 6
+# Tries in a row that bring not one receipt, before submit_images gives up. With their pauses they
+# take 26 s: a service that is started anew on a busy machine took 9.
+FRUITLESS_TRIES = 10
 FIRST_PAUSE = 0.2  # seconds before the second try; doubled for each one after it
 
 _SERVICE = "labeling-ingest"
@@ -142,7 +143,7 @@ class LabelingClient:
         """Sends rows as they come and yields their receipts, in order, as they come.
 
         `rows` is read in a thread of its own, never far ahead of the receipts. When the connection
-        breaks, rows without a receipt are sent again; after six tries in a row without a single
+        breaks, rows without a receipt are sent again; after ten tries in a row without a single
         receipt UnavailableError is raised, and repeating the import then doubles nothing. An
         exception from `rows` is raised here, after the receipts of the rows before it.
         """

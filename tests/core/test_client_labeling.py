@@ -331,6 +331,17 @@ def test_a_stream_that_breaks_again_and_again_loses_and_doubles_nothing(
     assert service.servicer.streams > 1
 
 
+def test_a_service_that_takes_its_time_to_start_is_waited_for(
+    service: Service, client: LabelingClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(labeling_client.time, "sleep", slept.append)
+    service.stop()
+    with pytest.raises(UnavailableError):
+        list(client.submit_images([row(0)]))
+    assert 20 < sum(slept) < 60
+
+
 def test_a_server_that_restarts_is_found_again(service: Service, client: LabelingClient) -> None:
     receipts = client.submit_images(row(n) for n in range(400))
     seen = [next(receipts).ordinal for _ in range(50)]
