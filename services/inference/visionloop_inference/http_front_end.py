@@ -15,8 +15,6 @@ from typing import Any
 import grpc
 import grpc.aio
 from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.message import Message
 
 from visionloop.errors import (
     DeadlineExceededError,
@@ -130,7 +128,7 @@ def seconds_of(head: Head) -> float:
     return seconds
 
 
-def json_reply(message: Message) -> Reply:
+def json_reply(message: pb.RecognizeResponse | pb.SubmitFeedbackResponse) -> Reply:
     """The JSON mapping of an answer, every field there, in the order of the .proto."""
     told = json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
@@ -139,10 +137,10 @@ def json_reply(message: Message) -> Reply:
     return Reply(HTTPStatus.OK, JSON, text.encode() + b"\n")
 
 
-def _ordered(descriptor: Descriptor, told: dict[str, Any]) -> dict[str, Any]:
-    """The mapping puts those fields first that are set."""
+def _ordered(descriptor: Any, told: dict[str, Any]) -> dict[str, Any]:
+    """The mapping puts those fields first that are set; protobuf has two kinds of descriptors."""
 
-    def value(field: FieldDescriptor, told: Any) -> Any:
+    def value(field: Any, told: Any) -> Any:
         if field.message_type is None:
             return told
         if isinstance(told, list):
