@@ -9,12 +9,13 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 from support.tiny_network import BASE, PIXELS, tiny_backbone
 from support.training_site import Site
 
 from visionloop.errors import ConfigurationError
 from visionloop.snapshot import SnapshotRepository
-from visionloop_training import backbones, config, pipeline
+from visionloop_training import backbones, config, lanes, pipeline
 from visionloop_training import fit as fit_module
 from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Blobs, Dataset, dataset
@@ -320,3 +321,15 @@ def test_a_torn_record_begins_anew(digits: Site):
     file = RecordFile(digits.store, "reader", "one")
     digits.store.put("models/reader/checkpoints/one/search.json", b"{")
     assert file.read().tried == []
+
+
+def test_a_trial_that_does_not_fit_into_the_gpu_is_a_failure(
+    digits: Site, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(lanes, "fit", full)
+    found = searched(digits, 3, config.load(overrides=BASE))
+    assert {one.outcome for one in found.record.tried} == {"failed"}
+    assert all("lower fit.batch_size" in one.words for one in found.record.tried)
