@@ -35,7 +35,7 @@ from visionloop_inference.decoding import Decoded, decode
 from visionloop_inference.decoding_load import DecodingLoad
 from visionloop_inference.rows import Arena
 
-ROUNDS = int(os.environ.get("KILL_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("KILL_ROUNDS", "1"))
 PREPARE = preprocessing()
 CROPPED = eval_preprocessing(48, 0.875, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 DIED_AT = "decoder.decode"  # a failpoint
@@ -451,6 +451,7 @@ def front_end_dies(decoder: RunningDecoder, file: Path) -> None:
     process.communicate()
 
 
+@pytest.mark.long
 @pytest.mark.kill
 def test_a_killed_front_end_leaves_nothing_in_a_decoder(tmp_path: Path) -> None:
     file = tmp_path / "picture.jpg"

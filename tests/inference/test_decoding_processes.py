@@ -225,6 +225,7 @@ def test_a_drain_answers_what_is_being_decoded_and_leaves_nobody(
         wait_for(lambda: not any(map(is_alive, below)), hint="the end of all children")
 
 
+@pytest.mark.long
 def test_a_killed_supervisor_leaves_no_decoder_behind(tmp_path: Path, one_model: tuple) -> None:
     with running_server(tmp_path / "server", one_model[0], *FLAGS) as server:
         found = up(server.ready())

@@ -23,7 +23,9 @@ from visionloop.repository import ModelRepository
 LOAD = Path(__file__).with_name("load.py")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
+)
 def test_under_load_no_request_fails(
     tmp_path: Path, repository: ModelRepository, store_of_models: str, number: signal.Signals
 ) -> None:

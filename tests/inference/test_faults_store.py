@@ -44,7 +44,9 @@ def goes_on(server: Server, version: int) -> None:
     assert server.get("/readyz")[0] == 200
 
 
-@pytest.mark.parametrize("instead", ["nothing", "an empty folder"])
+@pytest.mark.parametrize(
+    "instead", [pytest.param("nothing", marks=pytest.mark.long), "an empty folder"]
+)
 def test_a_folder_that_goes_away_and_comes_back(
     tmp_path: Path, repository: ModelRepository, store_of_models: str, instead: str
 ) -> None:
@@ -99,7 +101,7 @@ def test_s3_that_goes_away_refuses_or_is_busy(
 
 
 @pytest.mark.s3
-@pytest.mark.parametrize("kind", ["cut_body", "slow"])
+@pytest.mark.parametrize("kind", [pytest.param("cut_body", marks=pytest.mark.long), "slow"])
 def test_s3_that_breaks_off_or_is_slow_in_the_middle_of_a_model(
     tmp_path: Path, s3_server: S3Server, s3_url: str, kind: Kind
 ) -> None:
@@ -199,7 +201,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
         yield made
 
 
-@pytest.mark.parametrize("fault", ["full", "read-only"])
+@pytest.mark.parametrize("fault", ["full", pytest.param("read-only", marks=pytest.mark.long)])
 def test_a_cache_that_cannot_be_written(
     tmp_path: Path,
     repository: ModelRepository,

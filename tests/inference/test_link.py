@@ -18,6 +18,7 @@ from support.runners import (
     model,
     output,
     running,
+    start,
     tensor,
     tensor_bundle,
     tiny,
@@ -588,3 +589,23 @@ def test_a_wrong_golden_image_among_the_rest_demotes(tmp_path: Path) -> None:
         assert said is not None
         assert said["said"] == "demoted"
         assert "away from the tested ones" in said["problem"]
+
+
+def test_a_golden_image_that_is_none_is_refused_before_anything_is_served(tmp_path: Path) -> None:
+    from support.bundles import build_bundle
+
+    def spoil(folder: Path) -> None:
+        for image in (folder / "golden").glob("*-0.jpg"):
+            image.write_bytes(b"not an image")
+
+    bundle = build_bundle(tmp_path, change=spoil)
+    (tmp_path / "bundle.json").write_text(bundle.model_dump_json())
+    runner, thread = start(bundle, tmp_path)
+    assert runner.hear() is not None  # loaded
+    said = runner.hear()
+    assert said is not None
+    assert (said["said"], said["reason"], said["for_good"]) == ("refused", "refused", True)
+    assert "the golden image" in said["problem"]
+    runner.control.close()
+    assert thread is not None
+    thread.join(timeout=30)

@@ -32,7 +32,7 @@ from visionloop_inference import front_end_link, wire
 from visionloop_inference.rows import HEADER, Arena
 from visionloop_inference.runner_link import RunnerLink
 
-ROUNDS = int(os.environ.get("KILL_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("KILL_ROUNDS", "2"))
 
 
 def floats(rows: int, first: float = 0.0) -> np.ndarray:
@@ -142,7 +142,7 @@ def front_end(runner: RunningRunner, folder: Path) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.kill
-@pytest.mark.parametrize("kind", ["thread", "process"])
+@pytest.mark.parametrize("kind", [pytest.param("thread", marks=pytest.mark.long), "process"])
 def test_a_killed_front_end_leaves_nothing_behind(tmp_path: Path, kind: str) -> None:
     with running(tensor_bundle(tmp_path, tiny()), tmp_path, kind) as runner:
         answers(runner)

@@ -77,7 +77,9 @@ class Asking:
             thread.join()
 
 
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize(
+    "sent", [pytest.param(signal.SIGKILL, marks=pytest.mark.long), signal.SIGSEGV]
+)
 def test_a_runner_that_dies_costs_what_it_held_and_comes_back(server: Server, sent: int) -> None:
     [runner] = running(server.process.pid, RUNNER)
     with Asking(server) as asking:

@@ -269,7 +269,7 @@ def credentials(made: Path, trusted: str, *, client: bool) -> grpc.ChannelCreden
     return grpc.ssl_channel_credentials(roots, key, chain)
 
 
-@pytest.mark.parametrize("front_ends", [0, 2])
+@pytest.mark.parametrize("front_ends", [pytest.param(0, marks=pytest.mark.long), 2])
 def test_mutual_tls_and_tokens_beyond_this_machine(
     made: Path, tmp_path: Path, one_model: tuple[str, Bundle], front_ends: int
 ) -> None:

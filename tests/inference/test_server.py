@@ -264,10 +264,22 @@ def run(*flags: str) -> tuple[int, str]:
     ("flags", "code", "words"),
     [
         ((), 64, "--store"),
-        (("--store=gopher://x",), 64, "is not a store; write file:///folder or s3://"),
-        (("--store=/tmp/x",), 64, "is a path; write file:///tmp/x"),
+        pytest.param(
+            ("--store=gopher://x",),
+            64,
+            "is not a store; write file:///folder or s3://",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            ("--store=/tmp/x",), 64, "is a path; write file:///tmp/x", marks=pytest.mark.long
+        ),
         (("--store=file:///dev/null/x",), 64, "a file is in the way"),
-        (("--store=file:///tmp", "--host=192.0.2.1"), 64, "add --insecure"),
+        pytest.param(
+            ("--store=file:///tmp", "--host=192.0.2.1"),
+            64,
+            "add --insecure",
+            marks=pytest.mark.long,
+        ),
         (("--store=file:///tmp", "--host=192.0.2.1", "--insecure"), 64, "cannot listen"),
         (
             ("--store=file:///tmp", "--cache=/dev/null/x"),
@@ -327,7 +339,7 @@ def test_what_is_missing_from_the_store_is_said(
         assert "never retrieved" not in server.text()
 
 
-@pytest.mark.parametrize("host", ["::1", "[::1]"])
+@pytest.mark.parametrize("host", [pytest.param("::1", marks=pytest.mark.long), "[::1]"])
 def test_it_listens_on_ipv6(host: str, tmp_path: Path) -> None:
     """As in a cluster whose pods have no other addresses."""
     with running_server(tmp_path, f"file://{tmp_path}/store", f"--host={host}") as running:

@@ -28,7 +28,7 @@ from visionloop.objectstore import open_store
 from visionloop.repository import ModelRepository
 
 IMAGE = encoded(11)
-ROUNDS = int(os.environ.get("KILL_ROUNDS", "2"))
+ROUNDS = int(os.environ.get("KILL_ROUNDS", "1"))
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,7 @@ def test_the_alias_is_followed_in_every_kind_of_store(tmp_path: Path, store_url:
     check_calls(load.calls(), {1: 1, 2: 2})
 
 
+@pytest.mark.long
 def test_a_rollback_serves_the_version_before(
     tmp_path: Path, repository: ModelRepository, store_of_models: str
 ) -> None:
@@ -191,7 +192,9 @@ def with_a_golden_image_that_is_none(folder: Path) -> None:
             {"change": with_a_foreign_operator}, "com.example:Cast", marks=pytest.mark.long
         ),
         pytest.param({"change": with_half_a_graph}, "model.onnx", marks=pytest.mark.long),
-        ({"change": with_a_golden_image_that_is_none}, "golden image"),
+        pytest.param(
+            {"change": with_a_golden_image_that_is_none}, "golden image", marks=pytest.mark.long
+        ),
     ],
 )
 def test_a_bad_version_is_refused_while_the_old_one_serves(
@@ -221,6 +224,7 @@ def test_a_bad_version_is_refused_while_the_old_one_serves(
     check_calls(calls, {1: 1, 3: 3})
 
 
+@pytest.mark.long
 def test_an_altered_file_is_refused_by_its_digest(
     tmp_path: Path, repository: ModelRepository, store_of_models: str
 ) -> None:

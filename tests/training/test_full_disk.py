@@ -150,6 +150,7 @@ def test_a_run_that_finds_no_room_is_taken_up_again(
     assert on_disk.repository.aliases("reader").aliases.stable is None
 
 
+@pytest.mark.long
 def test_a_version_that_finds_no_room_is_not_there(
     on_disk: Site,
     disk: SmallDisk,
