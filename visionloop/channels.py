@@ -163,11 +163,19 @@ def error_from(error: grpc.RpcError, service: str, target: str, timeout: float) 
 _NO_METHOD = re.compile(
     r"^$|(method|service).*(not found|unimplemented)|unknown (method|service)|http", re.IGNORECASE
 )
+# What gRPC's TLS says of a certificate by a stranger, and of one with another name.
+_DISTRUSTED = re.compile(r"certificate|hostname verification", re.IGNORECASE)
 _TOO_LARGE = re.compile(r"message larger than max")
 _UNREACHABLE = ("connect", "dns", "resol", "refused", "unreachable", "http1", "handshak", "address")
 
 
 def _unavailable(where: str, details: str) -> str:
+    if _DISTRUSTED.search(details):
+        return (
+            f"{where} has a certificate that does not prove it ({details}); is it of an authority "
+            "that you trust (--tls-ca, credentials), and does it hold this name "
+            "(--tls-server-name, server_name)?"
+        )
     if any(word in details.lower() for word in _UNREACHABLE):
         return (
             f"{where} cannot be reached ({details}); is it running, is the address right, and do "

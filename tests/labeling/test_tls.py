@@ -14,6 +14,7 @@ from support.certificates import SERVER_NAMES, authority, signed
 from support.labeling_server import running_labeling
 
 from visionloop.cli.import_client import ImportClient
+from visionloop.cli.main import main
 from visionloop.errors import PermissionDeniedError, UnauthenticatedError, UnavailableError
 from visionloop.labeling_client import LabelingClient
 from visionloop_labeling import account_commands, passwords
@@ -139,10 +140,26 @@ def test_who_comes_by_another_address_may_say_the_name_in_the_certificate(
     with pytest.raises(PermissionDeniedError, match="needs the role admin"):
         by_http.show("1")
     by_grpc, by_http = both("another.vision.svc")
-    with by_grpc, pytest.raises(UnavailableError):
+    with by_grpc, pytest.raises(UnavailableError, match="does it hold this name"):
         by_grpc.list_datasets()
-    with pytest.raises(UnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
+    with pytest.raises(UnavailableError, match="in it with --tls-server-name"):
         by_http.show("1")
+    with pytest.raises(UnavailableError, match="begins with https://"):
+        ImportClient(f"http://127.0.0.1:{http}", "d", token=token).show("1")
+
+
+def test_who_may_not_make_a_dataset_is_told_that_there_is_none(
+    made: Path, secured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    *_, grpc_port, tokens = secured
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "1.jpg").write_bytes(b"x")
+    monkeypatch.setenv("VISIONLOOP_TOKEN", tokens["line-3"])
+    where = ("--target", f"localhost:{grpc_port}", "--tls-ca", str(made / "a.crt"))
+    assert main(["import", str(tmp_path), "--dataset", "celsl", *where]) == 77
+    said = capsys.readouterr().err
+    assert "there is no dataset 'celsl', and to make it: " in said
+    assert "needs the role admin" in said
 
 
 def test_probes_need_neither_tls_nor_a_token_and_get_nothing_else(secured) -> None:

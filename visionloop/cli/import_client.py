@@ -141,6 +141,17 @@ class ImportClient:
                 pass  # it refused early and may have said why
             answer = connection.getresponse()
             return _checked(answer.status, answer.read(), self._where)
+        except ssl.SSLCertVerificationError as error:
+            raise UnavailableError(
+                f"the labeling-ingest service at {self._where} has a certificate that does not "
+                f"prove it ({error.verify_message}); name its authority with --tls-ca, or the name "
+                "that stands in it with --tls-server-name"
+            ) from error
+        except http.client.RemoteDisconnected as error:
+            raise UnavailableError(
+                f"the labeling-ingest service at {self._where} closed the connection without an "
+                "answer; where it speaks TLS its address begins with https://"
+            ) from error
         except (OSError, http.client.HTTPException) as error:
             raise UnavailableError(
                 f"the labeling-ingest service at {self._where} cannot be reached over HTTP "

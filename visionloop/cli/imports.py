@@ -20,9 +20,15 @@ from visionloop.cli.import_sources import format_of, is_streamed
 from visionloop.cli.labelled_files import Columns, LabelledFile, batch_name, find, passed_over
 from visionloop.cli.output import Output
 from visionloop.cli.store import user_name
-from visionloop.errors import ConfigurationError, ImageError, InvalidInputError, NotFoundError
+from visionloop.errors import (
+    ConfigurationError,
+    ImageError,
+    InvalidInputError,
+    NotFoundError,
+    PermissionDeniedError,
+)
 from visionloop.image_file import read_image_file
-from visionloop.labeling_client import DatasetSettings, Receipt, SubmitImage
+from visionloop.labeling_client import DatasetSettings, LabelingClient, Receipt, SubmitImage
 from visionloop.telemetry import progress
 
 SHOWN_ROWS = 20  # of each kind
@@ -115,15 +121,24 @@ def import_images(options: argparse.Namespace, output: Output) -> int:
     with open_labeling(options) as client:
         # Making one needs an administrator, sending images to one that is there does not.
         if options.dataset not in {one.name for one in client.list_datasets()}:
-            client.create_dataset(
-                options.dataset, DatasetSettings(task=options.task or "classification")
-            )
+            _create_dataset(client, options)
         rows = _readable_rows(files, report, author)
         receipts = client.submit_images(rows)
         for receipt in progress(receipts, total=len(files), description="import", unit="image"):
             report.count(files[receipt.ordinal], receipt)
     report.tell(output)
     return 65 if report.rejected.rows else 0
+
+
+def _create_dataset(client: LabelingClient, options: argparse.Namespace) -> None:
+    settings = DatasetSettings(task=options.task or "classification")
+    try:
+        client.create_dataset(options.dataset, settings)
+    except PermissionDeniedError as error:
+        raise PermissionDeniedError(
+            f"there is no dataset {options.dataset!r}, and to make it: {error}; check the name, or "
+            "have an administrator make it"
+        ) from error
 
 
 def _columns(options: argparse.Namespace, format_name: str) -> Columns:
