@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -133,7 +133,8 @@ def json_reply(message: pb.RecognizeResponse | pb.SubmitFeedbackResponse) -> Rep
     told = json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    text = json.dumps(_ordered(message.DESCRIPTOR, told), indent=2, ensure_ascii=False)
+    descriptor = cast("Descriptor", message.DESCRIPTOR)
+    text = json.dumps(_ordered(descriptor, told), indent=2, ensure_ascii=False)
     return Reply(HTTPStatus.OK, JSON, text.encode() + b"\n")
 
 
