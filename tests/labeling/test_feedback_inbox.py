@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select
 from support.bundles import encoded, of_several, publish_bundle
 
-from visionloop.errors import UnavailableError
+from visionloop.errors import NotFoundError, RefusedError, UnavailableError
 from visionloop.feedback import (
     FOLDER,
     Feedback,
@@ -28,8 +28,10 @@ from visionloop.repository import ModelRepository
 from visionloop.telemetry import labeling as metrics
 from visionloop.telemetry.metrics import values
 from visionloop_labeling import feedback_inbox as module
+from visionloop_labeling import refused_feedback
 from visionloop_labeling.datasets import DatasetSettings
-from visionloop_labeling.feedback_inbox import REFUSED, FeedbackInbox
+from visionloop_labeling.feedback_inbox import FeedbackInbox
+from visionloop_labeling.refused_feedback import REFUSED
 from visionloop_labeling.schema import Item, LabelEvent
 
 DATASET = "test"  # the one that the test bundles say they were trained on
@@ -225,6 +227,66 @@ def test_what_cannot_be_used_is_kept_with_its_reason_and_holds_up_nothing(core, 
     assert core.store.get(f"{REFUSED}not-a-uuid").data == b"not ours"
     assert json.loads(core.store.get(f"{REFUSED}not-a-uuid.json").data)["reason"] == "corrupt"
     assert all(len(events_of(core, 20 + number)) == 1 for number in range(3))
+
+
+def test_refused_feedback_is_counted_listed_and_taken_once_its_cause_is_gone(core, inbox) -> None:
+    before = refused_by_reason("unknown_class")
+    teapot, other = feedback(1, "teapot", note="see the handle"), feedback(2, "teapot")
+    unknown = feedback(3, "cat", model="nobody-made-it")
+    leave(core, teapot, other, unknown)
+    inbox.drain()
+    assert refused_by_reason("unknown_class") == before + 2
+    found = {one.name: one for one in refused_feedback.page(core.store)}
+    assert set(found) == {one.header.id for one in (teapot, other, unknown)}
+    one = found[teapot.header.id]
+    assert (one.reason, one.dataset, one.header) == ("unknown_class", DATASET, teapot.header)
+    assert "teapot" in one.message
+    assert found[unknown.header.id].dataset == ""
+    first, *_ = refused_feedback.page(core.store, limit=1)
+    rest = refused_feedback.page(core.store, after=first.name)
+    assert [first.name, *(one.name for one in rest)] == sorted(found)
+    with pytest.raises(RefusedError, match="has no class 'teapot'"):
+        inbox.retry(teapot.header.id)
+    core.add(encoded(11), "teapot", dataset=DATASET)  # a row brings the class
+    assert inbox.retry(teapot.header.id) == "labelled"
+    assert [event.author_kind for event in events_of(core, 1)] == ["import", "app"]
+    with pytest.raises(NotFoundError, match="was refused, or it was taken again"):
+        inbox.retry(teapot.header.id)
+    refused_feedback.remove(core.store, other.header.id)
+    assert [one.name for one in refused_feedback.page(core.store)] == [unknown.header.id]
+    assert waiting(core) == []
+
+
+def test_refused_feedback_survives_a_store_that_fails_while_it_is_taken(
+    core, inbox, monkeypatch
+) -> None:
+    leave(core, said := feedback(1, "teapot"))
+    inbox.drain()
+    core.add(encoded(11), "teapot", dataset=DATASET)
+
+    def away(key: str) -> None:
+        raise UnavailableError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(core.store, "delete", away)
+        with pytest.raises(UnavailableError):
+            inbox.retry(said.header.id)
+    assert refusal(core, said) == "unknown_class"
+    assert inbox.retry(said.header.id) == "repeated"
+    assert len(events_of(core, 1)) == 2
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "%2e", "", "x" * 300])
+def test_only_names_of_feedback_lead_to_feedback(core, inbox, name: str) -> None:
+    with pytest.raises(NotFoundError):
+        inbox.retry(name)
+    with pytest.raises(NotFoundError):
+        refused_feedback.remove(core.store, name)
+
+
+def refused_by_reason(reason: str) -> float:
+    found = values()[metrics.FEEDBACK_REFUSED.metric.name]
+    return found.get((reason,), [0.0])[0]
 
 
 def test_an_unknown_version_or_dataset_is_refused(core, inbox) -> None:

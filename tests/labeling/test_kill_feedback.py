@@ -40,9 +40,9 @@ from visionloop.prediction_id import PredictionId
 from visionloop.repository import ModelRepository
 from visionloop_labeling import datasets
 from visionloop_labeling.database import open_database
-from visionloop_labeling.feedback_inbox import REFUSED
 from visionloop_labeling.ingest import Ingest
 from visionloop_labeling.receipts import ImageRow, Way
+from visionloop_labeling.refused_feedback import REFUSED
 
 DATASET, MODEL = "test", "cells"  # what the test bundles say they were trained on
 CLASSES = ("cat", "coffee", "rocket")

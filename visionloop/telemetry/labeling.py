@@ -107,6 +107,11 @@ FEEDBACK_DRAINED = _counter(
     "aside) or deferred (its image has not arrived yet).",
     ("outcome",),
 )
+FEEDBACK_REFUSED = _counter(
+    "visionloop_feedback_refused_total",
+    "Feedback kept aside because it cannot be used, by reason; the page Refused feedback has it.",
+    ("reason",),
+)
 FEEDBACK_LAG = _histogram(
     "visionloop_feedback_lag_seconds",
     "Time from when inference received a feedback until it took effect.",
@@ -266,6 +271,16 @@ _KNOWN: Final[tuple[tuple[metrics.Counter, tuple[tuple[str, ...], ...]], ...]] =
     ),
     (SNAPSHOTS, (("created", "unchanged", "failed"),)),
     (FEEDBACK_DRAINED, (("labelled", "reported", "repeated", "refused", "deferred"),)),
+    (
+        FEEDBACK_REFUSED,
+        (
+            (
+                *("unknown_model", "no_dataset", "unknown_dataset", "unknown_class"),
+                *("one_class", "several_classes", "unknown_image", "other_image"),
+                *("conflict", "corrupt"),
+            ),
+        ),
+    ),
     (SUGGESTIONS, (("predicted", "refused"),)),
     (SIGN_INS, (("succeeded", "failed", "throttled"),)),
 )

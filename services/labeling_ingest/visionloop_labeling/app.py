@@ -34,7 +34,6 @@ from visionloop_labeling.api.probes import make_probes
 from visionloop_labeling.auth import Gate
 from visionloop_labeling.background import Background, Loop
 from visionloop_labeling.database import open_database
-from visionloop_labeling.feedback_inbox import FeedbackInbox
 from visionloop_labeling.grpc_api import GrpcServer
 from visionloop_labeling.http_server import HttpServer
 from visionloop_labeling.import_loop import import_loops
@@ -223,12 +222,11 @@ def _loops(settings: Settings, service: LabelingService, suggester: Suggester | 
         fetch_rules=settings.fetch_rules,
         prefixes=settings.import_from,
     )
-    inbox = FeedbackInbox(service.database, service.store, service.ingest)
     reconciler = Reconciler(service.database, service.store)
     models = ModelGauges(service.database, service.store)
     loops = [
         *import_loops(service, tools),
-        Loop("feedback", _FEEDBACK_SECONDS, inbox.drain),
+        Loop("feedback", _FEEDBACK_SECONDS, service.feedback.drain),
         Loop("reconcile", EVERY_SECONDS, reconciler.work),
         Loop("models", _MODELS_SECONDS, models.measure, one_replica=False),
     ]

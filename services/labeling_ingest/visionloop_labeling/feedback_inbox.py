@@ -8,8 +8,8 @@ An image that the dataset does not have is taken in on the way, through the same
 Each feedback takes effect once: its UUID is the event's, its object is deleted only after the
 commit, so a crash anywhere is repaired by doing it again. What cannot take effect (an unknown
 model, class or image) is moved to inbox/refused/ beside an object that says why, and never holds up
-the rest: put it back under inbox/feedback/ once the cause is gone. An image that is named but not
-there yet is waited for.
+the rest; `retry` takes it again once the cause is gone (`refused_feedback`). An image that is named
+but not there yet is waited for.
 """
 
 import logging
@@ -17,9 +17,8 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Annotated, Final, Literal
+from typing import Final
 
-from pydantic import Field
 from sqlalchemy import select
 
 from visionloop.bundle import ClassifierBundle, MultiLabelBundle
@@ -30,6 +29,7 @@ from visionloop.errors import (
     NotFoundError,
     OverloadedError,
     PermissionDeniedError,
+    RefusedError,
     UnauthenticatedError,
     UnavailableError,
     VisionloopError,
@@ -37,11 +37,10 @@ from visionloop.errors import (
 from visionloop.failpoints import failpoint
 from visionloop.feedback import FOLDER, Feedback, feedback_key, parse_feedback
 from visionloop.objectstore import ObjectStore
-from visionloop.record import Record
 from visionloop.repository import ModelRepository
 from visionloop.snapshot import blob_key
 from visionloop.telemetry import labeling as metrics
-from visionloop_labeling import datasets, labels, validation
+from visionloop_labeling import datasets, labels, refused_feedback, validation
 from visionloop_labeling.annotation import Annotation
 from visionloop_labeling.database import Database
 from visionloop_labeling.ingest import Ingest
@@ -55,7 +54,6 @@ from visionloop_labeling.labels import (
 from visionloop_labeling.receipts import ImageRow, Outcome, Way
 from visionloop_labeling.schema import BLOB_STORED, Blob, Item
 
-REFUSED: Final = "inbox/refused/"
 GROUP: Final = 64  # objects in a turn
 # How long an image may take to arrive after the feedback that names it.
 PATIENCE: Final = timedelta(hours=1)
@@ -72,19 +70,8 @@ _OURS: Final = (
 _log = logging.getLogger(__name__)
 
 
-class RefusedFeedback(Record):
-    """The object beside a feedback that was put aside. `reason` is one word."""
-
-    format_version: Literal[1] = 1
-    kind: Literal["visionloop.refused-feedback"] = "visionloop.refused-feedback"
-    key: str  # where it lay
-    reason: Annotated[str, Field(min_length=1)]
-    message: str
-    at: datetime
-
-
 class FeedbackInbox:
-    """The inbox of one store. Used by one thread; other replicas may drain it as well."""
+    """The inbox of one store. One thread drains it, as other replicas may; any may retry."""
 
     def __init__(self, database: Database, store: ObjectStore, ingest: Ingest) -> None:
         self._database = database
@@ -105,6 +92,25 @@ class FeedbackInbox:
                 return True
         return False
 
+    def retry(self, name: str) -> str:
+        """Takes a feedback again that was put aside; what became of it: labelled, reported or
+        repeated.
+
+        Raises NotFoundError, and RefusedError where it still cannot take effect: it stays then.
+        """
+        key = FOLDER + name
+        data = refused_feedback.content(self._store, name)
+        try:
+            outcome = self._effect(key, parse_feedback(data, key))
+        except _OURS:
+            raise
+        except VisionloopError as error:
+            raise RefusedError(f"it cannot be used yet: {error}") from error
+        refused_feedback.remove(self._store, name)
+        metrics.FEEDBACK_DRAINED.labels(outcome).inc()
+        _log.info("a feedback was taken again", extra={"key": key, "outcome": outcome})
+        return outcome
+
     def _waiting(self) -> Iterator[str]:
         listed: set[str] = set()
         for stat in self._store.list(FOLDER):
@@ -119,15 +125,18 @@ class FeedbackInbox:
             data = self._store.get(key).data
         except NotFoundError:
             return "repeated"  # another replica has just taken it
+        feedback: Feedback | None = None
         try:
-            return self._effect(key, parse_feedback(data, key))
+            feedback = parse_feedback(data, key)
+            return self._effect(key, feedback)
         except _ImageNotThereError:
             self._later[key] = time.monotonic() + _AGAIN_SECONDS
             return "deferred"
         except _OURS:
             raise
         except VisionloopError as error:
-            self._put_aside(key, data, error)
+            self._put_aside(key, data, error, feedback)
+            self._store.delete(key)
             return "refused"
         except Exception:  # noqa: BLE001 - logged with its trace
             # A fault of ours must not keep back those behind it, nor lose this one.
@@ -210,24 +219,35 @@ class FeedbackInbox:
             for class_id in header.shown or ():
                 if log.classes.find(class_id) is None:
                     raise _RefusalError(
-                        "unknown_class", f'dataset "{dataset_name}" has no class {class_id!r}'
+                        "unknown_class",
+                        f'dataset "{dataset_name}" has no class {class_id!r}; add it and take this '
+                        "feedback again, or throw it away",
                     )
             item = labels.find_item(session, dataset, header.image.sha256)
             recorded = log.record(item, _statement(feedback))
         log.measure()
         return recorded
 
-    def _put_aside(self, key: str, data: bytes, error: VisionloopError) -> None:
-        """Moves it out of the way: first the copy and the reason, then the original goes."""
-        aside = REFUSED + key.removeprefix(FOLDER)
-        why = RefusedFeedback(
-            key=key, reason=error.reason, message=str(error), at=datetime.now(UTC)
+    def _put_aside(
+        self, key: str, data: bytes, error: VisionloopError, feedback: Feedback | None
+    ) -> None:
+        """Keeps it where people look for it; the original stays until that is done."""
+        dataset = "" if feedback is None else self._dataset_of(feedback)
+        aside = refused_feedback.put_aside(
+            self._store, key, data, error, feedback=feedback, dataset=dataset
         )
-        self._store.put(aside, data)
-        self._store.put(f"{aside}.json", why.model_dump_json(indent=1).encode())
         failpoint("feedback.refused")
-        self._store.delete(key)
-        _log.warning("a feedback was put aside: %s", error, extra={"key": aside})
+        metrics.FEEDBACK_REFUSED.labels(error.reason).inc()
+        extra = {"key": aside, "reason": error.reason, "dataset": dataset}
+        _log.warning("a feedback was put aside: %s", error, extra=extra)
+
+    def _dataset_of(self, feedback: Feedback) -> str:
+        """ "" where its model says none."""
+        prediction = feedback.prediction
+        try:
+            return self._origin_of(prediction.model, prediction.version)[0]
+        except VisionloopError:
+            return ""
 
 
 class _RefusalError(VisionloopError):

@@ -103,6 +103,10 @@ ROUTES: Final[dict[tuple[str, str], Rule]] = {
     ("GET", f"{_D}/quarantine"): ADMIN,
     ("DELETE", f"{_D}/quarantine/{{sha256}}"): ADMIN,
     ("POST", f"{_D}/quarantine/{{sha256}}/retry"): ADMIN,
+    # Feedback of apps
+    ("GET", "/v1/feedback/refused"): ADMIN,
+    ("POST", "/v1/feedback/refused/{feedback_id}/retry"): ADMIN,
+    ("DELETE", "/v1/feedback/refused/{feedback_id}"): ADMIN,
     # Pages
     ("GET", "/"): SERVICE,
     ("POST", "/datasets"): ADMIN,
@@ -118,6 +122,7 @@ ROUTES: Final[dict[tuple[str, str], Rule]] = {
     ("GET", f"{_PAGE}/snapshots"): LABELLER,
     ("GET", "/account"): LABELLER,
     ("GET", "/accounts"): ADMIN,
+    ("GET", "/feedback"): ADMIN,
 }
 
 _LABELING: Final = "/visionloop.v1.LabelingIngest/"

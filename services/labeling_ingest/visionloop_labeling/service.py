@@ -19,6 +19,7 @@ from visionloop_labeling.database import Database
 from visionloop_labeling.datasets import DatasetSettings, DatasetSummary
 from visionloop_labeling.exporters import Export, open_export
 from visionloop_labeling.exports import ExportedLabel
+from visionloop_labeling.feedback_inbox import FeedbackInbox
 from visionloop_labeling.gauges import StoredGauges
 from visionloop_labeling.history import HistoryEntry
 from visionloop_labeling.ingest import Ingest
@@ -60,6 +61,7 @@ class LabelingService:
         self.overviews = Overviews(database)
         self.snapshots = SnapshotList(store)
         self.ingest = Ingest(database, store, limits, self.inspector)
+        self.feedback = FeedbackInbox(database, store, self.ingest)
         self._stream = IngestStream(self.ingest)
         self._gauges = StoredGauges(database, store)
         self.draining = False  # true once no new work is taken

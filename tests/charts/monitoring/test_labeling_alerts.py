@@ -268,6 +268,24 @@ DATA_CASES = [
         ],
     ),
     AlertCase(
+        "VisionloopFeedbackRefused",
+        "info",
+        fires=[
+            Story(
+                "an app names a class that the dataset does not have",
+                {counter("feedback_refused_total", reason="unknown_class"): "0x10 1x30"},
+                labels={"job": JOB, "reason": "unknown_class"},
+            )
+        ],
+        quiet=[
+            Story(
+                "that was yesterday",
+                {counter("feedback_refused_total", reason="unknown_class"): "0x5 1x90"},
+                at="90m",
+            )
+        ],
+    ),
+    AlertCase(
         "VisionloopSuggestionsRefused",
         "info",
         fires=[

@@ -21,6 +21,7 @@ from visionloop_labeling.api import (
     errors,
     events,
     exports,
+    feedback,
     health,
     images,
     imports,
@@ -70,6 +71,7 @@ def make_api(
         docs_url=None,
         redoc_url=None,
     )
+    api.state.max_import_bytes = max_import_bytes  # for the page that uploads
     sizes = {
         Body.JSON: _JSON_BYTES,
         Body.IMAGE: service.limits.max_bytes + _FORM_OVERHEAD,
@@ -93,6 +95,7 @@ def make_api(
         previews,
         quarantine,
         imports,
+        feedback,
         tokens,
         pages,
     ):

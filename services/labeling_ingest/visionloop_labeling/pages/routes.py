@@ -8,6 +8,7 @@ from visionloop_labeling.pages import (
     assets,
     browse,
     classes,
+    feedback,
     grid,
     image,
     imports,
@@ -23,7 +24,7 @@ from visionloop_labeling.service import LabelingService
 
 _PAGES: Final = (
     *(start, overview, labelling, grid, review, browse, image, classes),
-    *(imports, snapshots, quarantine, people),
+    *(imports, snapshots, quarantine, feedback, people),
 )
 
 

@@ -1,0 +1,92 @@
+"""Feedback of apps that could not take effect: looked through, taken again, thrown away."""
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel
+
+from visionloop_labeling import refused_feedback
+from visionloop_labeling.api.errors import ERRORS
+from visionloop_labeling.refused_feedback import RefusedFeedback
+from visionloop_labeling.service import LabelingService
+
+
+class RefusedFeedbackOut(BaseModel):
+    """A feedback that was put aside, why, and what it says, as far as it can be read.
+
+    `shown`: the classes that the app says the image shows; null where it only said "wrong".
+    """
+
+    id: str
+    reason: str
+    message: str
+    at: datetime
+    dataset: str
+    prediction_id: str
+    shown: list[str] | None
+    note: str
+    caller: str
+    received: datetime | None
+
+    @classmethod
+    def of(cls, refused: RefusedFeedback) -> "RefusedFeedbackOut":
+        """From what lies in the store."""
+        said = refused.header
+        shown = None if said is None else said.shown
+        return cls(
+            id=refused.name,
+            reason=refused.reason,
+            message=refused.message,
+            at=refused.at,
+            dataset=refused.dataset,
+            prediction_id="" if said is None else said.prediction_id,
+            shown=None if shown is None else list(shown),
+            note="" if said is None else said.note,
+            caller="" if said is None else said.caller,
+            received=None if said is None else said.received,
+        )
+
+
+class RefusedFeedbackPage(BaseModel):
+    """Some of it; `next` is the `after` of the next page, null at the end."""
+
+    items: list[RefusedFeedbackOut]
+    next: str | None
+
+
+class TakenOut(BaseModel):
+    """What became of a feedback: labelled, reported (called wrong) or repeated (known already)."""
+
+    outcome: str
+
+
+def routes(service: LabelingService) -> APIRouter:
+    """Refused feedback."""
+    api = APIRouter(prefix="/v1/feedback/refused", tags=["feedback"], responses=ERRORS)
+
+    @api.get("")
+    async def list_refused(
+        after: Annotated[str, Query(max_length=200)] = "",
+        limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    ) -> RefusedFeedbackPage:
+        """Feedback that could not take effect, by id."""
+        found = await service.run(
+            lambda: refused_feedback.page(service.store, after=after, limit=limit)
+        )
+        return RefusedFeedbackPage(
+            items=[RefusedFeedbackOut.of(one) for one in found],
+            next=found[-1].name if len(found) == limit else None,
+        )
+
+    @api.post("/{feedback_id}/retry")
+    async def retry(feedback_id: str) -> TakenOut:
+        """Takes it again, now that the cause is gone; 412 with the reason where it is not."""
+        return TakenOut(outcome=await service.run(service.feedback.retry, feedback_id))
+
+    @api.delete("/{feedback_id}", status_code=204)
+    async def throw_away(feedback_id: str) -> None:
+        """Removes it for good."""
+        await service.run(refused_feedback.remove, service.store, feedback_id)
+
+    return api

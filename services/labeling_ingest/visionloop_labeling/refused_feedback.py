@@ -1,0 +1,122 @@
+"""Feedback that could not take effect, kept until a person has seen why.
+
+    inbox/refused/<uuid>         as the app sent it
+    inbox/refused/<uuid>.json    RefusedFeedback: the reason, and the feedback's own first line
+
+An app was told "stored" when the service had only looked at what it could see: a version that is no
+longer loaded, a class that the dataset lacks are found out later. So nothing is dropped: an
+administrator reads the reason, removes the cause (adds the class), and has it taken again.
+"""
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+
+from visionloop.errors import CorruptError, NotFoundError, VisionloopError
+from visionloop.feedback import FOLDER, Feedback, FeedbackHeader
+from visionloop.objectstore import ObjectStore
+from visionloop.record import Record, parse_record
+
+REFUSED: Final = "inbox/refused/"
+_NAME: Final = re.compile(r"[\w-]{1,200}")
+
+
+class RefusedFeedback(Record):
+    """The object beside a feedback that was put aside. `reason` is one word."""
+
+    format_version: Literal[1] = 1
+    kind: Literal["visionloop.refused-feedback"] = "visionloop.refused-feedback"
+    key: str  # where it lay
+    reason: Annotated[str, Field(min_length=1)]
+    message: str
+    at: datetime
+    # Of the model's version; "" where that is not known.
+    dataset: str = ""
+    # None where it cannot be read.
+    header: FeedbackHeader | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is asked for by: the feedback's UUID, as far as it has one."""
+        return self.key.removeprefix(FOLDER)
+
+
+def put_aside(
+    store: ObjectStore,
+    key: str,
+    data: bytes,
+    error: VisionloopError,
+    *,
+    feedback: Feedback | None = None,
+    dataset: str = "",
+) -> str:
+    """Copies it out of the inbox, with the reason beside it; gives the copy's key."""
+    why = RefusedFeedback(
+        key=key,
+        reason=error.reason,
+        message=str(error),
+        at=datetime.now(UTC),
+        dataset=dataset,
+        header=None if feedback is None else feedback.header,
+    )
+    aside = REFUSED + key.removeprefix(FOLDER)
+    store.put(aside, data)
+    store.put(f"{aside}.json", why.model_dump_json(indent=1).encode())
+    return aside
+
+
+def page(store: ObjectStore, *, after: str = "", limit: int = 100) -> list[RefusedFeedback]:
+    """What was put aside, by name, behind `after`."""
+    found: list[RefusedFeedback] = []
+    for name in sorted(_names(store)):
+        if name <= after:
+            continue
+        try:
+            found.append(_read(store, name))
+        except NotFoundError:
+            continue  # taken again just now
+        if len(found) == limit:
+            break
+    return found
+
+
+def content(store: ObjectStore, name: str) -> bytes:
+    """A feedback as it came. Raises NotFoundError."""
+    try:
+        return store.get(REFUSED + _checked(name)).data
+    except NotFoundError as error:
+        raise NotFoundError(f"no feedback {name} was refused, or it was taken again") from error
+
+
+def remove(store: ObjectStore, name: str) -> None:
+    """Throws it away. Raises NotFoundError."""
+    content(store, name)
+    store.delete(REFUSED + name)
+    store.delete(f"{REFUSED}{name}.json")
+
+
+def _names(store: ObjectStore) -> Iterator[str]:
+    for stat in store.list(REFUSED):
+        name = stat.key.removeprefix(REFUSED).removesuffix(".json")
+        if stat.key.endswith(".json") and _NAME.fullmatch(name):
+            yield name
+
+
+def _read(store: ObjectStore, name: str) -> RefusedFeedback:
+    key = f"{REFUSED}{name}.json"
+    stored = store.get(key)
+    try:
+        return parse_record(RefusedFeedback, stored.data, key)
+    except CorruptError as error:
+        return RefusedFeedback(
+            key=FOLDER + name, reason=error.reason, message=str(error), at=datetime.now(UTC)
+        )
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise NotFoundError(f"there is no feedback {name[:80]!a}")
+    return name
