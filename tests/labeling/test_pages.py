@@ -74,6 +74,7 @@ async def test_stored_text_is_never_markup(client) -> None:
     ("path", "status"),
     [
         ("/datasets/nothing", 404),
+        ("/datasets/nothing/label", 404),
         ("/datasets/NO", 400),
         ("/datasets/d/browse?state=strange", 400),
         ("/datasets/d/browse?after=strange", 400),
@@ -91,6 +92,23 @@ async def test_who_follows_a_wrong_link_reads_a_sentence(client, path: str, stat
     assert answer.headers["content-type"].startswith("text/html")
     assert "<h1>" in answer.text
     assert "Traceback" not in answer.text
+
+
+async def test_a_fault_of_ours_is_a_sentence_too(tmp_path) -> None:
+    database = open_database(f"sqlite:///{tmp_path / 'l.db'}")
+    service = LabelingService(database, open_store(f"file://{tmp_path / 's'}"), Limits())
+    del service.overviews
+    transport = httpx.ASGITransport(make_api(service), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://labeling") as client:
+        await client.post("/v1/datasets", json={"name": "d"})
+        page = await client.get("/datasets/d", headers={"Accept": "text/html"})
+        assert page.status_code == 500
+        assert "the service failed; its log says why" in page.text
+        assert ">Try again</a>" in page.text
+        assert page.headers["content-security-policy"].startswith("default-src 'self'")
+        answer = await client.get("/v1/datasets/d/overview")
+        assert (answer.status_code, answer.json()["reason"]) == (500, "internal")
+    service.close()
 
 
 async def test_the_theme_is_the_readers_choice_and_nothing_else(client) -> None:

@@ -56,6 +56,24 @@ class Chromium:
                 yield page
 
     @contextlib.contextmanager
+    def remembering(self) -> Iterator[Page]:
+        """A page of a browser that keeps pages for the way back, as people's browsers do and
+        Playwright's own does not."""
+        with self._awake():
+            kept = self._browser.browser_type.launch(
+                executable_path=program(),
+                args=ARGUMENTS,
+                ignore_default_args=["--disable-back-forward-cache"],
+            )
+            try:
+                page = kept.new_page()
+                page.set_default_timeout(PATIENCE)
+                with no_complaints(page):
+                    yield page
+            finally:
+                kept.close()
+
+    @contextlib.contextmanager
     def _awake(self) -> Iterator[None]:
         self._open += 1
         asyncio._set_running_loop(self._loop)

@@ -1,4 +1,4 @@
-"""A reverse proxy that breaks HTTP answers on demand, to stand before a real S3 server.
+"""A reverse proxy that breaks HTTP answers on demand, to stand before a real S3 server or service.
 
 The signatures stay valid: the client signs the proxy's address, and the Host header is passed on.
 """
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 HOP_BY_HOP = {"transfer-encoding", "connection"}
 Kind = Literal[
     "lose_answer", "cut_body", "busy", "refuse", "expel", "gone", "hang", "slow", "agree", "late",
-    "astray", "limit", "forget",
+    "astray", "limit", "forget", "fail", "later", "portal",
 ]  # fmt: skip
 ALWAYS = 10**9  # times
 SLOW_SECONDS = 1.0
@@ -33,6 +33,13 @@ REFUSALS: dict[str | None, tuple[int, str]] = {
     "forget": (404, "NoSuchUpload"),
 }
 
+PAGES: dict[str | None, tuple[int, list[tuple[str, str]], bytes]] = {
+    "astray": (404, [], b"default backend - 404"),
+    "fail": (500, [], b"<h1>Internal Server Error</h1>"),
+    "later": (503, [("Retry-After", "1")], b"<h1>Over capacity</h1>"),
+    "portal": (200, [], b"<h1>Welcome aboard! Choose your internet package</h1>"),
+}
+
 
 @dataclass
 class Fault:
@@ -45,7 +52,9 @@ class Fault:
     done; hang: no answer until the proxy ends; slow: half of the answer, SLOW_SECONDS of nothing,
     the rest;
     agree: a condition that does not hold (412) is answered as if it held; late: what was changed
-    last was changed LATE_SECONDS before; astray: 404 of an ingress that has no way to the server.
+    last was changed LATE_SECONDS before; astray: 404 of an ingress that has no way to the server;
+    fail: 500 with a page for people; later: 503 with Retry-After; portal: 200 with the page of a
+    network that wants to be paid first.
     """
 
     method: str
@@ -105,8 +114,8 @@ class FaultyHandler(BaseHTTPRequestHandler):
             status, code = REFUSALS[fault]
             self.reply(status, [], f"<Error><Code>{code}</Code></Error>".encode())
             return
-        if fault == "astray":
-            self.reply(404, [], b"default backend - 404")
+        if fault in PAGES:
+            self.reply(*PAGES[fault])
             return
         if fault in ("gone", "hang"):
             if fault == "hang":
@@ -155,7 +164,7 @@ class FaultyHandler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         return
 
-    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = answer  # noqa: N815
+    do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = do_PATCH = answer  # noqa: N815
 
 
 def _earlier(name: str, value: str) -> str:

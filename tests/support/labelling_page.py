@@ -11,7 +11,11 @@ from support.labeling_server import PATIENCE, LabelingServer
 
 from visionloop.proto.v1 import labeling_pb2 as pb
 
-_SHOWN = "() => (document.querySelector('#picture img')?.src.match(/images\\/(\\w+)/) ?? [])[1]"
+# Painted, and no longer on its way: only then a key is about it.
+_SHOWN = (
+    "() => document.querySelector('#stage[data-fresh], #layer.loading') ? undefined : "
+    "(document.querySelector('#picture img')?.src.match(/images\\/(\\w+)/) ?? [])[1]"
+)
 
 _DONE = "() => !document.querySelector('#nothing-links').closest('[hidden]')"
 
@@ -83,20 +87,28 @@ class Site:
 class Labeller:
     """A browser's page on a dataset."""
 
-    def __init__(self, page: Page, site: Site) -> None:
+    def __init__(self, page: Page, site: Site, address: str = "") -> None:
+        """`address`: http://host:port, where it is not the service's own."""
         self.page = page
         self.site = site
+        self.address = address
 
     def open(self, **query: str) -> "Labeller":
         """Waits until an image is shown."""
-        address = f"http://{self.site.server.http_address}/datasets/{self.site.dataset}/label"
-        self.page.goto(f"{address}?{urlencode(query)}")
-        self.page.wait_for_selector("#layer:not([hidden]) #picture img")
+        address = self.address or f"http://{self.site.server.http_address}"
+        self.page.goto(f"{address}/datasets/{self.site.dataset}/label?{urlencode(query)}")
+        self.wait_ready()
         return self
+
+    def wait_ready(self) -> None:
+        """Waits until an image is shown, or has failed to come."""
+        self.page.wait_for_selector("#layer:not([hidden]) #picture img")
+        self.page.wait_for_function(f"() => ({_SHOWN})() !== undefined")
 
     @property
     def shown(self) -> str:
         """The digest of the image on screen."""
+        self.wait_ready()
         return self.page.evaluate(_SHOWN)
 
     def press(self, *keys: str) -> None:
@@ -125,7 +137,7 @@ class Labeller:
         self.wait_phase("saved")
 
     def wait_phase(self, phase: str) -> None:
-        """Waits for a state of the journal: saved, saving or offline."""
+        """Waits for a state of the journal: saved, saving, offline, busy, signed_out, forbidden."""
         self.page.wait_for_selector(f'#journal[data-phase="{phase}"]')
 
     def text(self, selector: str) -> str:

@@ -1,16 +1,15 @@
 """The pages beside labelling, over a real service in a real browser."""
 
 import io
-import sqlite3
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 
 import pytest
 from playwright.sync_api import FilePayload, Page, expect
 from support.axe import violations
 from support.browser import Chromium
+from support.labelled_site import disagree, predict, say
 from support.labelling_page import Site
 from support.photographs import photograph
 
@@ -41,54 +40,6 @@ def visitor(chromium: Chromium) -> Iterator[Callable[[Site], Visitor]]:
         yield lambda site: Visitor(page, site)
 
 
-def say(site: Site, sha256: str, *classes: str, **fields: object) -> dict[str, object]:
-    event = {
-        "event_id": str(uuid.uuid4()),
-        "sha256": sha256,
-        "kind": "label",
-        "annotation": {"classes": list(classes)},
-        **fields,
-    }
-    if event["kind"] != "label":
-        del event["annotation"]
-    return site.ask("POST", f"{site.root}/events", event)
-
-
-def disagree(site: Site, sha256: str, label: str) -> None:
-    """An app says otherwise, over the API for programs."""
-    said = {"sha256": sha256, "label": label, "author_kind": "app", "author": "line-3"}
-    site.ask("POST", f"{site.root}/labels", said)
-
-
-def predict(site: Site, scores: dict[str, dict[str, float]]) -> None:
-    """Predictions of a model, where the loop of suggestions writes them: sha256 → class → p."""
-    database = sqlite3.connect(site.server.database.removeprefix("sqlite:///"), timeout=60)
-    with database:
-        ids = dict(
-            database.execute(
-                "SELECT item.sha256, item.id FROM item JOIN dataset ON dataset.id = dataset_id "
-                "WHERE dataset.name = ?",
-                [site.dataset],
-            )
-        )
-        classes = dict(
-            database.execute(
-                "SELECT key, label_class.id FROM label_class "
-                "JOIN dataset ON dataset.id = dataset_id WHERE dataset.name = ?",
-                [site.dataset],
-            )
-        )
-        for sha256, of_classes in scores.items():
-            ranked = sorted(of_classes.items(), key=lambda one: -one[1])
-            stored = str([list(one) for one in ranked]).replace("'", '"')
-            database.execute(
-                "INSERT INTO prediction (item_id, model, version, scores, class_id, probability,"
-                " margin, sure, at) VALUES (?, 'cells', 3, ?, ?, ?, 0.5, 1, ?)",
-                [ids[sha256], stored, classes[ranked[0][0]], ranked[0][1], datetime.now(UTC)],
-            )
-    database.close()
-
-
 def test_the_grid_accepts_what_is_not_marked_by_keys_alone(visitor, site, cells) -> None:
     made = site()
     images = made.add(cells[:14])
@@ -108,6 +59,7 @@ def test_the_grid_accepts_what_is_not_marked_by_keys_alone(visitor, site, cells)
     page.keyboard.press("Space")
     page.keyboard.press("Space")  # no, it was right
     expect(page.locator("#grid-accept-text")).to_have_text("Accept 10, 2 wrong")
+    expect(page.locator("#grid-accept")).to_be_enabled()
     page.keyboard.press("Enter")
     expect(page.locator("#grid-said")).to_have_text("10 labelled sound, 2 otherwise.")
     expect(page.locator("#grid-empty")).to_be_visible()
@@ -143,6 +95,11 @@ def test_the_grid_leaves_alone_what_somebody_labelled_meanwhile(visitor, site, c
     assert sum(made.classes(one) == ["sound"] for one in images) == (2 if other != images[0] else 3)
 
 
+def let_look(page: Page) -> None:
+    """Keys count once somebody can have seen what they are about."""
+    expect(page.locator("#review[aria-busy=false]")).to_be_attached()
+
+
 def test_review_shows_both_sides_and_a_digit_decides(visitor, site, cells) -> None:
     made = site()
     first, second, third = made.add(cells[:3])
@@ -155,14 +112,17 @@ def test_review_shows_both_sides_and_a_digit_decides(visitor, site, cells) -> No
     expect(sides.first).to_contain_text("sound")
     expect(sides.first).to_contain_text("counts now")
     expect(sides.nth(1)).to_contain_text("line-3 (app)")
+    let_look(page)
     page.keyboard.press("2")
     expect(page.locator("#review-why")).to_have_text("Flagged by local: “glare?”")
     assert (made.classes(first), made.item(first)["state"]) == (["cracked"], "labelled")
     page.keyboard.press("z")
     expect(page.locator("#review-why")).to_have_text("Two things were said")
     assert (made.classes(first), made.item(first)["state"]) == (["sound"], "review")
+    let_look(page)
     page.keyboard.press("1")
     expect(page.locator("#review-why")).to_have_text("Flagged by local: “glare?”")
+    let_look(page)
     page.locator("#review-case summary").click()
     page.locator("#review-classes button", has_text="cracked").click()
     expect(page.locator("#review-empty")).to_be_visible()
@@ -188,6 +148,7 @@ def test_review_of_what_was_decided_meanwhile_is_shown_again(visitor, site, cell
     page = visitor(made).open("review").page
     expect(page.locator("#review-sides button")).to_have_count(2)
     say(made, image, "cracked")  # a colleague, in another window
+    let_look(page)
     page.keyboard.press("1")
     expect(page.locator("#review-said")).to_contain_text("Somebody decided meanwhile")
     expect(page.locator("#review-sides button").first).to_contain_text("cracked")

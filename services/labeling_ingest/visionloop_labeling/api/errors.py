@@ -70,10 +70,12 @@ def answer_to(error: VisionloopError) -> JSONResponse:
     return error_body(error.http_status, error.reason, str(error), field, headers)
 
 
-async def _on_our_fault(_request: Request, _error: Exception) -> JSONResponse:
+async def _on_our_fault(request: Request, _error: Exception) -> Response:
     # Starlette logs the traceback; callers need not see what it names.
     # The guards are inside of what calls this: the headers that they put on answers are missing.
     text = "the service failed; its log says why"
+    if wants_page(request.scope):
+        return error_page(request, 500, f"{text}. Try again in a moment.")
     return error_body(500, "internal", text, "", dict(SAFE_HEADERS))
 
 

@@ -58,7 +58,6 @@ def routes(service: LabelingService) -> APIRouter:
             offered=[one for one in shown.rows if one.state == ClassState.ACTIVE],
             gone=[one for one in shown.rows if one.state != ClassState.ACTIVE],
             attributes=[one for one in shown.attributes if not one.retired],
-            specs=[one.model_dump(mode="json") for one in shown.attributes],
             told=_told(shown.changes, named),
             may_change=current(request).may(Role.REVIEWER),
         )

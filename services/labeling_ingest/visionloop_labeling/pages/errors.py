@@ -50,4 +50,6 @@ class PageRoute(APIRoute):
 def error_page(request: Request, status: int, message: str) -> Response:
     """The page that says what went wrong."""
     heading = _HEADINGS.get(status, "Something went wrong")
-    return render(request, "error.html", status=status, heading=heading, message=message)
+    context: dict[str, object] = {"heading": heading, "message": message}
+    context["again"] = request.method == "GET" and (status == 429 or status >= 500)
+    return render(request, "error.html", status=status, **context)

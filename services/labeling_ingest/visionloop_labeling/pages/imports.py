@@ -76,6 +76,7 @@ def routes(service: LabelingService) -> APIRouter:
             jobs=jobs,
             unfinished=any(not job.state.finished for job in jobs),
             kinds=_KINDS,
+            largest=request.app.state.max_import_bytes,
             classes=[one.name for one in named.values() if one.state is ClassState.ACTIVE],
             outcomes=list(Outcome),
         )

@@ -7,13 +7,14 @@ from fastapi.responses import HTMLResponse
 
 from visionloop_labeling import datasets, validation
 from visionloop_labeling.datasets import DatasetSettings
+from visionloop_labeling.pages.errors import PageRoute
 from visionloop_labeling.pages.rendering import render
 from visionloop_labeling.service import LabelingService
 
 
 def routes(service: LabelingService) -> APIRouter:
     """The page for labelling the images of one dataset."""
-    api = APIRouter(include_in_schema=False)
+    api = APIRouter(include_in_schema=False, route_class=PageRoute)
 
     @api.get("/datasets/{dataset}/label", response_class=HTMLResponse)
     async def labelling_page(

@@ -1,18 +1,31 @@
-// Attributes: adding one and retiring one, as the whole list that the API takes.
+// Attributes: adding one and retiring one. The API takes the whole list and retires what is not in
+// it, so it is asked for first: a colleague may have added one since this page was made.
 
-import { ApiError, call, say } from "./http.js";
-import { sayNext } from "./forms.js";
+import { insist } from "./connection.js";
+import { ApiError, call, get, say } from "./http.js";
+import { sayNext, whatNow } from "./forms.js";
 
 const form = document.getElementById("new-attribute");
+const signedOut = (error) => error instanceof ApiError && error.signedOut;
+let busy = false;
 
-async function put(specs, message) {
+/**
+ * @param {(specs: object[]) => object[]} change
+ * @param {string} message
+ */
+async function put(change, message) {
+  if (busy) return;
+  busy = true;
   try {
-    await call("PUT", form.dataset.path, specs);
+    const { path } = form.dataset;
+    await insist(async () => call("PUT", path, change(await get(path))), "", signedOut);
     sayNext(message);
     location.reload();
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    say(error.message, "bad");
+    say(whatNow(error, true), "bad");
+  } finally {
+    busy = false;
   }
 }
 
@@ -28,7 +41,6 @@ function detailOf(fields) {
 }
 
 if (form) {
-  const specs = JSON.parse(form.dataset.specs);
   const fields = form.elements;
   fields.kind.addEventListener("change", () => {
     for (const part of form.querySelectorAll("[data-for]")) part.hidden = part.dataset.for !== fields.kind.value;
@@ -36,12 +48,13 @@ if (form) {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     const added = { name: fields.name.value.trim(), kind: fields.kind.value, detail: detailOf(fields) };
-    put([...specs.filter(({ name }) => name !== added.name), added], `${added.name} is added.`);
+    put((specs) => [...specs.filter(({ name }) => name !== added.name), added], `${added.name} is added.`);
   });
   for (const button of document.querySelectorAll("[data-retire-attribute]")) {
     button.addEventListener("click", () => {
       const name = button.dataset.retireAttribute;
-      put(specs.map((one) => (one.name === name ? { ...one, retired: true } : one)), `${name} is retired; its values stay.`);
+      const retire = (one) => (one.name === name ? { ...one, retired: true } : one);
+      put((specs) => specs.map(retire), `${name} is retired; its values stay.`);
     });
   }
 }

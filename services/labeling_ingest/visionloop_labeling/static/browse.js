@@ -19,7 +19,8 @@ const list = document.querySelector("[data-pages]");
 
 async function append(link) {
   const answer = await fetch(link.href);
-  if (!answer.ok) throw new Error(String(answer.status));
+  // Signed out, it leads to another page: the link itself goes there, and comes back.
+  if (!answer.ok || answer.redirected) throw new Error(String(answer.status));
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   const tiles = [...page.querySelectorAll("[data-pages] > li")].map((tile) => document.adoptNode(tile));
   list.append(...tiles);

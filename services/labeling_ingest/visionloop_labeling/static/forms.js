@@ -1,12 +1,15 @@
 // Forms that call the API: <form data-call="PATCH /v1/…" data-done="Renamed.">. Their fields become
 // JSON; a refusal stands in the form, at the field it names; afterwards the page is fetched anew.
 //
-// data-type of a field: number, lines (a list), json. Empty fields are left out unless data-keep.
-// data-then: where to go on instead. data-multipart: sent as a form, with a file.
+// data-type of a field: number, lines (a list). Empty fields are left out unless data-keep.
+// data-then: where to go on instead. data-event: it is an event, recorded once under its UUID.
+// data-repeatable: a POST that does no harm done twice.
 
+import { explain, hold, insist } from "./connection.js";
 import { ApiError, call, say, uuid } from "./http.js";
 
 const MESSAGE = "visionloop-message";
+const SLOW = 4_000; // milliseconds, after which it is said that nothing has come yet
 
 // Shows a message on the page that comes next.
 export function sayNext(text) {
@@ -22,7 +25,6 @@ if (left) {
 const READERS = {
   number: Number,
   lines: (text) => text.split("\n").map((line) => line.trim()).filter(Boolean),
-  json: JSON.parse,
 };
 
 function valueOf(field) {
@@ -42,7 +44,8 @@ function bodyOf(form) {
   return body;
 }
 
-function refuse(form, error) {
+// The place in a form for what is to be said of it; made once, for screen readers to know it.
+function notice(form) {
   let place = form.querySelector(".form-error");
   if (!place) {
     place = document.createElement("p");
@@ -50,23 +53,64 @@ function refuse(form, error) {
     place.setAttribute("role", "alert");
     form.append(place);
   }
-  place.textContent = error.message;
-  const field = form.elements[error.body?.field];
+  return place;
+}
+
+const isRepeatable = ({ dataset }) =>
+  !dataset.call.startsWith("POST") || dataset.event !== undefined || dataset.repeatable !== undefined;
+
+function refuse(form, error) {
+  const place = notice(form);
+  place.hidden = false;
+  place.textContent = whatNow(error, isRepeatable(form));
+  const field = form.elements[error.body.field];
   if (field instanceof HTMLElement) {
     field.setAttribute("aria-invalid", "true");
     field.focus();
   }
 }
 
+/**
+ * What happened and what to do.
+ * @param {ApiError} error
+ * @param {boolean} repeatable whether doing it twice is doing it once
+ */
+export function whatNow(error, repeatable) {
+  if (!error.passes) return error.message;
+  const undone = [429, 503].includes(error.status); // refused before anything was done
+  if (undone || repeatable) return `${explain(error)} What you entered is still here: try again in a moment.`;
+  return `${explain(error)} Whether it was done is not known: load this page again to see.`;
+}
+
+const sent = new WeakMap(); // form → {wish, event_id}: sent again without an answer, it is the same
+
+function eventId(form, body) {
+  const wish = JSON.stringify(body);
+  if (sent.get(form)?.wish !== wish) sent.set(form, { wish, event_id: uuid() });
+  return sent.get(form).event_id;
+}
+
 async function submit(form) {
   const [method, path] = form.dataset.call.split(" ");
-  for (const field of form.elements) field.removeAttribute?.("aria-invalid");
-  const multipart = form.dataset.multipart !== undefined;
-  const headers = form.dataset.idempotent === undefined ? {} : { "Idempotency-Key": uuid() };
-  const body = multipart ? new FormData(form) : form.elements.length ? bodyOf(form) : undefined;
-  if (form.dataset.event !== undefined) body.event_id = uuid();
-  const bare = !multipart && body && !Object.keys(body).length;
-  return call(method, path, bare ? undefined : body, { headers });
+  const body = bodyOf(form);
+  if (form.dataset.event !== undefined) body.event_id = eventId(form, body);
+  const ask = () => call(method, path, Object.keys(body).length ? body : undefined);
+  const late = setTimeout(() => {
+    notice(form).hidden = false;
+    notice(form).textContent = "There is no answer yet; this page still waits for it.";
+  }, SLOW);
+  hold(form, true);
+  try {
+    // Signing in again does not take what was entered with it.
+    return await insist(ask, "", (error) => {
+      clearTimeout(late);
+      return error instanceof ApiError && error.signedOut;
+    });
+  } finally {
+    clearTimeout(late);
+    hold(form, false);
+    notice(form).hidden = true;
+  }
 }
 
 document.addEventListener("submit", async (event) => {
@@ -75,10 +119,12 @@ document.addEventListener("submit", async (event) => {
   event.preventDefault();
   if (form.ariaBusy === "true") return;
   form.ariaBusy = "true";
+  for (const field of form.elements) field.removeAttribute?.("aria-invalid");
   const buttons = form.querySelectorAll("button");
   for (const button of buttons) button.disabled = true;
   try {
     const answer = await submit(form);
+    sent.delete(form);
     const done = new CustomEvent("done", { detail: answer, bubbles: true, cancelable: true });
     if (form.dispatchEvent(done)) {
       if (form.dataset.done) sayNext(form.dataset.done);
@@ -92,4 +138,10 @@ document.addEventListener("submit", async (event) => {
   } finally {
     form.ariaBusy = "false";
   }
+});
+
+// Back from the page that came next, its buttons can be pressed again.
+addEventListener("pageshow", (event) => {
+  if (!event.persisted) return;
+  for (const button of document.querySelectorAll("form[data-call] button")) button.disabled = false;
 });

@@ -2,6 +2,17 @@
 
 const root = document.documentElement;
 
+// Back from another page, this one is as it was left: what it shows may be another by now. Not where
+// somebody has begun to write, nor where the page keeps itself up to date.
+addEventListener("pageshow", (event) => {
+  if (event.persisted && !document.querySelector("#label, #grid") && !begun()) location.reload();
+});
+
+const begun = () =>
+  [...document.querySelectorAll("main :is(input, textarea)")].some(
+    (one) => one.value !== one.defaultValue || one.checked !== one.defaultChecked,
+  );
+
 function isDark() {
   const chosen = root.dataset.theme;
   return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;

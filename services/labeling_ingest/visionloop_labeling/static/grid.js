@@ -1,9 +1,11 @@
 // The grid: tiles that a model calls the same. A click says "wrong", a class's key says what it is
 // instead, Enter accepts the rest: one request for all, each label with the label it was based on.
 
+import { explain, hold, insist } from "./connection.js";
 import { byId, html } from "./label/dom.js";
 import { assignKeys, Keys } from "./label/keys.js";
-import { ApiError, get, post, uuid } from "./http.js";
+import { labels } from "./label/unsent.js";
+import { ApiError, PATIENCE, get, post, uuid } from "./http.js";
 
 const place = byId("grid");
 const list = byId("grid-tiles");
@@ -24,12 +26,15 @@ const mine = named.get(predicted);
 // With two classes, what is not the one is the other.
 const theOther = classes.length === 2 ? classes.find(({ id }) => id !== predicted).id : "";
 
-let tiles = []; // {item, button, element, choice: "" | class id, wrong}
+const LOOK = 250; // milliseconds; who presses Enter earlier means the tiles before
+
+let tiles = []; // {item, button, element, choice: "" | class id, wrong, unseen}
 let began = 0; // when these tiles were there to look at
 let done = []; // sequences of what was said, a list a round: what undo takes back
 let passed = new Set(); // marked wrong without a class: they wait for the labelling page
 let after = "";
-let busy = false;
+let busy = false; // something is on its way
+let fresh = false; // nobody can have looked at the tiles yet
 
 function preview(item, edge = 256) {
   return `${api}/images/${item.sha256}/preview?edge=${edge}`;
@@ -42,7 +47,7 @@ async function fetchItems() {
   while (found.length < size) {
     const query = new URLSearchParams({ state: "open", predicted, order, limit: String(size) });
     if (next) query.set("after", next);
-    const page = await get(`${api}/images?${query}`);
+    const page = await get(`${api}/images?${query}`, { patience: PATIENCE });
     for (const item of page.items) {
       if (!passed.has(item.sha256) && item.suggestion?.scores[0][0] === predicted) found.push(item);
     }
@@ -78,7 +83,7 @@ function makeTile(item, index) {
 
 function describe(tile) {
   const { button, select, wrong, choice } = tile;
-  const words = wrong ? (choice ? `→ ${named.get(choice)}` : `not ${mine}`) : `${Math.round(100 * tile.probability)} %`;
+  const words = tile.unseen && !wrong ? "cannot be shown" : wrong ? (choice ? `→ ${named.get(choice)}` : `not ${mine}`) : `${Math.round(100 * tile.probability)} %`;
   button.querySelector(".grid-text").textContent = words;
   button.setAttribute("aria-pressed", String(wrong));
   button.setAttribute("aria-label", `${tile.item.source || "Image"}: ${wrong ? words.replace("→ ", "") : `${mine}, ${words}`}`);
@@ -87,6 +92,7 @@ function describe(tile) {
 }
 
 function mark(tile, wrong, choice) {
+  if (busy) return describe(tile); // what is on its way is said already
   tile.wrong = wrong;
   tile.choice = wrong ? choice : "";
   describe(tile);
@@ -95,10 +101,13 @@ function mark(tile, wrong, choice) {
 
 function count() {
   const wrong = tiles.filter((tile) => tile.wrong).length;
-  const rest = tiles.length - wrong;
+  const unseen = tiles.filter((tile) => tile.unseen && !tile.wrong).length;
+  const rest = tiles.length - wrong - unseen;
   title.textContent = tiles.length ? `${tiles.length} predicted ${mine}` : `Predicted ${mine}`;
-  acceptText.textContent = wrong && !rest ? `Go on without these ${wrong}` : `Accept ${rest}${wrong ? `, ${wrong} wrong` : ""}`;
-  accept.disabled = busy || tiles.length === 0;
+  const apart = [wrong && `${wrong} wrong`, unseen && `${unseen} not shown`].filter(Boolean);
+  acceptText.textContent = apart.length && !rest ? `Go on without these ${wrong + unseen}` : ["Accept " + rest, ...apart].join(", ");
+  hold(place, !busy && wrong > 0);
+  accept.disabled = busy || fresh || tiles.length === 0;
   undoButton.disabled = busy || done.length === 0;
 }
 
@@ -108,15 +117,41 @@ function rove(tile) {
 
 async function load() {
   list.setAttribute("aria-busy", "true");
-  const items = await fetchItems();
-  tiles = items.map(makeTile);
-  list.replaceChildren(...tiles.map((tile) => tile.element));
+  try {
+    tiles = (await insist(fetchItems)).map(makeTile);
+  } catch (error) {
+    tiles = []; // those that were there are decided
+    throw error;
+  } finally {
+    list.setAttribute("aria-busy", "false");
+    list.replaceChildren(...tiles.map((tile) => tile.element));
+  }
   byId("grid-empty").hidden = tiles.length > 0;
-  list.setAttribute("aria-busy", "false");
+  void letLook(tiles);
+}
+
+// Nothing is accepted before its picture was there to look at.
+async function letLook(shown) {
+  fresh = true;
   count();
-  await Promise.allSettled(tiles.map((tile) => tile.button.querySelector("img").decode()));
+  await Promise.all(shown.map(loaded));
   began = performance.now();
   if (!document.activeElement || document.activeElement === document.body) tiles[0]?.button.focus({ preventScroll: true });
+  await new Promise((resolve) => setTimeout(resolve, LOOK));
+  if (shown !== tiles) return;
+  fresh = false;
+  count();
+}
+
+// Nobody has seen what stands on a picture that does not come: it is not accepted with the rest.
+async function loaded(tile) {
+  try {
+    await tile.button.querySelector("img").decode();
+  } catch {
+    tile.unseen = true;
+    describe(tile);
+    count();
+  }
 }
 
 function labelEvent(tile, seconds) {
@@ -142,7 +177,7 @@ async function guarded(work) {
     await work();
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    problem.textContent = error.message;
+    problem.textContent = explain(error);
     problem.hidden = false;
   } finally {
     busy = false;
@@ -150,38 +185,53 @@ async function guarded(work) {
   }
 }
 
-// Sent again after a failure they are the same events: nothing is said twice.
+// Sent until they are answered, the same events each time: nothing is said twice.
+async function sent(events) {
+  if (!events.length) return [];
+  const what = events[0].kind === "undo" ? "Undo" : labels(events.length);
+  said.textContent = `${what}: on its way …`;
+  const ask = () => post(`${api}/events/batch`, { events }, { patience: PATIENCE });
+  const { results } = await insist(ask, what);
+  return results;
+}
+
 function sayRound() {
+  if (fresh) return undefined;
   return guarded(async () => {
-    const spoken = tiles.filter((tile) => !tile.wrong || tile.choice);
+    const spoken = tiles.filter((tile) => (tile.wrong ? tile.choice : !tile.unseen));
     const seconds = Math.round((performance.now() - began) / Math.max(1, spoken.length)) / 1000;
-    for (const tile of spoken) {
-      if (!tile.event || tile.event.annotation.classes[0] !== (tile.choice || predicted)) {
-        tile.event = labelEvent(tile, seconds);
-      }
-    }
-    const { results } = spoken.length ? await post(`${api}/events/batch`, { events: spoken.map(({ event }) => event) }) : { results: [] };
-    for (const tile of tiles) if (tile.wrong && !tile.choice) passed.add(tile.item.sha256);
+    const results = await sent(spoken.map((tile) => labelEvent(tile, seconds)));
+    for (const tile of tiles) if (!spoken.includes(tile)) passed.add(tile.item.sha256);
     const round = [];
-    let refused = 0;
-    results.forEach((result, at) => {
-      if (result.ok) round.push({ sha256: spoken[at].item.sha256, sequence: result.ok.sequence });
-      else refused += 1;
+    results.forEach(({ ok }, at) => {
+      if (ok) round.push({ sha256: spoken[at].item.sha256, sequence: ok.sequence });
+      else passed.add(spoken[at].item.sha256);
     });
     if (round.length) done.push(round);
-    tell(spoken, round.length, refused, tiles.length - spoken.length);
+    tell(spoken.filter((_, at) => results[at].ok), refusals(results), tiles.length - spoken.length);
     await load();
     scrollTo({ top: 0 });
   });
 }
 
-function tell(spoken, kept, refused, waiting) {
-  const rejected = spoken.filter((tile) => tile.wrong).length;
-  const parts = [`${kept - Math.min(rejected, kept)} labelled ${mine}`];
+function tell(kept, refused, waiting) {
+  const rejected = kept.filter((tile) => tile.wrong).length;
+  const parts = [`${kept.length - rejected} labelled ${mine}`];
   if (rejected) parts.push(`${rejected} otherwise`);
   if (waiting) parts.push(`${waiting} left for later`);
-  if (refused) parts.push(`${refused} had been labelled by somebody else meanwhile`);
-  said.textContent = `${parts.join(", ")}.`;
+  said.textContent = [`${[...parts, ...refused.meanwhile].join(", ")}.`, ...refused.why].join(" ");
+}
+
+// What was not taken: overtaken by somebody else, or for a reason that the service gives.
+function refusals(results) {
+  const errors = results.filter(({ ok }) => !ok).map(({ error }) => error);
+  const overtaken = errors.filter(({ current }) => current).length;
+  const why = new Map();
+  for (const { current, message } of errors) if (!current) why.set(message, (why.get(message) ?? 0) + 1);
+  return {
+    meanwhile: overtaken ? [`${overtaken} had been labelled by somebody else meanwhile`] : [],
+    why: [...why].map(([message, times]) => `${times} not taken: ${message}.`),
+  };
 }
 
 function undoRound() {
@@ -189,10 +239,12 @@ function undoRound() {
   return guarded(async () => {
     const round = done.at(-1);
     const events = round.map(({ sha256, sequence }) => ({ event_id: uuid(), sha256, kind: "undo", undoes: sequence }));
-    const { results } = await post(`${api}/events/batch`, { events });
+    const results = await sent(events);
     done.pop();
-    const undone = results.filter((result) => result.ok).length;
-    said.textContent = `${undone} taken back.`;
+    const undone = results.filter(({ ok }) => ok).length;
+    const kept = results.length - undone;
+    said.textContent = `${undone} taken back${kept ? `, ${kept} not: something else was said about them since` : ""}.`;
+    for (const { sha256 } of round) passed.delete(sha256);
     await load();
   });
 }
@@ -239,7 +291,4 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-load().catch((error) => {
-  problem.textContent = error.message;
-  problem.hidden = false;
-});
+guarded(load);

@@ -1,52 +1,117 @@
-// Calls of our own API: JSON in and out, errors as one kind of exception.
+// Calls of our own API: JSON in and out, errors as one kind of exception, in words for people.
+//
+// A session may end while a page is open, and be begun again beside it. So the page's token is not a
+// constant: what is refused because it is an old one is sent again with the new one, as long as the
+// same person is signed in. Nothing is ever sent in somebody else's name.
+
+export const PATIENCE = 20_000; // milliseconds; what takes longer is asked again, where that is safe
+const UNREADABLE = "Something between this page and the service answered in its place.";
 
 export class ApiError extends Error {
-  // `status` is 0 where no answer came. `body` is the answer's JSON: {reason, message, field, …}.
-  constructor(status, body) {
-    super(body.message || "the service cannot be reached; is it running?");
+  // `status` is 0 where no answer came, or none of the service's. `body` is the answer's JSON:
+  // {reason, message, field, …}. `wait`: seconds that the service asks to be left alone.
+  constructor(status, body, wait = 0) {
+    super(body.message || (status ? `The service failed (${status}).` : "The service does not answer."));
     this.status = status;
     this.reason = body.reason || "unreachable";
     this.body = body;
+    this.wait = wait;
+  }
+
+  // Whether the same request may succeed later.
+  get passes() {
+    return [0, 408, 425, 429].includes(this.status) || this.status >= 500;
+  }
+
+  // Whether it waits for the page's person to sign in again.
+  get signedOut() {
+    return this.reason === "signed_out";
   }
 }
 
-export const csrf = document.querySelector('meta[name="csrf"]')?.content ?? "";
+const meta = (name) => document.querySelector(`meta[name="${name}"]`)?.content ?? "";
+
+// Whose page this is.
+export const person = meta("person");
+let token = meta("csrf");
+
+// What a request says beside its content.
+export const ownHeaders = () => (token ? { "X-CSRF-Token": token } : {});
 
 /**
  * @param {string} method
  * @param {string} path
- * @param {object | FormData} [body]
- * @param {{signal?: AbortSignal, keepalive?: boolean, headers?: Record<string, string>}} [options]
+ * @param {object} [body]
+ * @param {{patience?: number, keepalive?: boolean, headers?: Record<string, string>}} [options]
  * @returns {Promise<any>}
  */
-export async function call(method, path, body, { signal, keepalive, headers = {} } = {}) {
-  const init = { method, signal, keepalive, headers: { Accept: "application/json", ...headers } };
-  if (method !== "GET" && csrf) init.headers["X-CSRF-Token"] = csrf;
-  if (body instanceof FormData) {
-    init.body = body;
-  } else if (body !== undefined) {
+export async function call(method, path, body, options = {}) {
+  try {
+    return await ask(method, path, body, options);
+  } catch (error) {
+    if (![401, 403].includes(error.status) || !(await checkSession())) throw error;
+    return ask(method, path, body, options);
+  }
+}
+
+async function ask(method, path, body, { headers = {}, patience, ...options }) {
+  if (patience) options.signal = AbortSignal.timeout(patience);
+  const init = { ...options, method, headers: { Accept: "application/json", ...headers } };
+  if (method !== "GET") Object.assign(init.headers, ownHeaders());
+  if (body !== undefined) {
     init.body = JSON.stringify(body);
     init.headers["Content-Type"] = "application/json";
   }
   let answer;
+  let text;
   try {
     answer = await fetch(path, init);
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
+    text = await answer.text(); // may break off as well
+  } catch {
     throw new ApiError(0, {});
   }
-  const text = await answer.text();
-  let value = null;
-  try {
-    value = text ? JSON.parse(text) : null;
-  } catch {
-    value = { message: `the service answered ${answer.status} in a form not known here` };
-  }
-  if (!answer.ok) throw new ApiError(answer.status, value ?? {});
+  const value = parsed(text);
+  if (!answer.ok) throw new ApiError(answer.status, value ?? {}, seconds(answer.headers.get("Retry-After")));
+  if (value === undefined) throw new ApiError(0, { message: UNREADABLE });
   return value;
 }
 
-// A UUID, also where the page is served without TLS.
+// null for nothing, undefined for what is no JSON.
+function parsed(text) {
+  try {
+    return text ? JSON.parse(text) : null;
+  } catch {
+    return undefined;
+  }
+}
+
+const seconds = (header) => Math.min(Number(header) || 0, 60);
+
+/**
+ * Asks who is signed in. Throws an ApiError that is `signedOut` where it is not this page's person.
+ * @returns {Promise<boolean>} whether he has signed in again since: what was refused may be sent again
+ */
+export async function checkSession() {
+  const session = await ask("GET", "/v1/session", undefined, { patience: PATIENCE }).catch((error) => error);
+  if (session.status === 401) throw new ApiError(401, { reason: "signed_out", message: "You are signed out." });
+  if (session instanceof Error) return false; // whatever it is, it is not the session
+  if (session.name !== person) {
+    const message = `${session.name} is signed in here now, and this page is that of ${person}.`;
+    throw new ApiError(401, { reason: "signed_out", message });
+  }
+  const renewed = session.csrf !== token;
+  token = session.csrf;
+  return renewed;
+}
+
+// Signs the page's person in again.
+export async function signIn(password) {
+  const session = await ask("POST", "/v1/session", { name: person, password }, {});
+  token = session.csrf;
+}
+
+// A UUID, also where the page is served without TLS and `crypto.randomUUID` is not there.
+/** @returns {string} */
 export function uuid() {
   if (crypto.randomUUID) return crypto.randomUUID();
   const bytes = crypto.getRandomValues(new Uint8Array(16));

@@ -1,7 +1,8 @@
 // Imports: the fields that a kind of source has, the upload with its progress, and how far jobs are.
 
+import { explain, hold, insist, settled, tell } from "./connection.js";
 import { takeDrops } from "./drops.js";
-import { csrf, say, uuid } from "./http.js";
+import { ApiError, checkSession, ownHeaders, say, uuid } from "./http.js";
 import { sayNext } from "./forms.js";
 
 const form = document.getElementById("new-import");
@@ -79,27 +80,49 @@ function wrongNumber(count, limit) {
   return "";
 }
 
+// One that is too large is refused before it is sent, not after.
+function tooLarge(files) {
+  const bytes = files.reduce((sum, { size }) => sum + size, 0);
+  const limit = Number(form.dataset.largest);
+  if (bytes <= limit) return "";
+  const inWords = (size) => `${(size / 1e6).toLocaleString("en", { maximumFractionDigits: 1 })} MB`;
+  return `These are ${inWords(bytes)}, and an upload may have ${inWords(limit)}: send them in parts.`;
+}
+
 function send(body) {
   return new Promise((resolve) => {
     const request = new XMLHttpRequest(); // fetch does not tell how far an upload is
     request.open("POST", form.dataset.path);
     request.setRequestHeader("Idempotency-Key", key);
-    if (csrf) request.setRequestHeader("X-CSRF-Token", csrf);
+    for (const [name, value] of Object.entries(ownHeaders())) request.setRequestHeader(name, value);
     request.upload.addEventListener("progress", ({ loaded, total }) => {
       upload.max = total || 1;
       upload.value = loaded;
     });
-    request.addEventListener("loadend", () => {
-      let answer = {};
-      try {
-        answer = JSON.parse(request.responseText || "{}");
-      } catch {
-        answer = { message: `the service answered ${request.status}` };
-      }
-      resolve({ ok: request.status >= 200 && request.status < 300, answer });
-    });
+    request.addEventListener("loadend", () => resolve(request));
     request.send(body);
   });
+}
+
+// Asks who is signed in before gigabytes go on their way, and sends.
+async function start(body) {
+  await checkSession();
+  const { status, responseText } = await send(body);
+  if (status >= 200 && status < 300) return;
+  if ([401, 403].includes(status)) await checkSession(); // it may have ended on the way
+  let answer = {};
+  try {
+    answer = JSON.parse(responseText);
+  } catch {
+    // of a proxy, or of nobody
+  }
+  throw new ApiError(status, answer);
+}
+
+function whatBecameOf(error) {
+  if (!error.passes) return error.message;
+  const said = error.status === 0 ? "The upload broke off." : explain(error);
+  return `${said} The files are still chosen; press Import to send them again. They are taken once.`;
 }
 
 form.addEventListener("submit", async (event) => {
@@ -108,8 +131,8 @@ form.addEventListener("submit", async (event) => {
   const body = new FormData();
   body.set("kind", kind());
   body.set("parameters", JSON.stringify(parameters()));
-  const files = most(choice()) ? fields.file.files : [];
-  const wrong = wrongNumber(files.length, most(choice()));
+  const files = most(choice()) ? Array.from(fields.file.files) : [];
+  const wrong = wrongNumber(files.length, most(choice())) || tooLarge(files);
   if (wrong) {
     refuse(wrong);
     fields.file.focus();
@@ -119,29 +142,46 @@ form.addEventListener("submit", async (event) => {
   const button = form.querySelector("button");
   button.disabled = true;
   upload.hidden = false;
-  const { ok, answer } = await send(body);
-  if (ok) {
+  hold(form, true);
+  try {
+    await insist(() => start(body), "", (error) => error instanceof ApiError && error.signedOut);
+    hold(form, false);
     sayNext("The import is queued.");
     location.reload();
-    return;
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    refuse(whatBecameOf(error));
+    button.disabled = false;
+  } finally {
+    hold(form, false);
+    upload.hidden = true;
   }
-  button.disabled = false;
-  upload.hidden = true;
-  refuse(answer.message || "The upload broke off; press Import to send it again.");
 });
 
+// The list of jobs as it is now. Throws where there is none to be had.
+async function fresh() {
+  const answer = await fetch(location.href).catch(() => null);
+  if (!answer) throw new ApiError(0, {});
+  if (answer.redirected) await checkSession(); // to the page for signing in
+  if (!answer.ok || answer.redirected) throw new ApiError(answer.status, {});
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  return document.adoptNode(page.getElementById("jobs"));
+}
+
 async function follow() {
-  const jobs = document.getElementById("jobs");
-  if (jobs?.dataset.unfinished === undefined) return;
-  await new Promise((resolve) => setTimeout(resolve, 1500));
-  if (!document.hidden) {
-    const answer = await fetch(location.href).catch(() => null);
-    if (answer?.ok) {
-      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      const focused = jobs.contains(document.activeElement);
-      if (!focused) jobs.replaceWith(document.adoptNode(page.getElementById("jobs")));
+  for (;;) {
+    const jobs = document.getElementById("jobs");
+    if (jobs?.dataset.unfinished === undefined) return;
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    if (document.hidden || jobs.contains(document.activeElement)) continue;
+    try {
+      jobs.replaceWith(await fresh());
+      settled(follow);
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      const why = explain(error);
+      tell(follow, { why, more: "The imports below are as they were before.", signIn: error.signedOut });
     }
   }
-  await follow();
 }
 follow();

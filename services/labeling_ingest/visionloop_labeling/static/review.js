@@ -3,10 +3,11 @@
 // A decision is a label by the reviewer, based on the label that is shown; who was faster wins, and
 // the case is shown again as it stands then. What two people see at once is leased to one of them.
 
+import { explain, insist } from "./connection.js";
 import { byId, html, svg } from "./label/dom.js";
 import { assignKeys, Keys } from "./label/keys.js";
 import { inWords } from "./label/describe.js";
-import { ApiError, get, post, uuid } from "./http.js";
+import { ApiError, PATIENCE, get, post, uuid } from "./http.js";
 
 const place = byId("review");
 const view = byId("review-case");
@@ -26,18 +27,20 @@ const look = (id) => looks.get(id) ?? { name: id, colour: "#8b8982" };
 const classKeys = assignKeys(offered);
 const KINDS = { human: "", import: "import", app: "app", model: "model" };
 const LEASED = 4;
+const LOOK = 250; // milliseconds; who presses a key earlier means the case before
 
 let waiting = []; // leased and not shown yet
 let passed = new Set();
 let current = null; // {item, sides}
 let decisions = []; // {sha256, sequence}, for undo
 let busy = false;
+let lookTimer = 0;
 
 const moments = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 
 async function next() {
   if (!waiting.length) {
-    const { remaining, items } = await get(`${api}/queue?n=${LEASED}&state=review`);
+    const { remaining, items } = await fetched(`${api}/queue?n=${LEASED}&state=review`);
     waiting = items.filter(({ sha256 }) => !passed.has(sha256));
     tellLeft(remaining);
   }
@@ -54,9 +57,12 @@ function tellLeft(left) {
   byId("review-left").textContent = `${left} ${left === 1 ? "image waits" : "images wait"} for a decision`;
 }
 
+const fetched = (path) => insist(() => get(path, { patience: PATIENCE }));
+const image = (sha256) => fetched(`${api}/images/${sha256}`);
 const preview = (sha256) => `${api}/images/${sha256}/preview?edge=1600`;
 
 function showNothing() {
+  clearTimeout(lookTimer);
   current = null;
   view.hidden = true;
   byId("review-empty").hidden = false;
@@ -81,11 +87,14 @@ function sidesOf(history) {
 }
 
 async function show(item) {
-  const history = await get(`${api}/images/${item.sha256}/history`);
+  clearTimeout(lookTimer);
+  place.ariaBusy = "true";
+  const history = await fetched(`${api}/images/${item.sha256}/history`);
   const sides = sidesOf(history);
   if (!sides.length && item.annotation) sides.push({ annotation: item.annotation, events: [], current: true });
   current = { item, sides, history };
   byId("review-empty").hidden = true;
+  byId("review-unseen").hidden = true;
   view.hidden = false;
   picture.replaceChildren(large(item));
   draw(sides[0]?.annotation);
@@ -95,7 +104,7 @@ async function show(item) {
   byId("review-label").href = `${root}/label?state=review&image=${item.sha256}`;
   sidesList.replaceChildren(...sides.map(sideRow));
   drawClasses();
-  place.setAttribute("aria-busy", "false");
+  lookTimer = setTimeout(() => (place.ariaBusy = "false"), LOOK);
   sidesList.querySelector("button")?.focus({ preventScroll: true });
 }
 
@@ -107,10 +116,12 @@ function reason(item) {
 
 // The picture with what was drawn, in the image's own coordinates.
 function large({ sha256, source, width, height }) {
+  const image = svg("image", { href: preview(sha256), width, height, preserveAspectRatio: "none" });
+  image.addEventListener("error", () => byId("review-unseen").toggleAttribute("hidden", false));
   return svg(
     "svg",
     { class: "large", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `The image ${source || sha256.slice(0, 8)}` },
-    svg("image", { href: preview(sha256), width, height, preserveAspectRatio: "none" }),
+    image,
     svg("g", { class: "shapes" }),
   );
 }
@@ -164,40 +175,53 @@ async function guarded(work) {
     await work();
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    if (error.status === 409 && error.body.current) {
-      said.textContent = "Somebody decided meanwhile; this is how it stands now.";
-      await show(error.body.current);
-    } else {
-      problem.textContent = error.message;
-      problem.hidden = false;
-    }
+    problem.textContent = explain(error);
+    problem.hidden = false;
+    if (!current) view.hidden = true; // what was there is decided
+    place.ariaBusy = "false";
+    said.textContent = "";
   } finally {
     busy = false;
     undoButton.disabled = decisions.length === 0;
   }
 }
 
+// Sent until it is answered, as the same event each time: it is recorded once. Undefined where
+// somebody was faster: then the image is shown as it stands.
+async function sent(event) {
+  const body = { event_id: uuid(), ...event };
+  const ask = () => post(`${api}/events`, body, { patience: PATIENCE });
+  said.textContent = "On its way …";
+  try {
+    return await insist(ask, event.kind === "undo" ? "Undo" : "Decision");
+  } catch (error) {
+    if (error.status !== 409 || !error.body.current) throw error;
+    said.textContent = "Somebody decided meanwhile; this is how it stands now.";
+    await show(error.body.current);
+    return undefined;
+  }
+}
+
 function decide(annotation) {
-  if (!current) return undefined;
+  if (!current || place.ariaBusy === "true") return undefined;
   return guarded(async () => {
     const { item } = current;
-    // The same event when it is sent again after a failure.
-    const wish = JSON.stringify(annotation);
-    if (current.wish !== wish) [current.wish, current.event_id] = [wish, uuid()];
-    const event = { event_id: current.event_id, sha256: item.sha256, kind: "label", annotation, base_sequence: item.sequence };
-    const { sequence, state } = await post(`${api}/events`, event);
-    decisions.push({ sha256: item.sha256, sequence });
-    said.textContent = `Decided: ${inWords(annotation, look)}${state === "review" ? ", still to review" : ""}.`;
+    const event = { sha256: item.sha256, kind: "label", annotation, base_sequence: item.sequence };
+    const answer = await sent(event);
+    if (!answer) return;
+    decisions.push({ sha256: item.sha256, sequence: answer.sequence });
+    current = null;
+    said.textContent = `Decided: ${inWords(annotation, look)}${answer.state === "review" ? ", still to review" : ""}.`;
     await next();
   });
 }
 
 function skip() {
-  if (!current) return undefined;
+  if (!current || place.ariaBusy === "true") return undefined;
   return guarded(async () => {
     const { sha256 } = current.item;
     passed.add(sha256);
-    await post(`${api}/queue/release`, { sha256: [sha256] });
+    await insist(() => post(`${api}/queue/release`, { sha256: [sha256] }, { patience: PATIENCE }));
     said.textContent = "Left for later.";
     await next();
   });
@@ -207,11 +231,13 @@ function undo() {
   const last = decisions.at(-1);
   if (!last) return undefined;
   return guarded(async () => {
-    await post(`${api}/events`, { event_id: uuid(), sha256: last.sha256, kind: "undo", undoes: last.sequence });
+    const waits = current?.item;
+    const answer = await sent({ sha256: last.sha256, kind: "undo", undoes: last.sequence });
     decisions.pop();
+    if (waits) waiting.unshift(waits);
+    if (!answer) return;
     said.textContent = "Taken back.";
-    if (current) waiting.unshift(current.item);
-    await show(await get(`${api}/images/${last.sha256}`));
+    await show(await image(last.sha256));
   });
 }
 
@@ -242,6 +268,12 @@ addEventListener("pagehide", () => {
 
 const asked = place.dataset.image;
 guarded(async () => {
-  if (asked) await show(await get(`${api}/images/${asked}`));
+  const item = asked && (await image(asked).catch(gone));
+  if (item) await show(item);
   else await next();
 });
+
+function gone(error) {
+  if (error.status !== 404) throw error;
+  said.textContent = "The image that was asked for is not here any more.";
+}

@@ -1,23 +1,11 @@
 /**
  * The service's HTTP API as this page uses it. Every failure is an ApiError (see ../http.js);
- * status 0 means that no answer came: offline, timeout, restart.
+ * status 0 means that no answer came that can be read: offline, timeout, restart.
  */
 
 /** @import { Answer, Attribute, Item, LabelClass, LabelEvent, QueueState, Refusal } from "./wire.js" */
 
-import { ApiError, call } from "../http.js";
-
-export { ApiError };
-
-const PATIENCE = 20_000; // milliseconds; a save that takes longer is sent again
-
-/**
- * Whether the same request may succeed later.
- * @param {ApiError} error
- */
-export function passing(error) {
-  return [0, 408, 425, 429].includes(error.status) || error.status >= 500;
-}
+import { ApiError, PATIENCE, call } from "../http.js";
 
 export class Api {
   /** @param {string} dataset */
@@ -56,10 +44,12 @@ export class Api {
 
   /**
    * @param {LabelEvent[]} events at most 200
-   * @returns {Promise<{results: ({ok: Answer} | {error: Refusal})[]}>}
+   * @returns {Promise<({ok: Answer} | {error: Refusal})[]>} one for each
    */
-  submit(events) {
-    return this.#ask("POST", "/events/batch", { events });
+  async submit(events) {
+    const { results } = (await this.#ask("POST", "/events/batch", { events })) ?? {};
+    if (results?.length !== events.length) throw new ApiError(0, { message: "The answer is not one to these labels." });
+    return results;
   }
 
   /**
@@ -101,6 +91,6 @@ export class Api {
    * @returns {Promise<any>}
    */
   #ask(method, path, body) {
-    return call(method, this.root + path, body, { signal: AbortSignal.timeout(PATIENCE) });
+    return call(method, this.root + path, body, { patience: PATIENCE });
   }
 }

@@ -46,6 +46,8 @@ export class ClassPanel extends EventTarget {
     /** @type {Map<string, number>} */
     this.images = new Map();
     this.most = 0; // images of the largest class
+    /** @type {Set<string>} ids of those that were taken out since: the keys of the others stay */
+    this.withdrawn = new Set();
     field.addEventListener("input", () => this.#draw());
     field.addEventListener("keydown", (event) => this.#typed(event));
   }
@@ -63,6 +65,17 @@ export class ClassPanel extends EventTarget {
     const parent = this.field.closest(".finder");
     if (parent instanceof HTMLElement) parent.hidden = classes.length < FILTER_FROM;
     this.#draw();
+  }
+
+  /**
+   * What is offered by now, as far as it concerns what stands here.
+   * @param {string[]} ids
+   * @returns {boolean} whether there are others to choose, which come with the page
+   */
+  offer(ids) {
+    this.withdrawn = new Set(this.classes.map(({ id }) => id).filter((id) => !ids.includes(id)));
+    for (const button of this.list.querySelectorAll("button")) this.#dress(button);
+    return ids.some((id) => !this.byId.has(id));
   }
 
   /** @param {string} id @returns {{name: string, colour: string}} */
@@ -160,6 +173,7 @@ export class ClassPanel extends EventTarget {
     const probability = this.probabilities.get(id);
     button.setAttribute("aria-pressed", String(this.pressed.has(id)));
     button.classList.toggle("suggested", this.suggested.has(id));
+    button.setAttribute("aria-disabled", String(this.withdrawn.has(id)));
     const shown = button.querySelector(".probability");
     if (shown) shown.textContent = probability === undefined ? "" : percent(probability);
   }

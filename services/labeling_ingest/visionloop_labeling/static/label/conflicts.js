@@ -48,10 +48,21 @@ export class Conflicts {
   /** @param {Entry} entry */
   #both(entry) {
     const current = /** @type {Item} */ (entry.refusal?.current);
-    const mine = saidInWords(entry.body.kind, entry.body.annotation ?? null, this.look);
     const own = current.author === this.journal.author;
     const who = own ? "another window" : current.author || current.author_kind || "somebody else";
+    const words = inWords(current.annotation, this.look);
+    /** @param {string} text */
+    const theirs = (text) =>
+      this.#version(`From ${who}`, words, current.annotation, current, [
+        this.#choice(text, "T", () => this.#takeTheirs(entry)),
+      ]);
+    if (entry.body.kind === "undo") {
+      byId("conflict-title").textContent = "This could not be taken back";
+      const since = `Since you said it, ${who} has said something else, which counts now.`;
+      return [html("p", { class: "soft" }, since), theirs("Leave it so")];
+    }
     byId("conflict-title").textContent = "This image was labelled twice";
+    const mine = saidInWords(entry.body.kind, entry.body.annotation ?? null, this.look);
     return [
       html(
         "p",
@@ -64,23 +75,23 @@ export class Conflicts {
         this.#version("Yours", mine, entry.body.annotation, current, [
           this.#choice("Keep mine", "K", () => this.#keepMine(entry)),
         ]),
-        this.#version(`From ${who}`, inWords(current.annotation, this.look), current.annotation, current, [
-          this.#choice("Take theirs", "T", () => this.#takeTheirs(entry)),
-        ]),
+        theirs("Take theirs"),
       ),
     ];
   }
 
   /** @param {Entry} entry */
   #refused(entry) {
-    const said = saidInWords(entry.body.kind, entry.body.annotation ?? null, this.look);
+    const { kind, sha256, annotation } = entry.body;
     byId("conflict-title").textContent = "This could not be stored";
     return [
-      html("p", {}, `You said: ${said}.`),
+      html("img", { class: "version-image", src: this.api.previewUrl(sha256, 256), alt: "The image" }),
+      html("p", {}, `You said: ${saidInWords(kind, annotation ?? null, this.look)}.`),
       html("p", { class: "notice bad" }, entry.refusal?.message || "The service gave no reason."),
       html(
         "div",
         { class: "row" },
+        this.#choice("Label it anew", "L", () => this.#labelAnew(entry)),
         this.#choice("Try again", "K", () => this.#keepMine(entry)),
         this.#choice("Discard it", "T", () => this.#takeTheirs(entry)),
       ),
@@ -135,6 +146,13 @@ export class Conflicts {
   #takeTheirs(entry) {
     this.session.yield(entry.body, entry.refusal?.current);
     void this.#settle(entry);
+  }
+
+  /** @param {Entry} entry */
+  async #labelAnew(entry) {
+    await this.journal.discard(entry);
+    this.dialog.close();
+    await this.session.revisit(entry.body);
   }
 
   /** @param {Entry} entry */

@@ -117,6 +117,7 @@ export class Desk {
    */
   choose(id) {
     if (!this.session.visit) return undefined;
+    if (this.atOnce && !this.#isShown()) return undefined;
     if (this.detection) {
       this.boxes.setClass(id);
       announce(`Class ${this.look(id).name}`);
@@ -134,7 +135,7 @@ export class Desk {
    */
   accept() {
     const item = this.session.visit?.item;
-    if (!item) return undefined;
+    if (!item || !this.#isShown()) return undefined;
     const { draft } = this;
     if (draft.empty && !draft.changed) {
       draft.classes = new Set(suggestedClasses(this.task, item.suggestion));
@@ -161,6 +162,14 @@ export class Desk {
     const item = this.session.visit?.item;
     if (item && this.boxes.past.length === 0) this.drafts.drop(item.sha256);
     return true;
+  }
+
+  /** Whether the picture is on screen: nobody can say what stands on one that is not. */
+  #isShown() {
+    const state = this.session.visit?.preview.state;
+    if (state === "loading") announce("The image is not here yet.", true);
+    if (state === "failed") announce("An image that cannot be shown can be skipped or flagged.", true);
+    return state === "ready";
   }
 
   /** @returns {string | undefined} */

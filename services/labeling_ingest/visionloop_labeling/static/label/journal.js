@@ -15,7 +15,7 @@
 /** @import { Api } from "./api.js" */
 /** @import { Answer, Item, LabelEvent, Refusal } from "./wire.js" */
 
-import { ApiError, passing } from "./api.js";
+import { ApiError } from "../http.js";
 import { MemoryShelf, openShelf } from "./shelf.js";
 
 /**
@@ -25,11 +25,15 @@ import { MemoryShelf, openShelf } from "./shelf.js";
  *   base?: Reference, undoes?: Reference, status: "unsent" | "conflict" | "refused",
  *   refusal?: Refusal}} Entry
  * @typedef {{event_id: string, at: number, answer: Answer}} Answered
- * @typedef {"saved" | "saving" | "offline" | "signed_out"} Phase
+ * @typedef {"saved" | "saving" | "offline" | "busy" | "signed_out" | "forbidden"} Phase what stands
+ *   between here and the service: no answer, one that puts off, one that wants to know who asks, one
+ *   that refuses this person
  */
 
 const BATCH = 50; // events; a request that is answered well within its time
-const LONGEST_PAUSE = 5_000; // milliseconds between tries while the service does not answer
+const FIRST_PAUSE = 500; // milliseconds between tries while the service does not answer
+const LONGEST_PAUSE = 5_000;
+const FORBIDDEN_PAUSE = 30_000; // somebody has to change the person's role meanwhile
 
 export class Journal extends EventTarget {
   /**
@@ -48,6 +52,8 @@ export class Journal extends EventTarget {
     this.entries = [];
     /** @type {Phase} */
     this.phase = "saved";
+    /** @type {ApiError | undefined} why nothing is sent at the moment */
+    this.error = undefined;
     this.durable = true;
     /** @type {import("./shelf.js").Shelf} */
     this.shelf = new MemoryShelf();
@@ -57,6 +63,7 @@ export class Journal extends EventTarget {
     this.answers = new Map();
     this.pause = 0;
     this.timer = 0;
+    this.leftAlone = 0; // performance.now() until which the service asked not to be asked
     this.sending = false;
     this.again = false;
     /** @type {Promise<unknown>} */
@@ -72,7 +79,9 @@ export class Journal extends EventTarget {
     for (const one of await this.shelf.answers()) this.answers.set(one.event_id, one.answer);
     await this.#reload();
     addEventListener("online", () => this.send());
-    addEventListener("offline", () => this.#be("offline"));
+    addEventListener("offline", () => this.#be("offline", new ApiError(0, {})));
+    addEventListener("pageshow", (event) => event.persisted && this.send());
+    document.addEventListener("signed-in", () => this.send());
     document.addEventListener("visibilitychange", () => document.hidden || this.send());
     this.send();
   }
@@ -113,7 +122,7 @@ export class Journal extends EventTarget {
       status: "unsent",
     };
     this.entries.push(entry);
-    this.#be(this.phase === "saved" ? "saving" : this.phase);
+    this.#be(this.phase === "saved" ? "saving" : this.phase, this.error);
     this.written = this.written.then(() => this.#keep(entry)).then(() => this.send());
   }
 
@@ -152,18 +161,25 @@ export class Journal extends EventTarget {
     this.channel.postMessage("changed");
   }
 
-  /** Sends what is unsent, unless that is being done already. */
+  /** Sends what is unsent, unless that is being done already or the service asked for a pause. */
   send() {
     if (this.sending) {
       this.again = true;
       return;
     }
     clearTimeout(this.timer);
+    const early = this.leftAlone - performance.now();
+    if (early > 0) {
+      this.timer = setTimeout(() => this.send(), early);
+      return;
+    }
     this.sending = true;
-    void this.#drain().finally(() => {
-      this.sending = false;
-      if (this.again) this.send();
-    });
+    void this.#drain()
+      .catch((error) => this.#stumbled(error))
+      .finally(() => {
+        this.sending = false;
+        if (this.again) this.send();
+      });
   }
 
   /** @param {Entry} entry */
@@ -171,18 +187,29 @@ export class Journal extends EventTarget {
     try {
       entry.order = await this.shelf.add(entry);
     } catch (error) {
-      console.warn("IndexedDB failed; unsent labels live in memory only", error);
-      this.durable = false;
-      this.shelf = new MemoryShelf();
-      for (const one of this.entries) one.order = await this.shelf.add(one);
+      await this.#moveToMemory(error);
     }
+  }
+
+  /** The browser has taken the shelf away (its data was cleared, the disk is full). */
+  async #moveToMemory(/** @type {unknown} */ error) {
+    console.warn("IndexedDB failed; unsent labels live in memory only", error);
+    this.durable = false;
+    this.shelf = new MemoryShelf();
+    for (const one of this.entries) one.order = await this.shelf.add(one);
+  }
+
+  /** What nobody thought of must not keep labels here for ever. */
+  async #stumbled(/** @type {unknown} */ error) {
+    if (this.durable) await this.#moveToMemory(error);
+    this.#later();
   }
 
   async #drain() {
     do {
       this.again = false;
       await this.written;
-    } while ((await alone(() => this.#sendBatch())) || this.again);
+    } while ((await alone(() => this.#sendBatch())) || (this.again && !this.error));
   }
 
   /** @returns {Promise<boolean>} whether there may be more to send now */
@@ -193,10 +220,11 @@ export class Journal extends EventTarget {
       this.#be("saved");
       return false;
     }
-    this.#be(this.phase === "offline" ? "offline" : "saving");
+    if (!this.error) this.#be("saving");
     try {
-      const { results } = await this.api.submit(batch.map((entry) => entry.body));
+      const results = await this.api.submit(batch.map((entry) => entry.body));
       this.pause = 0;
+      this.#be("saving");
       for (const [place, entry] of batch.entries()) await this.#settle(entry, results[place]);
       this.channel.postMessage("changed");
       return true;
@@ -273,13 +301,9 @@ export class Journal extends EventTarget {
    * @returns {Promise<boolean>}
    */
   async #failed(error, batch) {
-    if (error.status === 401 || error.status === 403) {
-      this.#be("signed_out");
-      return this.#later();
-    }
-    if (passing(error)) {
-      this.#be("offline");
-      return this.#later();
+    if (error.signedOut || error.status === 403 || error.passes) {
+      this.#be(phaseOf(error), error);
+      return this.#later(error);
     }
     // The request as a whole was refused: one event is at fault. One at a time shows which.
     if (batch.length === 1) await this.#settle(batch[0], { error: error.body });
@@ -287,8 +311,12 @@ export class Journal extends EventTarget {
     return true;
   }
 
-  #later() {
-    this.pause = Math.min(LONGEST_PAUSE, Math.max(500, this.pause * 2));
+  /** @param {ApiError} [error] */
+  #later(error) {
+    this.pause = Math.min(LONGEST_PAUSE, Math.max(FIRST_PAUSE, this.pause * 2));
+    if (error?.status === 403) this.pause = FORBIDDEN_PAUSE;
+    this.leftAlone = performance.now() + 1000 * (error?.wait ?? 0);
+    clearTimeout(this.timer);
     this.timer = setTimeout(() => this.send(), this.pause * (0.75 + Math.random() / 2));
     return false;
   }
@@ -297,7 +325,8 @@ export class Journal extends EventTarget {
     await this.written;
     if (this.sending) return;
     await this.#read();
-    this.#be(this.unsent.length > 0 ? "saving" : "saved");
+    if (this.unsent.length === 0) this.#be("saved");
+    else this.#be(this.error ? this.phase : "saving", this.error);
   }
 
   /** What is on the shelf counts: another tab may have sent a part. */
@@ -329,15 +358,23 @@ export class Journal extends EventTarget {
     this.dispatchEvent(new CustomEvent("answer", { detail }));
   }
 
-  /** @param {Phase} phase */
-  #be(phase) {
+  /** @param {Phase} phase @param {ApiError} [error] why nothing is sent */
+  #be(phase, error) {
     this.phase = phase;
+    this.error = error;
     this.#tell();
   }
 
   #tell() {
     this.dispatchEvent(new Event("change"));
   }
+}
+
+/** @param {ApiError} error @returns {Phase} */
+function phaseOf(error) {
+  if (error.signedOut) return "signed_out";
+  if (error.status === 403) return "forbidden";
+  return error.status === 0 ? "offline" : "busy";
 }
 
 /**

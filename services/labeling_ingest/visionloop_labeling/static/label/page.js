@@ -3,7 +3,7 @@
  * commands below, with a key and a button; what happens then is the parts' affair.
  */
 
-/** @import { QueueState, Task } from "./wire.js" */
+/** @import { Item, QueueState, Task } from "./wire.js" */
 
 import { Api } from "./api.js";
 import { Balance } from "./balance.js";
@@ -17,6 +17,7 @@ import { Progress } from "./progress.js";
 import { Queue } from "./queue.js";
 import { Session } from "./session.js";
 import { Strip } from "./strip.js";
+import { insist } from "../connection.js";
 import { announce, showJournal, showMeanings, showNothing, showTrouble } from "./view.js";
 import { currentAnnotation } from "./visit.js";
 
@@ -40,11 +41,14 @@ const progress = new Progress(byId("progress"));
 const balance = new Balance(api, journal);
 const keys = new Keys();
 
+/** Whether the image on screen has been painted: a key pressed twice means the one before. */
+const seen = () => !byId("stage").hasAttribute("data-fresh");
+
 // ---- commands -----------------------------------------------------------------------------------
 
 /** @type {Record<string, () => void>} */
 const commands = {
-  save: () => next(saved(desk.accept())),
+  save: () => seen() && next(saved(desk.accept())),
   skip: () => pass("skip", "Skipped."),
   flag: () => pass("flag", "Flagged for review."),
   undo: () => void undo(),
@@ -59,19 +63,23 @@ const commands = {
 
 /** @param {string} id */
 function choose(id) {
-  next(saved(desk.choose(id)));
+  if (classes.withdrawn.has(id)) {
+    announce(`${desk.look(id).name} is no longer offered; choose another class.`, true);
+    return;
+  }
+  if (seen()) next(saved(desk.choose(id)));
 }
 
 /** @param {"skip" | "flag"} kind @param {string} done */
 function pass(kind, done) {
-  if (!session.visit) return;
+  if (!session.visit || !seen()) return;
   desk.pass(kind);
   next(done);
 }
 
 /** @param {string | undefined} words */
 function saved(words) {
-  return words && `Saved: ${words}.`;
+  return words && `${journal.error ? "Kept here" : "Saved"}: ${words}.`;
 }
 
 /** @param {string | undefined} done what was done; undefined when the image is not decided yet */
@@ -87,7 +95,8 @@ async function undo() {
     return;
   }
   const kind = await session.undo();
-  announce(kind ? `Undone: ${kind}.` : "There is nothing to undo.", !kind);
+  const done = journal.error ? "Undone here" : "Undone";
+  announce(kind ? `${done}: ${kind}.` : "There is nothing to undo.", !kind);
 }
 
 /** @param {1 | -1} steps */
@@ -199,10 +208,16 @@ function offerAtOnce(more) {
 // ---- what happens elsewhere ---------------------------------------------------------------------
 
 function show() {
+  byId("stage").setAttribute("data-fresh", "");
   desk.show();
   if (!session.visit) showNothing(queue, session.trail.length > 0);
   // The image first: what stands beside it may come a frame later.
-  requestAnimationFrame(() => setTimeout(showBeside));
+  requestAnimationFrame(() =>
+    setTimeout(() => {
+      byId("stage").removeAttribute("data-fresh");
+      showBeside();
+    }),
+  );
 }
 
 function showBeside() {
@@ -227,17 +242,26 @@ session.addEventListener("moved", (event) => {
   const { sha256, before, now } = /** @type {CustomEvent} */ (event).detail;
   balance.move(sha256, before, now);
 });
-balance.addEventListener("change", () => classes.weigh(balance.images));
+balance.addEventListener("change", () => {
+  classes.weigh(balance.images);
+  byId("classes-changed").hidden = !classes.offer([...balance.counted.keys()]);
+});
 session.addEventListener("remembered", () => desk.showDraft());
 session.addEventListener("unreachable", () =>
-  announce("Undone; the image is shown when the service answers again.", true),
+  announce("The image cannot be had now; it comes again from the queue.", true),
 );
 queue.addEventListener("change", () => {
   if (queue.status !== "unreachable" && journal.phase === "offline") journal.send();
   if (session.visit) showBeside();
   else show();
 });
-journal.addEventListener("change", () => showJournal(journal));
+let away = false;
+journal.addEventListener("change", () => {
+  showJournal(journal);
+  const back = away && !journal.error;
+  away = journal.error !== undefined;
+  if (back && session.visit?.preview.state === "failed") session.reload();
+});
 journal.addEventListener("answer", () => {
   // What is left was counted before this was stored.
   const last = journal.unsent.length === 0 && queue.status === "empty";
@@ -255,11 +279,9 @@ for (const dialog of document.querySelectorAll("dialog")) {
 // ---- start --------------------------------------------------------------------------------------
 
 async function start() {
-  const [found, attributes, { instructions = "" }] = await Promise.all([
-    api.classes(),
-    api.attributes(),
-    api.preferences(),
-  ]);
+  const [found, attributes, { instructions = "" }] = await insist(() =>
+    Promise.all([api.classes(), api.attributes(), api.preferences()]),
+  );
   desk.open(found, attributes);
   balance.open(found);
   offerAtOnce(attributes.length > 0);
@@ -271,7 +293,18 @@ async function start() {
   await journal.open();
   const events = api.events(author, COUNTED);
   void events.then(countToday, () => {});
-  await session.start(given.image ?? "", events);
+  const asked = await insist(() => asItStands(given.image ?? ""));
+  await session.start(asked, events);
+  if (given.image && !asked) announce("The image that was asked for is not here any more.", true);
+}
+
+/** @param {string} sha256 @returns {Promise<Item | undefined>} undefined for none, and for one that is gone */
+async function asItStands(sha256) {
+  if (!sha256) return undefined;
+  return api.item(sha256).catch((error) => {
+    if (error.status !== 404) throw error;
+    return undefined;
+  });
 }
 
 start().catch((error) => showTrouble("This page could not start", error.message));

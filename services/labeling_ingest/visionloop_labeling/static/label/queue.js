@@ -8,7 +8,8 @@
 /** @import { Api } from "./api.js" */
 /** @import { Item, QueueState } from "./wire.js" */
 
-import { ApiError, passing } from "./api.js";
+import { explain, settled, tell } from "../connection.js";
+import { ApiError } from "../http.js";
 
 const HELD = 8; // leases; enough for a pause of the network, few enough to share the work
 const DECODED = 4; // previews ahead; 1600 px edges are 10 MB each once decoded
@@ -71,11 +72,12 @@ export class Queue extends EventTarget {
     /** @type {Set<string>} taken, and nothing said about it yet */
     this.taken = new Set();
     this.remaining = 0;
-    this.status = /** @type {"loading" | "ready" | "empty" | "unreachable" | "refused"} */ ("loading");
+    this.status = /** @type {"loading" | "ready" | "empty" | "unreachable" | "signed_out" | "refused"} */ ("loading");
     this.refusal = "";
     this.loading = false;
     addEventListener("pagehide", () => this.releaseAll());
     addEventListener("pageshow", (event) => event.persisted && void this.refill());
+    document.addEventListener("signed-in", () => void this.refill());
   }
 
   /** The next image with its preview; undefined when none is here yet. Never waits. */
@@ -127,15 +129,30 @@ export class Queue extends EventTarget {
       this.remaining = remaining;
       this.#add(items.filter((item) => !this.outdated(item.sha256, asked)));
       this.status = this.items.length > 0 ? "ready" : "empty";
+      settled(this);
     } catch (error) {
-      const refused = error instanceof ApiError && !passing(error);
-      this.status = refused ? "refused" : "unreachable";
-      this.refusal = refused ? error.message : "";
+      this.#failed(error);
     }
     this.loading = false;
-    if (this.items.length === 0) this.timer = setTimeout(() => this.refill(), RETRY);
+    const again = this.items.length === 0 || this.status === "signed_out";
+    if (again) this.timer = setTimeout(() => this.refill(), RETRY);
     this.#prefetch();
     this.dispatchEvent(new Event("change"));
+  }
+
+  /** @param {unknown} error */
+  #failed(error) {
+    const ours = error instanceof ApiError ? error : new ApiError(0, {});
+    this.refusal = "";
+    if (ours.signedOut) {
+      this.status = "signed_out";
+      tell(this, { why: explain(ours), signIn: true });
+    } else if (ours.passes) {
+      this.status = "unreachable";
+    } else {
+      this.status = "refused";
+      this.refusal = ours.message;
+    }
   }
 
   /** Gives back what was leased and not looked at. */

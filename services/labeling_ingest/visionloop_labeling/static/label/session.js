@@ -11,7 +11,7 @@
 /** @import { Visit } from "./visit.js" */
 /** @import { Item, Kind, LabelEvent } from "./wire.js" */
 
-import { uuid } from "./uuid.js";
+import { uuid } from "../http.js";
 import { countedClasses, isSettled } from "./visit.js";
 
 const KEPT = 100; // images to go back to
@@ -59,12 +59,11 @@ export class Session extends EventTarget {
 
   /**
    * Starts with the image asked for, or with the first of the queue.
-   * @param {string} sha256 "" for the queue's first
+   * @param {Item | undefined} item undefined for the queue's first
    * @param {Promise<any[]>} events what this person said before, newest first: undo reaches it too
    */
-  async start(sha256, events) {
+  async start(item, events) {
     this.remembered = events.then((found) => this.#remember(found)).catch(() => {});
-    const item = sha256 ? await this.api.item(sha256).catch(() => undefined) : undefined;
     if (item) this.#enter(item);
     await this.queue.refill();
     if (!this.visit) this.advance();
@@ -198,6 +197,17 @@ export class Session extends EventTarget {
     this.#show();
   }
 
+  /**
+   * Gives up what was refused, and shows its image again.
+   * @param {LabelEvent} body
+   */
+  async revisit(body) {
+    this.yield(body, undefined);
+    const place = this.trail.findIndex((one) => one.item.sha256 === body.sha256);
+    if (place >= 0) this.goTo(place);
+    else await this.#fetch(body.sha256);
+  }
+
   /** Loads the image on screen again, after that failed. */
   reload() {
     const visit = this.visit;
@@ -208,11 +218,17 @@ export class Session extends EventTarget {
 
   /** Undone in an earlier visit of the page: the image comes from the service, without the label. */
   async #fetchUndone(/** @type {string} */ sha256, /** @type {string} */ event_id) {
+    const answer = this.journal.answered(event_id, UNDO_PATIENCE);
+    await this.#fetch(sha256, answer);
+  }
+
+  /** @param {string} sha256 @param {Promise<unknown>} [before] what is waited for first */
+  async #fetch(sha256, before) {
     try {
-      await this.journal.answered(event_id, UNDO_PATIENCE);
+      await before;
       this.#enter(await this.api.item(sha256));
     } catch {
-      this.dispatchEvent(new Event("unreachable"));
+      setTimeout(() => this.dispatchEvent(new Event("unreachable"))); // the last word, not the first
     }
   }
 

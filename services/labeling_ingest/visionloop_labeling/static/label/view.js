@@ -8,10 +8,12 @@
 /** @import { Visit } from "./visit.js" */
 /** @import { Item, LabelClass, Task } from "./wire.js" */
 
+import { hold, settled, tell } from "../connection.js";
 import { percent } from "./classes.js";
 import { inWords } from "./describe.js";
 import { byId, html } from "./dom.js";
 import { suggestedClasses } from "./draft.js";
+import { status, trouble } from "./unsent.js";
 import { why } from "./why.js";
 
 /**
@@ -48,7 +50,8 @@ export function showNothing(queue, begun) {
       "The service does not answer",
       "What you have labelled is kept on this device. New images come as soon as it is back.",
     ],
-    refused: ["This queue is not for you", queue.refusal],
+    signed_out: ["You are signed out", "Sign in again, and the next image comes."],
+    refused: ["No images can be had here", queue.refusal],
     empty: [begun ? "All done here" : "No image waits here", "New ones appear by themselves."],
   }[queue.status];
   showTrouble(title, text);
@@ -113,22 +116,17 @@ export function showMeanings(classes) {
   );
 }
 
+let troubled = false; // since the last time that all was saved
+
 /** @param {Journal} journal */
 export function showJournal(journal) {
-  const count = journal.unsent.length;
-  const words = {
-    saved: journal.durable ? "All saved" : "All saved (private window)",
-    saving: `Saving ${count} …`,
-    offline: `Offline: ${count} kept here`,
-    signed_out: `Signed out: ${count} kept here`,
-  }[journal.phase];
   const place = byId("journal");
-  const before = place.dataset.phase;
-  if (before !== journal.phase) {
-    if (journal.phase === "offline") announce("Offline. Labels are kept on this device.");
-    if (before === "offline" && journal.phase === "saved") announce("Online. All saved.");
-  }
+  const told = trouble(journal);
+  if (told) tell(journal, told);
+  else settled(journal);
+  hold(journal, journal.unsent.length > 0);
+  if (troubled && journal.phase === "saved") announce("All saved.");
+  troubled = told !== undefined || (troubled && journal.phase !== "saved");
   place.dataset.phase = journal.phase;
-  byId("journal-text").textContent = words;
-  byId("sign-in").hidden = journal.phase !== "signed_out";
+  byId("journal-text").textContent = status(journal);
 }
