@@ -31,9 +31,9 @@ def trouble(page: Page):
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("gone", "The service does not answer."),
+        pytest.param("gone", "The service does not answer.", marks=pytest.mark.long),
         ("cut_body", "The service does not answer."),
-        ("fail", "The service failed (500)."),
+        pytest.param("fail", "The service failed (500).", marks=pytest.mark.long),
         ("later", "The service failed (503)."),
         ("portal", "Something between this page and the service answered in its place."),
     ],

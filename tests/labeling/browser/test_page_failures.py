@@ -129,7 +129,8 @@ def test_a_decision_waits_for_its_answer_and_is_made_once(visit, line, site, cel
     ]
     page.keyboard.press("2")
     expect(trouble(page)).to_have_text(
-        "Decision not saved yet; trying again. The service does not answer.", use_inner_text=True
+        "Decision not saved yet; trying again. The service does not answer. Leave this page open.",
+        use_inner_text=True,
     )
     page.keyboard.press("1")  # it is on its way as it was said
     assert violations(page) == []

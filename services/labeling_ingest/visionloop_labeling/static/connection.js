@@ -117,7 +117,8 @@ export async function insist(work, what = "", waits = mayPass) {
         return await work();
       } catch (error) {
         if (!waits(error)) throw error;
-        tell(source, { what, why: explain(error), signIn: error.signedOut });
+        const more = what && "Leave this page open.";
+        tell(source, { what, why: explain(error), more, signIn: error.signedOut });
         await patience(Math.max(pause, 1000 * error.wait));
       }
     }
