@@ -271,7 +271,7 @@ def test_a_large_image_travels_alone(service: Service, ask: Ask) -> None:
 def test_a_broken_connection_is_an_error_of_the_whole(service: Service, ask: Ask) -> None:
     def die(number: int) -> None:
         if number == 2:
-            service.server.stop(0)
+            service.server.stop(0).wait(10)
 
     service.servicer.before = die
     with pytest.raises(UnavailableError):

@@ -15,6 +15,7 @@ from typing import Any, cast
 import grpc
 import grpc.aio
 from google.protobuf import json_format
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from visionloop.errors import (
     DeadlineExceededError,
@@ -138,10 +139,10 @@ def json_reply(message: pb.RecognizeResponse | pb.SubmitFeedbackResponse) -> Rep
     return Reply(HTTPStatus.OK, JSON, text.encode() + b"\n")
 
 
-def _ordered(descriptor: Any, told: dict[str, Any]) -> dict[str, Any]:
-    """The mapping puts those fields first that are set; protobuf has two kinds of descriptors."""
+def _ordered(descriptor: Descriptor, told: dict[str, Any]) -> dict[str, Any]:
+    """The mapping puts those fields first that are set."""
 
-    def value(field: Any, told: Any) -> Any:
+    def value(field: FieldDescriptor, told: Any) -> Any:
         if field.message_type is None:
             return told
         if isinstance(told, list):
