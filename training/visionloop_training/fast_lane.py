@@ -32,7 +32,7 @@ from visionloop_training.lanes import Learned, Origin, Surroundings
 from visionloop_training.learner import class_weights, image_weights
 from visionloop_training.links import Link
 from visionloop_training.stable import Version
-from visionloop_training.targets import for_head, log_loss, targets
+from visionloop_training.targets import log_loss, soft, targets
 
 _BATCH = 32
 _EMBEDDING = "embedding"
@@ -111,10 +111,11 @@ class FastLane:
         self._head = nn.Linear(train.shape[1], len(data.class_ids))
         probe = fit_head(
             self._head,
-            for_head(data.train, train, truth, weights),
+            (train, truth, weights),
             (val, targets(data.val, data)),
             self._config.fit.probe_penalty,
             positives=class_weights(data, self._config.fit),
+            soft=soft(data.train, len(data.class_ids)),
         )
         with torch.no_grad():
             loss = log_loss(self._head(train), truth, reduction="mean").item()

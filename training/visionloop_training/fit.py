@@ -33,7 +33,7 @@ from visionloop_training.recipe.collapse import CollapsedError, DivergedError
 from visionloop_training.recipe.moving_average import MovingAverage
 from visionloop_training.recipe.rates import Rates, rates_for
 from visionloop_training.stop import Stop
-from visionloop_training.targets import for_head, log_loss
+from visionloop_training.targets import log_loss
 from visionloop_training.watch import Watch
 
 _log = logging.getLogger(__name__)
@@ -123,14 +123,15 @@ class _Run:
         started = time.perf_counter()
         train = self.judge.outputs(self._data.train)[1]
         val = self.judge.outputs(self._data.val)[1]
-        head, truth = self._network.head, self._learner.truth
+        head, truth, soft = self._network.head, self._learner.truth, self._learner.soft
         found = fit_head(
             head,
-            for_head(self._data.train, train, truth, self._learner.weights),
+            (train, truth, self._learner.weights),
             (val, self.judge.truth),
             self._config.probe_penalty,
             self._seed,
             self._learner.positives,
+            soft if soft is None else soft.to(train.device),
         )
         with torch.no_grad():
             self._workers.copy_leader(head)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from visionloop_training.recipe_config import HeadConfig
 from visionloop_training.targets import log_loss, score
@@ -62,11 +63,13 @@ def fit_head(
     penalties: Sequence[float],
     seed: int = 0,
     positives: Tensor | None = None,
+    soft: Tensor | None = None,
 ) -> HeadFit:
     """Fits `head` in place, with the penalty that gives the lowest val loss; leaves it in eval.
 
     `train` is embeddings (n, width), targets (see `targets`) and weights (n,); `val` the first two.
-    `positives` is as in `targets.log_loss`.
+    `positives` is as in `targets.log_loss`. `soft` (n, classes) are the soft labels of `train`, as
+    `targets.soft` gives them: what is then learned in place of its targets.
     """
     x, labels, weights = train
     mean, deviation = x.mean(0), _deviation(x)
@@ -76,9 +79,9 @@ def fit_head(
     for penalty in penalties:
         trial = copy.deepcopy(head)
         if isinstance(trial, nn.Linear):
-            _regress(trial, scaled, penalty, positives)
+            _regress(trial, scaled, penalty, positives, soft)
         else:
-            _train(trial, scaled, scaled_val, penalty, seed, positives)
+            _train(trial, scaled, scaled_val, penalty, seed, positives, soft)
         found = HeadFit(penalty, *_score(trial, *scaled_val))
         if best is None or found.val_loss < best[0].val_loss:
             best = found, trial
@@ -108,6 +111,7 @@ def _regress(
     train: tuple[Tensor, Tensor, Tensor],
     penalty: float,
     positives: Tensor | None,
+    soft: Tensor | None,
 ) -> None:
     """Logistic regression, from zero: convex, so where it starts does not matter.
 
@@ -122,7 +126,7 @@ def _regress(
 
     def loss() -> Tensor:
         optimiser.zero_grad()
-        each = log_loss(layer(x), labels, positives)
+        each = _loss(layer(x), labels, positives, soft)
         total = (each * weights).sum() / weights.sum() + penalty * layer.weight.square().sum()
         total.backward()  # type: ignore[no-untyped-call]
         return total
@@ -137,6 +141,7 @@ def _train(
     penalty: float,
     seed: int,
     positives: Tensor | None,
+    soft: Tensor | None,
 ) -> None:
     """Adam on batches, one order an epoch; the epoch with the lowest val loss stays."""
     x, labels, weights = train
@@ -149,7 +154,8 @@ def _train(
         for batch in torch.randperm(len(x)).to(x.device).tensor_split(batches):
             if len(batch) < 2:
                 continue  # batch norm over one image is none
-            each = log_loss(head(x[batch]), labels[batch], positives)
+            shares = None if soft is None else soft[batch]
+            each = _loss(head(x[batch]), labels[batch], positives, shares)
             loss = (each * weights[batch]).mean()
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -160,6 +166,13 @@ def _train(
         if epoch - since >= _PATIENCE:
             break
     head.load_state_dict(best)
+
+
+def _loss(logits: Tensor, labels: Tensor, positives: Tensor | None, soft: Tensor | None) -> Tensor:
+    """(n,) of the soft labels, where there are any."""
+    if soft is not None:
+        return F.cross_entropy(logits, soft, reduction="none")
+    return log_loss(logits, labels, positives)
 
 
 @torch.no_grad()

@@ -44,8 +44,8 @@ class Learner:
         self._mixing = config.mixing
         self._config = config.fit
         self.truth = targets.targets(data.train, data).to(network.device)
-        soft = targets.soft(data.train, len(data.class_ids))
-        self._soft = None if soft is None else soft.to(network.device)
+        # (n, classes), which may be large: it stays here, and a batch's rows go to the device.
+        self.soft = targets.soft(data.train, len(data.class_ids))
         self.positives = class_weights(data, config.fit)
         if self.positives is not None:
             self.positives = self.positives.to(network.device)
@@ -98,10 +98,10 @@ class Learner:
             return [*(torch.zeros_like(p) for p in trained), zero]
         self._ready(len(one.places))
         places = torch.tensor(one.places).to(self._network.device, non_blocking=True)
-        if self._soft is None:
+        if self.soft is None:
             truth = targets.rows(self.truth[places], self._network.classes)
         else:
-            truth = self._soft[places]
+            truth = self.soft[one.places].to(self._network.device, non_blocking=True)
         seed_step(self._seed, step, one.number)
         inputs, truth, weights = mixing.mixed(
             self._mixing,

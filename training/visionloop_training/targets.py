@@ -4,9 +4,9 @@
     any number of classes        (n, classes) float32, 1 where it has it    a sigmoid each
 
 The functions tell the two apart by the number of dimensions, so the loops that train need no case
-of their own. Soft labels, of images with one class, are learned from only: `soft` gives them to the
-loss of fine-tuning, `for_head` to the fit of a head. What models are measured by is always the one
-class that an image counts as.
+of their own. Soft labels (`soft`), of images with one class, are learned from only: by fine-tuning
+and by the fit of a head. What models are measured by is always the one class that an image counts
+as.
 """
 
 from collections.abc import Sequence
@@ -42,30 +42,6 @@ def soft(items: Sequence[Item], classes: int) -> Tensor | None:
         for place, share in item.probabilities or ((item.label, 1.0),):
             row[place] = share
     return torch.from_numpy(found)
-
-
-def for_head(
-    items: Sequence[Item], inputs: Tensor, truth: Tensor, weights: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs (n, …), targets (n, …) and weights (n,) of the items as a head is fitted to them.
-
-    An image with a soft label stands there once for each class that it may have, weighed by its
-    probability: cross-entropy is linear in them, so this is its very loss.
-    """
-    if not any(item.probabilities for item in items):
-        return inputs, truth, weights
-    found = [
-        (number, place, share)
-        for number, item in enumerate(items)
-        for place, share in item.probabilities or ((item.label, 1.0),)
-    ]
-    numbers, places, shares = (list(column) for column in zip(*found, strict=True))
-    where = torch.tensor(numbers, device=inputs.device)
-    return (
-        inputs[where],
-        torch.tensor(places, device=truth.device),
-        weights[where] * torch.tensor(shares, dtype=weights.dtype, device=weights.device),
-    )
 
 
 def multi_hot(items: Sequence[Item], classes: int) -> Flags:
