@@ -23,11 +23,33 @@ def test_labels_and_weights_are_mixed_as_the_pixels_are(config: MixingConfig):
     for step in range(20):
         images, targets, weights = mixed(config, (0, step, 0), *batch())
         values = torch.arange(6.0)
-        torch.testing.assert_close(images.mean((1, 2, 3)), targets @ values)
+        shares = targets * weights[:, None] / (values + 1)  # of each image in each of the mixed
+        torch.testing.assert_close(images.mean((1, 2, 3)), shares @ values)
+        torch.testing.assert_close(shares.sum(1), torch.ones(6))
         torch.testing.assert_close(targets.sum(1), torch.ones(6))
-        torch.testing.assert_close(weights, targets @ (values + 1))
+        torch.testing.assert_close(weights, shares @ (values + 1))
         changed += not torch.equal(images, batch()[0])
     assert changed >= 15
+
+
+def test_an_image_of_no_weight_says_nothing_of_its_label():
+    images, targets, weights = batch()
+    weights[2] = weights[3] = 0.0
+    for step in range(20):
+        _, found, mixed_weights = mixed(
+            MixingConfig(mixup=0.4), (0, step, 0), images, targets, weights
+        )
+        assert (found[mixed_weights > 0][:, [2, 3]] == 0).all()
+        torch.testing.assert_close(found.sum(1), (mixed_weights > 0).float())
+
+
+def test_images_of_one_weight_are_mixed_by_the_bit_as_their_labels_are():
+    """Weights of 1 leave no rounding behind."""
+    inputs, targets = F.one_hot(torch.arange(64)).float().expand(2, 64, 64).clone()
+    for step in range(100):
+        found = mixed(MixingConfig(mixup=0.4), (0, step, 0), inputs, targets, torch.ones(64))
+        assert torch.equal(found[1], found[0])
+        assert torch.equal(found[2], torch.ones(64))
 
 
 def test_cutmix_cuts_and_mixup_blends():
@@ -63,7 +85,7 @@ def test_several_labels_are_mixed_each_in_its_share():
     """Image i has the classes up to i."""
     images, _, weights = batch()
     targets = torch.ones(6, 6).tril()
-    blended, mixed_targets, _ = mixed(MixingConfig(mixup=1.0), (0, 1, 0), images, targets, weights)
-    for image, row in zip(blended, mixed_targets, strict=True):
-        shares = torch.linalg.lstsq(targets.T, row).solution  # of the six images
+    blended, *found = mixed(MixingConfig(mixup=1.0), (0, 1, 0), images, targets, weights)
+    for image, row, weight in zip(blended, *found, strict=True):
+        shares = torch.linalg.lstsq(targets.T, row * weight).solution / weights  # of the six images
         torch.testing.assert_close(image.mean(), shares @ torch.arange(6.0), atol=1e-4, rtol=1e-4)

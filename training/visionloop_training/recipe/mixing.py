@@ -1,4 +1,4 @@
-"""Mixup and cutmix: two images of a slice become one, their labels and weights in proportion.
+"""Mixup and cutmix: two images of a slice become one, their weighed labels in proportion.
 
 All draws follow from the seed, the step and the slice, so a run that goes on from a checkpoint, or
 with another number of processes, mixes the same. Partners are of one slice, which one process
@@ -14,6 +14,7 @@ from torch import Tensor
 from visionloop.errors import ConfigurationError
 from visionloop_training.recipe_config import MixingConfig
 
+_LEAST = 1e-12  # of a weight that is divided by
 _MIXING = 3  # tells this stream of random numbers from those of epochs and of steps
 
 
@@ -52,11 +53,11 @@ def mixed(
         inputs, own = _cut(inputs, partner, own, random)
     else:
         inputs = torch.lerp(inputs[partner], inputs, own)
-    return (
-        inputs,
-        torch.lerp(targets[partner], targets, own),
-        torch.lerp(weights[partner], weights, own),
-    )
+    mixed_weights = torch.lerp(weights[partner], weights, own)
+    # An image says of its label as much as it weighs: one of weight 0 lends its pixels only.
+    given = targets * weights[:, None]
+    mixed_targets = torch.lerp(given[partner], given, own)
+    return inputs, mixed_targets / mixed_weights.clamp_min(_LEAST)[:, None], mixed_weights
 
 
 def _cut(
