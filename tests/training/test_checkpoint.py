@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import torch
 
-from visionloop.errors import NotFoundError
+from visionloop.errors import UnavailableError
 from visionloop.objectstore import ObjectStore
 from visionloop_training import checkpoint as module
 from visionloop_training.checkpoint import Checkpoint, Checkpoints, run_key
@@ -109,7 +109,8 @@ def test_all_processes_go_on_from_what_the_leading_one_found(file_store: ObjectS
     assert theirs is not None
     assert (found.step, theirs.step, theirs.facts) == (1, 1, at(1).facts)
     saved(file_store, 3)
-    with pytest.raises(NotFoundError):
+    words = "checkpoint of step 1 that the leading process found is gone .* same command again"
+    with pytest.raises(UnavailableError, match=words):  # which a Job does not take as final
         Checkpoints(file_store, "cells", "run", 1e6).agreed(Led(leading.said))
 
 

@@ -25,7 +25,7 @@ from pydantic import Field
 from safetensors.torch import load, save
 from torch import Tensor
 
-from visionloop.errors import CorruptError, NotFoundError, VisionloopError
+from visionloop.errors import CorruptError, NotFoundError, UnavailableError, VisionloopError
 from visionloop.failpoints import failpoint
 from visionloop.objectstore import ObjectStore
 from visionloop.record import Record, Sha256, parse_record, record_bytes
@@ -100,8 +100,8 @@ class Checkpoints:
         """The newest one that is whole, the same in all of several processes.
 
         The leading one looks: somebody else may find more, where a run that was told to stop still
-        writes, or less, where the store fails. Raises NotFoundError or CorruptError where this
-        process cannot read it.
+        writes, or less, where the store fails. Raises UnavailableError where this process cannot
+        read it any more: the same command finds the next.
         """
         found: Checkpoint | None = None
 
@@ -115,7 +115,14 @@ class Checkpoints:
         chosen = workers.leaders_answer(look)
         if workers.leads or not chosen:
             return found
-        return self._read(_Entry.model_validate_json(chosen))
+        entry = _Entry.model_validate_json(chosen)
+        try:
+            return self._read(entry)
+        except (NotFoundError, CorruptError) as error:
+            raise UnavailableError(
+                f"the checkpoint of step {entry.step} that the leading process found is gone "
+                f"({error}); run the same command again"
+            ) from error
 
     @property
     def due(self) -> bool:
