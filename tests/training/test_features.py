@@ -166,6 +166,17 @@ def test_a_run_of_days_says_that_it_still_reads(tmp_path, monkeypatch: pytest.Mo
     assert cache.trim(tmp_path, limit_bytes=10) == 0
 
 
+def test_a_run_that_computes_for_days_says_that_it_is_there(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+):
+    used = cache.ArrayCache(tmp_path, "activations", "used")
+    used.put("ab" * 32, np.zeros(1000, np.float32))
+    os.utime(used.folder, (1e9, 1e9))
+    monkeypatch.setattr(cache, "_TOUCH_SECONDS", 0.0)
+    used.put("ab" * 32, np.zeros(1000, np.float32), 1)  # into a folder of the one before
+    assert cache.trim(tmp_path, limit_bytes=10) == 0
+
+
 def test_the_cache_forgets_graphs(tmp_path):
     graph = tmp_path / "graphs" / "old.onnx"
     graph.parent.mkdir()

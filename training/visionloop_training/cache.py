@@ -30,7 +30,7 @@ from visionloop.objectstore.local import PARTIAL_SUFFIX
 DEFAULT_LIMIT_BYTES = 20 * 2**30
 MEMORY_BYTES = 512 * 2**20  # of a key's arrays that the disk did not take
 UNUSED_SECONDS = 24 * 3600.0  # after which nobody is still reading a key's arrays
-_TOUCH_SECONDS = 3600.0  # a key's time is written at most so often while it is read
+_TOUCH_SECONDS = 3600.0  # a key's time is written at most so often while it is in use
 SETTING = "--cache"
 KINDS = ("pixels", "activations", "embeddings")
 _log = logging.getLogger(__name__)
@@ -75,9 +75,7 @@ class ArrayCache:
         kept = self._kept.get(path.name)
         if kept is not None:
             return kept
-        if time.monotonic() - self._touched > _TOUCH_SECONDS:
-            self._touched = time.monotonic()
-            touch(self.folder)
+        self._say_used()
         try:
             array: NDArray[np.generic] = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
@@ -91,6 +89,7 @@ class ArrayCache:
 
         Raises DiskFullError where neither will do.
         """
+        self._say_used()
         path = self._path(sha256, variant)
         # Encoded here: numpy writes past Python, and its error of a full disk has no number.
         encoded = io.BytesIO()
@@ -106,6 +105,12 @@ class ArrayCache:
                 f"cannot write {self.folder}: {error.strerror}; name another folder by {SETTING}"
             )
             self._keep(path.name, array, UnavailableError(words))
+
+    def _say_used(self) -> None:
+        """Now and then, for the `trim` of another run: computing may take days, too."""
+        if time.monotonic() - self._touched > _TOUCH_SECONDS:
+            self._touched = time.monotonic()
+            touch(self.folder)
 
     def _write(self, path: Path, data: memoryview) -> None:
         """Makes room where there is none. Raises OSError, and leaves nothing then."""
