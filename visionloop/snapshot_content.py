@@ -37,13 +37,14 @@ from visionloop.snapshot_rows import SnapshotRow, rows_to_parquet
 _GROUP_BYTES: Final = 16  # of the digest a group is known by here
 _CHUNK: Final = 2**20  # bytes
 _LINES: Final = 1000  # of the table, written at a time
+_OFF: Final = 1e-2  # what a soft label, rounded class by class, may lack of 1 or have more
 
 
 class ContentCheck:
     """What a snapshot may hold, and the counts of it.
 
-    Every image once and in order, every class declared, no group in two splits, and no label of an
-    app or a model where models are measured.
+    Every image once and in order, every class declared, no group in two splits, no label of an app
+    or a model where models are measured, and soft labels beside a class, adding up to 1.
     """
 
     def __init__(self, classes: Sequence[SnapshotClass]) -> None:
@@ -75,6 +76,7 @@ class ContentCheck:
                 f"image {row.sha256} has the class {min(unknown)!r}, which classes does not list",
                 field="rows",
             )
+        _check_soft(row)
         if row.split != "train" and row.label_source in TRAIN_ONLY_SOURCES:
             raise InvalidInputError(
                 f"image {row.sha256} is in {row.split} by a label of source {row.label_source!r}; "
@@ -133,6 +135,20 @@ class ContentCheck:
         starts = np.flatnonzero(np.concatenate(([True], ~same)))
         sizes: np.typing.NDArray[np.int64] = np.diff(np.append(starts, len(splits)))
         return sizes
+
+
+def _check_soft(row: SnapshotRow) -> None:
+    total = sum(row.probabilities.values())
+    if row.probabilities and row.class_id is None:
+        raise InvalidInputError(
+            f"image {row.sha256} has a soft label and no class that it counts as", field="rows"
+        )
+    if row.probabilities and abs(total - 1.0) > _OFF:
+        raise InvalidInputError(
+            f"image {row.sha256} has a soft label whose probabilities add up to {total:g}; they "
+            "must add up to 1",
+            field="rows",
+        )
 
 
 def check_content(

@@ -505,6 +505,26 @@ class TestSoftLabels:
                 "train": {"good": 1}, "val": {}, "test": {},
             }  # fmt: skip
 
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"class_id": None}, "has a soft label and no class that it counts as"),
+            ({"probabilities": {"good": 0.75, "bad": 0.23}}, "add up to 0.98; they must"),
+            ({"probabilities": {"good": 0.75, "bad": 0.27}}, "add up to 1.02; they must"),
+        ],
+    )
+    def test_one_that_says_too_little_or_too_much_is_refused(
+        self, changes: dict[str, object], words: str
+    ) -> None:
+        row = self.SOFT.model_copy(update=changes)
+        with pytest.raises(InvalidInputError, match=f"image {row.sha256} .*{words}"):
+            check_content([row], CLASSES)
+
+    def test_one_that_was_rounded_is_taken(self) -> None:
+        thirds = {"good": 0.333, "bad": 0.333, "none": 0.333}
+        classes = [*CLASSES, SnapshotClass(id="none", name="None")]
+        check_content([self.SOFT.model_copy(update={"probabilities": thirds})], classes)
+
     def test_the_id_of_such_rows_never_changes(self) -> None:
         hard = self.SOFT.model_copy(update={"probabilities": {}})
         assert b"probabilities" not in hard.canonical()
