@@ -47,7 +47,7 @@ def publish(store: ObjectStore, numbers: VersionNumbers, bundle: Bundle, folder:
     check_local_files(bundle, folder)
     start = numbers.folder(bundle.version)
     _check_free(numbers, bundle)
-    _fix_content(store, start, bundle)
+    began = _fix_content(store, start, bundle)
     try:
         in_parallel(lambda name: store.upload(folder / name, start + name), bundle.files)
         with TemporaryDirectory(prefix=".published-", dir=folder) as copy:
@@ -56,7 +56,8 @@ def publish(store: ObjectStore, numbers: VersionNumbers, bundle: Bundle, folder:
         _mark(store, start, bundle)
     except (DiskFullError, OSError) as error:
         full = isinstance(error, DiskFullError) or is_full(error)
-        if full and not numbers.is_published(bundle.version):  # by a process with the same files
+        # Files that another process began with may be those that it publishes just now.
+        if full and began and not numbers.is_published(bundle.version):
             _take_back(store, start, bundle)
         raise
 
@@ -76,8 +77,11 @@ def _check_free(numbers: VersionNumbers, bundle: Bundle) -> None:
         )
 
 
-def _fix_content(store: ObjectStore, start: str, bundle: Bundle) -> None:
-    """From now on it can have these files only. Raises ConflictError where it has others."""
+def _fix_content(store: ObjectStore, start: str, bundle: Bundle) -> bool:
+    """From now on it can have these files only. Raises ConflictError where it has others.
+
+    Returns whether this process said so first.
+    """
     ours, key = Content.of(bundle), start + CONTENT
     try:
         store.put_if_absent(key, record_bytes(ours))
@@ -89,6 +93,8 @@ def _fix_content(store: ObjectStore, start: str, bundle: Bundle) -> None:
                 "killed; nothing of it was changed. Publish under a new run id, which gets a "
                 "number of its own"
             ) from None
+        return False
+    return True
 
 
 def _mark(store: ObjectStore, start: str, bundle: Bundle) -> None:

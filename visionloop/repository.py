@@ -102,8 +102,9 @@ class ModelRepository:
         back and checked before the marker makes it visible. Raises ConflictError when the version
         is published already, belongs to another run, or is being published with other files by
         another process of this one (`publishing` says how that is told), CorruptError when a file
-        does not agree with its entry, DiskFullError (then nothing of it stays) when there is no
-        room in the store, or for the copy that is checked, which is in `folder`.
+        does not agree with its entry, DiskFullError when there is no room in the store, or for the
+        copy that is checked, which is in `folder`. What was uploaded is then removed, but for
+        where another process had begun with the same files: it may be publishing them just now.
         """
         publishing.publish(self._store, self._numbers(bundle.model), bundle, folder)
 

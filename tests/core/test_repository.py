@@ -12,6 +12,7 @@ from support.alias_moves import Asked, promote
 from support.file_bundles import publish_version, write_bundle
 from support.small_disk import small_disk
 
+from visionloop import publishing
 from visionloop.bundle import BundleFile
 from visionloop.errors import (
     ConflictError,
@@ -144,6 +145,28 @@ class TestVersions:
         with pytest.raises(DiskFullError):
             ModelRepository(Stalled(file_store, meanwhile)).publish(slow, tmp_path / "slow")
         assert local.fetch("cells", number, tmp_path / "cache") == other
+
+    def test_a_full_disk_takes_nothing_of_what_another_process_is_about_to_publish(
+        self,
+        local: ModelRepository,
+        file_store: ObjectStore,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        number = local.claim("cells", "run")
+        first = write_bundle(tmp_path / "first", number)
+        second = write_bundle(tmp_path / "second", number)
+
+        def no_room() -> None:
+            raise DiskFullError("no room")
+
+        def meanwhile() -> None:
+            with pytest.raises(DiskFullError):
+                ModelRepository(Stalled(file_store, no_room)).publish(second, tmp_path / "second")
+
+        monkeypatch.setattr(publishing, "failpoint", lambda _: meanwhile())  # files are uploaded
+        local.publish(first, tmp_path / "first")
+        assert local.fetch("cells", number, tmp_path / "cache") == first
 
     def test_publishing_claims_a_free_number(self, local: ModelRepository, tmp_path: Path) -> None:
         local.publish(write_bundle(tmp_path, 5, run_id="run-a"), tmp_path)
