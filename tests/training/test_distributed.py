@@ -100,6 +100,13 @@ def test_a_number_of_processes_that_makes_no_pairs_is_refused(monkeypatch: pytes
     [
         ({}, "RANK is not set; set RANK, WORLD_SIZE"),
         ({"RANK": "one"}, "RANK is 'one'"),
+        ({"RANK": "2"}, "RANK is 2; of 2 processes it is 0 to 1"),
+        ({"RANK": "1", "LOCAL_RANK": "1"}, "LOCAL_WORLD_SIZE is not set; set RANK"),
+        ({"RANK": "1", "LOCAL_WORLD_SIZE": "2"}, "LOCAL_RANK is not set; set RANK"),
+        (
+            {"RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "1"},
+            "LOCAL_RANK is 1; of 1 processes it is 0 to 0",
+        ),
         ({"RANK": "1"}, "process 1 of 2 does not know where the others meet: .*MASTER_ADDR"),
     ],
 )

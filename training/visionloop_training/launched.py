@@ -35,8 +35,27 @@ class Launched:
                 f"torchrun started {count} processes; their number must be a power of two",
                 field="nproc-per-node",
             )
-        local = _told("LOCAL_RANK", "0"), _told("LOCAL_WORLD_SIZE", "1")
-        return cls(_told("RANK"), count, *local)
+        place = cls(_told("RANK"), count, *_on_this_machine())
+        for name, rank, of in (
+            ("RANK", place.rank, place.count),
+            ("LOCAL_RANK", place.local_rank, place.local),
+        ):
+            if rank >= of:
+                raise ConfigurationError(
+                    f"{name} is {rank}; of {of} processes it is 0 to {of - 1}; {AS_TORCHRUN}",
+                    field=name.lower(),
+                )
+        return place
+
+
+def _on_this_machine() -> tuple[int, int]:
+    """LOCAL_RANK and LOCAL_WORLD_SIZE: both, or neither from a launcher of one a machine.
+
+    With a default for one of them, all would leave the same share of the work undone.
+    """
+    if not {"LOCAL_RANK", "LOCAL_WORLD_SIZE"} & os.environ.keys():
+        return 0, 1
+    return _told("LOCAL_RANK"), _told("LOCAL_WORLD_SIZE")
 
 
 def _told(name: str, otherwise: str | None = None) -> int:
