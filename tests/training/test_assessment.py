@@ -1,6 +1,7 @@
 """A published version is scored on images that it has not learned from, of any dataset."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from visionloop.errors import InvalidInputError, NotFoundError
 from visionloop.objectstore import ObjectStore, open_store
 from visionloop.repository import ModelRepository, file_entry
 from visionloop.snapshot import SnapshotClass, SnapshotRepository, blob_key
+from visionloop_training import cache
 from visionloop_training.app import main
 from visionloop_training.assessment import Assessment, assess
 from visionloop_training.assessment_words import words
@@ -98,6 +100,18 @@ def test_two_stores_may_share_a_cache(tmp_path: Path):
     assert [file_entry(graph) for graph in graphs] == [
         one.bundle.files[one.bundle.graph] for one in asked
     ]
+
+
+def test_a_version_in_use_stays_in_the_cache_and_one_before_it_may_go(tmp_path: Path):
+    store = open_store((tmp_path / "store").as_uri())
+    repository, cache_folder = ModelRepository(store), tmp_path / "cache"
+    for number in (1, 2):
+        publish_version(repository, tmp_path / f"run-{number}")
+        folder = version(store, "cells", number, cache_folder).folder
+        os.utime(folder, (1e9, 1e9))
+    used = version(store, "cells", 2, cache_folder).folder
+    cache.trim(cache_folder, limit_bytes=0)
+    assert list((cache_folder / "models" / "cells").iterdir()) == [used]
 
 
 def test_what_cannot_be_asked_is_told(probed: Site):

@@ -186,6 +186,17 @@ def test_the_cache_forgets_graphs(tmp_path):
     assert not graph.exists()
 
 
+def test_the_cache_forgets_the_versions_of_a_model_one_by_one(tmp_path):
+    """The one in use keeps no other: one is fetched after each promotion."""
+    for age, name in enumerate(("2-new", "1-old")):
+        folder = tmp_path / "models" / "cells" / name
+        folder.mkdir(parents=True)
+        (folder / "model.onnx").write_bytes(bytes(1000))
+        os.utime(folder, (1e9 - age, 1e9 - age))
+    assert cache.trim(tmp_path, limit_bytes=1500) == 1000
+    assert [path.name for path in (tmp_path / "models" / "cells").iterdir()] == ["2-new"]
+
+
 def test_trimming_bears_another_run_that_writes(tmp_path):
     kept = cache.ArrayCache(tmp_path, "activations", "key")
     done = threading.Event()

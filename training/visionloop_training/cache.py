@@ -33,6 +33,7 @@ UNUSED_SECONDS = 24 * 3600.0  # after which nobody is still reading a key's arra
 _TOUCH_SECONDS = 3600.0  # a key's time is written at most so often while it is in use
 SETTING = "--cache"
 KINDS = ("pixels", "activations", "embeddings")
+MODELS = "models"  # the folder of versions' files: models/<model>/<version>
 _log = logging.getLogger(__name__)
 
 
@@ -170,7 +171,13 @@ def trim(folder: Path, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> int:
 
     What was used within a day stays, however much it is: another run may be reading it.
     """
-    entries = [entry for kind in folder.iterdir() if kind.is_dir() for entry in kind.iterdir()]
+    # Of what is kept by key or digest each is one; of models, each version of each.
+    entries = [
+        entry
+        for kind in folder.iterdir()
+        if kind.is_dir()
+        for entry in kind.glob("*/*" if kind.name == MODELS else "*")
+    ]
     sizes = {entry: _size(entry) for entry in entries}
     excess = sum(sizes.values()) - limit_bytes
     long_ago = time.time() - UNUSED_SECONDS

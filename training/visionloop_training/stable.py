@@ -21,7 +21,7 @@ from visionloop.errors import CorruptError, NotFoundError, RefusedError
 from visionloop.objectstore import ObjectStore
 from visionloop.repository import CurrentAliases, ModelRepository
 from visionloop.snapshot import Snapshot, SnapshotRepository
-from visionloop_training.cache import SETTING, touch
+from visionloop_training.cache import MODELS, SETTING, touch
 from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Blobs, Item
 from visionloop_training.evaluate import Scored, score
@@ -44,14 +44,14 @@ class Version:
         self._cache = cache
         # Two stores may have a version of this number, and runs on both may share a cache.
         name = f"{bundle.version}-{bundle.files[bundle.graph].sha256[:16]}"
-        self._folder = cache / "models" / bundle.model / name
+        self._folder = cache / MODELS / bundle.model / name
 
     @cached_property
     def folder(self) -> Path:
         """All its files, with their digests checked. Raises DiskFullError."""
         with room_for(self._folder, setting=SETTING):
             ModelRepository(self._store).fetch(self.bundle.model, self.bundle.version, self._folder)
-        touch(self._folder.parent)
+        touch(self._folder)
         return self._folder
 
     @cached_property
