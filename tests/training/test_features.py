@@ -213,6 +213,28 @@ def test_trimming_bears_another_run_that_writes(tmp_path):
     writer.join()
 
 
+def test_a_graph_that_was_found_is_not_trimmed_before_it_is_read(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+):
+    made = features(site, 3)
+    graph = site.folder / "cache" / "graphs" / f"{made._graph}.onnx"
+    graph.parent.mkdir()
+    graph.touch()
+    os.utime(graph, (1e9, 1e9))
+    exists = Path.exists
+
+    def found(path: Path) -> bool:
+        there = exists(path)
+        if path == graph:
+            cache.trim(site.folder / "cache", limit_bytes=0)  # by another run
+        return there
+
+    monkeypatch.setattr(Path, "exists", found)
+    monkeypatch.setattr(features_module, "_activations", lambda path: path)
+    assert made._bottom() == graph
+    assert exists(graph)
+
+
 def test_a_torn_graph_is_said(site: Site, data: Dataset):
     features(site, 3).prepare(data.train, 1)
     [graph] = (site.folder / "cache" / "graphs").iterdir()  # nothing unfinished is left beside it

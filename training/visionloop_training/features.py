@@ -176,6 +176,7 @@ class Features:
         if self._network.device.type == "cuda":
             return self._on_gpu
         path = self._folder / "graphs" / f"{self._graph}.onnx"
+        touch(path)  # first, or another run's trim might remove it when it was found
         if not path.exists():
             try:
                 self._write_graph(path)
@@ -184,7 +185,6 @@ class Features:
                 with temporary_folder("visionloop-graph-") as folder:
                     self._export(folder / path.name)
                     return _activations(folder / path.name)
-        touch(path)
         return _activations(path)
 
     def _write_graph(self, path: Path) -> None:
