@@ -221,7 +221,7 @@ def verdict(
     config: GateConfig,
     *,
     names: tuple[str, ...] = CLASSES,
-    seen: frozenset[str] | None = frozenset(),
+    seen: frozenset[str] = frozenset(),
     tested: frozenset[str] | None = frozenset(),
 ) -> Verdict:
     mine = ScoredLabels(made_items(truth), np.where(candidate, 0.9, 0.1), np.full(3, 0.5))

@@ -116,7 +116,7 @@ def assess(
         evaluation=evaluation,
         names=asked.class_names,
         learned=chosen.learned,
-        traced=asked.seen is not None,
+        traced=asked.traced,
         unknown=chosen.unknown,
         sure=sure,
         own=asked.bundle.metrics,
@@ -188,8 +188,7 @@ def _places(bundle: ClassifierBundle, snapshot: Snapshot) -> dict[str, int]:
 
 def _learned(asked: Version, row: SnapshotRow, own: bool) -> bool:
     """Another dataset names groups in its own way, so only the bytes tell there."""
-    seen = asked.seen or frozenset()
-    return row.sha256 in seen or (own and row.group_id in seen)
+    return row.sha256 in asked.seen or (own and row.group_id in asked.seen)
 
 
 def _item(row: SnapshotRow, places: list[int], task: Task) -> Item:

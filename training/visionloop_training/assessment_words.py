@@ -84,8 +84,8 @@ def _notes(found: Assessment) -> Iterator[str]:
         )
     if not found.traced:
         yield (
-            "the snapshot that the version was trained on is gone, so images that it has learned "
-            "from may be among these"
+            "a snapshot is gone that the version, or its body, was trained on, so images that it "
+            "has learned from may be among these"
         )
     if found.unknown:
         named = ", ".join(f"{name} ({count})" for name, count in sorted(found.unknown.items()))

@@ -28,10 +28,10 @@ class Opponent:
     scored: Scored  # labels are the candidate's; probabilities have the stable version's columns
     class_ids: tuple[str, ...]
     # Of train and val, groups and image digests: another dataset names groups in its own way.
-    # None: its snapshot is gone.
-    seen: frozenset[str] | None
-    # Digests of its snapshot's test images: what is not among them joined since. None as above.
+    seen: frozenset[str]
+    # Digests of its snapshot's test images: what is not among them joined since. None: it is gone.
     tested: frozenset[str] | None = None
+    traced: bool = True  # whether all that it has seen is known
 
     def answers(self) -> tuple[str, ...]:
         """The class id it answers to each image."""
@@ -97,7 +97,7 @@ def _comparable(
     """What can be compared, and how many test images cannot because a model has seen them."""
     if stable is None:
         return None, 0
-    seen = seen_groups | (stable.seen or frozenset())
+    seen = seen_groups | stable.seen
     known = {index for index, name in enumerate(class_ids) if name in stable.class_ids}
     fresh = [seen.isdisjoint((item.group, item.sha256)) for item in candidate.items]
     left_out = len(fresh) - sum(fresh)

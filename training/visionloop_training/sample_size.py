@@ -28,7 +28,7 @@ class Known(Protocol):
     @property
     def class_ids(self) -> tuple[str, ...]: ...
     @property
-    def seen(self) -> frozenset[str] | None: ...
+    def seen(self) -> frozenset[str]: ...
 
 
 def of_pairs(images: int, alpha: float) -> float:
@@ -99,7 +99,7 @@ def comparable(data: Dataset, stable: Known | None) -> int:
     """The test images that candidate and stable version can both be asked; see `gate`."""
     if stable is None:
         return len(data.test)
-    seen = data.learned_groups | (stable.seen or frozenset())
+    seen = data.learned_groups | stable.seen
     known = {place for place, name in enumerate(data.class_ids) if name in stable.class_ids}
     several = data.task == "multi_label"
     return sum(

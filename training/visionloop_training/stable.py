@@ -80,16 +80,28 @@ class Version:
             _log.warning("the snapshot of version %d cannot be read: %s", number, error)
             return None
 
+    @property
+    def seen(self) -> frozenset[str]:
+        """Groups and image digests that it and its body were trained and calibrated on, as far as
+        their snapshots can be read (`traced`)."""
+        return self._trace[0]
+
+    @property
+    def traced(self) -> bool:
+        """Whether all that it has seen is known."""
+        return self._trace[1]
+
     @cached_property
-    def seen(self) -> frozenset[str] | None:
-        """Groups and image digests that it and its body were trained and calibrated on."""
+    def _trace(self) -> tuple[frozenset[str], bool]:
         seen: set[str] = set()
+        whole = True
         for snapshot in (self.snapshot, *self._of_its_body()):
             if snapshot is None:
-                return None
+                whole = False
+                continue
             known = (row for row in snapshot.rows if row.split != "test")
             seen.update(name for row in known for name in (row.group_id, row.sha256))
-        return frozenset(seen)
+        return frozenset(seen), whole
 
     def _of_its_body(self) -> Iterator[Snapshot | None]:
         """What the body of a new head learned from, where that is of another dataset: in its own an
@@ -146,6 +158,7 @@ class Version:
             class_ids=self.class_ids,
             seen=self.seen,
             tested=self.tested,
+            traced=self.traced,
         )
 
 

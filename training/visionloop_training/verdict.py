@@ -86,8 +86,8 @@ class Known(Protocol):
     @property
     def class_ids(self) -> tuple[str, ...]: ...
     @property
-    def seen(self) -> frozenset[str] | None:
-        """Groups and digests of its train and val; None: its snapshot is gone."""
+    def traced(self) -> bool:
+        """Whether all images that it was trained on are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +194,7 @@ def compared(case: Case, stable: Known, found: Comparison, checks: Sequence[Chec
         gained=found.gained,
         lost=found.lost,
         label_change=case.change,
-        notes=_notes_on(stable.seen),
+        notes=_notes_on(stable),
         **_outcome([*checks, *case.others], config),
     )
 
@@ -214,13 +214,13 @@ def _outcome(checks: list[Check], config: GateConfig) -> dict[str, Any]:
     }
 
 
-def _notes_on(seen: frozenset[str] | None) -> list[str]:
+def _notes_on(stable: Known) -> list[str]:
     """What people should know of what the stable version has seen."""
-    if seen is not None:
+    if stable.traced:
         return []
     return [
-        "the stable version's snapshot is gone, so test images that it was trained on cannot "
-        "be left out; that can only favour the stable version"
+        "a snapshot is gone that the stable version, or its body, was trained on, so test images "
+        "of it cannot be left out; that can only favour the stable version"
     ]
 
 

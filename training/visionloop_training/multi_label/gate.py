@@ -32,8 +32,9 @@ class Opponent:
     version: int
     answers: Flags  # (n, its classes)
     class_ids: tuple[str, ...]
-    seen: frozenset[str] | None  # groups and digests of its train and val; None: not known
-    tested: frozenset[str] | None  # digests of its snapshot's test images
+    seen: frozenset[str]  # groups and digests of its train and val
+    tested: frozenset[str] | None  # digests of its snapshot's test images; None: it is gone
+    traced: bool = True  # whether all that it has seen is known
 
     def on(self, class_ids: Sequence[str]) -> Flags:
         """(n, classes) its answers on these classes, all of which it has."""
@@ -123,7 +124,7 @@ def _comparable(
     """What can be compared, and how many test images cannot because a model has seen them."""
     if stable is None:
         return None, 0
-    seen = seen_groups | (stable.seen or frozenset())
+    seen = seen_groups | stable.seen
     fresh = tuple(
         place
         for place, item in enumerate(candidate.items)

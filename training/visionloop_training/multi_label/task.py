@@ -80,6 +80,7 @@ class MultiLabel:
             class_ids=stable.class_ids,
             seen=stable.seen,
             tested=stable.tested,
+            traced=stable.traced,
         )
 
     def headline(self, parity: Parity) -> dict[str, float]:
