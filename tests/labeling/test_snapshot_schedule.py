@@ -5,8 +5,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from support.pictures import noise
 
-from visionloop.errors import NotFoundError, RefusedError
+from visionloop.errors import NotFoundError, UnavailableError
+from visionloop.record import record_bytes
 from visionloop.snapshot import SnapshotManifest, SnapshotRepository
+from visionloop.snapshot_latest import LatestPointer, LatestSnapshot
 from visionloop_labeling import labels, snapshots
 from visionloop_labeling.fold import AuthorKind, EventKind
 from visionloop_labeling.snapshot_schedule import SnapshotSchedule
@@ -105,28 +107,91 @@ def test_events_that_change_nothing_cost_one_cut_and_make_no_snapshot(
     assert latest(core, "cells").id == first.id
 
 
+def pointer_of(core, name: str) -> str:
+    return f"datasets/{name}/refs/latest.json"
+
+
+def said_of(caplog, name: str) -> list[str]:
+    """What the log says of a dataset."""
+    return [one.getMessage() for one in caplog.records if vars(one).get("dataset") == name]
+
+
+def test_a_database_behind_its_store_is_told_of_once_in_a_while(
+    core, schedule, clock, cuts, caplog
+) -> None:
+    labelled(core, "cells", 3)
+    first = snapshots.cut(core.database, core.store, "cells")
+    # The store knows of labels that the database does not, as after the return of an old backup.
+    key = f"datasets/cells/snapshots/{first.manifest.id}/manifest.json"
+    ahead = first.manifest.model_copy(update={"label_sequence": 1000})
+    core.store.put(key, record_bytes(ahead))
+    LatestPointer(core.store, "cells").move(
+        LatestSnapshot(id=ahead.id, label_sequence=ahead.label_sequence)
+    )
+    cuts.clear()
+    clock.now += 2 * DAY
+    caplog.clear()
+    for _ in range(3):
+        schedule.work()
+    assert cuts == ["cells"]
+    (told,) = said_of(caplog, "cells")
+    assert "it is a new or an older one" in told
+    clock.now += DAY
+    schedule.work()
+    assert cuts == ["cells", "cells"]
+
+
+@pytest.mark.parametrize("wrong", [b"{", None])
 def test_what_cannot_be_cut_holds_up_nothing_and_is_tried_once_in_a_while(
-    core, schedule, clock, monkeypatch, caplog
+    core, schedule, clock, cuts, monkeypatch, caplog, wrong: bytes | None
 ) -> None:
     for name in ("broken", "cells"):
         labelled(core, name, 2)
         snapshots.cut(core.database, core.store, name)
         core.add(noise(9), "a", dataset=name)
-    cut, tried = snapshots.cut, []
+    stored, whole = pointer_of(core, "broken"), core.store.get(pointer_of(core, "broken")).data
+    read = core.store.get
 
-    def refuses(database, store, name: str) -> snapshots.Cut:
-        tried.append(name)
-        if name == "broken":
-            raise RefusedError("this database knows less than the store")
-        return cut(database, store, name)
+    def breaks(key: str):
+        if key == stored:
+            raise OSError("Input/output error")
+        return read(key)
 
-    monkeypatch.setattr(snapshots, "cut", refuses)
+    if wrong is None:
+        monkeypatch.setattr(core.store, "get", breaks)
+    else:
+        core.store.put(stored, wrong)
+    cuts.clear()
+    caplog.clear()
     clock.now += 2 * DAY
     for _ in range(3):
         schedule.work()
-    assert sorted(tried) == ["broken", "cells"]
+    assert cuts == ["cells"]
     assert sum(latest(core, "cells").split_images.values()) == 3
-    assert "this database knows less" in caplog.text
+    (told,) = [one for one in caplog.records if vars(one).get("dataset") == "broken"]
+    assert bool(told.exc_info) is (wrong is None)
+    monkeypatch.undo()
+    core.store.put(stored, whole)
     clock.now += DAY
     schedule.work()
-    assert sorted(tried) == ["broken", "broken", "cells"]
+    assert sum(latest(core, "broken").split_images.values()) == 3
+
+
+def test_a_store_that_is_away_is_no_fault_of_a_dataset(
+    core, schedule, clock, cuts, monkeypatch
+) -> None:
+    labelled(core, "cells", 2)
+    snapshots.cut(core.database, core.store, "cells")
+    core.add(noise(9), "a", dataset="cells")
+    cuts.clear()
+    clock.now += 2 * DAY
+
+    def away(_key: str):
+        raise UnavailableError("the store does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(core.store, "get", away)
+        with pytest.raises(UnavailableError):
+            schedule.work()
+    schedule.work()
+    assert cuts == ["cells"]
