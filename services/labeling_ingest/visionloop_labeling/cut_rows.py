@@ -1,9 +1,10 @@
 """The rows of a cut: labelled images as a snapshot's rows, a stream in the order of sha256.
 
 Labels are read through what became of their classes: a merged class is the one it was merged into,
-a label that names a class that was split is left out until it is given again. What a label must say
-depends on the dataset's task; one that does not say it is left out as well. Every image that is not
-taken is counted by its reason.
+a label that names a class that was split is left out until it is given again, and a soft label that
+only thinks such a class possible counts as its one class. What a label must say depends on the
+dataset's task; one that does not say it is left out as well. Every image that is not taken is
+counted by its reason.
 """
 
 from collections import Counter
@@ -74,9 +75,9 @@ def said(annotation: Mapping[str, Any], task: Task, meanings: Meanings) -> dict[
             ]
     if annotation.get("attributes"):
         fields["label_attributes"] = annotation["attributes"]
-    if annotation.get("probabilities"):
-        meant = soft_labels.renamed(annotation["probabilities"], lambda key: _known(meanings[key]))
-        fields["probabilities"] = meant
+    shares = annotation.get("probabilities") or {}
+    if shares and all(meanings[key] for key in shares):
+        fields["probabilities"] = soft_labels.renamed(shares, lambda key: meanings[key])
     if "weight" in annotation:
         fields["weight"] = annotation["weight"]
     return fields
