@@ -87,6 +87,14 @@ class ClassBook:
         if wanted:
             self._read(LabelClass.key.in_(wanted))
 
+    def learn_named(self, annotations: Iterable[Mapping[str, Any]]) -> None:
+        """As `learn`, of all classes that stored annotations name, those of soft labels as well."""
+        self.learn(
+            key
+            for said in annotations
+            for key in (*stored_class_ids(said), *(said.get("probabilities") or ()))
+        )
+
     def learn_names(self, names: Iterable[str]) -> None:
         """Reads the classes that have these (validated) names in one query."""
         wanted = sorted(name for name in set(names) if name not in self._by_name)
@@ -177,7 +185,7 @@ class ClassBook:
     def resolved(self, annotation: Mapping[str, Any]) -> dict[str, Any]:
         """A stored annotation with the class ids that it means now."""
         said = Annotation.model_validate(annotation)
-        self.learn(said.class_ids())
+        self.learn_named([annotation])
         return said.with_classes(lambda key: self.meaning(self.get(key)).key).stored()
 
     def absorbed(self, one: LabelClass) -> list[int]:

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 from visionloop.objectstore import ObjectStore
 from visionloop.snapshot import SnapshotManifest, SnapshotRepository, SnapshotRow
 from visionloop_labeling import datasets, validation
-from visionloop_labeling.annotation import Annotation, Task, stored_class_ids
+from visionloop_labeling.annotation import Annotation, Task
 from visionloop_labeling.classes import ClassBook
 from visionloop_labeling.database import Database
 from visionloop_labeling.fold import AuthorKind
@@ -130,7 +130,7 @@ def pages(database: Database, dataset_name: str) -> Iterator[list[ExportedLabel]
                 return
             position = rows[-1][0].position
             book = ClassBook(session, dataset)
-            book.learn(key for row in rows for key in stored_class_ids(row.LabelHead.annotation))
+            book.learn_named(row.LabelHead.annotation for row in rows)
             page = [_exported(row, book) for row in rows]
         yield page
 

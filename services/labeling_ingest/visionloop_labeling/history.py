@@ -82,7 +82,7 @@ def _entries(
     )
     book = ClassBook(session, dataset)
     named = {event.id: _class_ids(event) for event in events}
-    book.learn(key for keys in named.values() for key in keys)
+    book.learn_named(event.annotation for event in events if event.annotation)
     keys = {event_id: (found or ("",))[0] for event_id, found in named.items()}
     return [
         HistoryEntry(

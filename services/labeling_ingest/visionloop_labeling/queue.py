@@ -17,7 +17,6 @@ from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 
 from visionloop_labeling import datasets
-from visionloop_labeling.annotation import stored_class_ids
 from visionloop_labeling.classes import ClassBook, ClassState
 from visionloop_labeling.fold import AuthorKind, ItemState
 from visionloop_labeling.schema import (
@@ -126,7 +125,7 @@ def item_outs(session: Session, dataset: Dataset, items: Sequence[Item]) -> list
     rows = {row[0]: row[1:] for row in session.execute(query).tuples()}
     book = ClassBook(session, dataset)
     heads = (row[3] for row in rows.values())
-    book.learn(key for head in heads if head for key in stored_class_ids(head.annotation))
+    book.learn_named(head.annotation for head in heads if head)
     suggestions = _suggestions(session, dataset, book, ids)
     return [_item_out(item, rows[item.id], suggestions.get(item.id), book) for item in items]
 
