@@ -254,12 +254,14 @@ def test_no_cell_begins_a_formula_and_labels_come_back(names: list[str], note: s
 def test_a_table_says_everything(store) -> None:
     box = {"class_id": "dog", "x": 1.5, "y": 2, "width": 3, "height": 4, "attributes": {"a": 1.5}}
     said = {"classes": ["cat", "x1"], "boxes": [box], "attributes": {"tone": "red"}, "note": "n"}
+    said["weight"] = 0.123456789
     table = b"".join(csv_stream(labels_of([Annotation.model_validate(said)], "multi_label")))
     [row] = csv.DictReader(io.StringIO(table.decode(), newline=""))
     assert (row["class_id"], row["class_name"]) == ("cat|x1", f"Cat|{CLASSES['x1']}")
     assert json.loads(row["boxes"]) == [box]
     assert json.loads(row["label_attributes"]) == {"tone": "red"}
     assert (row["note"], row["shapes"], row["width"]) == ("n", "", "32")
+    assert float(row["weight"]) == 0.123456789
 
 
 class TestZip:

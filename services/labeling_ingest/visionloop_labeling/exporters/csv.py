@@ -52,7 +52,7 @@ def _cells(label: ExportedLabel, names: Mapping[str, str]) -> tuple[str, ...]:
         "shapes": _json(plain.get("shapes")),
         "label_attributes": _json(plain.get("attributes")),
         "note": said.note,
-        "weight": "" if said.weight is None else f"{said.weight:g}",
+        "weight": "" if said.weight is None else repr(said.weight),
         "probabilities": _json(
             {names.get(key, key): share for key, share in said.probabilities.items()} or None
         ),
