@@ -276,6 +276,28 @@ def test_refused_feedback_survives_a_store_that_fails_while_it_is_taken(
     assert len(events_of(core, 1)) == 2
 
 
+def test_what_is_thrown_away_is_never_left_in_the_list_without_its_content(
+    core, inbox, monkeypatch
+) -> None:
+    leave(core, said := feedback(1, "teapot"))
+    inbox.drain()
+    delete, deleted = core.store.delete, []
+
+    def breaks_off(key: str) -> None:
+        if deleted:
+            raise UnavailableError("the store is away")
+        deleted.append(key)
+        delete(key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(core.store, "delete", breaks_off)
+        with pytest.raises(UnavailableError):
+            refused_feedback.remove(core.store, said.header.id)
+    assert refused_feedback.page(core.store) == []
+    refused_feedback.remove(core.store, said.header.id)
+    assert list(core.store.list(REFUSED)) == []
+
+
 @pytest.mark.parametrize("name", ["..", "a/b", "%2e", "", "x" * 300])
 def test_only_names_of_feedback_lead_to_feedback(core, inbox, name: str) -> None:
     with pytest.raises(NotFoundError):
