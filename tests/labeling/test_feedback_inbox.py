@@ -21,7 +21,7 @@ from visionloop.feedback import (
     feedback_key,
     store_feedback,
 )
-from visionloop.objectstore import open_store
+from visionloop.objectstore import StoredObject, open_store
 from visionloop.prediction_id import PredictionId
 from visionloop.record import record_bytes
 from visionloop.repository import ModelRepository
@@ -31,7 +31,7 @@ from visionloop_labeling import feedback_inbox as module
 from visionloop_labeling import refused_feedback
 from visionloop_labeling.datasets import DatasetSettings
 from visionloop_labeling.feedback_inbox import FeedbackInbox
-from visionloop_labeling.refused_feedback import REFUSED
+from visionloop_labeling.refused_feedback import REFUSED, RefusedFeedback
 from visionloop_labeling.schema import Item, LabelEvent
 
 DATASET = "test"  # the one that the test bundles say they were trained on
@@ -103,6 +103,10 @@ def events_of(core, number: int) -> list[LabelEvent]:
 def accepted_by_feedback() -> float:
     found = values()[metrics.INGEST_IMAGES.metric.name]
     return found.get(("feedback", "accepted"), [0.0])[0]
+
+
+def listed(core) -> list[RefusedFeedback]:
+    return refused_feedback.page(core.store)[0]
 
 
 def refusal(core, one: Feedback) -> str:
@@ -236,15 +240,16 @@ def test_refused_feedback_is_counted_listed_and_taken_once_its_cause_is_gone(cor
     leave(core, teapot, other, unknown)
     inbox.drain()
     assert refused_by_reason("unknown_class") == before + 2
-    found = {one.name: one for one in refused_feedback.page(core.store)}
+    found = {one.name: one for one in listed(core)}
     assert set(found) == {one.header.id for one in (teapot, other, unknown)}
     one = found[teapot.header.id]
     assert (one.reason, one.dataset, one.header) == ("unknown_class", DATASET, teapot.header)
     assert "teapot" in one.message
     assert found[unknown.header.id].dataset == ""
-    first, *_ = refused_feedback.page(core.store, limit=1)
-    rest = refused_feedback.page(core.store, after=first.name)
+    (first,), following = refused_feedback.page(core.store, limit=1)
+    rest, end = refused_feedback.page(core.store, after=following)
     assert [first.name, *(one.name for one in rest)] == sorted(found)
+    assert end == ""
     with pytest.raises(RefusedError, match="has no class 'teapot'"):
         inbox.retry(teapot.header.id)
     core.add(encoded(11), "teapot", dataset=DATASET)  # a row brings the class
@@ -253,7 +258,7 @@ def test_refused_feedback_is_counted_listed_and_taken_once_its_cause_is_gone(cor
     with pytest.raises(NotFoundError, match="was refused, or it was taken again"):
         inbox.retry(teapot.header.id)
     refused_feedback.remove(core.store, other.header.id)
-    assert [one.name for one in refused_feedback.page(core.store)] == [unknown.header.id]
+    assert [one.name for one in listed(core)] == [unknown.header.id]
     assert waiting(core) == []
 
 
@@ -293,9 +298,36 @@ def test_what_is_thrown_away_is_never_left_in_the_list_without_its_content(
         patch.setattr(core.store, "delete", breaks_off)
         with pytest.raises(UnavailableError):
             refused_feedback.remove(core.store, said.header.id)
-    assert refused_feedback.page(core.store) == []
+    assert listed(core) == []
     refused_feedback.remove(core.store, said.header.id)
     assert list(core.store.list(REFUSED)) == []
+
+
+def test_what_is_taken_while_a_page_is_read_does_not_end_the_list(core, inbox, monkeypatch) -> None:
+    leave(core, *(feedback(number, "teapot") for number in range(3)))
+    inbox.drain()
+    first, second, third = (one.name for one in listed(core))
+    get = core.store.get
+
+    def gone(key: str) -> StoredObject:
+        if key == f"{REFUSED}{second}.json":
+            raise NotFoundError("taken by another replica")
+        return get(key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(core.store, "get", gone)
+        found, following = refused_feedback.page(core.store, limit=2)
+    assert ([one.name for one in found], following) == ([first], second)
+    found, following = refused_feedback.page(core.store, after=following, limit=2)
+    assert ([one.name for one in found], following) == ([third], "")
+
+
+def test_what_is_no_feedback_by_its_name_is_listed_and_thrown_away_as_well(core, inbox) -> None:
+    core.store.put(f"{FOLDER}notes.v1.txt", b"left by hand")
+    inbox.drain()
+    assert [(one.name, one.reason) for one in listed(core)] == [("notes.v1.txt", "corrupt")]
+    refused_feedback.remove(core.store, "notes.v1.txt")
+    assert listed(core) == []
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "%2e", "", "x" * 300])

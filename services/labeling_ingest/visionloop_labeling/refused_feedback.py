@@ -8,20 +8,21 @@ longer loaded, a class that the dataset lacks are found out later. So nothing is
 administrator reads the reason, removes the cause (adds the class), and has it taken again.
 """
 
-import re
+import heapq
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from visionloop.errors import CorruptError, NotFoundError, VisionloopError
+from visionloop.errors import CorruptError, InvalidInputError, NotFoundError, VisionloopError
 from visionloop.feedback import FOLDER, Feedback, FeedbackHeader
 from visionloop.objectstore import ObjectStore
+from visionloop.objectstore.keys import check_key
+from visionloop.objectstore.transfers import in_parallel
 from visionloop.record import Record, parse_record
 
 REFUSED: Final = "inbox/refused/"
-_NAME: Final = re.compile(r"[\w-]{1,200}")
 
 
 class RefusedFeedback(Record):
@@ -68,19 +69,16 @@ def put_aside(
     return aside
 
 
-def page(store: ObjectStore, *, after: str = "", limit: int = 100) -> list[RefusedFeedback]:
-    """What was put aside, by name, behind `after`."""
-    found: list[RefusedFeedback] = []
-    for name in sorted(_names(store)):
-        if name <= after:
-            continue
-        try:
-            found.append(_read(store, name))
-        except NotFoundError:
-            continue  # taken again just now
-        if len(found) == limit:
-            break
-    return found
+def page(
+    store: ObjectStore, *, after: str = "", limit: int = 100
+) -> tuple[list[RefusedFeedback], str]:
+    """What was put aside, by name, behind `after`; and the `after` of the next page, "" at the end.
+
+    What is taken again meanwhile is missing, so a page may come short.
+    """
+    names = heapq.nsmallest(limit, (name for name in _names(store) if name > after))
+    found = in_parallel(lambda name: _read(store, name), names)
+    return [one for one in found if one is not None], names[-1] if len(names) == limit else ""
 
 
 def content(store: ObjectStore, name: str) -> bytes:
@@ -101,16 +99,17 @@ def remove(store: ObjectStore, name: str) -> None:
 
 def _names(store: ObjectStore) -> Iterator[str]:
     for stat in store.list(REFUSED):
-        name = stat.key.removeprefix(REFUSED).removesuffix(".json")
-        if stat.key.endswith(".json") and _NAME.fullmatch(name):
-            yield name
+        if stat.key.endswith(".json"):
+            yield stat.key.removeprefix(REFUSED).removesuffix(".json")
 
 
-def _read(store: ObjectStore, name: str) -> RefusedFeedback:
+def _read(store: ObjectStore, name: str) -> RefusedFeedback | None:
+    """None where it was taken again just now."""
     key = f"{REFUSED}{name}.json"
-    stored = store.get(key)
     try:
-        return parse_record(RefusedFeedback, stored.data, key)
+        return parse_record(RefusedFeedback, store.get(key).data, key)
+    except NotFoundError:
+        return None
     except CorruptError as error:
         return RefusedFeedback(
             key=FOLDER + name, reason=error.reason, message=str(error), at=datetime.now(UTC)
@@ -118,6 +117,8 @@ def _read(store: ObjectStore, name: str) -> RefusedFeedback:
 
 
 def _checked(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise NotFoundError(f"there is no feedback {name[:80]!a}")
+    try:
+        check_key(REFUSED + name)
+    except InvalidInputError:
+        raise NotFoundError(f"there is no feedback {name[:80]!a}") from None
     return name

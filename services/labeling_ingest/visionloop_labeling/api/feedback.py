@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
+from visionloop.objectstore.keys import MAX_KEY_BYTES
 from visionloop_labeling import refused_feedback
 from visionloop_labeling.api.errors import ERRORS
 from visionloop_labeling.refused_feedback import RefusedFeedback
@@ -49,7 +50,7 @@ class RefusedFeedbackOut(BaseModel):
 
 
 class RefusedFeedbackPage(BaseModel):
-    """Some of it; `next` is the `after` of the next page, null at the end."""
+    """Some of it; `next` is the `after` of the next page, null at the end. It may come short."""
 
     items: list[RefusedFeedbackOut]
     next: str | None
@@ -67,16 +68,16 @@ def routes(service: LabelingService) -> APIRouter:
 
     @api.get("")
     async def list_refused(
-        after: Annotated[str, Query(max_length=200)] = "",
+        after: Annotated[str, Query(max_length=MAX_KEY_BYTES)] = "",
         limit: Annotated[int, Query(ge=1, le=500)] = 100,
     ) -> RefusedFeedbackPage:
         """Feedback that could not take effect, by id."""
-        found = await service.run(
+        found, following = await service.run(
             lambda: refused_feedback.page(service.store, after=after, limit=limit)
         )
         return RefusedFeedbackPage(
             items=[RefusedFeedbackOut.of(one) for one in found],
-            next=found[-1].name if len(found) == limit else None,
+            next=following or None,
         )
 
     @api.post("/{feedback_id}/retry")

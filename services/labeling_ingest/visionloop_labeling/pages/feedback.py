@@ -4,6 +4,7 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request, Response
 
+from visionloop.objectstore.keys import MAX_KEY_BYTES
 from visionloop_labeling import refused_feedback
 from visionloop_labeling.api.feedback import RefusedFeedbackOut
 from visionloop_labeling.pages.errors import PageRoute
@@ -18,8 +19,10 @@ def routes(service: LabelingService) -> APIRouter:
     api = APIRouter(include_in_schema=False, route_class=PageRoute)
 
     @api.get("/feedback")
-    async def page(request: Request, after: Annotated[str, Query(max_length=200)] = "") -> Response:
-        found = await service.run(
+    async def page(
+        request: Request, after: Annotated[str, Query(max_length=MAX_KEY_BYTES)] = ""
+    ) -> Response:
+        found, following = await service.run(
             lambda: refused_feedback.page(service.store, after=after, limit=_SHOWN)
         )
         return render(
@@ -27,7 +30,7 @@ def routes(service: LabelingService) -> APIRouter:
             "feedback.html",
             found=[RefusedFeedbackOut.of(one) for one in found],
             after=after,
-            next=found[-1].name if len(found) == _SHOWN else "",
+            next=following,
         )
 
     return api
