@@ -109,7 +109,8 @@ FEEDBACK_DRAINED = _counter(
 )
 FEEDBACK_REFUSED = _counter(
     "visionloop_feedback_refused_total",
-    "Feedback kept aside because it cannot be used, by reason; the page Refused feedback has it.",
+    "Feedback put aside because it could not be used, by reason: all that ever was, also what was "
+    "taken again or thrown away since. The page Refused feedback has what waits.",
     ("reason",),
 )
 FEEDBACK_LAG = _histogram(
