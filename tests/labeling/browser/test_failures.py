@@ -35,6 +35,7 @@ def trouble(page: Page):
         ("cut_body", "The service does not answer."),
         pytest.param("fail", "The service failed (500).", marks=pytest.mark.long),
         ("later", "The service failed (503)."),
+        ("astray", "Something between this page and the service answered in its place."),
         ("portal", "Something between this page and the service answered in its place."),
     ],
 )

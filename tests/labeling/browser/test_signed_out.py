@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from support.axe import violations
 from support.browser import Chromium
+from support.faults import ALWAYS, Fault, faulty_proxy
 from support.labeling_server import LabelingServer, running_labeling
 from support.labelled_site import predict
 from support.labelling_page import Labeller, Site
@@ -45,7 +46,7 @@ def people(
     folder = tmp_path_factory.mktemp("people")
     made: list[tuple[Site, list[str]]] = []
     with running_labeling(folder) as server:
-        for _ in range(6):
+        for _ in range(8):
             site = Site(server, f"d{uuid.uuid4().hex[:12]}", "classification", ["sound", "cracked"])
             images = site.add(cells[:6])
             predict(site, {one: {"sound": 0.9, "cracked": 0.1} for one in images})
@@ -119,6 +120,47 @@ def test_labels_go_on_after_signing_in_in_another_tab(people, chromium: Chromium
         service.sign_in(other)  # another session, another token for forms
         labeller.wait_saved()
         expect(trouble(page)).to_be_empty()
+        assert service.item(page, site, said)["author"] == "ada"
+
+
+def test_two_things_said_at_once_go_on_after_signing_in_in_another_tab(
+    people, chromium: Chromium
+) -> None:
+    service, site, images = people()
+    with chromium.page() as page:
+        service.sign_in(page)
+        page.goto(f"{service.address}/datasets/{site.dataset}/classes")
+        page.context.clear_cookies()
+        service.sign_in(page.context.new_page())
+        answers = page.evaluate(
+            """async ([path, sha256]) => {
+                const loaded = performance.getEntriesByType("resource").map((one) => one.name);
+                const { post } = await import(loaded.find((name) => name.endsWith("/http.js")));
+                const twice = [post(path, { sha256 }), post(path, { sha256 })];
+                return (await Promise.allSettled(twice)).map((one) => one.status);
+            }""",
+            [f"{site.root}/queue/release", images[:1]],
+        )
+    assert answers == ["fulfilled", "fulfilled"]
+
+
+def test_nothing_is_refused_while_nobody_can_tell_who_is_signed_in(
+    people, chromium: Chromium
+) -> None:
+    service, site, _ = people()
+    with faulty_proxy(service.address) as line, chromium.page() as page:
+        service.sign_in(page)  # a cookie knows no ports
+        labeller = Labeller(page, site, line.url).open()
+        line.faults.append(Fault("GET", "fail", ALWAYS, "/v1/session"))
+        page.context.clear_cookies()
+        said = labeller.decide("2")
+        expect(trouble(page)).to_contain_text(
+            "1 label not saved yet; trying again. The service failed (500)."
+        )
+        line.faults.clear()
+        labeller.wait_phase("signed_out")
+        sign_in_here(page)
+        labeller.wait_saved()
         assert service.item(page, site, said)["author"] == "ada"
 
 

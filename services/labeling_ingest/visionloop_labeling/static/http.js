@@ -46,10 +46,13 @@ export const ownHeaders = () => (token ? { "X-CSRF-Token": token } : {});
  * @returns {Promise<any>}
  */
 export async function call(method, path, body, options = {}) {
+  const used = token;
   try {
     return await ask(method, path, body, options);
   } catch (error) {
-    if (![401, 403].includes(error.status) || !(await checkSession())) throw error;
+    if (![401, 403].includes(error.status)) throw error;
+    await checkSession();
+    if (token === used) throw error;
     return ask(method, path, body, options);
   }
 }
@@ -71,6 +74,9 @@ async function ask(method, path, body, { headers = {}, patience, ...options }) {
     throw new ApiError(0, {});
   }
   const value = parsed(text);
+  // A page of a proxy is no verdict of the service, unless it is about the request's size or time.
+  const verdict = value?.reason || answer.status >= 500 || [408, 413, 425, 429].includes(answer.status);
+  if (!answer.ok && !verdict) throw new ApiError(0, { message: UNREADABLE });
   if (!answer.ok) throw new ApiError(answer.status, value ?? {}, seconds(answer.headers.get("Retry-After")));
   if (value === undefined) throw new ApiError(0, { message: UNREADABLE });
   return value;
@@ -88,20 +94,21 @@ function parsed(text) {
 const seconds = (header) => Math.min(Number(header) || 0, 60);
 
 /**
- * Asks who is signed in. Throws an ApiError that is `signedOut` where it is not this page's person.
- * @returns {Promise<boolean>} whether he has signed in again since: what was refused may be sent again
+ * Asks who is signed in, and takes over the token of a person who has signed in again since. Throws
+ * an ApiError that is `signedOut` where it is not this page's person, one that `passes` where nobody
+ * can tell now.
+ * @returns {Promise<void>}
  */
 export async function checkSession() {
   const session = await ask("GET", "/v1/session", undefined, { patience: PATIENCE }).catch((error) => error);
   if (session.status === 401) throw new ApiError(401, { reason: "signed_out", message: "You are signed out." });
-  if (session instanceof Error) return false; // whatever it is, it is not the session
+  if (session.passes) throw session;
+  if (session instanceof Error) return; // whatever it is, it is not the session
   if (session.name !== person) {
     const message = `${session.name} is signed in here now, and this page is that of ${person}.`;
     throw new ApiError(401, { reason: "signed_out", message });
   }
-  const renewed = session.csrf !== token;
   token = session.csrf;
-  return renewed;
 }
 
 // Signs the page's person in again.
