@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 HOP_BY_HOP = {"transfer-encoding", "connection"}
 Kind = Literal[
     "lose_answer", "cut_body", "busy", "refuse", "expel", "gone", "hang", "slow", "agree", "late",
-    "astray", "limit", "forget", "fail", "later", "portal",
+    "astray", "limit", "forget", "fail", "later", "much_later", "portal",
 ]  # fmt: skip
 ALWAYS = 10**9  # times
 SLOW_SECONDS = 1.0
@@ -37,6 +37,7 @@ PAGES: dict[str | None, tuple[int, list[tuple[str, str]], bytes]] = {
     "astray": (404, [], b"default backend - 404"),
     "fail": (500, [], b"<h1>Internal Server Error</h1>"),
     "later": (503, [("Retry-After", "1")], b"<h1>Over capacity</h1>"),
+    "much_later": (503, [("Retry-After", "5")], b"<h1>Over capacity</h1>"),
     "portal": (200, [], b"<h1>Welcome aboard! Choose your internet package</h1>"),
 }
 
@@ -53,8 +54,8 @@ class Fault:
     the rest;
     agree: a condition that does not hold (412) is answered as if it held; late: what was changed
     last was changed LATE_SECONDS before; astray: 404 of an ingress that has no way to the server;
-    fail: 500 with a page for people; later: 503 with Retry-After; portal: 200 with the page of a
-    network that wants to be paid first.
+    fail: 500 with a page for people; later, much_later: 503 with Retry-After; portal: 200 with the
+    page of a network that wants to be paid first.
     """
 
     method: str

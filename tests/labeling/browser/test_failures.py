@@ -71,12 +71,12 @@ def test_a_busy_service_is_left_alone_as_long_as_it_asks(
     made.add(cells[:5])
     with chromium.page() as page:
         labeller = Labeller(page, made, line.url).open()
-        line.faults.append(Fault("POST", "later", 1, "/events/batch"))
+        line.faults.append(Fault("POST", "much_later", 1, "/events/batch"))
         labeller.decide("1")
         labeller.wait_phase("busy")
         asked = sum("/events/batch" in one for one in line.requests)
         for _ in range(3):
-            labeller.decide("1")  # none of them asks before the second is over
+            labeller.decide("1")  # none of them asks before the time is over
         assert sum("/events/batch" in one for one in line.requests) == asked
         labeller.wait_saved()
 
