@@ -1,24 +1,28 @@
 """Many images over a service that comes and goes."""
 
+import random
 import time
 from collections.abc import Iterator, Sequence
 
 import pytest
 
-from visionloop.bulk import TRIES, recognize_all
+from visionloop.bulk import LONGEST_WISH, TRIES, recognize_all
 from visionloop.client import Client, Recognition, ScoredLabel
-from visionloop.errors import ImageError, UnavailableError
+from visionloop.errors import ImageError, UnavailableError, VisionloopError
+from visionloop.recognition_stream import IMAGES as TOGETHER
 
 IMAGES = list("abcdefgh")
+MANY = list("abcdefghijklmnopqrstuvwxyz")
 
 
-def away() -> UnavailableError:
-    return UnavailableError("the service went away", retry_after_seconds=20.0)
+def away(wish: float = 20.0) -> UnavailableError:
+    return UnavailableError("the service went away", retry_after_seconds=wish)
 
 
 class Service:
     """Answers streams. `breaks`: after how many results each breaks off. `not_ready`: how many
-    streams find that the model is being fetched. `deadly`: images that end the process always."""
+    streams find that the model is being fetched. `deadly`: images that end the process always, and
+    with it all of their request."""
 
     def __init__(
         self, breaks: Sequence[int] = (), not_ready: int = 0, deadly: Sequence[str] = ()
@@ -26,6 +30,7 @@ class Service:
         self.breaks = list(breaks)
         self.not_ready = not_ready
         self.deadly = deadly
+        self.wish = 20.0
         self.asked: list[list[str]] = []
         self.closed = 0
 
@@ -37,8 +42,10 @@ class Service:
         try:
             for number, image in enumerate(images):
                 if number == most:
-                    raise away()
-                error = None if ready and image not in self.deadly else away()
+                    raise away(self.wish)
+                start = number - number % TOGETHER
+                dead = not {*images[start : start + TOGETHER]}.isdisjoint(self.deadly)
+                error: VisionloopError | None = None if ready and not dead else away(self.wish)
                 if image == "!":
                     error = ImageError("no image", reason="not_an_image")
                 labels = () if error else (ScoredLabel(image, image, 0.5),)
@@ -51,6 +58,7 @@ class Service:
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     pauses: list[float] = []
     monkeypatch.setattr(time, "sleep", pauses.append)
+    monkeypatch.setattr(random, "uniform", lambda least, most: least)
     return pauses
 
 
@@ -61,12 +69,12 @@ def run(service: Service, images: Sequence[str] = IMAGES) -> tuple[list[Recognit
 
 
 def test_it_goes_on_where_the_stream_broke(slept: list[float]) -> None:
-    service = Service(breaks=(3, 0, 2))
+    service = Service(breaks=(3, 0))
     results, told = run(service)
     assert [one.image_id for one in results] == IMAGES
     assert not any(one.error for one in results)
-    assert service.asked == [IMAGES, IMAGES[3:], IMAGES[3:], IMAGES[5:]]
-    assert slept == [20.0] * 3
+    assert service.asked == [IMAGES, ["d"], *([one] for one in IMAGES[3:])]
+    assert slept == [20.0] * 2
     assert told[0] == "the service went away; 3 of 8 are answered, the others are sent again"
 
 
@@ -76,7 +84,7 @@ def test_a_service_that_is_not_ready_yet_costs_a_pause_and_no_image(slept: list[
     results, told = run(service)
     assert [one.error for one in results] == [None] * len(IMAGES)
     assert len(told) == len(slept) == 3
-    assert service.closed == 4  # each stream was ended, not left to the server
+    assert service.closed == len(service.asked)  # each was ended, not left to the server
 
 
 def test_what_is_wrong_with_an_image_is_its_own(slept: list[float]) -> None:
@@ -92,14 +100,47 @@ def test_a_service_that_never_answered_is_told_at_once(slept: list[float]) -> No
 
 
 def test_an_image_that_ends_a_process_each_time_gets_its_error(slept: list[float]) -> None:
-    service = Service(deadly=("c", "f"))
-    results, _ = run(service)
-    assert [one.image_id for one in results if one.error] == ["c", "f"]
-    assert len(slept) == 2 * (TRIES - 1)
+    service = Service(deadly=("d", "v", "z"))
+    results, _ = run(service, MANY)
+    assert [one.image_id for one in results] == MANY
+    assert [one.image_id for one in results if one.error] == ["d", "v", "z"]
+    # Once with others and then, after those before it, alone.
+    killed = [asked for asked in service.asked if not {"d", "v", "z"}.isdisjoint(asked)]
+    assert [len(asked) for asked in killed if len(asked) > 1] == [26, 14]
+    assert len(slept) == 2 + 3 * (TRIES - 1)
+
+
+def test_after_a_break_the_many_travel_together_again(slept: list[float]) -> None:
+    service = Service(breaks=(3,))
+    run(service, MANY)
+    alone = [[one] for one in MANY[3 : 3 + TOGETHER]]
+    assert service.asked == [MANY, *alone, MANY[3 + TOGETHER :]]
+
+
+def test_images_in_memory_have_their_place_in_the_whole_list(slept: list[float]) -> None:
+    images = [b"x"] * 20
+    service = Service(breaks=(5,))
+    client: Client = service  # type: ignore[assignment]
+    results = recognize_all(client, images, tell=lambda _: None, top_k=1)
+    assert [one.image_id for one in results] == [str(place) for place in range(20)]
+
+
+@pytest.mark.parametrize(("wish", "pause"), [(0.0, 0.5), (20.0, 20.0), (1e6, LONGEST_WISH)])
+def test_a_pause_is_bounded_and_no_two_are_the_same(
+    slept: list[float], monkeypatch: pytest.MonkeyPatch, wish: float, pause: float
+) -> None:
+    monkeypatch.setattr(random, "uniform", lambda least, most: (least + most) / 2)
+    service = Service(breaks=(3,))
+    service.wish = wish
+    run(service)
+    assert slept == [1.125 * pause]
 
 
 def test_a_service_that_stays_away_is_given_up(slept: list[float]) -> None:
     for service in (Service(breaks=(2, *[0] * TRIES)), Service(not_ready=10 * TRIES)):
+        client: Client = service  # type: ignore[assignment]
+        results: list[Recognition] = []
         with pytest.raises(UnavailableError):
-            run(service)
+            results.extend(recognize_all(client, IMAGES, tell=lambda _: None, top_k=1))
+        assert not any(one.error for one in results)  # no image is blamed for it
         assert len(service.asked) <= 2 * TRIES

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import random
 import re
 import runpy
 import time
@@ -17,6 +18,7 @@ from support.inference_server import Server
 
 from visionloop.client import Client, Recognition
 from visionloop.errors import UnavailableError
+from visionloop.recognition_stream import IMAGES
 
 PAGE = ROOT / "docs" / "apps.md"
 COUNT = 70
@@ -71,14 +73,16 @@ def test_the_program_for_many_pictures_goes_on_where_the_connection_broke(
     def breaks(client: Client, images: list[Path], **options: Any) -> Iterator[Recognition]:
         streams.append(len(images))
         for number, result in enumerate(whole(client, images, **options)):
-            if number == 25 and len(streams) < 3:
+            if number == 25 and len(slept) < 2:
                 raise UnavailableError("the connection broke", retry_after_seconds=0.5)
             yield result
 
     monkeypatch.setattr(Client, "recognize_stream", breaks)
     monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(random, "uniform", lambda least, most: least)
     runpy.run_path(str(program))
-    assert streams == [COUNT, COUNT - 25, COUNT - 50]
+    alone = [1] * IMAGES  # after a break
+    assert streams == [COUNT, *alone, COUNT - 25 - IMAGES, *alone, COUNT - 50 - 2 * IMAGES]
     assert slept == [0.5, 0.5]
     with (program.parent / "answers.csv").open(newline="") as file:
         rows = list(csv.reader(file))
