@@ -413,6 +413,36 @@ def test_who_has_no_token_is_refused_before_a_body_is_waited_for(
         assert status(reply) == 408
 
 
+FEEDBACK = b"POST /v1/feedback?prediction_id=cells:1:x&wrong=true HTTP/1.1\r\n"
+
+
+@pytest.mark.parametrize("post", [POST, FEEDBACK])
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        (b"Sec-Fetch-Site: cross-site\r\nOrigin: https://elsewhere.example\r\n", 403),
+        (b"Sec-Fetch-Site: same-site\r\nOrigin: http://localhost:3000\r\n", 403),
+        (b"Sec-Fetch-Site: cross-site\r\n", 403),
+        (b"Origin: null\r\n", 403),
+        (b"Origin: http://localhost:3000\r\n", 403),
+        (b"Origin: http://localhost:8002\r\n", 408),
+        (b"Sec-Fetch-Site: none\r\n", 408),
+        # A proxy that gives us another Host than the browser's.
+        (b"Sec-Fetch-Site: same-origin\r\nOrigin: https://app.example\r\n", 408),
+    ],
+)
+def test_pages_of_other_sites_may_send_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, post: bytes, headers: bytes, code: int
+) -> None:
+    """No fetch with mode no-cors asks us first, and feedback changes something."""
+    length = b"Content-Length: 1000000\r\n\r\n"
+    with alone(tmp_path, monkeypatch) as address:
+        reply = told(address, post + b"Host: localhost:8002\r\n" + headers + length)
+        assert status(reply) == code  # 408: its body was waited for
+        if code == 403:
+            assert error(reply)["code"] == "PERMISSION_DENIED"
+
+
 def test_a_front_end_that_is_away_is_told_without_its_socket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,8 +9,9 @@ The plain port is for probes and Prometheus, which bring no certificates. Images
 travel over it where others could listen: it takes them on loopback, or when `--insecure` says so.
 With TLS there is a second port, which offers the same over HTTPS, to clients with a certificate of
 `--tls-client-ca` where that is given. A token is looked at before a body is read, so that strangers
-cannot hold the room that there is for bodies; the front end checks it again, as for gRPC. Both
-ports together have so many connections and no more (`visionloop.connections`).
+cannot hold the room that there is for bodies; the front end checks it again, as for gRPC. So is
+whose page sends it, where a browser says that: other sites' may not. Both ports together have so
+many connections and no more (`visionloop.connections`).
 """
 
 import asyncio
@@ -194,6 +195,7 @@ class HttpServer:
         method, answering = CALLS[head.path]
         if head.method != "POST":
             raise HttpError(HTTPStatus.METHOD_NOT_ALLOWED, f"send the image by POST to {head.path}")
+        _check_site(head)
         if not (secure or self._settings.loopback or self._settings.insecure):
             raise PermissionDeniedError(
                 "images are not taken over plain HTTP from other machines; use HTTPS on the port "
@@ -235,6 +237,23 @@ class HttpServer:
                 retry_after_seconds=1.0,
             )
         return room
+
+
+def _check_site(head: Head) -> None:
+    """Raises PermissionDeniedError for what another site's page sends through somebody's browser.
+
+    Any page may post to a loopback address, and feedback that it sent would count as a person's.
+    Browsers say where a request comes from; programs do not, and are let through.
+    """
+    site, origin = head.headers.get("sec-fetch-site"), head.headers.get("origin")
+    if site is not None:
+        foreign = site not in ("none", "same-origin")
+    else:  # an old browser, or an address that is not trustworthy to it
+        foreign = origin is not None and origin.partition("://")[2] != head.headers.get("host")
+    if foreign:
+        raise PermissionDeniedError(
+            f"a page of {(origin or 'another site')[:100]!a} may not send anything here"
+        )
 
 
 class _Exchange(asyncio.StreamReaderProtocol):
