@@ -31,6 +31,7 @@ from visionloop.prediction_id import PredictionId
 from visionloop_inference import http as http_server
 from visionloop_inference import http_message
 from visionloop_inference.http import HttpServer
+from visionloop_inference.http_front_end import MESSAGE_ROOM
 from visionloop_inference.settings import parse
 
 GRAPH = graph(1).SerializeToString()
@@ -221,14 +222,14 @@ def test_errors_of_the_service_have_their_status(server: Server) -> None:
 def test_a_body_that_is_too_large_is_told_even_to_who_sends_it_all(server: Server) -> None:
     answer = post(server, b"x" * (LIMIT + 1))
     assert answer.status_code == 413
-    assert f"limit of {LIMIT - 4096} bytes" in answer.json()["error"]["message"]
-    assert post(server, b"x" * (LIMIT - 4096)).status_code == 400  # taken, and no image
+    assert f"limit of {LIMIT - MESSAGE_ROOM} bytes" in answer.json()["error"]["message"]
+    assert post(server, b"x" * (LIMIT - MESSAGE_ROOM)).status_code == 400  # taken, and no image
 
 
 def test_bodies_that_come_slowly_hold_no_more_than_their_room(server: Server) -> None:
     """Three senders that stop half-way take all the room; when they leave it is there again."""
     host, port = server.address("http").split(":")
-    head = POST + b"Content-Length: %d\r\n\r\nabc" % (LIMIT - 4096)
+    head = POST + b"Content-Length: %d\r\n\r\nabc" % (LIMIT - MESSAGE_ROOM)
     counted = server.metric("visionloop_rejected_total", reason="bytes")
     slow = [socket.create_connection((host, int(port)), timeout=30) for _ in range(3)]
     for connection in slow:

@@ -18,6 +18,9 @@ from visionloop.feedback import FOLDER, Feedback, parse_feedback
 from visionloop.objectstore import ObjectStore, open_store
 from visionloop.prediction_id import PredictionId
 from visionloop.repository import ModelRepository
+from visionloop_inference.http_feedback import PATH, HttpFeedback
+from visionloop_inference.http_front_end import MESSAGE_ROOM
+from visionloop_inference.http_message import MAX_HEAD, Head
 
 APP = {"authorization": "Bearer token-of-the-app-1"}
 READER = {"authorization": "Bearer token-of-the-reader-1"}
@@ -162,3 +165,13 @@ def test_curl_as_the_documentation_says(
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert json.loads(done.stdout)["created"] is True
+
+
+@pytest.mark.parametrize("id_", ["", "a"])
+def test_what_a_head_can_say_has_room_beside_the_image(id_: str) -> None:
+    """Else the largest body that is taken would make a message that grpc refuses."""
+    before, after = "POST /v1/feedback?prediction_id=p&class_ids=", " HTTP/1.1\r\n\r\n"
+    said = f"{id_}," * ((MAX_HEAD - len(before + after)) // len(f"{id_},"))
+    call = HttpFeedback(Head("POST", PATH, {"prediction_id": "p", "class_ids": said}, {}))
+    image = 8  # the image's tag and length
+    assert call._request.ByteSize() + image <= MESSAGE_ROOM

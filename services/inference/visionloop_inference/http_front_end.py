@@ -29,10 +29,10 @@ from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop.proto.v1 import recognition_pb2_grpc
 from visionloop.recognition_messages import ROUTING_KEY
 from visionloop_inference.access_log import PEER_KEY
-from visionloop_inference.http_message import JSON, Head, HttpError, Reply
+from visionloop_inference.http_message import JSON, MAX_HEAD, Head, HttpError, Reply
 
 SERVICE = "/visionloop.v1.Recognition/"
-MESSAGE_ROOM = 4096  # bytes of a message beside its image
+MESSAGE_ROOM = 2 * MAX_HEAD  # bytes of a message beside its image: what the query said, in protobuf
 DEFAULT_SECONDS = 30.0
 LONGEST_SECONDS = 600.0
 RESTART_SECONDS = 1.0
