@@ -115,6 +115,52 @@ def test_why_a_model_cannot_serve_is_said_and_whether_to_try_again(
     in_plane(tmp_path, store_of_models, scenario, "--model-control=explicit")
 
 
+def test_a_runner_that_dies_before_its_version_is_proven_is_worth_another_try(
+    tmp_path: Path,
+    repository: ModelRepository,
+    store_of_models: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publish_bundle(repository, promote=True)
+
+    async def dies(*_: object) -> float:
+        raise UnavailableError("the runner died")
+
+    async def scenario(plane: Plane) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(HostedRunner, "replay", dies)
+            with pytest.raises(UnavailableError, match="demoted: the runner died"):
+                await plane.supervisor.load("cells")
+        await plane.supervisor.load("cells")
+        assert plane.supervisor.models["cells"].serving
+
+    in_plane(tmp_path, store_of_models, scenario, "--model-control=explicit")
+
+
+def test_a_failure_of_long_ago_does_not_make_a_refused_version_worth_another_try(
+    tmp_path: Path,
+    repository: ModelRepository,
+    store_of_models: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publish_bundle(repository, promote=True)
+
+    def away(*_: object) -> None:
+        raise OSError("the store is away")
+
+    async def scenario(plane: Plane) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(plane.supervisor._loader.repository, "fetch", away)
+            with pytest.raises(UnavailableError):
+                await plane.supervisor.load("cells")
+        for _ in range(2):
+            publish_bundle(repository, promote=True, wrong_golden=0)
+        with pytest.raises(RefusedError, match="version 3 was refused"):
+            await plane.supervisor.load("cells")
+
+    in_plane(tmp_path, store_of_models, scenario, "--model-control=explicit")
+
+
 def test_a_model_that_was_unloaded_is_no_candidate_for_an_empty_name(
     tmp_path: Path, repository: ModelRepository, store_of_models: str
 ) -> None:

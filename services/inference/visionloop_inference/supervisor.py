@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Callable
 from visionloop.errors import NotFoundError, RefusedError, UnavailableError, VisionloopError
 from visionloop.telemetry import inference as metrics
 from visionloop_inference.catalogue import NO_MODEL_YET
-from visionloop_inference.lifecycle import State
 from visionloop_inference.loading import Loader
 from visionloop_inference.served_model import ServedModel
 from visionloop_inference.settings import Settings
@@ -167,11 +166,12 @@ class Supervisor:
         try:
             self._settled.pop(name, None)
             await self.look(model)
+            settled = name in self._settled
             self._tried.add(name)
             if not any(version.serving for version in model.versions.values()):
                 if not await self._loader.in_thread(self._loader.repository.versions, name):
                     raise NotFoundError(f"the store has no model {name!r}")
-                raise _cannot_serve(model)
+                raise _cannot_serve(model, settled=settled)
         finally:
             self._loads[name] -= 1
             if not self._loads[name]:
@@ -211,13 +211,12 @@ class Supervisor:
             log.exception("%s failed, trying again in %.0f s", doing, self._poll_seconds)
 
 
-def _cannot_serve(model: ServedModel) -> VisionloopError:
-    """Why a load by request brought nothing into service: it is worth trying again, or not until
-    another version is published, or no version is meant to serve."""
+def _cannot_serve(model: ServedModel, *, settled: bool) -> VisionloopError:
+    """Why a load by request brought nothing into service: it is worth trying again, or (`settled`)
+    not until another version is published, or no version is meant to serve."""
     kind: type[VisionloopError] = NotFoundError
     if model.problem:
-        failed = any(version.state is State.FAILED for version in model.versions.values())
-        kind = UnavailableError if failed else RefusedError
+        kind = RefusedError if settled else UnavailableError
     return kind(f"model {model.name!r} cannot serve: {model.why_not()}")
 
 
