@@ -91,3 +91,17 @@ def test_it_is_asked_for_and_may_have_an_identity_instead_of_keys() -> None:
         spec = pod_of(one_of(objects, "Deployment", name))
         assert spec is not None
         assert spec["serviceAccountName"] == account
+
+
+def test_it_starts_without_what_only_calls_of_the_service_need() -> None:
+    """A Secret of tls.mode=secret has tls.crt and tls.key, and often no ca.crt: people roll back
+    all the same."""
+    said = "toolbox.enabled=true,tls.mode=secret,tls.existingSecret=t,test.tokenSecret=a"
+    text = template("inference", MINIMAL, f"--set={said},test.clientSecret=c")
+    spec = pod_of(one_of(objects_of(text), "Deployment", NAME))
+    assert spec is not None
+    secrets = {one["name"]: one["secret"] for one in spec["volumes"] if "secret" in one}
+    assert set(secrets) == {"ca", "client"}
+    assert all(one["optional"] for one in secrets.values())
+    variables = {one["name"]: one for one in spec["containers"][0]["env"]}
+    assert variables["VISIONLOOP_TOKEN"]["valueFrom"]["secretKeyRef"]["optional"]
