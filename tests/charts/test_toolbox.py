@@ -81,6 +81,23 @@ def test_it_may_reach_store_and_service_and_nobody_may_reach_it(production: list
     assert {"inference-test", "inference-toolbox"} <= set(asking)
 
 
+@pytest.mark.parametrize(
+    ("said", "toolbox", "service"),
+    [
+        ("storeSecret=keys,toolbox.serviceAccountName=mover", True, False),
+        ("serviceAccount.name=reader,toolbox.storeSecret=keys", False, True),
+        ("global.store.existingSecret=keys", False, False),
+    ],
+)
+def test_the_agent_of_pod_identity_is_open_to_whoever_has_no_keys(
+    said: str, toolbox: bool, service: bool
+) -> None:
+    objects = objects_of(template("inference", MINIMAL, f"--set=toolbox.enabled=true,{said}"))
+    for name, wanted in ((NAME, toolbox), ("demo-inference", service)):
+        rules = one_of(objects, "NetworkPolicy", name)["spec"]["egress"]
+        assert (80 in {port["port"] for rule in rules for port in rule["ports"]}) == wanted
+
+
 def test_it_is_asked_for_and_may_have_an_identity_instead_of_keys() -> None:
     assert NAME not in template("inference", MINIMAL)
     text = template(
