@@ -122,3 +122,18 @@ def test_it_starts_without_what_only_calls_of_the_service_need() -> None:
     assert all(one["optional"] for one in secrets.values())
     variables = {one["name"]: one for one in spec["containers"][0]["env"]}
     assert variables["VISIONLOOP_TOKEN"]["valueFrom"]["secretKeyRef"]["optional"]
+
+
+def test_it_takes_no_place_on_the_services_nodes() -> None:
+    placed = ("nodeSelector.pool=gpu", "tolerations[0].key=gpu", "priorityClassName=serving")
+    own = ("toolbox.nodeSelector.pool=small", "toolbox.tolerations[0].key=small")
+
+    def toolbox(*said: str) -> Object:
+        text = template("inference", MINIMAL, f"--set={','.join(('toolbox.enabled=true', *said))}")
+        spec = pod_of(one_of(objects_of(text), "Deployment", NAME))
+        assert spec is not None
+        return spec
+
+    assert toolbox(*placed, "affinity.nodeAffinity.x=y") == toolbox()
+    spec = toolbox(*placed, *own)
+    assert (spec["nodeSelector"], spec["tolerations"]) == ({"pool": "small"}, [{"key": "small"}])
