@@ -373,8 +373,8 @@ def alone(
     try:
         host, port = run(server.start(f"unix:{tmp_path}/none"))["http"].split(":")
         yield host, int(port)
-        run(server.close())
     finally:
+        run(server.close())
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
 
@@ -439,9 +439,9 @@ def test_pages_of_other_sites_may_send_nothing(
     length = b"Content-Length: 1000000\r\n\r\n"
     with alone(tmp_path, monkeypatch) as address:
         reply = told(address, post + b"Host: localhost:8002\r\n" + headers + length)
-        assert status(reply) == code  # 408: its body was waited for
-        if code == 403:
-            assert error(reply)["code"] == "PERMISSION_DENIED"
+    assert status(reply) == code  # 408: its body was waited for
+    if code == 403:
+        assert error(reply)["code"] == "PERMISSION_DENIED"
 
 
 def test_a_front_end_that_is_away_is_told_without_its_socket(
