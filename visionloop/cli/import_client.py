@@ -8,6 +8,7 @@ import json
 import ssl
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import SplitResult, quote, urlencode, urlsplit
@@ -135,10 +136,9 @@ class ImportClient:
             told["Authorization"] = f"Bearer {self._token}"
         connection = self._connection()
         try:
-            try:
+            # Where it breaks off here, it was refused early, and the answer may say why.
+            with suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(method, self._path + path, body=body, headers=told)
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # it refused early and may have said why
             answer = connection.getresponse()
             return _checked(answer.status, answer.read(), self._where)
         except ssl.SSLCertVerificationError as error:

@@ -31,6 +31,7 @@ from visionloop.errors import (
     VisionloopError,
 )
 from visionloop.flags import endpoint
+from visionloop.own_site import foreign_page
 from visionloop.telemetry import inference as inference_metrics
 from visionloop.telemetry import metrics
 from visionloop_inference import http_feedback, http_recognition
@@ -195,7 +196,8 @@ class HttpServer:
         method, answering = CALLS[head.path]
         if head.method != "POST":
             raise HttpError(HTTPStatus.METHOD_NOT_ALLOWED, f"send the image by POST to {head.path}")
-        _check_site(head)
+        if (page := foreign_page(head.headers)) is not None:
+            raise PermissionDeniedError(f"a page of {page} may not send anything here")
         if not (secure or self._settings.loopback or self._settings.insecure):
             raise PermissionDeniedError(
                 "images are not taken over plain HTTP from other machines; use HTTPS on the port "
@@ -237,23 +239,6 @@ class HttpServer:
                 retry_after_seconds=1.0,
             )
         return room
-
-
-def _check_site(head: Head) -> None:
-    """Raises PermissionDeniedError for what another site's page sends through somebody's browser.
-
-    Any page may post to a loopback address, and feedback that it sent would count as a person's.
-    Browsers say where a request comes from; programs do not, and are let through.
-    """
-    site, origin = head.headers.get("sec-fetch-site"), head.headers.get("origin")
-    if site is not None:
-        foreign = site not in ("none", "same-origin")
-    else:  # an old browser, or an address that is not trustworthy to it
-        foreign = origin is not None and origin.partition("://")[2] != head.headers.get("host")
-    if foreign:
-        raise PermissionDeniedError(
-            f"a page of {(origin or 'another site')[:100]!a} may not send anything here"
-        )
 
 
 class _Exchange(asyncio.StreamReaderProtocol):

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from visionloop.errors import PermissionDeniedError, UnauthenticatedError, VisionloopError
 from visionloop.flags import is_loopback
+from visionloop.own_site import foreign_page
 from visionloop_labeling import permissions
 from visionloop_labeling.api.errors import answer_to, error_body, refusal, wants_page
 from visionloop_labeling.api.headers import SAFE_HEADERS, STRICT_TRANSPORT
@@ -86,11 +87,7 @@ class OwnHostOnly:
 
 
 class OwnSiteOnly:
-    """Refuses what another site's page sends through the browser of somebody who can reach us.
-
-    A form on any page may post to a loopback address, and a label it sent would count as a
-    person's. Browsers say where a request comes from; programs do not, and are let through.
-    """
+    """Refuses what another site's page sends (`visionloop.own_site`)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -98,10 +95,9 @@ class OwnSiteOnly:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Looks at requests that change something."""
         if scope["type"] == "http" and scope["method"] not in SAFE_METHODS:
-            headers = Headers(scope=scope)
-            origin = headers.get("origin")
-            if origin is not None and origin.partition("://")[2] != headers.get("host"):
-                text = f"a page of {origin[:100]!a} may not change anything here"
+            page = foreign_page(Headers(scope=scope))
+            if page is not None:
+                text = f"a page of {page} may not change anything here"
                 await error_body(403, "permission_denied", text, "")(scope, receive, send)
                 return
         await self._app(scope, receive, send)
