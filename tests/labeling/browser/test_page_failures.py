@@ -58,13 +58,14 @@ def test_a_round_of_the_grid_waits_for_its_answer_and_is_said_once(
     page.locator("#grid-tiles button").nth(1).click()  # too late: that is said already
     expect(page.locator("#grid-tiles button").nth(1)).to_have_attribute("aria-pressed", "false")
     assert violations(page) == []
-    line.faults.clear()
+    line.faults[:] = [Fault("GET", "gone", ALWAYS, "/images?")]
     expect(page.locator("#grid-said")).to_have_text("5 labelled sound, 1 otherwise.")
-    expect(trouble(page)).to_be_empty()
+    expect(trouble(page)).to_contain_text("The service does not answer.")
     assert [made.kinds(one) for one in images] == [["label"]] * 6
-    line.faults.append(Fault("POST", "lose_answer", 1, "/events/batch"))
-    page.keyboard.press("z")
+    page.keyboard.press("z")  # while the next tiles are fetched: it has to wait, and is not lost
+    line.faults[:] = [Fault("POST", "lose_answer", 1, "/events/batch")]
     expect(page.locator("#grid-said")).to_have_text("6 taken back.")
+    expect(trouble(page)).to_be_empty()
     assert [made.kinds(one) for one in images] == [["label", "undo"]] * 6
 
 
@@ -142,6 +143,15 @@ def test_a_decision_waits_for_its_answer_and_is_made_once(visit, line, site, cel
     page.keyboard.press("z")
     expect(page.locator("#review-said")).to_have_text("Taken back.")
     assert made.kinds(first) == ["label"] * 3 + ["undo"]
+    visit(made, f"review?image={second}")
+    expect(ready).to_be_attached()
+    line.faults.append(Fault("POST", "gone", ALWAYS, "/events"))
+    page.keyboard.press("2")
+    expect(trouble(page)).to_contain_text("Decision not saved yet")
+    page.keyboard.press("z")  # it means the decision that is on its way
+    line.faults.clear()
+    expect(page.locator("#review-said")).to_have_text("Taken back.")
+    assert made.kinds(second) == ["label"] * 3 + ["undo"]
     line.faults.append(Fault("GET", "fail", ALWAYS, "/preview"))
     page.goto(f"{line.url}/datasets/{made.dataset}/review?image={third}")
     expect(page.locator("#review-unseen")).to_be_visible()

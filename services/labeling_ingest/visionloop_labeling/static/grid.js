@@ -34,6 +34,7 @@ let done = []; // sequences of what was said, a list a round: what undo takes ba
 let passed = new Set(); // marked wrong without a class: they wait for the labelling page
 let after = "";
 let busy = false; // something is on its way
+let undoNext = false; // asked for meanwhile: it means what is on its way
 let fresh = false; // nobody can have looked at the tiles yet
 
 function preview(item, edge = 256) {
@@ -176,6 +177,7 @@ async function guarded(work) {
   try {
     await work();
   } catch (error) {
+    undoNext = false;
     if (!(error instanceof ApiError)) throw error;
     problem.textContent = explain(error);
     problem.hidden = false;
@@ -183,6 +185,9 @@ async function guarded(work) {
     busy = false;
     count();
   }
+  if (!undoNext) return;
+  undoNext = false;
+  await undoRound();
 }
 
 // Sent until they are answered, the same events each time: nothing is said twice.
@@ -235,7 +240,8 @@ function refusals(results) {
 }
 
 function undoRound() {
-  if (!done.length) return undefined;
+  undoNext = busy;
+  if (busy || !done.length) return undefined;
   return guarded(async () => {
     const round = done.at(-1);
     const events = round.map(({ sha256, sequence }) => ({ event_id: uuid(), sha256, kind: "undo", undoes: sequence }));

@@ -34,6 +34,7 @@ let passed = new Set();
 let current = null; // {item, sides}
 let decisions = []; // {sha256, sequence}, for undo
 let busy = false;
+let undoNext = false; // asked for meanwhile: it means what is on its way
 let lookTimer = 0;
 
 const moments = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
@@ -174,6 +175,7 @@ async function guarded(work) {
   try {
     await work();
   } catch (error) {
+    undoNext = false;
     if (!(error instanceof ApiError)) throw error;
     problem.textContent = explain(error);
     problem.hidden = false;
@@ -184,6 +186,9 @@ async function guarded(work) {
     busy = false;
     undoButton.disabled = decisions.length === 0;
   }
+  if (!undoNext) return;
+  undoNext = false;
+  await undo();
 }
 
 // Sent until it is answered, as the same event each time: it is recorded once. Undefined where
@@ -228,8 +233,9 @@ function skip() {
 }
 
 function undo() {
+  undoNext = busy;
   const last = decisions.at(-1);
-  if (!last) return undefined;
+  if (busy || !last) return undefined;
   return guarded(async () => {
     const waits = current?.item;
     const answer = await sent({ sha256: last.sha256, kind: "undo", undoes: last.sequence });
