@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visionloop.signature import Signature, TensorSpec
-from visionloop_inference.batching import AFTERWARDS, BatchBuffer, BatchQueue, Job, Piece
+from visionloop_inference.batching import BatchBuffer, BatchQueue, Job, Piece
 from visionloop_inference.datatypes import Arrays
-from visionloop_inference.levels import BULK, NORMAL
+from visionloop_inference.levels import AFTERWARDS, BULK, NORMAL
 from visionloop_inference.rows import HEADER, Arena
 from visionloop_inference.wire import JobFrame, Layout, Reason
 
@@ -114,12 +114,31 @@ def test_low_priority_makes_no_large_batch_while_others_call(source: Source) -> 
     one, many = job(source, 500, 1), job(source, 600, 6)
     queue.put(one)
     soon = one.queued + AFTERWARDS / 2
-    assert [(piece.job, piece.size) for piece in queue.take(soon)[0]] == [(one, 1), (bulk, 3)]
+    assert [(piece.job, piece.size) for piece in queue.take(soon)[0]] == [(one, 1)]
+    assert [(piece.job, piece.size) for piece in queue.take(soon)[0]] == [(bulk, 4)]
     queue.put(many)
     assert [(piece.job, piece.size) for piece in queue.take(soon)[0]] == [(many, 6)]
     assert [(piece.job, piece.size) for piece in queue.take(soon)[0]] == [(bulk, 4)]
     later = many.queued + AFTERWARDS
     assert [(piece.job, piece.size) for piece in queue.take(later)[0]] == [(bulk, 8)]
+    source.arena.close()
+
+
+def test_low_priority_takes_the_places_that_would_be_padding(source: Source) -> None:
+    queue = BatchQueue(8, lambda: 4, lambda rows: 4 if rows <= 4 else 8)
+    one, bulk, rest = job(source, 0, 3), job(source, 100, 9, priority=3), job(source, 200, 1)
+    bulk_of_bulk = job(source, 300, 2, priority=4)
+    for some in (bulk, one, bulk_of_bulk):
+        queue.put(some)
+
+    def taken() -> list[tuple[Job, int]]:
+        return [(piece.job, piece.size) for piece in queue.take(one.queued)[0]]
+
+    assert taken() == [(one, 3), (bulk, 1)]
+    assert taken() == [(bulk, 4)]
+    queue.put(rest)
+    assert taken() == [(rest, 1), (bulk, 3)]
+    assert taken() == [(bulk, 1), (bulk_of_bulk, 2)]
     source.arena.close()
 
 

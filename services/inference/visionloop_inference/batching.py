@@ -7,8 +7,9 @@ first come first served within a level; price: a full queue of one level starves
 it, which is what was asked for. A model without a batch dimension runs one job at a time.
 
 A run is not interrupted, and nobody who asks for one answer should wait for a batch of a hundred
-others. So while there are such callers, rows of low priority make a batch only `few` rows large,
-with or without rows of others in it; price: what a larger one saves a row. Alone they fill it.
+others. So while there are such callers (`levels`), rows of low priority make a batch only `few`
+rows large, and join rows of others only in places that would be padding; price: what larger batches
+save a row. Alone they fill it.
 
 The runner has one thread, so nothing here locks.
 """
@@ -24,12 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionloop_inference.datatypes import DATATYPES, Arrays
-from visionloop_inference.levels import is_low, level_of
+from visionloop_inference.levels import AFTERWARDS, is_low, level_of
 from visionloop_inference.rows import Arena
 from visionloop_inference.wire import JobFrame, Layout, Reason
 
 CANCELLED = "cancelled by its caller"
-AFTERWARDS = 10.0  # seconds after a request of others that more of them are expected
 
 
 class Source(Protocol):
@@ -119,10 +119,17 @@ class _Lane:
 class BatchQueue:
     """Jobs that wait for the graph."""
 
-    def __init__(self, most: int, few: Callable[[], int] | None = None) -> None:
-        """`few()` rows make a batch that is over soon; as many as ever, if not given."""
+    def __init__(
+        self,
+        most: int,
+        few: Callable[[], int] | None = None,
+        padded_to: Callable[[int], int] = int,
+    ) -> None:
+        """`few()` rows make a batch that is over soon; as many as ever, if not given. A batch of n
+        rows runs with `padded_to(n)`."""
         self.most = most  # rows in one batch
         self._few = few or (lambda: most)
+        self._padded_to = padded_to
         self._others = -math.inf  # when the last request came that is not of low priority
         self.rows = 0  # that wait
         self.unanswered = Held()  # of all front ends
@@ -161,12 +168,12 @@ class BatchQueue:
         """
         pieces: list[Piece] = []
         expired: list[Job] = []
-        room, shapes = self.most, None
+        room, shapes, low = self.most, None, False  # low: from here on there is less room
         for lane in self._in_turn():
             if pieces and lane.shapes != shapes:
                 continue
-            if is_low(lane.level) and now < self._others + AFTERWARDS:
-                room = min(room, self._few() - (self.most - room))
+            if not low and is_low(lane.level) and now < self._others + AFTERWARDS:
+                room, low = min(room, self._room_for_low(self.most - room)), True
                 if room <= 0:
                     break
             room = self._fill(lane.jobs, room, now, pieces, expired)
@@ -176,6 +183,13 @@ class BatchQueue:
             if not room:
                 break
         return pieces, expired
+
+    def _room_for_low(self, taken: int) -> int:
+        """Rows of low priority that a batch may have beside `taken` of others, while others call.
+
+        Beside none it may be one of low priority altogether, which is over soon.
+        """
+        return self._padded_to(taken) - taken if taken else self._few()
 
     def _in_turn(self) -> Iterable[_Lane]:
         lanes = list(self._lanes.values())

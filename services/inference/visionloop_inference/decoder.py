@@ -10,6 +10,8 @@ images of a bundle go through the same functions, which is what makes their repl
 
 import asyncio
 import contextlib
+import math
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from visionloop.errors import ImageError
@@ -19,6 +21,7 @@ from visionloop.telemetry import inference as metrics
 from visionloop_inference.decoder_pool import DecoderPool, NoDecoderError
 from visionloop_inference.decoding import Decoded, decode
 from visionloop_inference.decoding_load import DecodingLoad
+from visionloop_inference.levels import AFTERWARDS
 
 FIRST_GUESS = 0.005  # seconds an image takes, until one was measured
 FORGETTING = 0.1
@@ -37,11 +40,19 @@ class Decoder:
         self._limits = limits or Limits()
         self._load = load or DecodingLoad.create()
         self._pending = 0
+        self._asked = -math.inf  # when the last image came that is not of low priority
         self._seconds = FIRST_GUESS
 
-    async def decode(self, data: bytes, preprocessing: Preprocessing) -> Decoded:
-        """One image. Raises ImageError, and UnavailableError when its process died of something;
-        cancelling the caller drops work that has not begun."""
+    async def decode(
+        self, data: bytes, preprocessing: Preprocessing, *, low: bool = False
+    ) -> Decoded:
+        """One image, `low` of low priority.
+
+        Raises ImageError, and UnavailableError when its process died of something; cancelling the
+        caller drops work that has not begun.
+        """
+        if not low:
+            self._asked = time.monotonic()
         self._count(+1)
         try:
             decoded, seconds = await self._decoded(data, preprocessing)
@@ -64,6 +75,11 @@ class Decoder:
     def _count(self, change: int) -> None:
         self._pending += change
         self._load.tell(self._pending)
+
+    @property
+    def others(self) -> bool:
+        """Whether callers that are not of low priority are about, as far as this front end sees."""
+        return time.monotonic() < self._asked + AFTERWARDS
 
     @property
     def side_by_side(self) -> int:

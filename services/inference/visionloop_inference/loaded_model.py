@@ -111,7 +111,7 @@ class LoadedModel:
         self._session, self._tuned, self._cold = self._tune(options, graph, structure, target)
         padded = options.pad == "always" or (options.pad == "auto" and target.gpu)
         pace = Pace.of(self._tuned.seconds, self._tuned.batch, padded=padded)
-        self.queue = BatchQueue(pace.batch, lambda: pace.rows_within(SOON))
+        self.queue = BatchQueue(pace.batch, lambda: pace.rows_within(SOON), pace.padded_to)
         self._execution = Execution(self._session, self._layout, self.queue, pace, bundle)
         self._test = self._golden_test(options.provider, precision)
         self._tested = False
