@@ -1,4 +1,4 @@
-"""serving.json as Markdown, for docs/performance.md.
+"""serving.json as Markdown, for docs/measurements.md.
 
 python -m bench.serving.table [FILE]
 """
