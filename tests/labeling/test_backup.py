@@ -7,10 +7,9 @@ import hashlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ from visionloop.objectstore import ObjectStore, open_store
 from visionloop.prediction_id import PredictionId
 from visionloop.repository import ModelRepository
 from visionloop.snapshot import SnapshotRepository, blob_key
+from visionloop_labeling import backup as backups
 from visionloop_labeling import rebuild_command, snapshots
 from visionloop_labeling.database import open_database
 from visionloop_labeling.feedback_inbox import FeedbackInbox
@@ -32,40 +32,18 @@ from visionloop_labeling.ingest import Ingest
 from visionloop_labeling.reconcile import Reconciler
 
 PAGE = Path(__file__).parents[2] / "docs" / "backup.md"
-# Small, and moved or removed: kept for each day. What they name never changes.
-NAMES = (
-    "models/*/aliases.json",
-    "models/*/history/*",
-    "datasets/*/refs/*",
-    "datasets/*/snapshots/*/manifest.json",
-    "inbox/*",
-)
-MADE_ANEW = ("derived/*", "staging/*", "models/*/checkpoints/*")
 SQLITE_COPY = (
     'import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute("VACUUM INTO ?", sys.argv[2:])'
 )
 DATASET = "test"  # the one that the test bundles say they were trained on
 MODEL = "cells"
+DAY = "2026-11-30T01-30-00Z"
 
 both_databases = pytest.mark.parametrize(
     "database_url",
     ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)],
     indirect=True,
 )
-
-
-def is_name(key: str) -> bool:
-    return any(fnmatchcase(key, pattern) for pattern in NAMES)
-
-
-def is_object(key: str) -> bool:
-    return not any(fnmatchcase(key, pattern) for pattern in (*NAMES, *MADE_ANEW))
-
-
-def copy(source: ObjectStore, target: ObjectStore, wanted: Callable[[str], bool]) -> None:
-    for stat in source.list():
-        if wanted(stat.key):
-            target.put(stat.key, source.get(stat.key).data)
 
 
 @dataclass
@@ -77,12 +55,11 @@ class Backup:
     database_url: str
 
     def __post_init__(self) -> None:
-        self.day = open_store(f"file://{self.folder / 'day'}")
-        self.objects = open_store(f"file://{self.folder / 'objects'}")
+        self.target = open_store(f"file://{self.folder / 'target'}")
         self.dump = self.folder / "labels"
 
     def copy_names(self) -> None:
-        copy(self.store, self.day, is_name)
+        backups.copy_names(self.store, self.target, DAY)
 
     def dump_database(self) -> None:
         if self.database_url.startswith("sqlite"):
@@ -92,13 +69,12 @@ class Backup:
             _postgres("pg_dump", "--format=custom", f"--file={self.dump}", self.database_url)
 
     def copy_objects(self) -> None:
-        copy(self.store, self.objects, is_object)
+        backups.copy_objects(self.store, self.target)
 
     def restore_store(self) -> ObjectStore:
         """Into a new one: first what is named, then the names."""
         store = open_store(f"file://{self.folder / 'restored'}")
-        copy(self.objects, store, lambda _: True)
-        copy(self.day, store, lambda _: True)
+        backups.restore(self.target, DAY, store)
         return store
 
     def restore_database(self, empty_url: str) -> str:
@@ -233,16 +209,18 @@ def test_names_that_are_newer_than_the_database_are_put_back_with_it(
     with pytest.raises(RefusedError, match="it is a new or an older one"):
         snapshots.cut(database, core.store, DATASET)
     for stat in list(core.store.list("datasets/")):  # as `aws s3 sync --delete` does
-        if is_name(stat.key):
+        if backups.is_name(stat.key):
             core.store.delete(stat.key)
-    copy(backup.day, core.store, lambda key: key.startswith("datasets/"))
+    day = f"{backups.DAYS}{DAY}/"
+    for stat in backup.target.list(f"{day}datasets/"):
+        core.store.put(stat.key.removeprefix(day), backup.target.get(stat.key).data)
     assert not snapshots.cut(database, core.store, DATASET).created  # the day's own
     database.close()
 
 
 def test_the_page_says_what_is_tested_here() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    for pattern in (*NAMES, *MADE_ANEW):
+    for pattern in (*backups.NAMES, *backups.MADE_ANEW):
         assert f"'{pattern}'" in page, pattern
     assert SQLITE_COPY in page
     for command in ("pg_dump --format=custom", "pg_restore --no-owner --exit-on-error"):

@@ -8,7 +8,15 @@ Two conditional writes carry all coordination: `put_if_absent` (claims, commit m
 `compare_and_swap` (aliases). A store that lacks them is refused when it is opened for writing.
 """
 
+from visionloop.objectstore.account import S3Account
 from visionloop.objectstore.base import ObjectStat, ObjectStore, StoredObject
 from visionloop.objectstore.open import open_existing_store, open_store
 
-__all__ = ["ObjectStat", "ObjectStore", "StoredObject", "open_existing_store", "open_store"]
+__all__ = [
+    "ObjectStat",
+    "ObjectStore",
+    "S3Account",
+    "StoredObject",
+    "open_existing_store",
+    "open_store",
+]

@@ -5,12 +5,15 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from visionloop.errors import ConfigurationError, NotFoundError
+from visionloop.objectstore.account import S3Account
 from visionloop.objectstore.base import ObjectStore
 from visionloop.objectstore.file import FileStore
 
 
-def open_store(url: str) -> ObjectStore:
+def open_store(url: str, account: S3Account | None = None) -> ObjectStore:
     """Opens `file:///absolute/folder` or `s3://bucket/prefix`. Writes nothing but a missing folder.
+
+    With `account` another S3 server or another key than the AWS_* variables name.
 
     Raises ConfigurationError for a URL that is neither.
     """
@@ -36,7 +39,7 @@ def open_store(url: str) -> ObjectStore:
     if parts.scheme == "file":
         return _open_file(url, parts.netloc, unquote(parts.path))
     if parts.scheme == "s3":
-        return _open_s3(url, parts.netloc, unquote(parts.path))
+        return _open_s3(url, parts.netloc, unquote(parts.path), account)
     raise _refused(url, "is not a store; write file:///folder or s3://bucket/prefix")
 
 
@@ -65,12 +68,12 @@ def _open_file(url: str, host: str, path: str) -> ObjectStore:
     return FileStore(Path(path))
 
 
-def _open_s3(url: str, bucket: str, path: str) -> ObjectStore:
+def _open_s3(url: str, bucket: str, path: str, account: S3Account | None) -> ObjectStore:
     if not bucket:
         raise _refused(url, "names no bucket; write s3://bucket/prefix")
     from visionloop.objectstore.s3 import S3Store
 
-    return S3Store(bucket, path.strip("/"))
+    return S3Store(bucket, path.strip("/"), account)
 
 
 def _refused(url: str, why: str) -> ConfigurationError:

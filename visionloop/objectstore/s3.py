@@ -36,6 +36,7 @@ from visionloop.errors import (
     NotFoundError,
     UnavailableError,
 )
+from visionloop.objectstore.account import S3Account
 from visionloop.objectstore.base import ObjectStat, StoredObject
 from visionloop.objectstore.keys import check_key, check_prefix
 from visionloop.objectstore.local import check_content, written_whole
@@ -67,14 +68,16 @@ _CHANGED = _TAKEN | {"NoSuchKey"}
 class S3Store:
     """An ObjectStore under `prefix` of `bucket`. Opening it sends nothing."""
 
-    def __init__(self, bucket: str, prefix: str = "") -> None:
+    def __init__(self, bucket: str, prefix: str = "", account: S3Account | None = None) -> None:
         if not re.fullmatch(BUCKET_PATTERN, bucket):
             raise ConfigurationError(f"{bucket!r} is not the name of a bucket", field="store")
         self._bucket = bucket
         self._prefix = _checked_prefix(prefix)
         with translating(self.url, bucket=bucket, endpoint=""):
             # A session of its own: the default one is shared and not safe between threads.
-            self._client = boto3.session.Session().client("s3", config=_config())
+            self._client = boto3.session.Session().client(
+                "s3", config=_config(), **(account or S3Account()).client_settings()
+            )
 
     @property
     def url(self) -> str:

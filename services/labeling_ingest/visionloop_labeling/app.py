@@ -28,7 +28,13 @@ from visionloop.objectstore import open_store
 from visionloop.telemetry import configure_logging
 from visionloop.telemetry import labeling as metrics
 from visionloop.telemetry.request_lines import RequestLines
-from visionloop_labeling import account_commands, doctor, migrate_command, rebuild_command
+from visionloop_labeling import (
+    account_commands,
+    backup_command,
+    doctor,
+    migrate_command,
+    rebuild_command,
+)
 from visionloop_labeling.api import make_api
 from visionloop_labeling.api.probes import make_probes
 from visionloop_labeling.auth import Gate
@@ -60,6 +66,7 @@ _MODELS_SECONDS: Final = 30.0
 # What the program does instead of serving, by its first argument.
 _COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "account": account_commands.run,
+    "backup": backup_command.run,
     "doctor": doctor.main,
     "migrate": migrate_command.run,
     "rebuild": rebuild_command.run,

@@ -1,0 +1,191 @@
+"""What a backup keeps, forgets and refuses; the whole of it is in test_backup.py."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from visionloop.errors import ConfigurationError, CorruptError, NotFoundError, RefusedError
+from visionloop.objectstore import ObjectStore, open_store
+from visionloop_labeling import backup, backup_command
+
+DUMP = b"PGDMP of a test"
+NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ObjectStore:
+    made = open_store(f"file://{tmp_path / 'store'}")
+    made.put("models/cells/aliases.json", b"{}")
+    made.put("models/cells/versions/1/model.onnx", b"graph")
+    made.put("models/cells/checkpoints/run/1", b"made anew")
+    made.put("inbox/feedback/one", b"a correction")
+    made.put("blobs/sha256/aa/bb/aabb", b"an image")
+    return made
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> ObjectStore:
+    return open_store(f"file://{tmp_path / 'target'}")
+
+
+def keys(store: ObjectStore, folder: str = "") -> set[str]:
+    return {one.key for one in store.list(folder)}
+
+
+def a_day(store: ObjectStore, target: ObjectStore, day: str, folder: Path) -> backup.CompleteDay:
+    """A complete run."""
+    names = backup.copy_names(store, target, day)
+    dump = folder / "labels.dump"
+    dump.write_bytes(DUMP + day.encode())
+    size, sha256 = backup.keep_dump(target, day, dump)
+    copied, copied_bytes = backup.copy_objects(store, target)
+    done = backup.CompleteDay(
+        day=day, names=names, dump_bytes=size, dump_sha256=sha256,
+        copied=copied, copied_bytes=copied_bytes,
+    )  # fmt: skip
+    backup.complete(target, done)
+    return done
+
+
+def days(count: int) -> list[str]:
+    return [backup.day_of(NOON + timedelta(days=one)) for one in range(count)]
+
+
+def test_names_are_each_days_own_and_objects_are_kept_once(
+    store: ObjectStore, target: ObjectStore, tmp_path: Path
+) -> None:
+    first, second = days(2)
+    assert first < second
+    assert (a_day(store, target, first, tmp_path).names, len(keys(target, "objects/"))) == (2, 2)
+    assert "objects/models/cells/checkpoints/run/1" not in keys(target)
+    store.put("blobs/sha256/cc/dd/ccdd", b"another")
+    store.delete("inbox/feedback/one")
+    again = a_day(store, target, second, tmp_path)
+    assert (again.names, again.copied, again.copied_bytes) == (1, 1, len(b"another"))
+    assert backup.complete_days(target) == [first, second]
+    assert backup.read_day(target) == again
+    assert f"days/{first}/inbox/feedback/one" in keys(target)
+
+
+def test_an_object_that_was_written_anew_is_copied_anew(
+    store: ObjectStore, target: ObjectStore, tmp_path: Path
+) -> None:
+    """Ours never are; a store's other users may, and a restore must not be older than the names."""
+    a_day(store, target, days(1)[0], tmp_path)
+    store.put("blobs/sha256/aa/bb/aabb", b"a longer image")
+    assert backup.copy_objects(store, target) == (1, len(b"a longer image"))
+    assert backup.copy_objects(store, target) == (0, 0)
+
+
+def test_a_correction_that_is_taken_in_meanwhile_is_left_out(
+    store: ObjectStore, target: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = list(store.list())
+    store.delete("inbox/feedback/one")
+    monkeypatch.setattr(
+        store, "list", lambda prefix="": [o for o in listed if o.key.startswith(prefix)]
+    )
+    assert backup.copy_names(store, target, "d") == 1
+    assert keys(target) == {"days/d/models/cells/aliases.json"}
+
+
+def test_a_run_that_did_not_end_is_no_day_and_hides_none(
+    store: ObjectStore, target: ObjectStore, tmp_path: Path
+) -> None:
+    first, second = days(2)
+    a_day(store, target, first, tmp_path)
+    backup.copy_names(store, target, second)
+    assert backup.read_day(target).day == first
+    with pytest.raises(NotFoundError, match=f"the latest is {first}"):
+        backup.read_day(target, second)
+
+
+def test_forgetting_keeps_the_latest_complete_days_however_old(
+    store: ObjectStore, target: ObjectStore, tmp_path: Path
+) -> None:
+    all_days = days(5)
+    for day in all_days[:4]:
+        a_day(store, target, day, tmp_path)
+    backup.copy_names(store, target, all_days[4])  # failed: not counted, not removed
+    objects = keys(target, "objects/")
+    assert backup.forget(target, keep=2) == all_days[:2]
+    assert backup.complete_days(target) == all_days[2:4]
+    left = {key.split("/")[1].partition(".")[0] for key in keys(target) - objects}
+    assert left == set(all_days[2:])
+    assert keys(target, "objects/") == objects
+    assert backup.forget(target, keep=2) == []
+
+
+def test_what_is_no_dump_is_not_kept(target: ObjectStore, tmp_path: Path) -> None:
+    dump = tmp_path / "labels.dump"
+    for content in (b"", b"pg_dump: error: connection refused"):
+        dump.write_bytes(content)
+        with pytest.raises(RefusedError, match="not what pg_dump"):
+            backup.keep_dump(target, "d", dump)
+    assert keys(target) == set()
+
+
+def test_a_restore_goes_into_an_empty_store_and_checks_the_dump(
+    store: ObjectStore, target: ObjectStore, tmp_path: Path
+) -> None:
+    day = a_day(store, target, days(1)[0], tmp_path)
+    with pytest.raises(RefusedError, match="restore into a new prefix"):
+        backup.restore(target, day.day, store)
+    new = open_store(f"file://{tmp_path / 'new'}")
+    assert backup.restore(target, day.day, new) == 4
+    assert keys(new) == {key for key in keys(store) if "checkpoints" not in key}
+    dump = tmp_path / "fetched"
+    backup.fetch_dump(target, day, dump)
+    assert dump.read_bytes() == DUMP + day.day.encode()
+    target.put(f"databases/{day.day}.dump", b"X" * day.dump_bytes)
+    with pytest.raises(CorruptError):
+        backup.fetch_dump(target, day, tmp_path / "other")
+
+
+def test_the_address_becomes_a_service_file_that_only_its_user_reads(tmp_path: Path) -> None:
+    said = backup_command.service_file(
+        "postgresql+psycopg://me:p%40ss@db:5433/labels?sslmode=require"
+    )
+    assert said.splitlines()[0] == "[visionloop]"
+    assert set(said.splitlines()[1:]) == {
+        "user=me", "password=p@ss", "host=db", "port=5433", "dbname=labels", "sslmode=require",
+    }  # fmt: skip
+    for url in (
+        "sqlite:///labels.db",
+        "postgresql://db/labels?no-such-word=1",
+        "postgresql://a%0Ab@db/x",
+    ):
+        with pytest.raises(ConfigurationError, match="--database"):
+            backup_command.service_file(url)
+
+
+def test_begin_and_finish_are_one_run(
+    store: ObjectStore, target: ObjectStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work, service = tmp_path / "work", tmp_path / "service"
+    common = [f"--store={store.url}", f"--target={target.url}", f"--folder={work}", "--json"]
+    with pytest.raises(NotFoundError, match="come before"):
+        backup_command.run(["finish", *common])
+    database = "--database=postgresql://me:secret@db/labels"
+    begin = ["begin", *common, database, f"--service-file={service}"]
+    assert backup_command.run(begin) == 0
+    assert service.stat().st_mode & 0o777 == 0o600
+    capsys.readouterr()
+    with pytest.raises(NotFoundError, match="come before"):  # pg_dump has not run
+        backup_command.run(["finish", *common])
+    (work / backup_command.DUMP).write_bytes(DUMP)
+    assert backup_command.run(["finish", *common, "--keep=1"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert (done["names"], done["copied"], done["forgotten"]) == (2, 2, [])
+    assert backup_command.run(["list", f"--target={target.url}"]) == 0
+    assert done["day"] in capsys.readouterr().out
+
+
+def test_a_target_within_the_store_is_refused(store: ObjectStore, tmp_path: Path) -> None:
+    flags = [f"--store={store.url}", f"--target={store.url}/backup", f"--folder={tmp_path}"]
+    with pytest.raises(ConfigurationError, match="copied into itself"):
+        backup_command.run(
+            ["begin", *flags, "--database=postgresql://db/x", f"--service-file={tmp_path / 's'}"]
+        )
