@@ -142,6 +142,7 @@ REFUSED = [
         "cannot move aliases",
     ),
     ("inference", [STORE, "--set=replica=3"], "replica"),
+    ("inference", [STORE, "--set=global.monitoring.runbookBase=docs/runbooks"], "runbookBase"),
     ("inference", [STORE, "--set=gpu.mode=mig"], "gpu/mode"),
     ("inference", [STORE, "--set=podDisruptionBudget.maxUnavailable=0"], "maxUnavailable"),
     ("inference", [STORE, "--set=settings.max-bach=3"], "max-bach"),

@@ -15,9 +15,11 @@ job="{{ include "visionloop.job" . }}"
 
 {{/* The groups of rules/*.yaml. Each file is a plain Prometheus rule file whose values Helm fills in
 first (Prometheus' own templates stand in backquotes there, as {{`{{ $value }}`}}). Rules can be switched off by name; each alert
-gets the address of its runbook. */}}
+gets the address of its runbook, or, where nobody said where they are published, its name in our
+repository: a link that leads nowhere costs the one who is paged at night a minute. */}}
 {{- define "visionloop.ruleGroups" -}}
 {{- $rules := .Values.monitoring.rules -}}
+{{- $base := .Values.global.monitoring.runbookBase -}}
 {{- $groups := list -}}
 {{- range $path, $_ := .Files.Glob "rules/*.yaml" -}}
 {{- $file := tpl ($.Files.Get $path) $ | fromYaml -}}
@@ -27,8 +29,9 @@ gets the address of its runbook. */}}
 {{- range $rule := $group.rules -}}
 {{- if not (has ($rule.alert | default $rule.record) $rules.disabled) -}}
 {{- if $rule.alert -}}
-{{- $page := printf "%s/%s.md" (trimSuffix "/" $rules.runbookBase) $rule.alert -}}
-{{- $annotations := merge ($rule.annotations | default dict) (dict "runbook_url" $page) -}}
+{{- $page := dict "runbook" (printf "docs/runbooks/%s.md" $rule.alert) -}}
+{{- if $base }}{{ $page = dict "runbook_url" (printf "%s/%s.md" (trimSuffix "/" $base) $rule.alert) }}{{ end -}}
+{{- $annotations := merge ($rule.annotations | default dict) $page -}}
 {{- $labels := merge (deepCopy $rules.labels) ($rule.labels | default dict) -}}
 {{- $rule = merge (dict "annotations" $annotations "labels" $labels) $rule -}}
 {{- end -}}
@@ -77,5 +80,14 @@ data:
   {{ base $path }}: |-
     {{- $.Files.Get $path | trim | nindent 4 }}
 {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* For NOTES.txt. */}}
+{{- define "visionloop.runbookNote" -}}
+{{- if and .Values.global.monitoring.enabled (not .Values.global.monitoring.runbookBase) }}
+
+Alerts name their runbook (annotation `runbook`), and have no link to it: publish docs/runbooks where the people
+on call can read it, and set global.monitoring.runbookBase to that address.
 {{- end }}
 {{- end -}}

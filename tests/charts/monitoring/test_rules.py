@@ -50,7 +50,7 @@ def test_every_alert_has_its_runbook_and_every_runbook_its_alert() -> None:
 def test_alerts_lead_to_their_runbooks_and_can_be_left_out() -> None:
     values = {
         "monitoring.rules.disabled": ["VisionloopModelStale", "VisionloopSaturated"],
-        "monitoring.rules.runbookBase": "https://wiki/x/",
+        "global.monitoring.runbookBase": "https://wiki/x/",
         "monitoring.rules.labels.team": "vision",
     }
     rules = {rule["alert"]: rule for rule in alerts(rule_groups("inference", **values))}
@@ -58,4 +58,13 @@ def test_alerts_lead_to_their_runbooks_and_can_be_left_out() -> None:
     pending = rules["VisionloopModelPending"]
     url = "https://wiki/x/VisionloopModelPending.md"
     assert pending["annotations"]["runbook_url"] == url
+    assert "runbook" not in pending["annotations"]
     assert pending["labels"] == {"severity": "warning", "team": "vision"}
+
+
+@every_chart
+def test_without_an_address_alerts_name_their_page_and_link_nowhere(chart: str) -> None:
+    """A link that leads nowhere is worse than none, to whoever is woken by it."""
+    for rule in alerts(rule_groups(chart)):
+        assert "runbook_url" not in rule["annotations"]
+        assert (ROOT / rule["annotations"]["runbook"]).is_file()
