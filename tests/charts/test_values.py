@@ -52,6 +52,20 @@ REFUSED = [
     ("inference", [STORE, "--set=insecure=true,autoscaling.mode=hpa"], "needs the pods' metrics"),
     (
         "inference",
+        [STORE, "--set=insecure=true,autoscaling.mode=cpu,gpu.mode=device-plugin"],
+        "says nothing of a GPU's",
+    ),
+    (
+        "inference",
+        [
+            STORE,
+            "--set=insecure=true,autoscaling.mode=cpu",
+            "--set-json=resources.requests.cpu=null",
+        ],
+        "measures against resources.requests.cpu",
+    ),
+    (
+        "inference",
         [STORE, "--set=insecure=true,autoscaling.mode=hpa,autoscaling.min=9,autoscaling.max=3"],
         "autoscaling.min 9 is above autoscaling.max 3",
     ),

@@ -18,14 +18,20 @@
 - tls.clientCaSecret needs tls.mode secret or cert-manager: clients are asked for certificates over TLS only.
 {{- end }}
 {{- with .Values.autoscaling }}
-{{- $ours := has .mode (list "hpa" "keda") }}
-{{- if and $ours (gt (int .min) (int .max)) }}
+{{- $byRequests := has .mode (list "hpa" "keda") }}
+{{- if and (or $byRequests (eq .mode "cpu")) (gt (int .min) (int .max)) }}
 - autoscaling.min {{ .min }} is above autoscaling.max {{ .max }}.
 {{- end }}
 {{- if and (eq .mode "keda") (not .prometheus) }}
 - autoscaling.mode is keda, but autoscaling.prometheus gives no address, as http://prometheus.monitoring:9090.
 {{- end }}
-{{- if and $ours (not $scraped) }}
+{{- if and (eq .mode "cpu") (ne $.Values.gpu.mode "none") }}
+- autoscaling.mode is cpu, and gpu.mode is {{ $.Values.gpu.mode }}: the CPU's use says nothing of a GPU's. Use keda or hpa.
+{{- end }}
+{{- if and (eq .mode "cpu") (not (dig "requests" "cpu" "" $.Values.resources)) }}
+- autoscaling.mode is cpu, which measures against resources.requests.cpu, and there is none.
+{{- end }}
+{{- if and $byRequests (not $scraped) }}
 - autoscaling.mode is {{ .mode }}, which needs the pods' metrics: set global.monitoring.enabled=true and monitoring.podMonitor.enabled=true.
 {{- end }}
 {{- end }}
