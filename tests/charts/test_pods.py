@@ -187,4 +187,4 @@ def test_openshift_chooses_the_user_and_answers_names_on_its_own_port() -> None:
                 assert {"port": port, "protocol": "UDP"} in names
                 assert {"port": port, "protocol": "TCP"} in names
             checked += 1
-    assert checked == 5
+    assert checked == 6

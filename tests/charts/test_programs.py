@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ import visionloop_labeling.settings
 from visionloop.cli.main import parser as cli_parser
 from visionloop.telemetry import inference as _declares_metrics  # noqa: F401
 from visionloop.telemetry import metrics
-from visionloop_labeling import migrate_command
+from visionloop_labeling import backup_command, migrate_command
 from visionloop_training import flags as training_flags
 from visionloop_training.config import load
 from visionloop_training.stop import PreemptedError
@@ -76,11 +77,24 @@ def test_labeling_understands_its_settings(values: ValueSet) -> None:
             assert migrate_command.parser().parse_args(arguments[1:])
             assert variables == {"VISIONLOOP_DATABASE": "VISIONLOOP_DATABASE"} | variables
             continue
+        if arguments[0] == "backup":
+            assert backup_command.parser().parse_args(arguments[1:])
+            assert variables["VISIONLOOP_BACKUP_TARGET"].startswith("s3://")
+            continue
         settings = visionloop_labeling.settings.parse(arguments, variables)
         assert settings.host == "0.0.0.0"  # noqa: S104 - what a pod must
         assert (settings.http_port, settings.grpc_port) == (8080, 8081)
         assert settings.store.startswith("s3://")
         assert settings.database == "VISIONLOOP_DATABASE", "the address holds a password"
+
+
+def training_job(objects: Sequence[Object]) -> Object:
+    [found] = [
+        one
+        for one in objects
+        if one["kind"] == "CronJob" and one["metadata"]["name"].endswith("-training")
+    ]
+    return found
 
 
 @every_value_set
@@ -90,7 +104,7 @@ def test_training_understands_its_flags(
     """As on the last of the nodes; its configuration is read from the rendered ConfigMap."""
     objects = rendered(values)
     for arguments, variables in started(values, "visionloop-train"):
-        job = one_of(objects, "CronJob")["spec"]["jobTemplate"]["spec"]
+        job = training_job(objects)["spec"]["jobTemplate"]["spec"]
         nodes = job["completions"]
         assert job["parallelism"] == nodes
         for name, value in {**variables, "JOB_COMPLETION_INDEX": str(nodes - 1)}.items():
@@ -117,7 +131,7 @@ def test_training_understands_its_flags(
 def test_what_would_end_the_same_way_is_not_tried_again(values: ValueSet) -> None:
     codes = {"Ignore": {PreemptedError.exit_code}, "FailJob": {64, 65, 66, 77}}
     for one in rendered(values):
-        if one["kind"] != "CronJob":
+        if one["kind"] != "CronJob" or not one["metadata"]["name"].endswith("-training"):
             continue
         job = one["spec"]["jobTemplate"]["spec"]
         assert job["template"]["spec"]["restartPolicy"] == "Never"
@@ -134,7 +148,7 @@ def test_a_pod_has_the_time_that_its_program_takes_to_drain(values: ValueSet) ->
     for _, spec in pods(rendered(values)):
         for container in spec["containers"]:
             parse = PARSERS.get(command(container)[0])
-            if parse is None:
+            if parse is None or command(container)[1] == "backup":
                 continue
             settings = parse(command(container)[1:], environment(container))
             sleep = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {})
@@ -167,7 +181,7 @@ def test_where_pods_have_ipv6_addresses_programs_listen_on_those(example: str) -
     for _, spec in pods(objects_of(text)):
         for container in spec["containers"]:
             program, *arguments = command(container)
-            if program in PARSERS:
+            if program in PARSERS and arguments[0] != "backup":
                 heard[program] = PARSERS[program](arguments, environment(container)).host
             if program == "visionloop-train":
                 heard[program] = training_flags.parser().parse_args(arguments).metrics_host
@@ -191,7 +205,11 @@ def test_settings_reach_the_program() -> None:
 
 
 def test_labeling_settings_reach_the_program() -> None:
-    _, (arguments, variables) = started(SETS["labeling-ingest-production"], "visionloop-labeling")
+    [(arguments, variables)] = [
+        one
+        for one in started(SETS["labeling-ingest-production"], "visionloop-labeling")
+        if one[0][0] not in ("migrate", "backup")
+    ]
     settings = visionloop_labeling.settings.parse(arguments, variables)
     assert settings.accounts
     assert settings.tls

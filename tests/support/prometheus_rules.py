@@ -21,7 +21,11 @@ ALL_ON: dict[str, dict[str, Any]] = {
         "autoscaling.mode": "hpa",
         "networkPolicy.metricsFrom": [{"podSelector": {}}],
     },
-    "labeling-ingest": {},
+    "labeling-ingest": {
+        "backup.enabled": True,
+        "backup.target": "s3://backup/production",
+        "backup.storeSecret": "backup",
+    },
     "training": {},
 }
 

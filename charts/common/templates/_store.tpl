@@ -54,8 +54,12 @@ Pod Identity, an instance's role), and no key is anywhere in the cluster. */}}
 
 {{/* The port that the store listens on, from its endpoint; S3 itself is at 443. */}}
 {{- define "visionloop.storePort" -}}
-{{- $endpoint := .Values.global.store.endpoint | default "https://s3" -}}
-{{- $url := urlParse $endpoint -}}
+{{- include "visionloop.portOf" (.Values.global.store.endpoint | default "https://s3") -}}
+{{- end -}}
+
+{{/* The port of an address. Takes the address. */}}
+{{- define "visionloop.portOf" -}}
+{{- $url := urlParse . -}}
 {{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" -}}
 {{- $port | default (ternary "80" "443" (eq $url.scheme "http")) -}}
 {{- end -}}

@@ -49,6 +49,10 @@ it (values.schema.json refuses that). */}}
     secretKeyRef:
       name: {{ .Values.database.existingSecret }}
       key: uri
+{{- include "labeling.databaseTls" . }}
+{{- end -}}
+
+{{- define "labeling.databaseTls" -}}
 {{- if .Values.database.caSecret }}
 - name: PGSSLMODE
   value: verify-full
@@ -60,5 +64,58 @@ it (values.schema.json refuses that). */}}
 {{- define "labeling.databaseMounts" -}}
 {{- if .Values.database.caSecret }}
 - {name: database-ca, mountPath: /etc/visionloop/database-ca, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "labeling.databaseVolumes" -}}
+{{- with .Values.database.caSecret }}
+- name: database-ca
+  secret:
+    secretName: {{ . }}
+    items: [{key: ca.crt, path: ca.crt}]
+{{- end }}
+{{- end -}}
+
+{{/* The backup's pod is none of the Service's. */}}
+{{- define "labeling.backupSelector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}-backup
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{/* The store, by the service's own key, and the target, by its own. */}}
+{{- define "labeling.backupEnv" -}}
+{{- $backup := .Values.backup -}}
+- name: TMPDIR
+  value: /tmp
+{{ include "visionloop.storeEnv" . }}
+- name: VISIONLOOP_BACKUP_TARGET
+  value: {{ $backup.target | quote }}
+{{- with $backup.endpoint }}
+- name: BACKUP_AWS_ENDPOINT_URL_S3
+  value: {{ . | quote }}
+{{- end }}
+{{- with $backup.region }}
+- name: BACKUP_AWS_REGION
+  value: {{ . | quote }}
+{{- end }}
+{{- with $backup.storeSecret }}
+{{- range $key := list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" }}
+- name: BACKUP_{{ $key }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ $backup.storeSecret }}
+      key: {{ $key }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "labeling.backupMounts" -}}
+- {name: backup, mountPath: /backup}
+- {name: connection, mountPath: /connection}
+- {name: tmp, mountPath: /tmp}
+{{- include "visionloop.storeMounts" . }}
+{{- include "labeling.databaseMounts" . }}
+{{- with .Values.extraVolumeMounts }}
+{{ toYaml . }}
 {{- end }}
 {{- end -}}

@@ -1,6 +1,6 @@
 {{/* Why these values cannot work together; each line says what to change. */}}
 {{- define "labeling.problems" -}}
-{{- include "visionloop.commonProblems" (dict "root" . "longest" 52) }}
+{{- include "visionloop.commonProblems" (dict "root" . "longest" (ternary 45 52 .Values.backup.enabled)) }}
 {{- include "visionloop.tlsProblems" . }}
 {{- if not .Values.database.existingSecret }}
 - database.existingSecret names no Secret; it holds postgresql://user:password@host/name under the key uri.
@@ -44,5 +44,27 @@
 {{- end }}
 {{- if and .Values.imports.networks (not .Values.imports.urls) }}
 - imports.networks without imports.urls=true: the NetworkPolicy would keep imports from them.
+{{- end }}
+{{- with .Values.backup }}
+{{- if .enabled }}
+{{- if not .target }}
+- backup.enabled, but backup.target names no bucket, as s3://vision-backup/production.
+{{- end }}
+{{- $store := $.Values.global.store }}
+{{- $same := or (not .endpoint) (eq .endpoint $store.endpoint) }}
+{{- if and .target $same (hasPrefix (printf "%s/" (trimSuffix "/" $store.url)) (printf "%s/" .target)) }}
+- backup.target {{ .target }} lies in the store {{ $store.url }}: it would be copied into itself, and who loses the one loses the other. Name another bucket.
+{{- end }}
+{{- $own := include "visionloop.storeSecret" $ }}
+{{- if and .storeSecret (eq .storeSecret $own) }}
+- backup.storeSecret is the service's own, {{ $own }}: what it may delete is no backup. Give the target a key of its own.
+{{- end }}
+{{- if and (not .storeSecret) $own }}
+- backup.storeSecret names no Secret; it holds the keys of the target.
+{{- end }}
+{{- if and (not .storeSecret) (not $own) (not .serviceAccountName) }}
+- backup.serviceAccountName names none: without keys it is the identity that writes backups, and the service's own must not.
+{{- end }}
+{{- end }}
 {{- end }}
 {{- end -}}

@@ -332,7 +332,42 @@ MODEL_CASES = [
     )
 ]
 
-CASES = [*SERVICE_CASES, *DATA_CASES, *MODEL_CASES]
+BACKUP = 'namespace="vision",cronjob="demo-labeling-ingest-backup"'
+BACKUP_CASES = [
+    AlertCase(
+        "VisionloopBackupMissed",
+        "critical",
+        fires=[
+            Story(
+                "the second night in a row fails",
+                {f"kube_cronjob_status_last_successful_time{{{BACKUP}}}": "_x1 3600x60"},
+                at="40h",
+                interval="1h",
+                labels={"namespace": "vision", "cronjob": "demo-labeling-ingest-backup"},
+            ),
+            Story(
+                "it was switched on two days ago, and none has ever ended well",
+                {f"kube_cronjob_created{{{BACKUP}}}": "_x1 3600x60"},
+                at="40h",
+                interval="1h",
+                labels={"namespace": "vision", "cronjob": "demo-labeling-ingest-backup"},
+            ),
+        ],
+        quiet=[
+            Story(
+                "every night ends well, and training's schedule is none of it",
+                {
+                    f"kube_cronjob_status_last_successful_time{{{BACKUP}}}": "_x1 3600x24 90000x30",
+                    'kube_cronjob_created{namespace="vision",cronjob="demo-training"}': "0x60",
+                },
+                at="50h",
+                interval="1h",
+            ),
+        ],
+    )
+]
+
+CASES = [*SERVICE_CASES, *DATA_CASES, *MODEL_CASES, *BACKUP_CASES]
 
 
 def test_alerts(tmp_path: Path) -> None:
