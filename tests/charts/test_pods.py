@@ -12,6 +12,7 @@ from support.charts import (
     every_value_set,
     objects_of,
     one_of,
+    pod_of,
     pods,
     rendered,
     template,
@@ -168,6 +169,25 @@ def test_a_sidecar_is_there_before_the_programs_own_containers(chart: str) -> No
     first, *own = containers(spec)
     assert first == sidecar
     assert own
+
+
+@pytest.mark.parametrize("chart", ["inference", "training"])
+def test_another_request_for_gpus_is_another_template_of_claims(chart: str) -> None:
+    """Kubernetes lets none change: an upgrade with another count would fail."""
+    kind = "Deployment" if chart == "inference" else "CronJob"
+    names = []
+    for count in (1, 2, 2):
+        flags = f"--set=gpu.mode=dra,gpu.count={count},config.fit.slices=2"
+        if chart == "inference":
+            flags = f"--set=gpu.mode=dra,gpu.count={count}"
+        text = template(chart, f"--values={VALUES / chart / 'minimal.yaml'}", flags)
+        objects = objects_of(text)
+        spec = pod_of(one_of(objects, kind))
+        assert spec is not None
+        [claim] = spec["resourceClaims"]
+        names.append(one_of(objects, "ResourceClaimTemplate")["metadata"]["name"])
+        assert claim["resourceClaimTemplateName"] == names[-1]
+    assert names[0] != names[1] == names[2]
 
 
 def test_openshift_chooses_the_user_and_answers_names_on_its_own_port() -> None:

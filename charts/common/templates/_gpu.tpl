@@ -21,7 +21,7 @@ runtimeClassName: {{ . }}
 {{- if eq .Values.gpu.mode "dra" }}
 resourceClaims:
   - name: gpu
-    resourceClaimTemplateName: {{ include "visionloop.fullname" . }}-gpu
+    resourceClaimTemplateName: {{ include "visionloop.claimTemplateName" . }}
 {{- end }}
 {{- end -}}
 
@@ -30,26 +30,36 @@ resourceClaims:
 apiVersion: resource.k8s.io/v1
 kind: ResourceClaimTemplate
 metadata:
-  name: {{ include "visionloop.fullname" . }}-gpu
+  name: {{ include "visionloop.claimTemplateName" . }}
   labels:
     {{- include "visionloop.labels" . | nindent 4 }}
 spec:
-  spec:
-    devices:
-      requests:
-        - name: gpu
-          exactly:
-            deviceClassName: {{ .Values.gpu.deviceClassName }}
-            allocationMode: ExactCount
-            count: {{ int .Values.gpu.count }}
-            {{- with .Values.gpu.selectors }}
-            selectors:
-              {{- range . }}
-              - cel:
-                  expression: {{ . | quote }}
-              {{- end }}
-            {{- end }}
+  {{- include "visionloop.claimSpec" . | nindent 2 }}
 {{- end }}
+{{- end -}}
+
+{{/* A template of claims never changes, so another request is another template: under one name an
+upgrade with other values would fail. */}}
+{{- define "visionloop.claimTemplateName" -}}
+{{ include "visionloop.fullname" . }}-gpu-{{ include "visionloop.claimSpec" . | sha256sum | trunc 8 }}
+{{- end -}}
+
+{{- define "visionloop.claimSpec" -}}
+spec:
+  devices:
+    requests:
+      - name: gpu
+        exactly:
+          deviceClassName: {{ .Values.gpu.deviceClassName }}
+          allocationMode: ExactCount
+          count: {{ int .Values.gpu.count }}
+          {{- with .Values.gpu.selectors }}
+          selectors:
+            {{- range . }}
+            - cel:
+                expression: {{ . | quote }}
+            {{- end }}
+          {{- end }}
 {{- end -}}
 
 {{- define "visionloop.gpuProblems" -}}
