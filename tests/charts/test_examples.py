@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from support.charts import CHARTS, Object, objects_of, one_of, pods, template
+from support.charts import CHARTS, TRIAL_PASSWORD, Object, objects_of, one_of, pods, run, template
 from support.documented_commands import ROOT, commands
 
 pytestmark = pytest.mark.usefixtures("helm_program")
@@ -20,7 +20,8 @@ OPERATORS = ("monitoring.coreos.com", "cert-manager.io", "keda.sh", "gateway.net
 @cache
 def rendered(example: str) -> list[Object]:
     path = CHARTS / "visionloop" / "examples" / f"{example}.yaml"
-    return objects_of(template("visionloop", f"--values={path}", release="vision"))
+    password = f"--set=trial.password={TRIAL_PASSWORD}"
+    return objects_of(template("visionloop", f"--values={path}", password, release="vision"))
 
 
 def mappings(item: Any) -> Iterator[Object]:
@@ -72,6 +73,33 @@ def test_the_plain_one_needs_three_secrets_and_no_operator() -> None:
     assert ingress["metadata"]["name"] == "vision-labeling-ingest"
     job = one_of(objects, "CronJob", "vision-training")["spec"]
     assert re.fullmatch(r"\d+ \d+ \* \* \*", job["schedule"]), "every night"
+
+
+def notes(example: str, *flags: str) -> str:
+    path = CHARTS / "visionloop" / "examples" / f"{example}.yaml"
+    said = run(
+        *("install", "vision", str(CHARTS / "visionloop"), "--dry-run=client", "-n", "vision"),
+        *(f"--values={path}", f"--set=trial.password={TRIAL_PASSWORD}", *flags),
+    )
+    return said.partition("\nNOTES:\n")[2]
+
+
+@pytest.mark.parametrize("example", ["laptop", "plain", "production"])
+def test_the_notes_name_what_is_there(example: str) -> None:
+    said = notes(example)
+    kinds = {"deploy": "Deployment", "cronjob": "CronJob"}
+    named = re.findall(r"\b(deploy|cronjob)/(\S+)", said)
+    assert {kind for kind, _ in named} == set(kinds)
+    for kind, name in named:
+        assert one_of(rendered(example), kinds[kind], name)
+
+
+def test_the_notes_say_what_is_missing() -> None:
+    assert "No backups are made" in notes("plain")
+    assert "No backups" not in notes("production")
+    assert "global.monitoring.runbookBase" in notes("production")
+    published = "--set=global.monitoring.runbookBase=https://wiki/runbooks"
+    assert "runbookBase" not in notes("production", published)
 
 
 def test_autoscalers_by_cpu_count_the_programs_own_container() -> None:
