@@ -183,6 +183,17 @@ def test_begin_and_finish_are_one_run(
     assert done["day"] in capsys.readouterr().out
 
 
+def test_a_target_takes_the_backups_of_one_store(
+    store: ObjectStore, target: ObjectStore, tmp_path: Path
+) -> None:
+    """Two teams with one value copied: each would restore the other's images, too."""
+    backup.claim(store, target)
+    backup.claim(store, target)
+    other = open_store(f"file://{tmp_path / 'other'}")
+    with pytest.raises(RefusedError, match="a target of its own"):
+        backup.claim(other, target)
+
+
 def test_a_target_within_the_store_is_refused(store: ObjectStore, tmp_path: Path) -> None:
     flags = [f"--store={store.url}", f"--target={store.url}/backup", f"--folder={tmp_path}"]
     with pytest.raises(ConfigurationError, match="copied into itself"):

@@ -8,6 +8,7 @@ days. docs/backup.md says why no other order will do. In the target:
     databases/<day>.dump      pg_dump's custom format
     objects/…                 everything else, copied once
     complete/<day>.json       written LAST: without it there is no such day
+    store.json                whose backups these are: those of two stores would become one
 
 The price: every object passes through this process once, an object's bytes at a time (256 MiB for
 eight small ones), and the listing of the target is held in memory, some 300 bytes an object.
@@ -23,7 +24,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from visionloop.errors import InvalidInputError, NotFoundError, RefusedError
+from visionloop.errors import ConflictError, InvalidInputError, NotFoundError, RefusedError
 from visionloop.objectstore import ObjectStat, ObjectStore
 from visionloop.objectstore.transfers import in_parallel
 from visionloop.record import Record, Sha256, parse_record, record_bytes
@@ -41,6 +42,7 @@ DAYS: Final = "days/"
 DATABASES: Final = "databases/"
 OBJECTS: Final = "objects/"
 COMPLETE: Final = "complete/"
+OWNER: Final = "store.json"
 _DAY: Final = "%Y-%m-%dT%H-%M-%SZ"  # so that names sort by time
 _DUMP_BEGINS: Final = b"PGDMP"  # pg_dump's custom format
 _SMALL_BYTES: Final = 32 * 2**20  # several of these at a time, larger ones one by one
@@ -57,6 +59,26 @@ class CompleteDay(Record):
     dump_sha256: Sha256
     copied: int = Field(ge=0, description="objects that no day before had")
     copied_bytes: int = Field(ge=0)
+
+
+class Owner(Record):
+    """What `store.json` says."""
+
+    format_version: Literal[1] = 1
+    store: str  # its URL
+
+
+def claim(store: ObjectStore, target: ObjectStore) -> None:
+    """Makes the target the store's. Raises RefusedError where it has another one's backups."""
+    try:
+        target.put_if_absent(OWNER, record_bytes(Owner(store=store.url)))
+    except ConflictError:
+        owner = parse_record(Owner, target.get(OWNER).data, OWNER)
+        if owner.store != store.url:
+            raise RefusedError(
+                f"{target.url} has backups of {owner.store}, and this is {store.url}: give each "
+                "store a target of its own"
+            ) from None
 
 
 def day_of(now: datetime) -> str:

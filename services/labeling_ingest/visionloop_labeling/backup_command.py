@@ -79,6 +79,7 @@ def parser() -> StrictParser:
 
 def _begin(options: argparse.Namespace, output: Output) -> None:
     store, target = _both(options)
+    backup.claim(store, target)
     day = backup.day_of(datetime.now(UTC))
     _write_private(options.service_file, service_file(database_url(options)))
     names = backup.copy_names(store, target, day)
