@@ -22,3 +22,24 @@ from visionloop.own_site import foreign_page
 )
 def test_whose_page_it_is(headers: dict[str, str], page: str | None) -> None:
     assert foreign_page(headers) == page
+
+
+@pytest.mark.parametrize(
+    ("origin", "page"),
+    [
+        ("http://localhost:8002", None),
+        ("http://127.0.0.1:8002", None),
+        ("http://[::1]:8002", None),
+        ("http://evil.example:8002", "'http://evil.example:8002'"),
+        ("http://localhost.evil.example", "'http://localhost.evil.example'"),
+        ("https://app.example", None),  # a proxy that speaks TLS: nobody else has its name
+        (None, None),  # a program, through a proxy with a name of its own
+    ],
+)
+def test_on_loopback_a_page_may_not_give_its_own_name_to_this_machine(
+    origin: str | None, page: str | None
+) -> None:
+    host = "app.example" if origin is None else origin.partition("://")[2]
+    headers = {"host": host} | ({} if origin is None else {"origin": origin})
+    assert foreign_page(headers, loopback=True) == page
+    assert foreign_page(headers) is None  # where TLS or tokens keep strangers out

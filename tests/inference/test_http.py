@@ -444,6 +444,21 @@ def test_pages_of_other_sites_may_send_nothing(
         assert error(reply)["code"] == "PERMISSION_DENIED"
 
 
+@pytest.mark.parametrize(
+    ("host", "tokens", "code"),
+    [("localhost:8002", False, 408), ("evil.example:8002", False, 403), ("a.example", True, 401)],
+)
+def test_a_page_gains_nothing_by_pointing_its_name_at_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, tokens: bool, code: int
+) -> None:
+    """DNS rebinding: to the browser it is the page's own site. With tokens, it has none."""
+    file = tmp_path / "tokens.yaml"
+    file.write_text("- {name: line-3, token: a-secret-of-the-test, scopes: [feedback]}\n")
+    said = f"Host: {host}\r\nOrigin: http://{host}\r\nContent-Length: 1000000\r\n\r\n"
+    with alone(tmp_path, monkeypatch, *([f"--tokens={file}"] if tokens else [])) as address:
+        assert status(told(address, FEEDBACK + said.encode())) == code
+
+
 def test_a_front_end_that_is_away_is_told_without_its_socket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

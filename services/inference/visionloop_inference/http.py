@@ -196,7 +196,8 @@ class HttpServer:
         method, answering = CALLS[head.path]
         if head.method != "POST":
             raise HttpError(HTTPStatus.METHOD_NOT_ALLOWED, f"send the image by POST to {head.path}")
-        if (page := foreign_page(head.headers)) is not None:
+        open_to_all = self._settings.loopback and self._settings.tokens is None
+        if (page := foreign_page(head.headers, loopback=open_to_all)) is not None:
             raise PermissionDeniedError(f"a page of {page} may not send anything here")
         if not (secure or self._settings.loopback or self._settings.insecure):
             raise PermissionDeniedError(

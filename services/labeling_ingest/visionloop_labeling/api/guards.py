@@ -24,8 +24,7 @@ from starlette.routing import Match, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from visionloop.errors import PermissionDeniedError, UnauthenticatedError, VisionloopError
-from visionloop.flags import is_loopback
-from visionloop.own_site import foreign_page
+from visionloop.own_site import foreign_page, is_this_machine
 from visionloop_labeling import permissions
 from visionloop_labeling.api.errors import answer_to, error_body, refusal, wants_page
 from visionloop_labeling.api.headers import SAFE_HEADERS, STRICT_TRANSPORT
@@ -78,9 +77,8 @@ class OwnHostOnly:
         """Looks at the Host header."""
         if scope["type"] == "http":
             host = Headers(scope=scope).get("host", "")
-            name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
-            if not is_loopback(name):
-                text = f"this service answers as localhost alone, not as {name[:100]!a}"
+            if not is_this_machine(host):
+                text = f"this service answers as localhost alone, not as {host[:100]!a}"
                 await error_body(403, "permission_denied", text, "host")(scope, receive, send)
                 return
         await self._app(scope, receive, send)
