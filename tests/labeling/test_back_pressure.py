@@ -15,12 +15,14 @@ import numpy as np
 import psycopg
 import pytest
 from PIL import Image
+from starlette.datastructures import UploadFile
 from support.labeling_server import LabelingServer, running_labeling
 from support.labeling_site import Site, open_site
 from support.pictures import png
 
 from visionloop.proto.v1 import labeling_pb2 as pb
 from visionloop_labeling import grpc_api, stream
+from visionloop_labeling.held_bytes import HeldBytes
 from visionloop_labeling.ingest import Stored
 from visionloop_labeling.receipts import ImageRow, Receipt
 
@@ -122,6 +124,70 @@ async def test_bytes_that_are_not_durable_never_pass_the_limit(
         assert {one.outcome for one in found} <= {ACCEPTED, DUPLICATE}
 
 
+@pytest.mark.anyio
+async def test_single_images_wait_outside_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many callers send one at the same time."""
+    held = most = 0
+    limit = 8 * LARGEST
+    read = UploadFile.read
+
+    async def counted(file: UploadFile, size: int = -1) -> bytes:
+        nonlocal held, most
+        image = await read(file, size)
+        held += len(image)
+        most = max(most, held)
+        return image
+
+    async with open_site(tmp_path, with_accounts=False) as site:
+        submit = site.service.submit_image
+        full = asyncio.Event()
+
+        async def answered(row: ImageRow) -> Receipt:
+            nonlocal held
+            if held + LARGEST > limit:
+                full.set()
+            await full.wait()
+            receipt = await submit(row)
+            held -= len(row.image)
+            return receipt
+
+        monkeypatch.setattr(UploadFile, "read", counted)
+        monkeypatch.setattr(site.service, "submit_image", answered)
+        monkeypatch.setattr(site.service.uploads, "most", limit)
+        async with site.client() as client, asyncio.timeout(PATIENCE):
+            answers = await asyncio.gather(
+                *(
+                    client.post("/v1/datasets/d/images", files={"file": IMAGES[n % len(IMAGES)]})
+                    for n in range(24)
+                )
+            )
+    assert {answer.status_code for answer in answers} == {200, 201}
+    assert limit - LARGEST < most <= limit
+
+
+@pytest.mark.anyio
+async def test_what_is_larger_than_all_room_goes_alone() -> None:
+    held = HeldBytes(10)
+    inside: asyncio.Queue[str] = asyncio.Queue()
+
+    async def work(name: str, size: int, ends: asyncio.Event) -> None:
+        async with held.room(size):
+            inside.put_nowait(name)
+            await ends.wait()
+
+    ends = {name: asyncio.Event() for name in ("small", "large", "next")}
+    sizes = {"small": 6, "large": 99, "next": 4}
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+        for name, end in ends.items():
+            group.create_task(work(name, sizes[name], end))
+        for name, end in ends.items():
+            assert await inside.get() == name, "in the order in which they came"
+            assert inside.empty()
+            end.set()
+
+
 ROWS = 500  # of 2 MB: a gigabyte
 LARGE_SIDE = 816
 MIB = 2**20
@@ -178,9 +244,10 @@ def test_a_gigabyte_on_its_way_takes_a_quarter_of_it(postgres_url: str, tmp_path
             grown = resident(server) - before
             in_flight = sender.sent * len(images[0])
         sender.join(4 * PATIENCE)
+        # What the allocator keeps goes back, or a pod looks for ever as it did at its worst.
+        server.wait(lambda: resident(server) - before < 150 * MIB)
         after = resident(server) - before
     figures = f"{in_flight / MIB:.0f} MiB sent, {grown / MIB:.0f} more, then {after / MIB:.0f}"
     assert max(in_flight, grown) < 400 * MIB, figures  # 267 and 292 when it was written
-    assert after < 600 * MIB, figures  # what the allocator keeps of the peak: 30 to 430 were seen
     assert [one.ordinal for one in sender.receipts] == list(range(ROWS))
     assert {one.outcome for one in sender.receipts} <= {ACCEPTED, DUPLICATE}

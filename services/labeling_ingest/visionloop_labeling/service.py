@@ -21,6 +21,7 @@ from visionloop_labeling.exporters import Export, open_export
 from visionloop_labeling.exports import ExportedLabel
 from visionloop_labeling.feedback_inbox import FeedbackInbox
 from visionloop_labeling.gauges import StoredGauges
+from visionloop_labeling.held_bytes import HeldBytes
 from visionloop_labeling.history import HistoryEntry
 from visionloop_labeling.ingest import Ingest
 from visionloop_labeling.inspectors import Inspector, OwnProcess
@@ -36,6 +37,8 @@ from visionloop_labeling.stream import IngestStream
 # Previews that are made at once: a page of a grid asks for 24, and were each to hold one of the 16
 # request threads while it waits for a decoder, no label would be saved meanwhile.
 RENDERINGS: Final = 4
+# Of single images in memory, beside those of streams (`stream`); more wait on disk.
+UPLOAD_BYTES: Final = 128 * 2**20
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -63,6 +66,7 @@ class LabelingService:
         self.ingest = Ingest(database, store, limits, self.inspector)
         self.feedback = FeedbackInbox(database, store, self.ingest)
         self._stream = IngestStream(self.ingest)
+        self.uploads = HeldBytes(UPLOAD_BYTES)
         self._gauges = StoredGauges(database, store)
         self.draining = False  # true once no new work is taken
         self._reading: set[asyncio.Timeout] = set()  # streams that wait for their next row

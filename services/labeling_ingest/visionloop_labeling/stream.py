@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from visionloop.telemetry import labeling as metrics
+from visionloop_labeling.freed_memory import FreedMemory
 from visionloop_labeling.ingest import Ingest, Stored
 from visionloop_labeling.inspectors import HAND, HAND_BYTES
 from visionloop_labeling.receipts import ImageRow, Prepared, Receipt
@@ -40,6 +41,7 @@ class _Budget:
         self._changed = asyncio.Condition()
         self._rows = 0
         self._bytes = 0
+        self._freed = FreedMemory(lambda: self._rows > 0)
 
     async def take(self, size: int) -> None:
         async with self._changed:
@@ -57,6 +59,7 @@ class _Budget:
             self._rows -= len(sizes)
             self._bytes -= sum(sizes)
             self._changed.notify_all()
+        self._freed.note(sum(sizes))
 
 
 @dataclass(frozen=True, slots=True)

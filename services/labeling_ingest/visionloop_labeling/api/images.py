@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from dataclasses import dataclass, replace
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, File, Form, Header, Response, UploadFile
@@ -26,12 +27,16 @@ def routes(service: LabelingService, gate: Gate) -> APIRouter:
     @api.post("/v1/datasets/{dataset}/images", status_code=201, responses=ERRORS)
     async def submit_image(
         response: Response,
-        row: Annotated[ImageRow, Depends(_row)],
+        upload: Annotated[_Upload, Depends(_upload)],
         caller: Annotated[Caller, Depends(current)],
     ) -> ReceiptOut:
         """One image, with or without a label. 201 when it is new, 200 when it was there."""
-        await gate.quotas.take(caller, len(row.image))
-        receipt = await service.submit_image(row)
+        size = upload.file.size or 0
+        await gate.quotas.take(caller, size)
+        # Until then it lies on disk: a thousand callers send at once, of 20 MB each.
+        async with service.uploads.room(size):
+            row = replace(upload.row, image=await upload.file.read())
+            receipt = await service.submit_image(row)
         if receipt.outcome in (Outcome.REJECTED, Outcome.QUARANTINED):
             raise RejectedRowError(receipt)
         if receipt.outcome is Outcome.DUPLICATE or receipt.replayed:
@@ -41,7 +46,15 @@ def routes(service: LabelingService, gate: Gate) -> APIRouter:
     return api
 
 
-async def _row(
+@dataclass(frozen=True, slots=True)
+class _Upload:
+    """An image that has come and is not read yet; `row` lacks its bytes."""
+
+    row: ImageRow
+    file: UploadFile
+
+
+async def _upload(
     dataset: str,
     caller: Annotated[Caller, Depends(current)],
     file: Annotated[UploadFile, File(description="The encoded image.")],
@@ -53,17 +66,17 @@ async def _row(
     idempotency_key: Annotated[
         str, Header(description="The same key is one upload, however often it is sent.")
     ] = "",
-) -> ImageRow:
+) -> _Upload:
     if not (idempotency_key.isascii() and len(idempotency_key) <= _MAX_KEY):
         raise InvalidInputError(
             f"Idempotency-Key must be at most {_MAX_KEY} ASCII characters; a UUID is fine",
             field="Idempotency-Key",
         )
-    return ImageRow(
+    row = ImageRow(
         dataset=dataset,
         batch=f"http:{idempotency_key or uuid.uuid4()}",
         ordinal=0,
-        image=await file.read(),
+        image=b"",
         label=label or None,
         group=group,
         attributes=_attributes(attributes),
@@ -72,6 +85,7 @@ async def _row(
         source=file.filename or "",
         way=Way.HTTP,
     )
+    return _Upload(row, file)
 
 
 def _attributes(text: str) -> dict[str, str]:
