@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from support.axe import violations
 from support.faults import ALWAYS, Fault, FaultyProxy, faulty_proxy
 from support.labeling_server import LabelingServer
@@ -183,7 +183,12 @@ def test_a_form_that_got_no_answer_is_sent_again_as_the_same(visit, line, site, 
         ),
         (
             "later",
-            "The service failed (503). What you entered is still here: try again in a moment.",
+            "The service failed (503). Whether it was done is not known: load this page again to "
+            "see.",
+        ),
+        (
+            "limit",
+            "The service failed (429). What you entered is still here: try again in a moment.",
         ),
     ],
 )
@@ -198,6 +203,73 @@ def test_a_form_says_whether_it_may_have_been_done(visit, line, site, kind, said
     assert violations(page) == []
     page.get_by_role("button", name="Add class").click()
     expect(page.locator("tbody tr", has_text="dusty")).to_be_visible()
+
+
+def test_the_page_stays_until_all_that_was_pressed_is_done(visit, line, site) -> None:
+    made = site()
+    made.ask("POST", f"{made.root}/classes/cracked/retire")
+    page = visit(made, "classes")
+    dialogs: list[str] = []  # the browser asks before it breaks something off
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.type), dialog.accept()))
+    page.fill("#name", "dusty")
+    line.faults.append(Fault("POST", "slow", 1, "/classes"))
+    page.get_by_role("button", name="Add class").click()
+    page.get_by_role("button", name="Restore").click()
+    expect(page.locator("tbody tr", has_text="cracked")).to_be_visible()
+    expect(page.locator("tbody tr", has_text="dusty")).to_be_visible()
+    assert dialogs == []
+
+
+def test_nothing_about_attributes_can_be_pressed_while_it_would_be_lost(visit, line, site) -> None:
+    made = site()
+    specs = [{"name": name, "kind": "colour", "detail": {}} for name in ("tint", "rim")]
+    made.ask("PUT", f"{made.root}/attributes", specs)
+    page = visit(made, "classes")
+    line.faults.append(Fault("PUT", "fail", 1, "/attributes"))
+    retire = page.get_by_role("button", name="Retire", exact=True)
+    with page.expect_response("**/attributes"):
+        retire.first.click()
+    expect(page.get_by_text("The service failed (500).")).to_be_visible()
+    line.faults.append(Fault("PUT", "slow", 1, "/attributes"))
+    retire.first.click()
+    expect(retire.last).to_be_disabled()
+    expect(retire).to_have_count(1)
+    retire.click()
+    expect(retire).to_have_count(0)
+
+
+def test_the_list_of_imports_is_not_renewed_under_somebodys_hands(chromium, site, cells) -> None:
+    """He reached for it while the new one was on its way."""
+    made = site()
+    held: list[Route] = []
+
+    def pass_on(route: Route) -> None:
+        answer = route.fetch()
+        running = answer.text().replace('id="jobs"', 'id="jobs" data-unfinished')
+        route.fulfill(response=answer, body=running)
+
+    with chromium.page() as page:
+        address = f"http://{made.server.http_address}/datasets/{made.dataset}/imports"
+        page.goto(address)
+        file = {"name": "1.png", "mimeType": "image/png", "buffer": cells[0]}
+        page.get_by_label("Files").set_input_files([file])
+        page.locator("form button", has_text="Import").click()
+        expect(page.locator("#jobs")).to_contain_text("1 accepted", timeout=60_000)
+        page.route(
+            address,
+            lambda route: (
+                pass_on(route) if route.request.is_navigation_request() else held.append(route)
+            ),
+        )
+        with page.expect_request(
+            lambda one: not one.is_navigation_request() and one.url == address
+        ):
+            page.goto(address)
+        page.get_by_role("link", name="Receipts").focus()
+        with page.expect_response(address):
+            pass_on(held.pop())
+        page.evaluate("() => new Promise(requestAnimationFrame)")
+        expect(page.get_by_role("link", name="Receipts")).to_be_focused()
 
 
 def test_an_attribute_that_a_colleague_has_added_stays(visit, site) -> None:

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import FilePayload, Page, expect
+from playwright.sync_api import FilePayload, Page, Route, expect
 from support.axe import violations
 from support.browser import Chromium
 from support.labelled_site import disagree, predict, say
@@ -408,3 +408,23 @@ def test_axe_finds_nothing_on_any_page(chromium: Chromium, site, cells) -> None:
                     found[name, scheme] = wrong
                 assert page.evaluate("document.documentElement.scrollWidth") <= width, name
     assert found == {}
+
+
+def test_nothing_can_be_entered_that_would_go_with_the_page_once_the_upload_is_done(
+    visitor, site, cells
+) -> None:
+    made = site()
+    page = visitor(made).open("imports").page
+    page.get_by_label("Files").set_input_files(chosen(cells[:1]))
+    held: list[Route] = []
+    page.route("**/imports", lambda route: held.append(route))
+    page.locator("form button", has_text="Import").click()
+    expect(page.get_by_label("Class of all")).to_be_disabled()
+    drop(page, chosen(cells[1:3]))
+    expect(page.locator(".form-error")).to_contain_text("drop these when they are there")
+    held.pop().abort()
+    expect(page.get_by_label("Class of all")).to_be_enabled()
+    drop(page, chosen(cells[1:3]))
+    page.unroute_all()
+    page.locator("form button", has_text="Import").click()
+    expect(page.locator("#jobs")).to_contain_text("2 accepted", timeout=60_000)

@@ -1,13 +1,20 @@
 // Attributes: adding one and retiring one. The API takes the whole list and retires what is not in
 // it, so it is asked for first: a colleague may have added one since this page was made.
 
-import { insist } from "./connection.js";
+import { hold, insist } from "./connection.js";
 import { ApiError, call, get, say } from "./http.js";
-import { sayNext, whatNow } from "./forms.js";
+import { renew, sayNext, whatNow } from "./forms.js";
 
 const form = document.getElementById("new-attribute");
 const signedOut = (error) => error instanceof ApiError && error.signedOut;
 let busy = false;
+
+// One change at a time, for each sends the whole list; meanwhile nothing else can be pressed.
+function setBusy(wanted) {
+  busy = wanted;
+  hold(form, wanted);
+  for (const button of document.querySelectorAll("#new-attribute button, [data-retire-attribute]")) button.disabled = wanted;
+}
 
 /**
  * @param {(specs: object[]) => object[]} change
@@ -15,17 +22,17 @@ let busy = false;
  */
 async function put(change, message) {
   if (busy) return;
-  busy = true;
+  setBusy(true);
   try {
     const { path } = form.dataset;
     await insist(async () => call("PUT", path, change(await get(path))), "", signedOut);
     sayNext(message);
-    location.reload();
+    hold(form, false); // its buttons stay as they are: a press before the page is anew would be lost
+    renew();
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
     say(whatNow(error, true), "bad");
-  } finally {
-    busy = false;
+    setBusy(false);
   }
 }
 

@@ -97,6 +97,9 @@ export function hold(source, unsent) {
   else removeEventListener("beforeunload", ask);
 }
 
+/** Whether something is unsent. */
+export const holding = () => held.size > 0;
+
 /** @param {ApiError} error @returns {boolean} */
 export const mayPass = (error) => error instanceof ApiError && (error.passes || error.signedOut);
 

@@ -18,6 +18,10 @@ export function takeDrops(field, refuse) {
     if (!holdsFiles(event)) return;
     event.preventDefault();
     mark(false);
+    if (field.disabled) {
+      refuse("Files are on their way; drop these when they are there.");
+      return;
+    }
     const items = Array.from(event.dataTransfer.items);
     if (items.some((item) => item.webkitGetAsEntry?.()?.isDirectory)) {
       refuse("A folder cannot be dropped; drop its images, or an archive of it.");

@@ -1,11 +1,13 @@
 // Forms that call the API: <form data-call="PATCH /v1/…" data-done="Renamed.">. Their fields become
 // JSON; a refusal stands in the form, at the field it names; afterwards the page is fetched anew.
 //
-// data-type of a field: number, lines (a list). Empty fields are left out unless data-keep.
+// data-type of a field: number, lines (a list). Empty fields are left out unless data-keep. Fields with
+// a data-key make an object of their name: {"classes": {"Tea pot": "teapot"}}.
 // data-then: where to go on instead. data-event: it is an event, recorded once under its UUID.
-// data-repeatable: a POST that does no harm done twice.
+// data-repeatable: a POST that does no harm done twice. data-done-x: what is said instead of data-done
+// where the answer's outcome is "x".
 
-import { explain, hold, insist } from "./connection.js";
+import { explain, hold, holding, insist } from "./connection.js";
 import { ApiError, call, say, uuid } from "./http.js";
 
 const MESSAGE = "visionloop-message";
@@ -39,7 +41,9 @@ function bodyOf(form) {
   for (const field of form.elements) {
     if (!field.name || field.disabled || (field.type === "radio" && !field.checked)) continue;
     const value = valueOf(field);
-    if (value !== undefined) body[field.name] = value;
+    if (value === undefined) continue;
+    if (field.dataset.key === undefined) body[field.name] = value;
+    else (body[field.name] ??= {})[field.dataset.key] = value;
   }
   return body;
 }
@@ -77,8 +81,8 @@ function refuse(form, error) {
  */
 export function whatNow(error, repeatable) {
   if (!error.passes) return error.message;
-  const undone = [429, 503].includes(error.status); // refused before anything was done
-  if (undone || repeatable) return `${explain(error)} What you entered is still here: try again in a moment.`;
+  // 429 comes before anything is done; 503 also when the database was lost while it kept what was done.
+  if (error.status === 429 || repeatable) return `${explain(error)} What you entered is still here: try again in a moment.`;
   return `${explain(error)} Whether it was done is not known: load this page again to see.`;
 }
 
@@ -113,6 +117,21 @@ async function submit(form) {
   }
 }
 
+let next; // where to go once nothing is on its way any more; "" for this page anew
+
+// What is on its way would break off with the page.
+function goOn() {
+  if (next === undefined || holding()) return;
+  if (next) location.href = next;
+  else location.reload();
+}
+
+// The page is fetched anew.
+export function renew() {
+  next ??= "";
+  goOn();
+}
+
 document.addEventListener("submit", async (event) => {
   const form = event.target;
   if (!form.dataset.call) return;
@@ -127,21 +146,24 @@ document.addEventListener("submit", async (event) => {
     sent.delete(form);
     const done = new CustomEvent("done", { detail: answer, bubbles: true, cancelable: true });
     if (form.dispatchEvent(done)) {
-      if (form.dataset.done) sayNext(form.dataset.done);
-      if (form.dataset.then) location.href = form.dataset.then;
-      else location.reload();
+      const words = form.getAttribute(`data-done-${answer?.outcome}`) ?? form.dataset.done;
+      if (words) sayNext(words);
+      next = form.dataset.then ?? "";
     }
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
     for (const button of buttons) button.disabled = false;
     refuse(form, error);
+    next = undefined; // that is to be read first
   } finally {
     form.ariaBusy = "false";
   }
+  goOn();
 });
 
 // Back from the page that came next, its buttons can be pressed again.
 addEventListener("pageshow", (event) => {
   if (!event.persisted) return;
+  next = undefined;
   for (const button of document.querySelectorAll("form[data-call] button")) button.disabled = false;
 });

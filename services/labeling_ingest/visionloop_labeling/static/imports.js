@@ -3,7 +3,7 @@
 import { explain, hold, insist, settled, tell } from "./connection.js";
 import { takeDrops } from "./drops.js";
 import { ApiError, checkSession, ownHeaders, say, uuid } from "./http.js";
-import { sayNext } from "./forms.js";
+import { renew, sayNext } from "./forms.js";
 
 const form = document.getElementById("new-import");
 const fields = form.elements;
@@ -125,6 +125,11 @@ function whatBecameOf(error) {
   return `${said} The files are still chosen; press Import to send them again. They are taken once.`;
 }
 
+// While files are on their way nothing can be entered: it would go with the page that comes anew.
+function lock(locked) {
+  for (const field of fields) field.disabled = locked;
+}
+
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   problem.hidden = true;
@@ -139,19 +144,18 @@ form.addEventListener("submit", async (event) => {
     return;
   }
   for (const file of files) body.append("file", file);
-  const button = form.querySelector("button");
-  button.disabled = true;
+  lock(true);
   upload.hidden = false;
   hold(form, true);
   try {
     await insist(() => start(body), "", (error) => error instanceof ApiError && error.signedOut);
     hold(form, false);
     sayNext("The import is queued.");
-    location.reload();
+    renew();
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
     refuse(whatBecameOf(error));
-    button.disabled = false;
+    lock(false);
   } finally {
     hold(form, false);
     upload.hidden = true;
@@ -168,14 +172,25 @@ async function fresh() {
   return document.adoptNode(page.getElementById("jobs"));
 }
 
+// Somebody is about to press something there, or it is on its way.
+function inUse(jobs) {
+  return jobs.contains(document.activeElement) || jobs.querySelector("form[aria-busy=true]") !== null;
+}
+
+function tellsOfRefusal(jobs) {
+  return jobs.querySelector(".form-error:not([hidden])") !== null;
+}
+
 async function follow() {
   for (;;) {
     const jobs = document.getElementById("jobs");
     if (jobs?.dataset.unfinished === undefined) return;
-    await new Promise((resolve) => setTimeout(resolve, 1500));
-    if (document.hidden || jobs.contains(document.activeElement)) continue;
+    const told = tellsOfRefusal(jobs); // which is to be read, before the list comes anew
+    await new Promise((resolve) => setTimeout(resolve, told ? 10_000 : 1_500));
+    if (document.hidden || inUse(jobs) || told !== tellsOfRefusal(jobs)) continue;
     try {
-      jobs.replaceWith(await fresh());
+      const now = await fresh();
+      if (!inUse(jobs)) jobs.replaceWith(now);
       settled(follow);
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
