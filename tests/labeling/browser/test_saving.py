@@ -1,13 +1,15 @@
 """Nothing that was said is lost or stored twice: offline, killed server, reload, two people."""
 
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Route
+from playwright.sync_api import Route, expect
 from support.browser import Chromium
 from support.labeling_server import running_labeling
+from support.labelled_site import say
 from support.labelling_page import Labeller, Site
 
 pytestmark = pytest.mark.browser
@@ -125,3 +127,50 @@ def test_two_tabs_in_conflict_show_both_versions(
         assert page.is_hidden("#undecided")
     assert made.classes(sha256) == classes
     assert len(made.history(sha256)) == (2 if key == "k" else 1)
+
+
+def test_taking_back_means_what_was_said_before_the_key_was_pressed(
+    chromium: Chromium, site: MakeSite, cells: list[bytes]
+) -> None:
+    """Also while the page still asks what that was."""
+    made = site()
+    made.add(cells[:6])
+    held: list[Route] = []
+    with chromium.page() as page:
+        labeller = Labeller(page, made).open()
+        first = labeller.decide("1")
+        labeller.wait_saved()
+        page.route(re.compile(r"/events\?"), lambda route: held.append(route))
+        labeller.open()
+        labeller.press("z")
+        second = labeller.decide("2")
+        held.pop().continue_()
+        labeller.wait_shown(first)
+        labeller.wait_saved()
+    assert (made.kinds(first), made.kinds(second)) == (["label", "undo"], ["label"])
+
+
+def test_a_key_that_is_held_decides_one_conflict(
+    chromium: Chromium, site: MakeSite, cells: list[bytes]
+) -> None:
+    made = site()
+    images = made.add(cells[:2])
+    with chromium.page() as page:
+        labeller = Labeller(page, made).open()
+        page.wait_for_load_state("networkidle")  # both images are here
+        for image in images:
+            say(made, image, "sound")
+        first, second = labeller.decide("2"), labeller.decide("2")
+        expect(page.locator("#undecided-text")).to_have_text("2 labels need a decision")
+        labeller.press("c")
+        page.keyboard.press("Control+k")
+        for _ in range(3):
+            page.keyboard.down("k")
+        expect(page.locator("#undecided-text")).to_have_text("1 label needs a decision")
+        for _ in range(3):
+            page.keyboard.down("k")
+        page.keyboard.up("k")
+        labeller.wait_saved()
+        expect(page.locator("#conflict")).to_be_visible()
+    kinds = sorted([len(made.history(first)), len(made.history(second))])
+    assert kinds == [1, 2]

@@ -24,6 +24,8 @@ export class Conflicts {
     this.journal = journal;
     this.session = session;
     this.look = look;
+    /** @type {Entry | undefined} what is to be decided */
+    this.entry = undefined;
     this.dialog = /** @type {HTMLDialogElement} */ (byId("conflict"));
     this.button = byId("undecided");
     this.button.addEventListener("click", () => this.open());
@@ -136,20 +138,33 @@ export class Conflicts {
     return html("button", { type: "button", "data-key": key.toLowerCase(), onclick: run }, text, hint);
   }
 
+  /**
+   * Each is decided once, however fast somebody presses.
+   * @param {Entry} entry
+   */
+  #decides(entry) {
+    const open = this.entry === entry;
+    this.entry = undefined;
+    return open;
+  }
+
   /** @param {Entry} entry */
   #keepMine(entry) {
+    if (!this.#decides(entry)) return;
     this.session.insist(entry.body, entry.refusal?.current?.sequence ?? entry.body.base_sequence);
     void this.#settle(entry);
   }
 
   /** @param {Entry} entry */
   #takeTheirs(entry) {
+    if (!this.#decides(entry)) return;
     this.session.yield(entry.body, entry.refusal?.current);
     void this.#settle(entry);
   }
 
   /** @param {Entry} entry */
   async #labelAnew(entry) {
+    if (!this.#decides(entry)) return;
     await this.journal.discard(entry);
     this.dialog.close();
     await this.session.revisit(entry.body);
@@ -163,10 +178,11 @@ export class Conflicts {
 
   /** @param {KeyboardEvent} event */
   #pressed(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return; // they are the browser's
     const button = this.dialog.querySelector(`button[data-key="${CSS.escape(event.key.toLowerCase())}"]`);
     if (!(button instanceof HTMLButtonElement)) return;
     event.preventDefault();
-    button.click();
+    if (!event.repeat) button.click(); // held, it would decide the next ones as well
   }
 
   #count() {

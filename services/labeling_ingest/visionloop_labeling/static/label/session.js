@@ -42,6 +42,8 @@ export class Session extends EventTarget {
     this.shownAt = performance.now();
     this.hidden = 0;
     this.hiddenSince = 0;
+    /** @type {Promise<Said[]> | undefined} */
+    this.remembered = undefined;
     document.addEventListener("visibilitychange", () => this.#watchClock());
     queue.addEventListener("change", () => this.visit || this.advance());
   }
@@ -63,7 +65,7 @@ export class Session extends EventTarget {
    * @param {Promise<any[]>} events what this person said before, newest first: undo reaches it too
    */
   async start(item, events) {
-    this.remembered = events.then((found) => this.#remember(found)).catch(() => {});
+    this.remembered = events.then((found) => this.#remember(found)).catch(() => []);
     if (item) this.#enter(item);
     await this.queue.refill();
     if (!this.visit) this.advance();
@@ -139,9 +141,9 @@ export class Session extends EventTarget {
    * @returns {Promise<Kind | undefined>} what was taken back
    */
   async undo() {
-    if (this.said.length === 0) await this.remembered;
-    const last = this.said.pop();
+    const last = this.said.at(-1) ?? (await this.#earlier());
     if (!last) return undefined;
+    this.said.splice(this.said.indexOf(last), 1);
     const event_id = uuid();
     this.journal.record(
       { event_id, sha256: last.sha256, kind: "undo" },
@@ -216,6 +218,16 @@ export class Session extends EventTarget {
     this.#show();
   }
 
+  /**
+   * The last thing said before this page was opened: what is said while that is asked for was not
+   * meant by who wanted to take something back before.
+   * @returns {Promise<Said | undefined>}
+   */
+  async #earlier() {
+    const earlier = (await this.remembered) ?? [];
+    return earlier.findLast((one) => this.said.includes(one));
+  }
+
   /** Undone in an earlier visit of the page: the image comes from the service, without the label. */
   async #fetchUndone(/** @type {string} */ sha256, /** @type {string} */ event_id) {
     const answer = this.journal.answered(event_id, UNDO_PATIENCE);
@@ -241,7 +253,7 @@ export class Session extends EventTarget {
     this.#show();
   }
 
-  /** @param {any[]} events newest first */
+  /** @param {any[]} events newest first @returns {Said[]} oldest first */
   #remember(events) {
     const undone = new Set();
     /** @type {Said[]} */
@@ -257,10 +269,10 @@ export class Session extends EventTarget {
       if (kind !== "undo" && !taken.has(event_id)) earlier.push({ event_id, sha256, kind });
     }
     const here = new Set(this.said.map((one) => one.event_id));
-    this.said.unshift(
-      ...earlier.filter((one) => !here.has(one.event_id) && !taken.has(one.event_id)),
-    );
+    const found = earlier.filter((one) => !here.has(one.event_id) && !taken.has(one.event_id));
+    this.said.unshift(...found);
     this.dispatchEvent(new Event("remembered"));
+    return found;
   }
 
   /** @param {Visit} visit @param {string[]} before */
