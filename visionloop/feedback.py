@@ -15,10 +15,15 @@ validation or test data.
 import hashlib
 import uuid
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    AwareDatetime,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from visionloop.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError
 from visionloop.objectstore import ObjectStore
@@ -66,7 +71,7 @@ class FeedbackHeader(Record):
     image: FeedbackImage
     note: Annotated[str, Field(max_length=LONGEST_NOTE)] = ""
     caller: str = ""  # whose token it was; empty on a server without tokens
-    received: datetime
+    received: AwareDatetime
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "FeedbackHeader":

@@ -114,6 +114,7 @@ def test_torn_and_altered_objects_are_refused() -> None:
         ({"prediction_id": "../../etc"}, "prediction_id"),
         ({"id": "../../etc"}, "must be a UUID"),
         ({"unknown": 1}, "unknown"),
+        ({"received": "2026-01-01T10:00:00"}, "received"),  # of which place?
         ({"image": {"sha256": "a" * 64, "inline": True}}, "size is that of the bytes"),
     ],
 )

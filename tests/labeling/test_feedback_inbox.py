@@ -262,6 +262,98 @@ def test_refused_feedback_is_counted_listed_and_taken_once_its_cause_is_gone(cor
     assert waiting(core) == []
 
 
+NOW = datetime.now(UTC)
+
+
+@pytest.mark.parametrize("first", ["older", "newer"])
+def test_of_two_corrections_the_one_that_was_said_last_counts(core, inbox, first: str) -> None:
+    """The inbox lists them by their UUIDs, and one may wait for longer than the other."""
+    said = {
+        "older": feedback(9, "cat", received=NOW - timedelta(minutes=9)),
+        "newer": feedback(9, "rocket", received=NOW - timedelta(minutes=1)),
+    }
+    for name in (first, *(said.keys() - {first})):
+        leave(core, said[name])
+        inbox.drain()
+    assert core.labels(DATASET)[sha256_of(9)].class_key == "rocket"
+    applied = {event.event_id: event.applied for event in events_of(core, 9)}
+    assert applied == {
+        said["older"].header.id: first == "older",
+        said["newer"].header.id: True,
+    }
+    assert item_of(core, 9).state == "open", "no dispute: the same app changed its mind"
+
+
+def test_what_is_taken_again_replaces_nothing_that_was_said_since(core, inbox) -> None:
+    old = feedback(9, "teapot", received=NOW - timedelta(days=3))
+    leave(core, old, feedback(9, "rocket", received=NOW - timedelta(days=1)))
+    inbox.drain()
+    core.add(encoded(11), "teapot", dataset=DATASET)
+    before = drained("outdated")
+    assert inbox.retry(old.header.id) == "outdated"
+    assert drained("outdated") == before + 1
+    assert core.labels(DATASET)[sha256_of(9)].class_key == "rocket"
+    assert item_of(core, 9).state == "open"
+    late = events_of(core, 9)[-1]
+    assert (late.event_id, late.applied) == (old.header.id, False)
+    assert late.said_at == old.header.received
+    assert listed(core) == []
+
+
+def test_what_is_taken_again_after_a_person_spoke_has_the_image_reviewed(core, inbox) -> None:
+    """The person had not seen it."""
+    leave(core, old := feedback(0, "teapot", received=NOW - timedelta(days=3)))
+    inbox.drain()
+    core.add(encoded(11), "teapot", dataset=DATASET)
+    assert inbox.retry(old.header.id) == "labelled"
+    assert core.labels(DATASET)[sha256_of(0)].class_key == "cat"
+    assert item_of(core, 0).state == "review"
+
+
+def test_a_clock_that_is_ahead_does_not_shut_out_what_is_said_later(core, inbox) -> None:
+    leave(core, feedback(9, "cat", received=datetime.now(UTC) + timedelta(hours=5)))
+    inbox.drain()
+    leave(core, feedback(9, "rocket", received=datetime.now(UTC) + timedelta(hours=5)))
+    inbox.drain()
+    assert core.labels(DATASET)[sha256_of(9)].class_key == "rocket"
+
+
+def test_taking_again_does_not_count_as_a_slow_inbox(core, inbox) -> None:
+    leave(core, old := feedback(9, "teapot", received=NOW - timedelta(days=3)))
+    inbox.drain()
+    core.add(encoded(11), "teapot", dataset=DATASET)
+    before = values()[metrics.FEEDBACK_LAG.metric.name]
+    inbox.retry(old.header.id)
+    assert values()[metrics.FEEDBACK_LAG.metric.name] == before
+
+
+def test_a_class_is_found_by_the_name_that_people_gave_it(core, inbox) -> None:
+    core.add(encoded(11), "Tea pot", dataset=DATASET)  # its id is none that an app could guess
+    leave(core, feedback(9, "Tea pot"))
+    inbox.drain()
+    (event,) = events_of(core, 9)
+    assert core.labels(DATASET)[sha256_of(9)].class_key.startswith("tea-pot-")
+    assert event.annotation == {"classes": [core.labels(DATASET)[sha256_of(11)].class_key]}
+
+
+@pytest.mark.parametrize("meant", ["rocket", "Rocket"])
+def test_a_person_may_say_which_class_is_meant(core, inbox, meant: str) -> None:
+    core.add(encoded(11), "Rocket", dataset=DATASET)  # beside the one whose id is rocket
+    odd = "r\u00f6cket\n\x00"  # nothing that a class can be called
+    leave(core, said := feedback(9, odd))
+    inbox.drain()
+    assert refusal(core, said) == "unknown_class"
+    with pytest.raises(RefusedError, match="has no class 'rokcet', by id or by name"):
+        inbox.retry(said.header.id, {odd: "rokcet"})
+    assert inbox.retry(said.header.id, {odd: meant, "other": "cat"}) == "labelled"
+    key = {"rocket": "rocket", "Rocket": core.labels(DATASET)[sha256_of(11)].class_key}[meant]
+    assert core.labels(DATASET)[sha256_of(9)].class_key == key
+
+
+def drained(outcome: str) -> float:
+    return values()[metrics.FEEDBACK_DRAINED.metric.name].get((outcome,), [0.0])[0]
+
+
 def test_refused_feedback_survives_a_store_that_fails_while_it_is_taken(
     core, inbox, monkeypatch
 ) -> None:
@@ -430,10 +522,10 @@ def test_a_fault_of_ours_leaves_one_and_takes_the_others(core, inbox, monkeypatc
     leave(core, unlucky, feedback(5, "cat"))
     statement = module._statement
 
-    def stumbles(one: Feedback):
+    def stumbles(one: Feedback, shown):
         if one.header.note == "unlucky":
             raise ZeroDivisionError
-        return statement(one)
+        return statement(one, shown)
 
     monkeypatch.setattr(module, "_statement", stumbles)
     inbox.drain()

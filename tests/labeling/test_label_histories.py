@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from datetime import UTC, datetime, timedelta
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from visionloop_labeling.schema import ImageGroup, Item, LabelEvent
 from visionloop_labeling.taxonomy import Taxonomy
 
 KINDS = [kind.value for kind in AuthorKind]
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def say_in_memory(events: list[LabelEvent], class_name: str, kind: str) -> None:
@@ -30,6 +32,7 @@ def say_in_memory(events: list[LabelEvent], class_name: str, kind: str) -> None:
         annotation={"classes": [class_name]},
         author_kind=kind,
         author=kind,
+        at=BEGIN + timedelta(hours=1, minutes=len(events)),
     )
     events.append(event)
 
@@ -49,6 +52,36 @@ def test_the_current_label_is_the_last_of_the_highest_rank_that_said_anything_ne
         ):
             current = (rank, class_name, len(events))
         assert fold(events).sequence == (0 if current is None else current[2])
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.sampled_from(["app", "human"]), st.integers(0, 30)),
+        max_size=12,
+        unique_by=lambda one: one[2],
+    )
+)
+def test_what_had_to_wait_counts_as_of_the_time_when_it_was_said(said) -> None:
+    """Apps' words come in any order and count in that of their times; people never wait."""
+    events: list[LabelEvent] = []
+    for class_name, kind, minute in said:
+        say_in_memory(events, class_name, kind)
+        if kind == "app":
+            events[-1].said_at = BEGIN + timedelta(minutes=minute)
+    standing = fold(events)
+    by_people = [class_name for class_name, kind, _ in said if kind == "human"]
+    in_order = [class_name for class_name, _, _ in sorted(said, key=lambda one: one[2])]
+    expected = (by_people or in_order)[-1:]
+    found = [] if standing.label is None else standing.label.annotation["classes"]
+    assert found == expected
+    assert standing.disputed == contradicted(said)
+
+
+def contradicted(said) -> bool:
+    """Whether an app says otherwise after the last word of a person."""
+    *_, last = [-1, *(place for place, (_, kind, _) in enumerate(said) if kind == "human")]
+    return last >= 0 and any(class_name != said[last][0] for class_name, _, _ in said[last + 1 :])
 
 
 EXAMPLES = int(os.environ.get("FOLD_EXAMPLES", "20"))  # 500 take a minute on each database

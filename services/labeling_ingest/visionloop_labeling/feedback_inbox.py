@@ -6,17 +6,19 @@ classes) becomes an app's label, which people's labels outrank; "wrong" flags th
 An image that the dataset does not have is taken in on the way, through the same door as all others.
 
 Each feedback takes effect once: its UUID is the event's, its object is deleted only after the
-commit, so a crash anywhere is repaired by doing it again. What cannot take effect (an unknown
-model, class or image) is moved to inbox/refused/ beside an object that says why, and never holds up
-the rest; `retry` takes it again once the cause is gone (`refused_feedback`). An image that is named
-but not there yet is waited for.
+commit, so a crash anywhere is repaired by doing it again. It counts as of the time when it was
+said, for the inbox has no order and some wait for long (`fold`). What cannot take effect (an
+unknown model, class or image) is moved to inbox/refused/ beside an object that says why, and never
+holds up the rest; `retry` takes it again once the cause is gone (`refused_feedback`). An image that
+is named but not there yet is waited for.
 """
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Final
 
 from sqlalchemy import select
@@ -40,7 +42,7 @@ from visionloop.objectstore import ObjectStore
 from visionloop.repository import ModelRepository
 from visionloop.snapshot import blob_key
 from visionloop.telemetry import labeling as metrics
-from visionloop_labeling import datasets, labels, refused_feedback, validation
+from visionloop_labeling import datasets, feedback_classes, labels, refused_feedback, validation
 from visionloop_labeling.annotation import Annotation
 from visionloop_labeling.database import Database
 from visionloop_labeling.ingest import Ingest
@@ -59,6 +61,7 @@ GROUP: Final = 64  # objects in a turn
 PATIENCE: Final = timedelta(hours=1)
 _AGAIN_SECONDS: Final = 60.0
 _AFTER_FAULT_SECONDS: Final = 600.0
+_AS_SAID: Final[Mapping[str, str]] = MappingProxyType({})  # every class is called as the app did
 # The store, the database or our rights in them: not the feedback's fault.
 _OURS: Final = (
     UnavailableError,
@@ -92,23 +95,25 @@ class FeedbackInbox:
                 return True
         return False
 
-    def retry(self, name: str) -> str:
-        """Takes a feedback again that was put aside; what became of it: labelled, reported or
-        repeated.
+    def retry(self, name: str, meant: Mapping[str, str] = _AS_SAID) -> str:
+        """Takes a feedback again that was put aside; what became of it: labelled, outdated,
+        reported or repeated.
 
-        Raises NotFoundError, and RefusedError where it still cannot take effect: it stays then.
+        `meant` says by which id or name the dataset has what the app called otherwise. Raises
+        NotFoundError, and RefusedError where it still cannot take effect: it stays then.
         """
         key = FOLDER + name
         data = refused_feedback.content(self._store, name)
         try:
-            outcome = self._effect(key, parse_feedback(data, key))
+            outcome = self._effect(key, parse_feedback(data, key), meant)
         except _OURS:
             raise
         except VisionloopError as error:
             raise RefusedError(f"it cannot be used yet: {error}") from error
         refused_feedback.remove(self._store, name)
         metrics.FEEDBACK_DRAINED.labels(outcome).inc()
-        _log.info("a feedback was taken again", extra={"key": key, "outcome": outcome})
+        extra = {"key": key, "outcome": outcome, "meant": dict(meant)}
+        _log.info("a feedback was taken again", extra=extra)
         return outcome
 
     def _waiting(self) -> Iterator[str]:
@@ -128,7 +133,11 @@ class FeedbackInbox:
         feedback: Feedback | None = None
         try:
             feedback = parse_feedback(data, key)
-            return self._effect(key, feedback)
+            outcome = self._effect(key, feedback)
+            if outcome != "repeated":
+                waited = datetime.now(UTC) - feedback.header.received
+                metrics.FEEDBACK_LAG.observe(waited.total_seconds())
+            return outcome
         except _ImageNotThereError:
             self._later[key] = time.monotonic() + _AGAIN_SECONDS
             return "deferred"
@@ -146,7 +155,7 @@ class FeedbackInbox:
             self._later[key] = time.monotonic() + _AFTER_FAULT_SECONDS
             return "deferred"
 
-    def _effect(self, key: str, feedback: Feedback) -> str:
+    def _effect(self, key: str, feedback: Feedback, meant: Mapping[str, str] = _AS_SAID) -> str:
         header, prediction = feedback.header, feedback.prediction
         if key != feedback_key(header.id):
             raise CorruptError(f"{key} is the feedback {header.id}; somebody renamed it")
@@ -156,14 +165,15 @@ class FeedbackInbox:
         _check_verdict(feedback, several)
         self._take_in(dataset, feedback)
         failpoint("feedback.taken_in")
-        recorded = self._record(dataset, feedback)
+        recorded = self._record(dataset, feedback, meant)
         failpoint("feedback.recorded")
         self._store.delete(key)
         failpoint("feedback.deleted")
         if recorded.replayed:
             return "repeated"
-        metrics.FEEDBACK_LAG.observe((datetime.now(UTC) - header.received).total_seconds())
-        return "reported" if header.shown is None else "labelled"
+        if header.shown is None:
+            return "reported"
+        return "outdated" if recorded.outdated else "labelled"
 
     def _find_origin(self, model: str, version: int) -> tuple[str, bool]:
         """The dataset that a model version was trained on, and whether it tells an image any number
@@ -211,20 +221,17 @@ class FeedbackInbox:
         if receipt.outcome not in (Outcome.ACCEPTED, Outcome.DUPLICATE):
             raise _RefusalError(receipt.reason, receipt.message)
 
-    def _record(self, dataset_name: str, feedback: Feedback) -> Recorded:
+    def _record(self, dataset_name: str, feedback: Feedback, meant: Mapping[str, str]) -> Recorded:
         header = feedback.header
         with self._database.write() as session:
             dataset = datasets.find(session, dataset_name, lock=True)
             log = LabelLog(session, dataset)
-            for class_id in header.shown or ():
-                if log.classes.find(class_id) is None:
-                    raise _RefusalError(
-                        "unknown_class",
-                        f'dataset "{dataset_name}" has no class {class_id!r}; add it and take this '
-                        "feedback again, or throw it away",
-                    )
+            shown = header.shown
+            if shown is not None:
+                ids = [_class_id(log, dataset_name, meant.get(said, said)) for said in shown]
+                shown = tuple(dict.fromkeys(ids))
             item = labels.find_item(session, dataset, header.image.sha256)
-            recorded = log.record(item, _statement(feedback))
+            recorded = log.record(item, _statement(feedback, shown))
         log.measure()
         return recorded
 
@@ -295,9 +302,21 @@ def _author(feedback: Feedback) -> str:
     return feedback.header.caller or "app"
 
 
-def _statement(feedback: Feedback) -> Statement:
+def _class_id(log: LabelLog, dataset_name: str, said: str) -> str:
+    found = feedback_classes.find(log.classes, said)
+    if found is None:
+        raise _RefusalError(
+            "unknown_class",
+            f'dataset "{dataset_name}" has no class {said!r}, by id or by name; add it or say '
+            "which one is meant, and take this feedback again, or throw it away",
+        )
+    return found.key
+
+
+def _statement(feedback: Feedback, shown: tuple[str, ...] | None) -> Statement:
+    """`shown`: the ids of the classes that it says the image shows."""
     header, prediction = feedback.header, feedback.prediction
-    said = None if header.shown is None else Annotation(classes=header.shown)
+    said = None if shown is None else Annotation(classes=shown)
     return Statement(
         author_kind=AuthorKind.APP,
         author=_author(feedback),
@@ -306,4 +325,5 @@ def _statement(feedback: Feedback) -> Statement:
         event_id=header.id,
         note=header.note,
         suggested_by=f"{prediction.model}:{prediction.version}",
+        said_at=min(header.received, datetime.now(UTC)),
     )

@@ -6,6 +6,10 @@ one before; otherwise it is kept in the history and marks the label as disputed.
 overwrites a person's decision, and importing an old table again does not undo corrections: not even
 where the correction was to take the label back.
 
+Among equals the last word counts. Feedback waits before it is recorded, in the inbox or aside until
+its class is there. It counts as of the time when it was said, so it does not replace what an app
+has said since.
+
 The label is also disputed when two rows bring the same image with different content: the later row
 counts (rank permitting), and the dispute stays visible until somebody who may decide sends a label
 for the image. A flag stays until a person labels the image or takes the flag back.
@@ -16,7 +20,8 @@ is asked where a label is read. Folding anew at each event costs one query for t
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
@@ -74,13 +79,17 @@ class ItemState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where an image stands. `retracted_by`: who took its label away, if nobody gave one since."""
+    """Where an image stands. `retracted_by`: who took its label away, if nobody gave one since.
+
+    `said`: when those who may change the label last spoke, be it to confirm it.
+    """
 
     label: LabelEvent | None = None
     disputed: bool = False
     flag: LabelEvent | None = None
     skipped: bool = False
     retracted_by: AuthorKind | None = None
+    said: datetime | None = field(default=None, compare=False)
 
     @property
     def sequence(self) -> int:
@@ -127,6 +136,13 @@ def effective(events: Sequence[LabelEvent]) -> list[LabelEvent]:
     return [e for e in events if e.kind != EventKind.UNDO and e.sequence not in undone]
 
 
+def outdated(standing: Standing, event: LabelEvent) -> bool:
+    """Whether a label had to wait until equals had said something newer."""
+    if event.said_at is None or standing.said is None:
+        return False
+    return AuthorKind(event.author_kind).rank == standing.rank and event.said_at < standing.said
+
+
 def contradicts(before: LabelEvent | None, event: LabelEvent) -> bool:
     """Whether an event says that the image shows something else than the label before it."""
     if before is None:
@@ -141,12 +157,15 @@ def _content(event: LabelEvent) -> tuple[object, ...]:
 def _label(standing: Standing, event: LabelEvent) -> Standing:
     kind, before = AuthorKind(event.author_kind), standing.label
     # A higher rank that repeats the label confirms it: that changes who stands behind it.
+    late = outdated(standing, event)
     applies = kind.rank > standing.rank or (
-        kind.rank == standing.rank and (before is None or before.annotation != event.annotation)
+        kind.rank == standing.rank
+        and not late
+        and (before is None or before.annotation != event.annotation)
     )
     decides = kind.accepted and not event.from_row
     disputed = standing.disputed and not decides
-    if contradicts(before, event) and (event.from_row or not applies):
+    if contradicts(before, event) and (event.from_row or not (applies or late)):
         disputed = True
     by_person = decides and kind is AuthorKind.HUMAN
     return Standing(
@@ -155,6 +174,7 @@ def _label(standing: Standing, event: LabelEvent) -> Standing:
         flag=None if by_person else standing.flag,
         skipped=standing.skipped and not (kind.accepted and (applies or decides)),
         retracted_by=None if applies else standing.retracted_by,
+        said=_said(event) if kind.rank >= standing.rank and not late else standing.said,
     )
 
 
@@ -165,7 +185,12 @@ def _retract(standing: Standing, event: LabelEvent) -> Standing:
     return Standing(
         flag=None if kind is AuthorKind.HUMAN else standing.flag,
         retracted_by=kind,
+        said=_said(event),
     )
+
+
+def _said(event: LabelEvent) -> datetime:
+    return event.said_at or event.at
 
 
 def _skip(standing: Standing, _event: LabelEvent) -> Standing:

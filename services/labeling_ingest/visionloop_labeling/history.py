@@ -21,7 +21,8 @@ MAX_EVENTS: Final = 1000
 class HistoryEntry:
     """One event. Its annotation is as it was said; `names` are those its classes have now.
 
-    `current`: it is the image's label. `undone`: its author took it back.
+    `current`: it is the image's label. `undone`: its author took it back. `said_at`: when it was
+    said, where it waited before it was recorded.
     """
 
     sequence: int
@@ -43,6 +44,7 @@ class HistoryEntry:
     suggested_by: str
     suggestion: str
     seconds: float | None
+    said_at: datetime | None
     names: Mapping[str, str]
 
 
@@ -105,6 +107,7 @@ def _entries(
             suggested_by=event.suggested_by,
             suggestion=event.suggestion,
             seconds=event.seconds,
+            said_at=event.said_at,
             names={key: book.name_of(key) for key in (*named[event.id], *_possible(event))},
         )
         for event in events

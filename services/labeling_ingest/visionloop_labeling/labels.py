@@ -13,6 +13,7 @@ refused event leaves nothing behind.
 
 import uuid
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -44,6 +45,7 @@ from visionloop_labeling.fold import (
     Standing,
     contradicts,
     fold,
+    outdated,
 )
 from visionloop_labeling.heads import Heads
 from visionloop_labeling.known_images import KnownImages
@@ -158,7 +160,9 @@ class LabelLog:
         contradicted = ""
         if event.kind == EventKind.LABEL and contradicts(before.label, event):
             contradicted = self._words(before)
-        return self._answer(event, item, after, disagrees_with=contradicted)
+        answer = self._answer(event, item, after, disagrees_with=contradicted)
+        late = event.kind == EventKind.LABEL and outdated(before, event)
+        return replace(answer, outdated=late)
 
     def _said(self, item: Item, statement: Statement, *, resolved: bool) -> Annotation | None:
         said = statement.annotation
@@ -201,6 +205,7 @@ class LabelLog:
             suggestion=statement.suggestion,
             seconds=statement.seconds,
             at=datetime.now(UTC),
+            said_at=statement.said_at,
         )
 
     def _events_of(self, item: Item) -> list[LabelEvent]:

@@ -4,6 +4,7 @@ Checked here is what can be told without the image and its dataset; the rest is 
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from visionloop.errors import ConflictError, InvalidInputError
@@ -49,6 +50,8 @@ class Statement:
     suggestion: str = ""
     # How long the author looked at it.
     seconds: float | None = None
+    # When it was said, where that is not now.
+    said_at: datetime | None = None
     # Whether the author may decide what is in review, and take labels away.
     may_review: bool = True
 
@@ -57,8 +60,8 @@ class Statement:
 class Recorded:
     """What became of a statement. `disagrees_with` says which label it contradicts, in words.
 
-    `applied` is False when the event changed nothing that counts; `state` and `label_sequence` are
-    the image's after it.
+    `applied` is False when the event changed nothing that counts, `outdated` when that is because
+    something newer stands; `state` and `label_sequence` are the image's after it.
     """
 
     sequence: int
@@ -68,6 +71,7 @@ class Recorded:
     label_sequence: int
     replayed: bool = False
     disagrees_with: str = ""
+    outdated: bool = False
 
 
 def author_kind_named(value: str) -> AuthorKind:

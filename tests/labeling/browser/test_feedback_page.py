@@ -1,7 +1,7 @@
 """Feedback that could not be used, from the app's call to its label, on a real service."""
 
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from playwright.sync_api import expect
@@ -18,7 +18,22 @@ pytestmark = pytest.mark.browser
 DATASET = "test"  # the one that the test bundles say they were trained on
 
 
-def leave(store: ObjectStore, sha256: str, class_id: str) -> str:
+@pytest.fixture(scope="module")
+def made(server) -> Site:
+    """The dataset of the model that apps ask."""
+    publish_bundle(ModelRepository(open_store(server.store)), "cells", golden=4)
+    return Site(server, DATASET, "classification", ["cat", "coffee", "rocket"])
+
+
+@pytest.fixture(scope="module")
+def images(made: Site) -> list[str]:
+    """Of nobody's label."""
+    return made.add([encoded(0), encoded(3), encoded(4)])
+
+
+def leave(
+    store: ObjectStore, sha256: str, class_id: str, *, received: datetime | None = None
+) -> str:
     """As inference leaves it; its id."""
     header = FeedbackHeader(
         id=str(uuid.uuid4()),
@@ -28,19 +43,17 @@ def leave(store: ObjectStore, sha256: str, class_id: str) -> str:
         image=FeedbackImage(sha256=sha256, inline=False),
         note="the handle is plain to see",
         caller="line-3",
-        received=datetime.now(UTC),
+        received=received or datetime.now(UTC),
     )
     store_feedback(store, Feedback(header, None))
     return header.id
 
 
 def test_refused_feedback_is_seen_with_its_reason_and_taken_once_the_class_is_there(
-    chromium, server
+    chromium, server, made, images
 ) -> None:
-    made = Site(server, DATASET, "classification", ["cat", "coffee", "rocket"])
-    (image,) = made.add([encoded(0)])
+    image = images[0]
     store = open_store(server.store)
-    publish_bundle(ModelRepository(store), "cells", golden=4)
     leave(store, image, "teapot")
     with chromium.page(viewport={"width": 360, "height": 740}) as page:
         page.goto(f"http://{server.http_address}/")
@@ -48,14 +61,18 @@ def test_refused_feedback_is_seen_with_its_reason_and_taken_once_the_class_is_th
         page.get_by_role("link", name="Refused feedback").click()
         card = page.locator("li.card")
         expect(card).to_contain_text("unknown class")
-        expect(card).to_contain_text("dataset \"test\" has no class 'teapot'; add it")
+        expect(card).to_contain_text(
+            "dataset \"test\" has no class 'teapot', by id or by name; add it"
+        )
         expect(card).to_contain_text("line-3")
         assert violations(page) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         again = page.get_by_role("button", name="Take")
         again.click()
         expect(card.get_by_role("alert")).to_contain_text("it cannot be used yet: dataset")
-        made.ask("POST", f"{made.root}/classes", {"name": "teapot"})
+        page.get_by_role("button", name="Add class teapot").click()
+        expect(page.get_by_text("teapot is a class now: take it again.")).to_be_visible()
+        expect(page.get_by_role("button", name="Add class")).to_have_count(0)
         again.click()
         expect(page.locator(".empty")).to_contain_text("Nothing was refused")
     assert made.classes(image) == ["teapot"]
@@ -63,3 +80,32 @@ def test_refused_feedback_is_seen_with_its_reason_and_taken_once_the_class_is_th
     assert status == 200
     assert 'visionloop_feedback_refused_total{reason="unknown_class"} 1.0' in metrics
     assert "a feedback was put aside" in server.log.read_text()
+
+
+def test_what_an_app_calls_otherwise_is_taken_for_the_class_that_a_person_names(
+    chromium, server, made, images
+) -> None:
+    _, named, typed = images
+    store = open_store(server.store)
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    leave(store, named, "Coffee!", received=yesterday)
+    leave(store, typed, "dataset", received=yesterday)  # a name that forms have for themselves
+    with chromium.page() as page:
+        server.wait(lambda: len(made.ask("GET", "/v1/feedback/refused")["items"]) == 2)
+        leave(store, typed, "rocket")
+        server.wait(lambda: made.classes(typed) == ["rocket"])
+        page.goto(f"http://{server.http_address}/feedback")
+        alike = page.locator("li.card").filter(has_text="Coffee!")
+        expect(alike.get_by_label("“Coffee!” means")).to_have_value("coffee")
+        alike.get_by_role("button", name="Take").click()
+        expect(page.get_by_text("Taken.")).to_be_visible()
+        assert made.classes(named) == ["coffee"]
+        field = page.get_by_label("“dataset” means")
+        assert violations(page) == []
+        field.fill("kat")
+        field.press("Enter")
+        expect(page.get_by_role("alert").filter(has_text="has no class 'kat'")).to_be_visible()
+        field.fill("cat")
+        field.press("Enter")
+        expect(page.get_by_text("something newer was said of it since")).to_be_visible()
+    assert made.classes(typed) == ["rocket"]

@@ -1,14 +1,16 @@
 """Feedback of apps that could not take effect: looked through, taken again, thrown away."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
+from visionloop.feedback import LONGEST_CLASS_ID, MOST_CLASS_IDS
 from visionloop.objectstore.keys import MAX_KEY_BYTES
 from visionloop_labeling import refused_feedback
 from visionloop_labeling.api.errors import ERRORS
+from visionloop_labeling.api.resources import RequestBody
 from visionloop_labeling.refused_feedback import RefusedFeedback
 from visionloop_labeling.service import LabelingService
 
@@ -56,8 +58,25 @@ class RefusedFeedbackPage(BaseModel):
     next: str | None
 
 
+_AS_SAID: Final[dict[str, str]] = {}
+
+
+class RetryIn(RequestBody):
+    """How to take it again."""
+
+    classes: Annotated[
+        dict[str, Annotated[str, Field(min_length=1, max_length=LONGEST_CLASS_ID)]],
+        Field(
+            max_length=MOST_CLASS_IDS,
+            description="What the app said, and the id or name of the class that is meant.",
+            examples=[{"Tea pot": "teapot"}],
+        ),
+    ] = _AS_SAID
+
+
 class TakenOut(BaseModel):
-    """What became of a feedback: labelled, reported (called wrong) or repeated (known already)."""
+    """What became of a feedback: labelled, outdated (kept in the history, for an app has said
+    something newer of the image), reported (called wrong) or repeated (known already)."""
 
     outcome: str
 
@@ -81,9 +100,13 @@ def routes(service: LabelingService) -> APIRouter:
         )
 
     @api.post("/{feedback_id}/retry")
-    async def retry(feedback_id: str) -> TakenOut:
-        """Takes it again, now that the cause is gone; 412 with the reason where it is not."""
-        return TakenOut(outcome=await service.run(service.feedback.retry, feedback_id))
+    async def retry(feedback_id: str, how: RetryIn | None = None) -> TakenOut:
+        """Takes it again, now that the cause is gone; 412 with the reason where it is not.
+
+        A class that the dataset calls otherwise can be told in `classes`.
+        """
+        meant = {} if how is None else how.classes
+        return TakenOut(outcome=await service.run(service.feedback.retry, feedback_id, meant))
 
     @api.delete("/{feedback_id}", status_code=204)
     async def throw_away(feedback_id: str) -> None:

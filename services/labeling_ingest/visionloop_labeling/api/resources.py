@@ -131,6 +131,10 @@ class EventOut(BaseModel):
     suggested_by: str
     suggestion: str
     seconds: float | None
+    said_at: Annotated[
+        datetime | None,
+        Field(description="When it was said, where it waited to be recorded."),
+    ]
 
     @classmethod
     def of(cls, entry: HistoryEntry) -> Self:
@@ -155,6 +159,7 @@ class EventOut(BaseModel):
             suggested_by=entry.suggested_by,
             suggestion=entry.suggestion,
             seconds=entry.seconds,
+            said_at=entry.said_at,
         )
 
 

@@ -1,17 +1,33 @@
 """Refused feedback: what apps said that could not be used, why, and what to do about it."""
 
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request, Response
 
+from visionloop.errors import InvalidInputError, NotFoundError
 from visionloop.objectstore.keys import MAX_KEY_BYTES
-from visionloop_labeling import refused_feedback
+from visionloop_labeling import datasets, feedback_classes, refused_feedback, validation
 from visionloop_labeling.api.feedback import RefusedFeedbackOut
+from visionloop_labeling.classes import ClassBook, ClassState
+from visionloop_labeling.database import Database
+from visionloop_labeling.feedback_classes import UnknownClass
 from visionloop_labeling.pages.errors import PageRoute
 from visionloop_labeling.pages.rendering import render
 from visionloop_labeling.service import LabelingService
 
 _SHOWN: Final = 50
+_OFFERED: Final = 1000  # classes of a dataset; any other can be typed
+
+
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    """The classes that these feedbacks name and their datasets do not have."""
+
+    of: dict[str, list[UnknownClass]] = field(default_factory=dict)  # by the feedback's id
+    offered: dict[str, list[str]] = field(default_factory=dict)  # a dataset's, to choose from
 
 
 def routes(service: LabelingService) -> APIRouter:
@@ -22,15 +38,33 @@ def routes(service: LabelingService) -> APIRouter:
     async def page(
         request: Request, after: Annotated[str, Query(max_length=MAX_KEY_BYTES)] = ""
     ) -> Response:
-        found, following = await service.run(
+        refused, following = await service.run(
             lambda: refused_feedback.page(service.store, after=after, limit=_SHOWN)
         )
+        found = [RefusedFeedbackOut.of(one) for one in refused]
         return render(
             request,
             "feedback.html",
-            found=[RefusedFeedbackOut.of(one) for one in found],
+            found=found,
+            missing=await service.run(_missing, service.database, found),
             after=after,
             next=following,
         )
 
     return api
+
+
+def _missing(database: Database, found: Sequence[RefusedFeedbackOut]) -> _Missing:
+    missing = _Missing()
+    of_class = [one for one in found if one.reason == "unknown_class" and one.dataset]
+    with database.read() as session:
+        for name in {one.dataset for one in of_class}:
+            with suppress(InvalidInputError, NotFoundError):  # it is gone since
+                dataset = datasets.find(session, validation.dataset_name(name))
+                book = ClassBook(session, dataset)
+                active = (one.name for one in book.all() if one.state == ClassState.ACTIVE)
+                missing.offered[name] = list(active)[:_OFFERED]
+                for one in of_class:
+                    if one.dataset == name:
+                        missing.of[one.id] = feedback_classes.unknown(book, one.shown or ())
+    return missing

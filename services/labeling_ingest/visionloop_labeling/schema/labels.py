@@ -63,6 +63,8 @@ class LabelEvent(Table):
     suggestion: Mapped[str] = mapped_column(String(8), default="")  # accepted edited rejected
     seconds: Mapped[float | None] = mapped_column(Float)  # that the author looked at it
     at: Mapped[datetime] = mapped_column(UtcDateTime)
+    # When it was said, where it had to wait before it was recorded: feedback, in the inbox.
+    said_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class LabelHead(Table):
