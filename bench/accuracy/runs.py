@@ -128,7 +128,15 @@ def train(
         command = [
             *(sys.executable, "-m", "visionloop_training", "--store", store_url, "--json"),
             *("--dataset", dataset, "--model", MODEL, "--cache", str(cache or empty)),
-            *("--who", "bench", "--no-promote", *arguments, "--set", f"threads={threads}"),
+            *(
+                "--who",
+                "bench",
+                "--no-promote",
+                "--again",
+                *arguments,
+                "--set",
+                f"threads={threads}",
+            ),
         ]
         started, used = time.perf_counter(), cpu_of_children()
         with log.open("w") as errors:

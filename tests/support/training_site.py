@@ -93,8 +93,13 @@ class Site:
         """More images of each class, which show another digit: as when the world changes."""
         return write_swapped(self.store, "digits", per_class, shown, each)
 
-    def train(self, *settings: str, dataset: str = "digits", **options: object) -> pipeline.Result:
-        request = pipeline.Request(
+    def train(self, *settings: str, **options: object) -> pipeline.Result:
+        return pipeline.run(self.request(*settings, **options))
+
+    def request(
+        self, *settings: str, dataset: str = "digits", **options: object
+    ) -> pipeline.Request:
+        return pipeline.Request(
             store=self.store,
             dataset=dataset,
             model="reader",
@@ -102,7 +107,6 @@ class Site:
             cache=self.cache,
             **options,  # type: ignore[arg-type]
         )
-        return pipeline.run(request)
 
 
 def make_site(folder: Path) -> Site:

@@ -154,7 +154,8 @@ def test_a_job_that_was_killed_and_stopped_makes_the_same_model(
     site.write({"0": 40, "1": 40})
     assert main(flags(site, *TUNED, "--no-promote")) == 0
 
-    often = ("--no-promote", "--checkpoint-seconds=0.0001")
+    again = ("--no-promote", "--again")  # else the version that is there would do
+    often = (*again, "--checkpoint-seconds=0.0001")
     killed = program(site, *TUNED, *often, **{ENVIRONMENT_VARIABLE: "checkpoint.saved:2"})
     assert killed.returncode == -signal.SIGKILL
     kept = [stat.key for stat in site.store.list("models/reader/checkpoints/")]
@@ -172,10 +173,10 @@ def test_a_job_that_was_killed_and_stopped_makes_the_same_model(
     assert "run the same command again" in said
 
     # Killed after fitting: the checkpoint at its end is the first one that is saved here.
-    killed = program(site, *TUNED, "--no-promote", **{ENVIRONMENT_VARIABLE: "checkpoint.saved"})
+    killed = program(site, *TUNED, *again, **{ENVIRONMENT_VARIABLE: "checkpoint.saved"})
     assert killed.returncode == -signal.SIGKILL
     capsys.readouterr()
-    assert main(flags(site, *TUNED, "--no-promote")) == 0
+    assert main(flags(site, *TUNED, *again)) == 0
     assert "fitting was over, after step" in capsys.readouterr().err
     graphs = [site.repository.read("reader", number).files["model.onnx"] for number in (1, 2)]
     assert graphs[0].sha256 == graphs[1].sha256

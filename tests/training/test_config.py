@@ -7,7 +7,7 @@ import pytest
 from visionloop.errors import ConfigurationError, NotFoundError
 from visionloop_training import config
 
-DOCS = Path(__file__).parents[2] / "docs" / "training.md"
+DOCS = Path(__file__).parents[2] / "docs" / "training-settings.md"
 
 
 def test_later_sources_win(tmp_path: Path):
@@ -94,5 +94,5 @@ def test_every_setting_is_described():
 
 def test_the_documented_table_is_current():
     assert config.markdown_table() in DOCS.read_text(), (
-        "docs/training.md is out of date: python -m visionloop_training.config docs/training.md"
+        "the table is out of date: python -m visionloop_training.config docs/training-settings.md"
     )

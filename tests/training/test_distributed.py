@@ -31,6 +31,7 @@ SETTINGS = (
 def flags(site: Site, *more: str) -> list[str]:
     settings = [part for setting in SETTINGS for part in ("--set", setting)]
     where = ["--store", site.url, "--dataset", "digits", "--model", "reader", "--no-promote"]
+    where += ["--again"]  # the version of the round before would do
     return [*where, "--cache", str(site.cache), *settings, *more]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pyarrow.parquet as pq
 import pydantic
 import pytest
 from support.bundles import encoded
@@ -90,7 +91,9 @@ def test_the_report_holds_what_was_measured(trained: tuple[Site, pipeline.Result
     site, result = trained
     bundle = site.repository.fetch("reader", 1, tmp_path)
     report = json.loads((tmp_path / "report/report.json").read_text())
-    right = [p["label"] == p["predicted"] for p in report["predictions"]]
+    rows = pq.read_table(tmp_path / "report" / report["predictions"]).to_pylist()
+    right = [row["label"] == row["predicted"] for row in rows]
+    assert report["mistakes"]["total"] == right.count(False)
     assert len(right) == report["evaluation"]["images"] == result.summary["test_images"]
     assert np.mean(right) == pytest.approx(bundle.metrics["accuracy"])
     assert np.trace(report["evaluation"]["confusion"]) == sum(right)

@@ -122,7 +122,8 @@ def test_a_run_that_finds_no_room_is_taken_up_again(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Full while it fits, which costs only the cache; then in its export; then at the promotion."""
+    """Full while it fits, which costs only the cache; then in its export; then at the
+    promotion, which is all that is left to the next run."""
     with monkeypatch.context() as patch:
         filled_at(patch, disk, {"fit": True, "calibrate": False, "export": True})
         code = main(flags(on_disk))
@@ -140,14 +141,19 @@ def test_a_run_that_finds_no_room_is_taken_up_again(
         disk.fill()
         return promote(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(pipeline, "promote", promote_full)
-    code = main(flags(on_disk))
-    disk.empty()
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "promote", promote_full)
+        code = main(flags(on_disk))
+        disk.empty()
     said = "version 1 of reader is published and not yet promoted (visionloop models promote reader"
     one_sentence(code, capsys, said, "by --store")
     assert on_disk.repository.versions("reader") == [1]
     on_disk.repository.fetch("reader", 1, on_disk.folder / "fetched")
     assert on_disk.repository.aliases("reader").aliases.stable is None
+
+    assert main(flags(on_disk)) == 0
+    assert on_disk.repository.versions("reader") == [1]
+    assert on_disk.repository.aliases("reader").aliases.stable == 1
 
 
 @pytest.mark.long

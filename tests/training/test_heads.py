@@ -127,3 +127,17 @@ def test_what_no_train_image_varies_decides_nothing(
         usual = head(with_constant(val, constant))
         moved = head(with_constant(val, constant + 0.01))
     assert (moved - usual).abs().max() < 0.1
+
+
+def test_in_place_it_is_the_same_head_and_the_loss_is_that_of_the_raw_embeddings():
+    x, y = rings(600, 0)
+    given, val, weights = x.clone(), rings(300, 1), torch.ones(600)
+    twins = [build_head(2, 2, HeadConfig()) for _ in range(2)]
+    kept = fit_head(twins[0], (x, y, weights), val, [1e-3, 1.0])
+    assert torch.equal(x, given)
+    found = fit_head(twins[1], (x, y, weights), val, [1e-3, 1.0], in_place=True)
+    assert found == kept
+    assert torch.equal(twins[0].weight, twins[1].weight)
+    assert x.mean(0).abs().max() < 1e-4  # standardised
+    with torch.no_grad():
+        assert F.cross_entropy(twins[1](given), y).item() == pytest.approx(found.train_loss, 1e-4)

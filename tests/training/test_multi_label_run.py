@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pyarrow.parquet as pq
 import pydantic
 import pytest
 from scipy.special import expit
@@ -80,7 +81,10 @@ def test_the_report_holds_what_was_measured(trained: tuple[Site, pipeline.Result
     site, _ = trained
     bundle = site.repository.fetch("reader", 1, tmp_path)
     report = json.loads((tmp_path / "report/report.json").read_text())
-    exact = [set(p["labels"]) == set(p["predicted"]) for p in report["predictions"]]
+    rows = pq.read_table(tmp_path / "report" / report["predictions"]).to_pylist()
+    exact = [row["labels"] == row["predicted"] for row in rows]
+    assert [row["jaccard"] == 1 for row in rows] == exact
+    assert report["mistakes"]["total"] == exact.count(False)
     assert np.mean(exact) == pytest.approx(bundle.metrics["subset_accuracy"])
     assert report["calibration"]["present"] == bundle.thresholds.present
     assert report["fit"]["curves"][0]["val_accuracy"] > 0.8

@@ -1,6 +1,7 @@
 """Whole runs on real digits with real pretrained weights: what reaches the store, and when."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,13 @@ from support.training_site import FIRST, PROBE, Site
 from visionloop.errors import ConfigurationError, NotFoundError, RefusedError
 from visionloop.repository import ModelRepository
 from visionloop.snapshot import SnapshotRepository
-from visionloop_training import lanes, pipeline
+from visionloop_training import lanes, pipeline, publish
+from visionloop_training.clock import Clock
+from visionloop_training.job import opened
+from visionloop_training.judged import Judged, judged_before
+from visionloop_training.looks import Judgement, earlier_looks
+from visionloop_training.triggers import Decision
+from visionloop_training.words import told
 
 
 def test_a_second_round_computes_new_images_only_and_is_compared_in_pairs(probed: Site):
@@ -67,10 +74,15 @@ def test_a_worse_candidate_is_refused_published_and_can_be_forced(site: Site):
     assert "significantly worse" in refused.verdict.reason
     assert site.repository.versions("reader") == [1, 2]
     assert site.repository.aliases("reader").aliases.stable == 1
+    again = site.train(*BAD)  # as a schedule does each night
+    assert (again.version, again.promoted, again.already_judged) == (2, False, True)
+    assert again.as_json()["verdict"] == refused.as_json()["verdict"]
+    assert again.summary == refused.summary
+    assert "nothing was trained, and that verdict stands" in told("reader", again)
     forced = site.train(*BAD, force=True, who="operator")
-    assert (forced.version, forced.promoted) == (3, True)
+    assert (forced.version, forced.promoted) == (2, True)
     newest = site.repository.history("reader")[-1]
-    assert (newest.version, newest.who) == (3, "operator")
+    assert (newest.version, newest.who) == (2, "operator")
     assert newest.why.startswith("forced against the gate's verdict: significantly worse")
 
 
@@ -104,6 +116,8 @@ def test_an_alias_that_moved_meanwhile_is_left_alone(probed: Site, monkeypatch):
     late = site.train(*PROBE, again=True)
     assert (late.version, late.promoted) == (2, False)
     assert "moved meanwhile" in late.conflict
+    # What was learned is kept, for the run that judges it against the new stable version.
+    assert list(site.store.list("models/reader/checkpoints/")) != []
     assert site.repository.aliases("reader").aliases.stable == 1
     assert site.repository.versions("reader") == [1, 2]
 
@@ -120,23 +134,76 @@ def test_a_pinned_stable_stays_and_the_version_is_published(probed: Site):
     assert site.repository.history("reader")[-1].alias == "pin"
 
 
-def test_a_run_that_is_killed_before_it_promotes_learns_nothing_twice(
+def test_a_run_that_is_killed_goes_on_from_where_it_was(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
+    """Between fitting and publishing nothing is learned twice, between publishing and promoting
+    nothing is made or asked twice."""
+    caplog.set_level("INFO")
     site.write(FIRST)
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "promote", killed)
-        with pytest.raises(KeyboardInterrupt):
-            site.train(*PROBE)
-    caplog.set_level("INFO")
-    again = site.train(*PROBE)
-    assert (again.version, again.promoted) == (2, True)
+    for stage in ("_published", "promote"):
+        with monkeypatch.context() as patched:
+            patched.setattr(pipeline, stage, killed)
+            with pytest.raises(KeyboardInterrupt):
+                site.train(*PROBE)
     assert "fitting was over, after step 0: going on from its end" in caplog.text
+    assert site.repository.versions("reader") == [1]
+    monkeypatch.setattr(lanes, "fit", killed)
+    again = site.train(*PROBE)
+    assert (again.version, again.promoted, again.already_judged) == (1, True, True)
+    assert again.verdict.looks == []
+    assert site.repository.versions("reader") == [1]
+    assert site.repository.history("reader")[-1].why == f"gate passed: {again.verdict.reason}"
     assert list(site.store.list("models/reader/checkpoints/")) == []
+
+
+def test_what_is_gone_on_from_was_made_and_judged_as_it_would_be_now(probed: Site):
+    """Another setting, stable version or program makes another candidate; and what was stable once
+    was taken back by somebody."""
+    site = probed
+    manual = (*PROBE, "gate.mode=manual")
+    assert site.train(*manual).version == 2
+    decision = Decision("full", "asked for")
+
+    def found(*settings: str, **options: Any) -> Judged | None:
+        request = site.request(*settings, **options)
+        job = opened(request, Clock(request))
+        lane = pipeline._lane(job, decision)
+        lane.load()
+        return judged_before(job, lane)
+
+    judged = found(*manual)
+    assert judged is not None
+    assert (judged.bundle.version, judged.verdict.mode) == (2, "manual")
+    assert found(*manual, "triggers.min_new_labels=9") is not None
+    assert found(*manual, "seed=1") is None
+    assert found(*manual, "gate.alpha=0.1") is None
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(publish, "libraries", lambda: {"torch": "0"})
+        assert found(*manual) is None
+
+    def promote(version: int) -> None:
+        current = site.repository.aliases("reader")
+        site.repository.promote("reader", version, expected=current, who="ada", why="by hand")
+
+    promote(2)
+    assert found(*manual) is None
+    promote(1)
+    assert found(*manual) is None
+    # The same file against the same version is the same look, however often it was published.
+    graph = judged.bundle.files[judged.bundle.graph].sha256
+    again = site.train(*manual, again=True)
+    assert (again.version, again.verdict.looks) == (3, [1])
+    assert site.repository.read("reader", 3).files["model.onnx"].sha256 == graph
+    looks = {
+        against: earlier_looks(site.repository, "reader", "digits", Judgement(graph, against))
+        for against in (1, 2)
+    }
+    assert looks == {1: [1], 2: [1, 2]}
 
 
 def test_a_gpu_without_room_is_told_with_what_helps(site: Site, monkeypatch: pytest.MonkeyPatch):

@@ -1,17 +1,24 @@
 """The report's page: what it draws, what it shows of each image, what it says of the recipe."""
 
 import importlib
+import io
 import json
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import sklearn.metrics
 from support.training_site import Site
 
-from visionloop_training.data import Blobs
-from visionloop_training.report import plots, thresholds
-from visionloop_training.report.thresholds import MOST, Curve, curve, curves, thinned
+from visionloop.snapshot import SnapshotRepository
+from visionloop_training.data import Blobs, Item, dataset
+from visionloop_training.evaluate import Scored
+from visionloop_training.report import one_label, plots, predictions, thresholds
+from visionloop_training.report.predictions import CLASSES
+from visionloop_training.report.thresholds import MOST, Curve, curve, curves
 from visionloop_training.report.write import page
+from visionloop_training.stable import version
 
 
 def bins(*images: int) -> list[dict[str, float]]:
@@ -65,35 +72,47 @@ def test_the_curves_are_scikit_learns() -> None:
     alarms, hits, _ = sklearn.metrics.roc_curve(truth, probabilities, drop_intermediate=False)
     np.testing.assert_allclose(found.false_alarms, alarms[1:])
     np.testing.assert_allclose(found.recall, hits[1:])
-    [thin] = thinned([found], points=20)
+    thin = found.thinned(points=20)
     assert len(thin.recall) == 20
     assert (thin.recall[0], thin.recall[-1]) == (found.recall[0], 1.0)
+    again = Curve.of(json.loads(json.dumps(thin.as_json())))
+    assert again.class_id == "crack"
+    np.testing.assert_allclose(again.precision, thin.precision, atol=1e-6)
 
 
 def test_classes_that_cannot_be_told_from_others_have_no_curve() -> None:
-    rows = [
-        {"labels": ["a", "b"], "probabilities": [0.9, 0.8, 0.1]},
-        {"labels": ["a"], "probabilities": [0.6, 0.3, 0.1]},
-    ]
-    labels = [{"id": key, "name": key.upper()} for key in "abc"]
-    assert [one.name for one in curves({"predictions": rows, "labels": labels})] == ["B"]
-    single = [{"label": row["labels"][-1], "probabilities": row["probabilities"]} for row in rows]
-    assert [one.name for one in curves({"predictions": single, "labels": labels})] == ["A", "B"]
+    probabilities = np.array([[0.9, 0.8, 0.1], [0.6, 0.3, 0.1]], dtype=np.float32)
+    several = np.array([[True, True, False], [True, False, False]])
+    assert [one.class_id for one in curves("abc", probabilities, several)] == ["b"]
+    single = np.array([1, 0])
+    assert [one.class_id for one in curves("abc", probabilities, single)] == ["a", "b"]
 
 
 def test_there_is_a_colour_for_each_line() -> None:
     assert len(set(plots.LINES)) == MOST
 
 
-def test_the_page_shows_each_mistake_with_its_file_and_the_recipe(first_probe: Site) -> None:
-    text = first_probe.store.get("models/reader/versions/1/report/report.json").data
-    document = json.loads(text)
-    answered = document["predictions"][0]
-    other = next(one["id"] for one in document["labels"] if one["id"] != answered["label"])
-    answered |= {"predicted": other, "source": "line-3/cell <7>.png"}
+@pytest.fixture
+def document(first_probe: Site) -> dict[str, Any]:
+    """report.json of a version."""
+    found: dict[str, Any] = json.loads(
+        first_probe.store.get("models/reader/versions/1/report/report.json").data
+    )
+    return found
+
+
+def test_the_page_shows_each_mistake_with_its_file_and_the_recipe(
+    first_probe: Site, document: dict[str, Any]
+) -> None:
+    item = scored(first_probe).items[0]
+    mistake = {"sha256": item.sha256, "source": "line-3/cell <7>.png", "probability": 0.75}
+    mistake |= {"label": "1", "predicted": "0"}
+    document["mistakes"] = {"total": 70, "worst": [mistake]}
     shown = page(document, Blobs(first_probe.store, first_probe.cache / "blobs"))
     assert "cell &lt;7&gt;.png" in shown
-    assert f'title="line-3/cell &lt;7&gt;.png sha256 {answered["sha256"]}"' in shown
+    assert f'title="line-3/cell &lt;7&gt;.png sha256 {item.sha256}"' in shown
+    assert "(1 of 70)" in shown
+    assert "Digit 0 75\N{NO-BREAK SPACE}%" in shown
     assert 'loading="lazy"' not in shown  # nothing is fetched, and paper would stay blank
     assert "<code>fit.epochs=0</code>" in shown
     assert "fit.momentum=" not in shown
@@ -102,29 +121,81 @@ def test_the_page_shows_each_mistake_with_its_file_and_the_recipe(first_probe: S
 
 
 def test_a_matrix_of_very_many_classes_is_left_to_the_json(
-    first_probe: Site, monkeypatch: pytest.MonkeyPatch
+    first_probe: Site, document: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A million cells would be a page that no browser opens."""
-    text = first_probe.store.get("models/reader/versions/1/report/report.json").data
     blobs = Blobs(first_probe.store, first_probe.cache / "blobs")
-    assert 'class="confusion"' in page(json.loads(text), blobs)
+    assert 'class="confusion"' in page(document, blobs)
     # By name: the package has a function of the module's name.
     module = importlib.import_module("visionloop_training.report.write")
     monkeypatch.setattr(module, "_LARGEST_SHOWN", 2)
-    shown = page(json.loads(text), blobs)
+    shown = page(document, blobs)
     assert 'class="confusion"' not in shown
     assert "The matrix of 3 classes is in report.json" in shown
 
 
 def test_only_the_curves_that_are_drawn_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"{place:02}" for place in range(30)]
-    rows = [
-        {"label": name, "probabilities": [float(name == other) for other in names]}
-        for name in (*names, *names[20:])
-    ]
+    truth = np.array([*range(30), *range(20, 30)])
     computed = []
-    monkeypatch.setattr(
-        thresholds, "curve", lambda name, *_: computed.append(name) or Curve(name, *[[]] * 3)
+
+    def curve(class_id: str, *_: object) -> Curve:
+        computed.append(class_id)
+        return Curve(class_id, *[np.ones(1)] * 3)
+
+    monkeypatch.setattr(thresholds, "curve", curve)
+    found = curves(names, np.eye(30, dtype=np.float32)[truth], truth)
+    assert [one.class_id for one in found] == computed == names[20 : 20 + MOST]
+
+
+def scored(site: Site) -> Scored:
+    """The version's own answers to its test images."""
+    data = dataset(SnapshotRepository(site.store).read("digits", "latest"))
+    return version(site.store, "reader", 1, site.cache).answers(
+        data.test, Blobs(site.store, site.cache / "blobs")
     )
-    document = {"predictions": rows, "labels": [{"id": name, "name": name} for name in names]}
-    assert [one.name for one in curves(document)] == computed == names[20 : 20 + MOST]
+
+
+def test_every_answer_is_in_the_table_and_the_surest_mistakes_are_in_the_report(
+    first_probe: Site, document: dict[str, Any]
+) -> None:
+    found = scored(first_probe)
+    key = f"models/reader/versions/1/report/{document['predictions']}"
+    table = pq.read_table(io.BytesIO(first_probe.store.get(key).data))
+    assert json.loads(table.schema.metadata[CLASSES]) == ["0", "1", "2"]
+    rows = table.to_pylist()
+    assert [row["sha256"] for row in rows] == [item.sha256 for item in found.items]
+    assert [row["label"] for row in rows] == [str(label) for label in found.labels]
+    assert [row["predicted"] for row in rows] == [
+        str(best) for best in found.probabilities.argmax(axis=1)
+    ]
+    probabilities = np.array([row["probabilities"] for row in rows])
+    np.testing.assert_allclose(probabilities, found.probabilities, atol=1e-6)
+    wrong = [row for row in rows if row["label"] != row["predicted"]]
+    wrong.sort(key=lambda row: -max(row["probabilities"]))
+    told = document["mistakes"]
+    assert told["total"] == len(wrong) > 0
+    assert [one["sha256"] for one in told["worst"]] == [row["sha256"] for row in wrong]
+
+
+def test_the_report_does_not_grow_with_the_test_set() -> None:
+    """10,000 images of 200 classes, every tenth answered wrong, as report.json would name them."""
+    class_ids = tuple(f"class-{place}" for place in range(200))
+    truth = np.arange(10_000) % 200
+    probabilities = np.full((10_000, 200), 0.5 / 199, dtype=np.float32)
+    probabilities[np.arange(10_000), (truth + (np.arange(10_000) % 10 == 0)) % 200] = 0.5
+    items = tuple(
+        Item(f"{n:064x}", int(label), f"group-{n}", (), 1.0) for n, label in enumerate(truth)
+    )
+    found = Scored(items, probabilities)
+    told = one_label._mistakes(found, class_ids)
+    assert (told["total"], len(told["worst"])) == (1000, one_label.WORST)
+    drawn = [one.as_json() for one in curves(class_ids, probabilities, found.labels)]
+    assert len(json.dumps([told, drawn])) < 100_000
+    assert one_label.answers(found, class_ids).num_rows == 10_000
+
+
+def test_several_classes_an_image_are_lists_in_the_table() -> None:
+    present = np.array([[True, False, True], [False, False, False], [False, True, False]])
+    found = predictions.several_classes(present, ["a", "b", "c"])
+    assert found.to_pylist() == [["a", "c"], [], ["b"]]

@@ -34,7 +34,7 @@ def auroc_of(
     """
     _, places = np.unique(groups, return_inverse=True)
     by_class: list[Interval | None] = []
-    influences: list[Floats] = []
+    total = np.zeros(len(places))  # of the influences; all at once are 800 MB for 100 k × 1,000
     areas: list[float] = []
     smallest: list[int] = []
     for index in range(probabilities.shape[1]):
@@ -46,12 +46,12 @@ def auroc_of(
         area, influence = _delong(probabilities[:, index], inside)
         by_class.append(_interval(area, influence, places, fewer))
         areas.append(area)
-        influences.append(influence)
+        total += influence
         smallest.append(fewer)
     if not areas:
         return None, by_class
-    total = np.sum(influences, axis=0) / len(areas)
-    return _interval(math.fsum(areas) / len(areas), total, places, min(smallest)), by_class
+    mean = math.fsum(areas) / len(areas)
+    return _interval(mean, total / len(areas), places, min(smallest)), by_class
 
 
 def _delong(scores: Floats, inside: Flags) -> tuple[float, Floats]:

@@ -265,7 +265,7 @@ def describe() -> list[tuple[str, str, str]]:
 
 
 def markdown_table() -> str:
-    """The table of all settings between its two markers, as docs/training.md holds it."""
+    """The table of all settings between its two markers, as docs/training-settings.md holds it."""
     return table_of(describe())
 
 

@@ -1,4 +1,4 @@
-"""The configuration as people read it: commented YAML, and the table in docs/training.md."""
+"""The configuration as people read it: commented YAML, and docs/training-settings.md."""
 
 from collections.abc import Iterator
 

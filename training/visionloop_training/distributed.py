@@ -239,12 +239,15 @@ class Workers:
                     distributed.broadcast(shared, 0)
                 tensor.copy_(shared)
 
-    def gather(self, parts: int, compute: Callable[[int], Tensor]) -> list[Tensor]:
-        """`compute(part)` for each part, shared out, in order; all get all. First sizes differ."""
+    def gather(self, parts: int, compute: Callable[[int], Tensor]) -> Iterator[Tensor]:
+        """`compute(part)` for each part, shared out, in order; all get all. First sizes differ.
+
+        All processes must go through all of them.
+        """
         if self.count == 1:
-            return [compute(part) for part in range(parts)]
+            yield from map(compute, range(parts))
+            return
         mine = {part: compute(part) for part in range(self.rank, parts, self.count)}
-        gathered = []
         for part in range(parts):
             source = part % self.count
             header = torch.zeros(8, dtype=torch.int64, device=self._device)
@@ -255,14 +258,13 @@ class Workers:
                 distributed.broadcast(header, source)
             shape = header[1 : 1 + int(header[0])].tolist()
             found = (
-                mine[part].contiguous()
+                mine.pop(part).contiguous()
                 if source == self.rank
                 else torch.empty(shape, device=self._device)
             )
             with self._partners():
                 distributed.broadcast(found, source)
-            gathered.append(found)
-        return gathered
+            yield found
 
     @property
     def _device(self) -> str:

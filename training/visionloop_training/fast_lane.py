@@ -32,7 +32,7 @@ from visionloop_training.lanes import Learned, Origin, Surroundings
 from visionloop_training.learner import class_weights, image_weights
 from visionloop_training.links import Link
 from visionloop_training.stable import Version
-from visionloop_training.targets import log_loss, soft, targets
+from visionloop_training.targets import soft, targets
 
 _BATCH = 32
 _EMBEDDING = "embedding"
@@ -43,7 +43,6 @@ class NewHead:
     """A fitted head, as `lanes.Learned`."""
 
     probe: HeadFit
-    train_loss: float
     seconds: float
     val_logits: Tensor  # (val images, classes)
     kept_epoch: int = 0
@@ -55,9 +54,8 @@ class NewHead:
 
     def curves(self) -> list[dict[str, float]]:
         """One point: a head that is fitted in one go has no curve."""
-        point = Epoch(
-            0, self.train_loss, self.probe.val_loss, self.probe.val_accuracy, 0.0, self.seconds
-        )
+        probe = self.probe
+        point = Epoch(0, probe.train_loss, probe.val_loss, probe.val_accuracy, 0.0, self.seconds)
         return [asdict(point)]
 
     def recipe(self) -> dict[str, Any]:
@@ -116,11 +114,11 @@ class FastLane:
             self._config.fit.probe_penalty,
             positives=class_weights(data, self._config.fit),
             soft=soft(data.train, len(data.class_ids)),
+            in_place=True,
         )
         with torch.no_grad():
-            loss = log_loss(self._head(train), truth, reduction="mean").item()
             logits = self._head(val)
-        return NewHead(probe, loss, time.perf_counter() - started, logits)
+        return NewHead(probe, time.perf_counter() - started, logits)
 
     def export(self, path: Path, link: Link, metadata: dict[str, str]) -> nn.Module:
         """The body with the new head. It must agree with the stable version's own file, whose

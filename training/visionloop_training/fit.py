@@ -33,7 +33,6 @@ from visionloop_training.recipe.collapse import CollapsedError, DivergedError
 from visionloop_training.recipe.moving_average import MovingAverage
 from visionloop_training.recipe.rates import Rates, rates_for
 from visionloop_training.stop import Stop
-from visionloop_training.targets import log_loss
 from visionloop_training.watch import Watch
 
 _log = logging.getLogger(__name__)
@@ -70,7 +69,7 @@ def fit(
         state = run.fine_tune(checkpoint) if tuned else run.probe()
         run.end(state)
     network.eval()
-    logits, _ = run.judge.outputs(data.val)
+    logits = run.judge.logits(data.val)
     run.judge.check_alive(logits)
     return Fitted(
         network=network.cpu(),
@@ -121,8 +120,8 @@ class _Run:
     def probe(self) -> Progress:
         """Fits the head on the pretrained embeddings."""
         started = time.perf_counter()
-        train = self.judge.outputs(self._data.train)[1]
-        val = self.judge.outputs(self._data.val)[1]
+        train = self.judge.embeddings(self._data.train)
+        val = self.judge.embeddings(self._data.val)
         head, truth, soft = self._network.head, self._learner.truth, self._learner.soft
         found = fit_head(
             head,
@@ -132,12 +131,11 @@ class _Run:
             self._seed,
             self._learner.positives,
             soft if soft is None else soft.to(train.device),
+            in_place=True,
         )
-        with torch.no_grad():
-            self._workers.copy_leader(head)
-            loss = log_loss(head(train), truth, reduction="mean").item()
+        self._workers.copy_leader(head)
         seconds = time.perf_counter() - started
-        first = Epoch(0, loss, found.val_loss, found.val_accuracy, 0.0, seconds)
+        first = Epoch(0, found.train_loss, found.val_loss, found.val_accuracy, 0.0, seconds)
         self._watch.epoch(first)
         return Progress(found.penalty, [first])
 

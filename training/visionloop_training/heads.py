@@ -33,9 +33,10 @@ _RATE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class HeadFit:
-    """How well a fitted head does on val, and the penalty that was best."""
+    """How well a fitted head does, and the penalty that was best on val."""
 
     penalty: float
+    train_loss: float
     val_loss: float
     val_accuracy: float  # mean average precision, where an image may have several classes
 
@@ -64,36 +65,43 @@ def fit_head(
     seed: int = 0,
     positives: Tensor | None = None,
     soft: Tensor | None = None,
+    *,
+    in_place: bool = False,
 ) -> HeadFit:
     """Fits `head` in place, with the penalty that gives the lowest val loss; leaves it in eval.
 
     `train` is embeddings (n, width), targets (see `targets`) and weights (n,); `val` the first two.
     `positives` is as in `targets.log_loss`. `soft` (n, classes) are the soft labels of `train`, as
     `targets.soft` gives them: what is then learned in place of its targets.
+    `in_place` leaves the standardised embeddings in place of those of `train`: a second copy of a
+    million would be 5 GB.
     """
     x, labels, weights = train
     mean, deviation = x.mean(0), _deviation(x)
-    scaled = ((x - mean) / deviation, labels, weights)
     scaled_val = ((val[0] - mean) / deviation, val[1])
-    best: tuple[HeadFit, nn.Module] | None = None
+    x = x.sub_(mean).div_(deviation) if in_place else (x - mean) / deviation
+    scaled = (x, labels, weights)
+    best: tuple[float, float, float, nn.Module] | None = None
     for penalty in penalties:
         trial = copy.deepcopy(head)
         if isinstance(trial, nn.Linear):
             _regress(trial, scaled, penalty, positives, soft)
         else:
             _train(trial, scaled, scaled_val, penalty, seed, positives, soft)
-        found = HeadFit(penalty, *_score(trial, *scaled_val))
-        if best is None or found.val_loss < best[0].val_loss:
-            best = found, trial
+        val_loss, accuracy = _score(trial, *scaled_val)
+        if best is None or val_loss < best[1]:
+            best = penalty, val_loss, accuracy, trial
     if best is None:
         raise ValueError("no penalties given")
-    head.load_state_dict(best[1].state_dict())
+    penalty, val_loss, accuracy, fitted = best
+    head.load_state_dict(fitted.state_dict())
+    head.eval()
     first = next(layer for layer in head.modules() if isinstance(layer, nn.Linear))
     with torch.no_grad():
+        train_loss = log_loss(head(x), labels, reduction="mean").item()
         first.weight.div_(deviation)
         first.bias.sub_(first.weight @ mean)
-    head.eval()
-    return best[0]
+    return HeadFit(penalty, train_loss, val_loss, accuracy)
 
 
 def _deviation(x: Tensor) -> Tensor:
@@ -102,8 +110,8 @@ def _deviation(x: Tensor) -> Tensor:
     Divided by next to nothing, such a number would get weights of millions from the random start
     of a hidden layer, and the first image in which it differs any answer at all.
     """
-    spread = x.std(0, correction=0)
-    return torch.where(spread > 1e-6 * x.abs().amax(0), spread + 1e-6, 1.0)
+    spread, largest = x.std(0, correction=0), torch.maximum(x.amax(0), -x.amin(0))
+    return torch.where(spread > 1e-6 * largest, spread + 1e-6, 1.0)
 
 
 def _regress(

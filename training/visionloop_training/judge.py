@@ -42,16 +42,27 @@ class Judge:
         self.truth = targets(data.val, data).to(network.device)  # of val
 
     @torch.no_grad()
-    def outputs(self, items: Sequence[Item]) -> tuple[Tensor, Tensor]:
-        """Logits (n, classes) and embeddings (n, width) of the images as they are (variant 0)."""
+    def logits(self, items: Sequence[Item]) -> Tensor:
+        """(n, classes) for the images as they are (variant 0)."""
+        found: Tensor = self._network.head(self.embeddings(items))
+        return found
+
+    @torch.no_grad()
+    def embeddings(self, items: Sequence[Item]) -> Tensor:
+        """(n, width) of the images as they are (variant 0), of which there is at least one."""
         self._network.eval()
         parts = list(_parts(items, _BATCH))
 
         def embed(part: int) -> Tensor:
             return self._network.embed(self._features.batch([(i.sha256, 0) for i in parts[part]]))
 
-        embedding = torch.cat(self._workers.gather(len(parts), embed))
-        return self._network.head(embedding), embedding
+        found, at = torch.empty(0), 0  # filled part by part: to join them would take as much again
+        for part in self._workers.gather(len(parts), embed):
+            if at == 0:
+                found = part.new_empty((len(items), *part.shape[1:]))
+            found[at : at + len(part)] = part
+            at += len(part)
+        return found
 
     def end_epoch(self, state: Progress, rate: float, started: float) -> None:
         """Notes in `state` how the weights that are in the network now do.
@@ -59,7 +70,7 @@ class Judge:
         `rate` is that of the epoch's last step, `started` the epoch's begin (`perf_counter`).
         Raises CollapsedError from half of the epochs on; a slow start is no collapse.
         """
-        logits, _ = self.outputs(self._data.val)
+        logits = self.logits(self._data.val)
         loss = log_loss(logits, self.truth, reduction="mean").item()
         state.history.append(
             Epoch(

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pyarrow as pa
+
 from visionloop.bundle import ClassificationBundle
 from visionloop.calibration import Calibration, ConformalSets, Thresholds
 from visionloop.preprocessing import Preprocessing
@@ -14,7 +16,7 @@ from visionloop_training.export import Session
 from visionloop_training.links import Softmax
 from visionloop_training.metrics import Floats
 from visionloop_training.parity import Parity
-from visionloop_training.report.one_label import parts
+from visionloop_training.report.one_label import answers, parts
 from visionloop_training.stable import Version
 from visionloop_training.targets import one_class
 from visionloop_training.verdict import Beside, Verdict
@@ -83,6 +85,10 @@ class OneLabel:
             self._data.class_ids,
         )
 
+    def answers(self) -> "pa.Table":
+        """predictions.parquet."""
+        return answers(self.scored, self._data.class_ids)
+
     def bundle(self, fields: dict[str, Any], distance: float | None) -> ClassificationBundle:
         """bundle.json."""
         return ClassificationBundle(
@@ -105,11 +111,3 @@ class OneLabel:
             if sets is None
             else ConformalSets(score=sets.score, coverage=sets.coverage, quantile=sets.quantile),
         )
-
-    def summary(self) -> dict[str, Any]:
-        """Numbers of calibration for `--json`."""
-        return {
-            "ece_before": self.calibrated.ece_before,
-            "ece_after": self.calibrated.ece_after,
-            "not_sure": self.calibrated.not_sure,
-        }

@@ -4,7 +4,7 @@
 
 `run` is the order; each stage is a function below, and its work a module. Nothing reaches the store
 before the model has passed its parity proof and has been scored, and nothing is visible there
-before bundle.json.
+before bundle.json. What a run like it has published and judged before is not made again.
 """
 
 import json
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from visionloop.aliases import pinned_words
-from visionloop.bundle import ClassifierBundle
 from visionloop.disk_space import temporary_folder
+from visionloop.repository import file_entry
 from visionloop.version_numbers import VersionNumbers
 from visionloop_training import (
     cache,
@@ -40,8 +40,9 @@ from visionloop_training.data import Dataset
 from visionloop_training.export import Session
 from visionloop_training.fast_lane import FastLane
 from visionloop_training.job import Job, opened
+from visionloop_training.judged import Judged, judged_before
 from visionloop_training.lanes import FullLane, Lane, Learned, open_checkpoints
-from visionloop_training.looks import earlier_looks
+from visionloop_training.looks import Judgement, earlier_looks
 from visionloop_training.machine import Machine
 from visionloop_training.promotion import promote
 from visionloop_training.request import Request
@@ -78,22 +79,23 @@ def run(request: Request) -> Result | None:
         number = job.stable_number
         return Result(None, False, job.data.snapshot, number, decision, notes=told, checked=checked)
     job, found = _searched(job, decision)
-    lane, learned = _learned(job, decision)
-    if not leads:
+    lane = _lane(job, decision)
+    with clock("backbone"):
+        lane.load()
+    already, judged = _judged_before(job, lane)
+    if not already:
+        judged = _made(job, lane, found, told)
+    if judged is None:  # this process only helps
         if request.workers.local_rank == 0:  # the first on a node of its own, with its own cache
             cache.trim(request.cache)
         return None
-    with clock("calibrate"):
-        job.task.calibrate(learned.val_logits.numpy())
-    with temporary_folder("visionloop-train-") as folder:
-        candidate = _proven(job, lane, learned, found, folder)
-        verdict = _judged(job, candidate, told)
-        bundle = _published(job, candidate, verdict)
+    bundle, verdict = judged.bundle, judged.verdict
     promoted, conflict = promote(job.request, bundle, job.before, verdict)
-    # Not before: a run that is killed in between goes on from here, and learns nothing twice.
-    lane.finished()
-    if found is not None:
-        found.file.remove()
+    if not conflict:  # else the next run judges what this one learned against who won
+        # Not before: a run that is killed in between goes on from here, and learns nothing twice.
+        lane.finished()
+        if found is not None:
+            found.file.remove()
     cache.trim(request.cache)
     numbers = VersionNumbers(request.store, request.model)
     return Result(
@@ -103,13 +105,14 @@ def run(request: Request) -> Result | None:
         stable=bundle.version if promoted else job.stable_number,
         decision=decision,
         verdict=verdict,
+        already_judged=already,
         conflict=conflict,
         pinned=pinned_words(request.model, job.before.aliases),
         report=f"{request.store.url}/{numbers.folder(bundle.version)}report/report.html",
         metrics=bundle.metrics,
         notes=told,
-        searched=candidate.searched,
-        summary=summary(candidate, job.task),
+        searched=found.record if found else None,
+        summary=summary(judged.figures),
         timings=clock.seconds,
     )
 
@@ -177,22 +180,46 @@ def _searched(job: Job, decision: Decision) -> "tuple[Job, Found | None]":
     return replace(job, request=replace(request, config=found.config)), found
 
 
-def _learned(job: Job, decision: Decision) -> tuple[Lane, Learned]:
-    """The lane, with what it learned."""
-    lane = _lane(job, decision)
-    with job.clock("backbone"):
-        lane.load()
-    with job.clock("fit"):
-        learned = lane.fit()
-    return lane, learned
-
-
 def _lane(job: Job, decision: Decision) -> Lane:
     request = job.request
     if decision.lane == "fast" and job.stable is not None:
         return FastLane(job.data, request.config, job.around, job.stable)
     checkpoints = open_checkpoints(request.store, request.model, request.checkpoint_seconds)
     return FullLane(job.data, request.config, job.around, checkpoints)
+
+
+def _judged_before(job: Job, lane: Lane) -> tuple[bool, Judged | None]:
+    """Whether a version is there that this run would only make and judge again; the leading process
+    looks for all, and has it."""
+    found: Judged | None = None
+
+    def look() -> str:
+        nonlocal found
+        if not job.request.again:
+            found = judged_before(job, lane)
+        return "" if found is None else str(found.bundle.version)
+
+    number = job.request.workers.leaders_answer(look)
+    if number:
+        _log.info(
+            "version %s was made of this snapshot with this configuration and judged against "
+            "today's stable version; its verdict stands (--again trains anyway)", number,
+        )  # fmt: skip
+    return bool(number), found
+
+
+def _made(job: Job, lane: Lane, found: "Found | None", told: list[str]) -> Judged | None:
+    """A new version: learned, proven, judged and published; None in a process that only helps."""
+    with job.clock("fit"):
+        learned = lane.fit()
+    if not job.request.workers.leads:
+        return None
+    with job.clock("calibrate"):
+        job.task.calibrate(learned.val_logits.numpy())
+    with temporary_folder("visionloop-train-") as folder:
+        candidate = _proven(job, lane, learned, found, folder)
+        verdict = _judged(job, candidate, told)
+        return _published(job, candidate, verdict)
 
 
 def _proven(
@@ -248,26 +275,27 @@ def _judged(job: Job, candidate: Candidate, told: list[str]) -> Verdict:
     with job.clock("gate"):
         graph, shown = candidate.folder / publish.GRAPH, candidate.golden[0]
         costs = measured_costs(graph, session, preprocessing, job.stable, job.blobs, shown)
-        looks = earlier_looks(job.repository, job.request.model, job.data.name)
+        now = Judgement(file_entry(graph).sha256, job.stable_number)
+        looks = earlier_looks(job.repository, job.request.model, job.data.name, now)
         beside = Beside(candidate.parity, costs, looks)
         verdict = job.task.decide(job.stable, job.blobs, beside)
         _log.info("gate: %s", verdict.reason)
     return replace(verdict, notes=[*verdict.notes, *told])
 
 
-def _published(job: Job, candidate: Candidate, verdict: Verdict) -> ClassifierBundle:
-    """The bundle of a new version, with its report."""
+def _published(job: Job, candidate: Candidate, verdict: Verdict) -> Judged:
+    """The new version, with its report."""
     with job.clock("publish"):
         model, run_id = job.request.model, publish.new_run_id()
         version = job.repository.claim(model, run_id)
         claim = Claim(model, version, run_id, job.stable_number)
         parts = job.task.report(verdict, candidate.distance)
         document = report.document(candidate, claim, verdict, parts, job.clock.seconds)
-        report.write(candidate.folder / "report", document, job.blobs)
+        report.write(candidate.folder / "report", document, job.task.answers(), job.blobs)
         fields = publish.bundle_fields(candidate, claim, job.task.headline(candidate.parity))
         bundle = job.task.bundle(fields, candidate.distance)
         job.repository.publish(bundle, candidate.folder)
-    return bundle
+    return Judged(bundle, verdict, document)
 
 
 def _sizes(data: Dataset) -> str:

@@ -1,12 +1,11 @@
 """What one training run did, for people (`words`) and for `--json`."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from visionloop_training.candidate import Candidate
 from visionloop_training.search.record import SearchRecord
 from visionloop_training.search.table import as_json as search_json
-from visionloop_training.tasks import Task
 from visionloop_training.triggers import Decision
 from visionloop_training.verdict import Verdict
 
@@ -21,6 +20,7 @@ class Result:
     stable: int | None
     decision: Decision
     verdict: Verdict | None = None
+    already_judged: bool = False  # by an earlier run, whose version this is
     conflict: str = ""
     pinned: str = ""  # who keeps stable where it is, and why
     report: str = ""  # address of the page in the store
@@ -42,6 +42,7 @@ class Result:
             "stable": self.stable,
             "snapshot": self.snapshot,
             "verdict": self.verdict.as_json() if self.verdict else None,
+            "already_judged": self.already_judged,
             "conflict": self.conflict,
             "pinned": self.pinned,
             "report": self.report,
@@ -53,17 +54,26 @@ class Result:
         }
 
 
-def summary(candidate: Candidate, task: Task) -> dict[str, Any]:
-    """Of a run that made a version, for `Result.summary`."""
-    data, lane = candidate.data, candidate.lane
+def summary(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a run that has a version, for `Result.summary`, from its report.json."""
+    calibration, images = figures["calibration"], figures["images"]
     return {
-        "lane": lane.origin.lane,
-        "train_images": len(data.train),
-        "val_images": len(data.val),
-        "test_images": len(data.test),
-        **task.summary(),
-        "parity_max_abs_probability_difference": candidate.parity.max_probability_difference,
-        "half_precision": asdict(candidate.half) if candidate.half else None,
-        "features_computed": lane.computed,
-        "kept_epoch": candidate.learned.kept_epoch,
+        "lane": figures["lane"],
+        **{f"{split}_images": images[split] for split in ("train", "val", "test")},
+        "ece_before": calibration["ece_before"],
+        "ece_after": calibration["ece_after"],
+        **_thresholds(figures),
+        "parity_max_abs_probability_difference": figures["parity"]["max_probability_difference"],
+        "half_precision": figures["half_precision"],
+        "features_computed": figures["fit"]["features_computed"],
+        "kept_epoch": figures["fit"]["kept_epoch"],
     }
+
+
+def _thresholds(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """From which probability on an answer counts: any answer's, or that of each class."""
+    calibration = figures["calibration"]
+    if figures["task"] != "multi_label":
+        return {"not_sure": calibration["not_sure"]}
+    ids = [label["id"] for label in figures["labels"]]
+    return {"present": dict(zip(ids, calibration["present"], strict=True))}

@@ -6,6 +6,8 @@ the ones before it gave.
 
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from visionloop.bundle import ClassifierBundle
 from visionloop.errors import ConfigurationError, RefusedError
 from visionloop.preprocessing import Preprocessing
@@ -43,11 +45,11 @@ class Task(Protocol):
     def report(self, verdict: Verdict, distance: float | None) -> dict[str, Any]:
         """The task's parts of report.json; `distance` as `familiarity.add` found it."""
 
+    def answers(self) -> "pa.Table":
+        """What report/predictions.parquet holds."""
+
     def bundle(self, fields: dict[str, Any], distance: float | None) -> ClassifierBundle:
         """bundle.json, from `publish.bundle_fields`."""
-
-    def summary(self) -> dict[str, Any]:
-        """Numbers of calibration for `--json`."""
 
 
 def task_of(data: Dataset, config: TrainingConfig) -> Task:

@@ -65,6 +65,16 @@ class Verdict:
         """Plain dicts and lists: the content of report/gate.json."""
         return asdict(self)
 
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> "Verdict":
+        """What `as_json` gave. Raises KeyError or TypeError for anything else."""
+        change = plain["label_change"]
+        parts = {
+            "checks": [Check(**check) for check in plain["checks"]],
+            "label_change": None if change is None else LabelChange(**change),
+        }
+        return cls(**{**plain, **parts})
+
 
 @dataclass(frozen=True, slots=True)
 class Beside:

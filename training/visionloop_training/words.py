@@ -8,6 +8,11 @@ if TYPE_CHECKING:
     from visionloop_training.result import Result
     from visionloop_training.triggers import Decision
 
+_ALREADY = (
+    "an earlier run made it of this snapshot with this configuration and judged it against the "
+    "same version; nothing was trained, and that verdict stands (--again trains anyway)"
+)
+
 
 def told(model: str, result: "Result") -> str:
     """The whole answer."""
@@ -43,6 +48,8 @@ def _trained(model: str, result: "Result") -> str:
         lines.append(f"  half precision  {_half(half)}")
     if result.verdict:
         lines.append(f"  gate            {result.verdict.reason}")
+    if result.already_judged:
+        lines.append(f"  note            {_ALREADY}")
     lines += [f"  note            {note}" for note in result.notes]
     if result.searched:
         first, *others = table(result.searched)

@@ -82,11 +82,11 @@ def write_report(run: DemoRun, output: Path) -> list[str]:
 
 
 def _scored(training: Training) -> dict[str, Scored]:
-    """The per-item test answers of the bundle's report, by image digest."""
+    """The answers to each test image, by its digest."""
     place = {label["id"]: index for index, label in enumerate(training.report["labels"])}
     return {
         item["sha256"]: Scored(place[item["label"]], tuple(item["probabilities"]))
-        for item in training.report["predictions"]
+        for item in training.predictions
     }
 
 

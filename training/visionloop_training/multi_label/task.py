@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pyarrow as pa
+
 from visionloop.bundle import MultiLabelBundle
 from visionloop.calibration import LabelCalibration, LabelThresholds
 from visionloop.errors import RefusedError
@@ -17,7 +19,7 @@ from visionloop_training.multi_label import gate
 from visionloop_training.multi_label.calibrate import Calibrated, calibrate
 from visionloop_training.multi_label.evaluate import LabelEvaluation, ScoredLabels, evaluate
 from visionloop_training.parity import Parity
-from visionloop_training.report.multi_label import parts
+from visionloop_training.report.multi_label import answers, parts
 from visionloop_training.stable import Version
 from visionloop_training.targets import multi_hot
 from visionloop_training.verdict import Beside, Verdict
@@ -111,6 +113,10 @@ class MultiLabel:
             "not_sure": {"distance": distance, "unfamiliar": far},
         }
 
+    def answers(self) -> "pa.Table":
+        """predictions.parquet."""
+        return answers(self.scored, self._data.class_ids)
+
     def bundle(self, fields: dict[str, Any], distance: float | None) -> MultiLabelBundle:
         """bundle.json."""
         found = self.calibrated
@@ -126,12 +132,3 @@ class MultiLabel:
                 method=self._config.labels.threshold, present=found.present, distance=distance
             ),
         )
-
-    def summary(self) -> dict[str, Any]:
-        """Numbers of calibration for `--json`."""
-        found = self.calibrated
-        return {
-            "ece_before": found.ece_before,
-            "ece_after": found.ece_after,
-            "present": dict(zip(self._data.class_ids, found.present, strict=True)),
-        }

@@ -9,10 +9,11 @@ from typing import Any
 from visionloop_training import publish
 from visionloop_training.candidate import Candidate, Claim
 from visionloop_training.data import Dataset
+from visionloop_training.report import predictions
 from visionloop_training.search.table import as_json as search_json
 from visionloop_training.verdict import Verdict
 
-FORMAT_VERSION = 2  # 1 had numbers where there are intervals now
+FORMAT_VERSION = 3  # 1: numbers where there are intervals now; 2: all predictions in it
 
 
 def document(
@@ -22,7 +23,7 @@ def document(
     parts: Mapping[str, Any],
     timings: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The report's content. `parts` are the task's own: calibration, evaluation, predictions, …"""
+    """The report's content. `parts` are the task's own: calibration, evaluation, mistakes, …"""
     data, lane, learned = candidate.data, candidate.lane, candidate.learned
     searched = candidate.searched
     return {
@@ -55,6 +56,7 @@ def document(
         "half_precision": asdict(candidate.half) if candidate.half else None,
         "gate": verdict.as_json(),
         **parts,
+        "predictions": predictions.FILE,
         "timings": dict(timings),
     }
 

@@ -4,10 +4,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from visionloop_training.calibrate import Calibrated
-from visionloop_training.evaluate import Evaluation, Scored, predictions
+from visionloop_training.evaluate import Evaluation, Scored
 from visionloop_training.gate import Opponent
+from visionloop_training.report import predictions
+from visionloop_training.report.thresholds import curves
 from visionloop_training.verdict import Verdict
+
+WORST = 100  # mistakes that report.json names; all are in predictions.parquet
 
 
 def parts(
@@ -20,12 +27,44 @@ def parts(
     class_ids: tuple[str, ...],
 ) -> dict[str, Any]:
     """Its parts of report.json."""
+    found = curves(class_ids, scored.probabilities, scored.labels)
     return {
         "calibration": asdict(calibrated),
         "not_sure": _not_sure(scored, calibrated, distance),
         "evaluation": evaluation.as_json(),
         "comparison": _comparison(scored, opponent, verdict, class_ids),
-        "predictions": list(predictions(scored, class_ids)),
+        "mistakes": _mistakes(scored, class_ids),
+        "thresholds": [one.as_json() for one in found],
+    }
+
+
+def answers(scored: Scored, class_ids: Sequence[str]) -> "pa.Table":
+    """predictions.parquet."""
+    best = scored.probabilities.argmax(axis=1)
+    told = {
+        "label": predictions.one_class(scored.labels, class_ids),
+        "predicted": predictions.one_class(best, class_ids),
+    }
+    return predictions.table(scored.items, class_ids, told, scored.probabilities)
+
+
+def _mistakes(scored: Scored, class_ids: Sequence[str]) -> dict[str, Any]:
+    """How many, and the wrong answers the model was surest of: label noise shows here first."""
+    wrong = np.flatnonzero(~scored.right)
+    best = scored.probabilities.max(axis=1)
+    worst = wrong[np.argsort(-best[wrong], kind="stable")][:WORST]
+    return {
+        "total": len(wrong),
+        "worst": [
+            {
+                "sha256": scored.items[place].sha256,
+                "source": scored.items[place].source,
+                "label": class_ids[scored.labels[place]],
+                "predicted": class_ids[int(scored.probabilities[place].argmax())],
+                "probability": round(float(best[place]), 6),
+            }
+            for place in worst.tolist()
+        ],
     }
 
 

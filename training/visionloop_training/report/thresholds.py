@@ -1,54 +1,66 @@
 """What each class's precision, recall and false alarms would be at every threshold, on test."""
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from visionloop_training.metrics import Flags, Floats
+from visionloop_training.metrics import Flags, Floats, Integers
 
 MOST = 8  # classes of one plot; with more no line can be told from another
+POINTS = 200  # of a curve in report.json; more cannot be seen
+_MEASURES = ("precision", "recall", "false_alarms")
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
     """One class against the rest, by falling thresholds; all (thresholds,)."""
 
-    name: str
+    class_id: str
     precision: Floats
     recall: Floats
     false_alarms: Floats  # share of the other images that are answered as the class
 
+    def thinned(self, points: int = POINTS) -> "Curve":
+        """With no more points than these, the ends among them."""
+        keep = np.unique(np.linspace(0, len(self.recall) - 1, points).astype(int))
+        return Curve(
+            self.class_id, self.precision[keep], self.recall[keep], self.false_alarms[keep]
+        )
 
-def curves(document: Mapping[str, Any]) -> list[Curve]:
-    """Of the classes with the most test images; a class that all images have, or none, has none."""
-    rows = document["predictions"]
-    images = Counter(class_id for row in rows for class_id in _classes(row))
-    shown = [
-        (place, label)
-        for place, label in enumerate(document["labels"])
-        if 0 < images[label["id"]] < len(rows)
-    ]
-    shown.sort(key=lambda one: -images[one[1]["id"]])
+    def as_json(self) -> dict[str, Any]:
+        """Plain lists."""
+        numbers = {name: np.round(getattr(self, name), 6).tolist() for name in _MEASURES}
+        return {"class_id": self.class_id, **numbers}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> "Curve":
+        """What `as_json` gave."""
+        return cls(plain["class_id"], *(np.array(plain[name]) for name in _MEASURES))
+
+
+def curves(class_ids: Sequence[str], probabilities: Floats, truth: Integers | Flags) -> list[Curve]:
+    """Of the classes with the most test images; a class that all images have, or none, has none.
+
+    Probabilities are (n, classes); `truth` is (n,) places of one class an image, or (n, classes)
+    which classes it has.
+    """
+    single = truth.ndim == 1
+    images = np.bincount(truth, minlength=len(class_ids)) if single else truth.sum(axis=0)
+    shown = [place for place, count in enumerate(images) if 0 < count < len(truth)]
+    shown.sort(key=lambda place: -images[place])
     return [
         curve(
-            label["name"],
-            np.array([row["probabilities"][place] for row in rows], dtype=np.float64),
-            np.array([label["id"] in _classes(row) for row in rows]),
-        )
-        for place, label in shown[:MOST]
+            class_ids[place],
+            probabilities[:, place].astype(np.float64),
+            truth == place if single else truth[:, place].astype(bool),
+        ).thinned()
+        for place in shown[:MOST]
     ]
 
 
-def _classes(row: Mapping[str, Any]) -> Collection[str]:
-    """The ids of what an image is labelled as."""
-    labelled: Collection[str] = row["labels"] if "labels" in row else (row["label"],)
-    return labelled
-
-
-def curve(name: str, probabilities: Floats, truth: Flags) -> Curve:
+def curve(class_id: str, probabilities: Floats, truth: Flags) -> Curve:
     """From probabilities (n,) of a class and whether the images have it (n,)."""
     order = np.argsort(-probabilities, kind="stable")
     hits = np.cumsum(truth[order])
@@ -56,17 +68,8 @@ def curve(name: str, probabilities: Floats, truth: Flags) -> Curve:
     last = np.append(np.diff(probabilities[order]) != 0, True)  # of images with one probability
     hits, answered = hits[last], answered[last]
     return Curve(
-        name,
+        class_id,
         precision=hits / answered,
         recall=hits / truth.sum(),
         false_alarms=(answered - hits) / (~truth).sum(),
     )
-
-
-def thinned(found: Sequence[Curve], points: int = 200) -> list[Curve]:
-    """With no more points than can be seen: a page of 10,000 test images stays small."""
-    told = []
-    for one in found:
-        keep = np.unique(np.linspace(0, len(one.recall) - 1, points).astype(int))
-        told.append(Curve(one.name, one.precision[keep], one.recall[keep], one.false_alarms[keep]))
-    return told

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pyarrow as pa
 from PIL import Image
 
 from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Blobs
-from visionloop_training.report import plots
-from visionloop_training.report.thresholds import curves, thinned
+from visionloop_training.report import plots, predictions
+from visionloop_training.report.thresholds import Curve
 
 MISTAKES = 24
 DIFFERENCES = 12  # of each kind
@@ -24,12 +25,13 @@ _LARGEST_SHOWN = 100  # classes; a cell takes 80 bytes of the page: 1,000 classe
 _THUMBNAIL = 144  # pixels
 
 
-def write(folder: Path, document: dict[str, Any], blobs: Blobs) -> None:
-    """report.json, gate.json and report.html in `folder`."""
+def write(folder: Path, document: dict[str, Any], answers: "pa.Table", blobs: Blobs) -> None:
+    """report.json, gate.json, report.html and predictions.parquet in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
     (folder / "gate.json").write_text(json.dumps(document["gate"], indent=1), encoding="utf-8")
     (folder / "report.html").write_text(page(document, blobs), encoding="utf-8")
+    predictions.write(folder / predictions.FILE, answers)
 
 
 def page(document: dict[str, Any], blobs: Blobs) -> str:
@@ -72,15 +74,12 @@ def _of_one_label(document: dict[str, Any], blobs: Blobs) -> dict[str, Any]:
         "small_matrix": len(confusion) <= _LARGEST_MATRIX,
         "confusions": _confusions(document),
         "mistakes": _mistakes(document, blobs),
-        "mistakes_total": sum(p["label"] != p["predicted"] for p in document["predictions"]),
         "differences": _differences(document, blobs),
     }
 
 
 def _of_labels(document: dict[str, Any], blobs: Blobs) -> dict[str, Any]:
     """What the templates show of a model of any number of classes an image."""
-    wrong = [p for p in document["predictions"] if p["labels"] != p["predicted"]]
-    worst = sorted(wrong, key=lambda p: p["jaccard"])[:MISTAKES]
     fit, comparison = document["fit"], document["comparison"]
     kinds = ("lost", "gained") if comparison else ()
     words = ("probability of a class", "share that has it")
@@ -89,8 +88,7 @@ def _of_labels(document: dict[str, Any], blobs: Blobs) -> dict[str, Any]:
             fit["curves"], fit["kept_epoch"], score="mean average precision"
         ),
         "reliability": plots.reliability(_panels(document), words),
-        "mistakes": _pictured(worst, blobs),
-        "mistakes_total": len(wrong),
+        "mistakes": _mistakes(document, blobs),
         "differences": [
             {
                 "kind": kind,
@@ -104,10 +102,10 @@ def _of_labels(document: dict[str, Any], blobs: Blobs) -> dict[str, Any]:
 
 def _thresholds(document: dict[str, Any]) -> dict[str, Any] | None:
     """The plot, and the colour of each class in it; None where no class can have a line."""
-    found = thinned(curves(document))
+    found = [Curve.of(one) for one in document["thresholds"]]
     if not found:
         return None
-    colours = [(one.name, colour) for one, colour in zip(found, plots.LINES, strict=False)]
+    colours = [(one.class_id, colour) for one, colour in zip(found, plots.LINES, strict=False)]
     return {"plot": plots.thresholds(found), "colours": colours}
 
 
@@ -166,13 +164,8 @@ def _unequal(slices: dict[str, Any]) -> list[str]:
 
 
 def _mistakes(document: dict[str, Any], blobs: Blobs) -> list[dict[str, Any]]:
-    """The wrong answers the model was surest of: label noise shows here first."""
-    wrong = [p for p in document["predictions"] if p["label"] != p["predicted"]]
-    wrong.sort(key=lambda p: -max(p["probabilities"]))
-    return [
-        {**p, "sure": max(p["probabilities"]), "picture": _thumbnail(p["sha256"], blobs)}
-        for p in wrong[:MISTAKES]
-    ]
+    """The worst of them, with pictures."""
+    return _pictured(document["mistakes"]["worst"][:MISTAKES], blobs)
 
 
 def _differences(document: dict[str, Any], blobs: Blobs) -> list[dict[str, Any]]:

@@ -1,0 +1,90 @@
+"""A version that a run like this one made before: published, judged, and not promoted since.
+
+The same command on the same snapshot makes the same candidate. Where one is there that the gate has
+judged against today's stable version, the run goes on from its verdict: a run that was killed after
+it published, or that found no room for the alias, is finished, and one that was refused is told so
+again. Training it once more would cost the time, and ask the test images a second time: on a GPU,
+where no two runs give the same bits, each night would be another chance to pass by luck.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from visionloop.bundle import ClassifierBundle
+from visionloop.errors import CorruptError, NotFoundError
+from visionloop.objectstore.transfers import in_parallel
+from visionloop_training import publish
+from visionloop_training.job import Job
+from visionloop_training.lanes import Lane
+from visionloop_training.stable import same_training
+from visionloop_training.verdict import Verdict
+
+_VERDICT, _FIGURES = "report/gate.json", "report/report.json"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """It, with what its report says."""
+
+    bundle: ClassifierBundle
+    verdict: Verdict
+    figures: dict[str, Any]  # report.json
+
+
+def judged_before(job: Job, lane: Lane) -> Judged | None:
+    """The newest version that this run would only make again; `lane` is loaded.
+
+    None also where it was stable once: who took it back wants to see what a new run says.
+    """
+    for bundle in _younger(job):
+        if not _same_run(bundle, job, lane):
+            continue
+        try:
+            verdict = Verdict.of(json.loads(job.repository.file(bundle, _VERDICT)))
+            figures = json.loads(job.repository.file(bundle, _FIGURES))
+        except (NotFoundError, CorruptError, LookupError, TypeError, ValueError) as error:
+            _log.warning("version %d cannot be gone on from: %s", bundle.version, error)
+            continue
+        return None if _was_stable(job, bundle.version) else Judged(bundle, verdict, figures)
+    return None
+
+
+def _younger(job: Job) -> list[ClassifierBundle]:
+    """The versions that may have been compared with stable, newest first."""
+    repository, model = job.repository, job.request.model
+
+    def read(number: int) -> ClassifierBundle | None:
+        try:
+            bundle = repository.read(model, number)
+        except (NotFoundError, CorruptError) as error:
+            _log.warning("version %d cannot be read: %s", number, error)
+            return None
+        return bundle if isinstance(bundle, ClassifierBundle) else None
+
+    numbers = [n for n in repository.versions(model) if n > (job.stable_number or 0)]
+    found = in_parallel(read, sorted(numbers, reverse=True))
+    return [bundle for bundle in found if bundle is not None]
+
+
+def _same_run(bundle: ClassifierBundle, job: Job, lane: Lane) -> bool:
+    """Whether it was made from what this run is made from, by the same programs, and was judged
+    against the same version."""
+    made_of, origin = bundle.provenance, lane.origin
+    return (
+        (made_of.dataset, made_of.snapshot) == (job.data.name, job.data.snapshot)
+        and made_of.parent_version == job.stable_number
+        and (made_of.lane, made_of.backbone, made_of.backbone_sha256)
+        == (origin.lane, origin.backbone, origin.backbone_sha256)
+        and made_of.body_version == (origin.body_version or bundle.version)
+        and made_of.code_version == publish.code_version()
+        and made_of.libraries == publish.libraries()
+        and same_training(bundle, job.request.config)
+    )
+
+
+def _was_stable(job: Job, number: int) -> bool:
+    moves = job.repository.history(job.request.model)
+    return any((move.alias, move.version) == ("stable", number) for move in moves)
