@@ -142,7 +142,7 @@ class AsyncClient(ClientBase):
             if isinstance(error, asyncio.CancelledError) and (cancelled() or not self._closed):
                 raise
             raise self._failure(seconds)(error) from error
-        return FeedbackReceipt(answer.id, answer.created)
+        return FeedbackReceipt.of(answer)
 
     async def close(self) -> None:
         """Closes the connections; calls that are under way fail."""

@@ -176,7 +176,8 @@ class Client(ClientBase):
         """Says what an image truly shows; returns when the service has stored it for good.
 
         `prediction` is a result or its prediction id. `class_id` is what the image shows; where the
-        model tells any number of classes, `class_ids` is all of it (empty: none of them). Without
+        model tells any number of classes, `class_ids` is all of it (empty: none of them). A class
+        may be newer than the model; the receipt names what the model does not know. Without
         either the prediction is called wrong, and no more. Give the image itself, or its sha256
         where labeling-ingest has it. A `feedback_id` (a UUID) of your own lets you repeat a call
         that broke off: it counts once.
@@ -193,7 +194,7 @@ class Client(ClientBase):
             answer = self._stub().SubmitFeedback(request, timeout=seconds, metadata=self._metadata)
         except (grpc.RpcError, ValueError) as error:  # ValueError: closed by another thread
             raise self._failure(seconds)(error) from error
-        return FeedbackReceipt(answer.id, answer.created)
+        return FeedbackReceipt.of(answer)
 
     def close(self) -> None:
         """Closes the connections; calls that are under way fail."""

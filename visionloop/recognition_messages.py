@@ -188,10 +188,20 @@ def error_of(status: pb.ImageStatus) -> VisionloopError | None:
 
 @dataclass(frozen=True, slots=True)
 class FeedbackReceipt:
-    """The service has stored the feedback for good."""
+    """The service has stored the feedback for good.
+
+    `unknown_class_ids` are those of its classes that no loaded version of the model knows: newer
+    than they, or mistyped. Such feedback takes effect once the dataset has the class.
+    """
 
     feedback_id: str
     created: bool  # False: it was stored before
+    unknown_class_ids: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, answer: pb.SubmitFeedbackResponse) -> "FeedbackReceipt":
+        """What the service answered."""
+        return cls(answer.id, answer.created, tuple(answer.unknown_class_ids))
 
 
 def feedback_of(

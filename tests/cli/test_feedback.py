@@ -86,7 +86,8 @@ def test_feedback_goes_into_the_store(flags: list[str], store: ObjectStore, tmp_
     [row] = result("predict", image, *flags)
     ident, mine = row["prediction_id"], str(uuid.uuid4())
     sent = ("feedback", ident, "--class", LABELS[1], "--image", image, "--note", "a crack")
-    assert result(*sent, "--id", mine, *flags) == {"feedback_id": mine, "created": True}
+    receipt = {"feedback_id": mine, "created": True, "unknown_class_ids": []}
+    assert result(*sent, "--id", mine, *flags) == receipt
     assert "it was there before" in visionloop(*sent, "--id", mine, *flags)
     found = parse_feedback(store.get(f"{FOLDER}{mine}").data, mine)
     assert (found.header.class_id, found.header.note) == (LABELS[1], "a crack")
@@ -95,8 +96,10 @@ def test_feedback_goes_into_the_store(flags: list[str], store: ObjectStore, tmp_
     wrong = result("feedback", ident, "--wrong", "--image-sha256", digest, *flags)
     stored = store.get(f"{FOLDER}{wrong['feedback_id']}")
     assert parse_feedback(stored.data, stored.key).header.verdict == "wrong"
+    newer = result("feedback", ident, "--class", "dog", "--image", image, *flags)
+    assert newer["unknown_class_ids"] == ["dog"]
     for arguments, code, words in (
-        ((ident, "--class", "dog", "--image", image), 64, "'dog' is no class of model"),
+        ((ident, "--class", "Dog", "--image", image), 64, "'Dog' is no class of model"),
         ((ident, "--wrong", "--image", image, "--id", mine), 75, "sent before with other content"),
         (("nonsense", "--wrong", "--image", image), 64, "prediction_id is 'nonsense'"),
         ((ident, "--classes", "--image", image), 64, "gives an image one class"),

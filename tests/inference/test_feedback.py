@@ -3,14 +3,14 @@
 import asyncio
 import hashlib
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.bundles import build_bundle, encoded
 
-from visionloop.bundle import Bundle
+from visionloop.bundle import Bundle, BundleLabel, ClassificationBundle
 from visionloop.errors import (
     ConflictError,
     ImageError,
@@ -25,7 +25,7 @@ from visionloop.objectstore import ObjectStore, open_store
 from visionloop.prediction_id import PredictionId
 from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop_inference import feedback as module
-from visionloop_inference.feedback import FeedbackInbox
+from visionloop_inference.feedback import FeedbackInbox, FindBundles
 
 PICTURE = encoded(1)
 
@@ -48,12 +48,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture
-def find(bundle: Bundle) -> Callable[[str, int], Bundle | None]:
-    return lambda model, version: bundle if (model, version) == ("cells", 1) else None
+def find(bundle: Bundle) -> FindBundles:
+    return lambda model: {1: bundle} if model == "cells" else {}
 
 
 @pytest.fixture
-def inbox(store_url: str, find: Callable[[str, int], Bundle | None]) -> Iterator[FeedbackInbox]:
+def inbox(store_url: str, find: FindBundles) -> Iterator[FeedbackInbox]:
     inbox = FeedbackInbox(store_url, find)
     yield inbox
     inbox.close()
@@ -82,6 +82,31 @@ def test_it_is_in_the_store_when_it_is_acknowledged(inbox: FeedbackInbox, store_
     sent.note = "another"
     with pytest.raises(ConflictError):
         submit(inbox, sent, "line-3")
+
+
+def test_a_class_that_is_newer_than_the_version_is_stored_and_named(
+    inbox: FeedbackInbox, store_url: str
+) -> None:
+    """The dataset may have it: nothing else would bring such corrections into the next training."""
+    sent = request(class_id="wolf_2-b")
+    answers = [asyncio.run(inbox.submit(sent, "")) for _ in range(2)]
+    assert [answer.created for answer in answers] == [True, False]
+    assert [list(answer.unknown_class_ids) for answer in answers] == [["wolf_2-b"]] * 2
+    (stat,) = open_store(store_url).list(FOLDER)
+    found = parse_feedback(open_store(store_url).get(stat.key).data, stat.key)
+    assert (found.header.verdict, found.header.class_id) == ("class", "wolf_2-b")
+
+
+def test_a_class_that_another_loaded_version_knows_is_no_unknown_one(
+    file_store: ObjectStore, bundle: Bundle
+) -> None:
+    assert isinstance(bundle, ClassificationBundle)
+    label = BundleLabel(id="wolf", name="Wolf")
+    newer = bundle.model_copy(update={"version": 2, "labels": [*bundle.labels, label]})
+    inbox = FeedbackInbox(file_store.url, lambda _: {1: bundle, 2: newer})
+    for class_id, unknown in (("wolf", []), ("wolve", ["wolve"])):
+        answer = asyncio.run(inbox.submit(request(class_id=class_id), ""))
+        assert list(answer.unknown_class_ids) == unknown
 
 
 def test_wrong_without_a_class_and_an_image_by_digest(inbox: FeedbackInbox, store_url: str) -> None:
@@ -125,9 +150,10 @@ def test_a_version_that_is_not_loaded_is_taken_unchecked(
         ({"class_id": ""}, "class_id has 0 characters"),
         ({"class_id": "x" * 201}, "class_id has 201 characters"),
         (
-            {"class_id": "dog"},
-            r"'dog' is no class of model 'cells' version 1; .* cat \(Cat\), ",
+            {"class_id": "Cat"},
+            r"'Cat' is no class of model 'cells', nor .* Version 1 knows: .*cat \(Cat\), ",
         ),
+        ({"class_id": "x" * 81}, "nor the id of one that its dataset may have got since"),
         ({"note": "x" * 2001}, "note has 2001 characters; the limit is 2000"),
         ({"image": None}, "image or image_sha256 is needed"),
         ({"image": None, "image_sha256": "A" * 64}, "must be 64 lower-case hex"),
@@ -137,7 +163,7 @@ def test_a_version_that_is_not_loaded_is_taken_unchecked(
 )
 def test_what_cannot_be_is_refused(
     file_store: ObjectStore,
-    find: Callable[[str, int], Bundle | None],
+    find: FindBundles,
     changes: dict[str, Any],
     said: str,
 ) -> None:
@@ -148,7 +174,7 @@ def test_what_cannot_be_is_refused(
 
 
 def test_images_are_checked_like_those_to_recognise(
-    file_store: ObjectStore, find: Callable[[str, int], Bundle | None]
+    file_store: ObjectStore, find: FindBundles
 ) -> None:
     inbox = FeedbackInbox(file_store.url, find, limits=Limits(max_bytes=len(PICTURE) - 1))
     for sent, reason in ((request(), "too_many_bytes"), (request(image=b"GIF89a"), "truncated")):
@@ -158,7 +184,7 @@ def test_images_are_checked_like_those_to_recognise(
 
 
 def test_a_store_that_is_away_is_told_without_its_words(
-    tmp_path: Path, find: Callable[[str, int], Bundle | None], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, find: FindBundles, caplog: pytest.LogCaptureFixture
 ) -> None:
     away = True
 
@@ -178,7 +204,7 @@ def test_a_store_that_is_away_is_told_without_its_words(
 
 @pytest.mark.s3
 def test_an_s3_server_that_nobody_reaches(
-    s3_url: str, monkeypatch: pytest.MonkeyPatch, find: Callable[[str, int], Bundle | None]
+    s3_url: str, monkeypatch: pytest.MonkeyPatch, find: FindBundles
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(UnavailableError):
@@ -187,7 +213,7 @@ def test_an_s3_server_that_nobody_reaches(
 
 def test_many_at_once_are_bounded(
     file_store: ObjectStore,
-    find: Callable[[str, int], Bundle | None],
+    find: FindBundles,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "MOST_UNDER_WAY", 3)

@@ -75,14 +75,22 @@ def test_the_image_is_the_body_and_the_query_says_what_it_shows(
     said = {"prediction_id": prediction, "class_id": LABELS[1], "note": "kein Riß, Schmutz"}
     ident = str(uuid.uuid4())
     answer = send(server, IMAGE, id=ident.upper(), **said)
-    assert answer.json() == {"id": ident, "created": True}
+    assert answer.json() == {"id": ident, "created": True, "unknown_class_ids": []}
     found = stored(store, answer)
     assert found.image == IMAGE
     assert (found.header.prediction_id, found.header.class_id) == (prediction, LABELS[1])
     assert (found.header.note, found.header.caller) == (said["note"], "app")
-    assert send(server, IMAGE, id=ident, **said).json() == {"id": ident, "created": False}
+    assert send(server, IMAGE, id=ident, **said).json()["created"] is False
     other = send(server, IMAGE, id=ident, prediction_id=prediction, wrong="true")
     assert (other.status_code, other.json()["error"]["code"]) == (409, "ABORTED")
+
+
+def test_a_class_that_no_version_knows_is_stored_and_named(
+    server: Server, store: ObjectStore, prediction: str
+) -> None:
+    answer = send(server, IMAGE, prediction_id=prediction, class_id="dog-like")
+    assert stored(store, answer).header.class_id == "dog-like"
+    assert answer.json()["unknown_class_ids"] == ["dog-like"]
 
 
 def test_without_an_id_one_is_made(server: Server, store: ObjectStore, prediction: str) -> None:
@@ -118,7 +126,7 @@ def test_several_classes_come_as_a_list(server: Server, store: ObjectStore) -> N
         ({"class_id": None}, "say one of class_id=ID"),
         ({"wrong": "true"}, "say one of class_id=ID"),
         ({"class_id": None, "wrong": "yes"}, "wrong is 'yes'; it is true, or left out"),
-        ({"class_id": "dog-like"}, "is no class of model 'cells' version 1; there are: "),
+        ({"class_id": "dog-like!"}, "is no class of model 'cells', nor the id of one that"),
         ({"id": "1"}, "id is '1'; it must be a UUID"),
         ({"class": "cat"}, "the query has 'class'; there are prediction_id, class_id"),
         ({"timeout": "0"}, "timeout is '0'"),

@@ -139,14 +139,15 @@ def test_people_read_what_is_shown_first(
 def test_one_class_is_no_feedback_on_an_image_of_several(
     bundle: MultiLabelBundle, tmp_path: Path
 ) -> None:
-    def find(_model: str, _version: int) -> Bundle:
-        return bundle
+    def find(_model: str) -> dict[int, Bundle]:
+        return {bundle.version: bundle}
 
     inbox = FeedbackInbox(f"file://{tmp_path}/inbox", find)
     prediction = PredictionId.new(bundle.model, bundle.version, "0" * 64)
     with pytest.raises(InvalidInputError, match="several classes"):
-        inbox._check_classes([CAT], "class_id", prediction)
-    inbox._check_classes([], "classes", prediction)
-    inbox._check_classes([ROCKET, CAT], "classes", prediction)
-    with pytest.raises(InvalidInputError, match="'dog' is no class of model"):
-        inbox._check_classes([CAT, "dog"], "classes", prediction)
+        inbox._unknown([CAT], "class_id", prediction)
+    assert inbox._unknown([], "classes", prediction) == []
+    assert inbox._unknown([ROCKET, CAT], "classes", prediction) == []
+    assert inbox._unknown([CAT, "dog"], "classes", prediction) == ["dog"]
+    with pytest.raises(InvalidInputError, match="'a dog' is no class of model"):
+        inbox._unknown([CAT, "a dog"], "classes", prediction)

@@ -196,8 +196,9 @@ def test_feedback_reaches_the_store(guarded: tuple[Server, Path], one_model: Any
         assert not again.created
         with pytest.raises(ConflictError):
             client.submit_feedback(result, image=image, feedback_id=mine)
-        with pytest.raises(InvalidInputError, match="'dog' is no class of model 'cells'"):
-            client.submit_feedback(result, class_id="dog", image=image)
+        assert receipt.unknown_class_ids == ()
+        with pytest.raises(InvalidInputError, match="'A dog' is no class of model 'cells'"):
+            client.submit_feedback(result, class_id="A dog", image=image)
         with pytest.raises(InvalidInputError, match="the very bytes"):
             client.submit_feedback(result, class_id=LABELS[1], image=encoded(10))
     store = open_store(one_model[0])

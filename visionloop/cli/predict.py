@@ -115,6 +115,12 @@ def feedback(options: argparse.Namespace, output: Output) -> int:
         )
     before = "" if receipt.created else " (it was there before)"
     output.line(f"feedback {receipt.feedback_id} is stored{before}")
+    if receipt.unknown_class_ids:
+        named = ", ".join(map(repr, receipt.unknown_class_ids))
+        output.note(
+            f"no loaded version of the model knows {named}: it takes effect if the dataset does; "
+            "else an administrator finds it under Refused feedback"
+        )
     output.result(asdict(receipt))
     return 0
 

@@ -162,11 +162,12 @@ class Catalogue:
             )
         return wanted[0]
 
-    def bundle(self, model: str, version: int) -> Bundle | None:
-        """What a version says of itself, or None when it is not loaded here."""
+    def bundles(self, model: str) -> dict[int, Bundle]:
+        """What the versions of a model that are loaded here say of themselves, by number."""
         found = self.models.get(model)
-        loaded = found.versions.get(version) if found is not None else None
-        return loaded.bundle if loaded is not None else None
+        if found is None:
+            return {}
+        return {number: version.bundle for number, version in found.versions.items()}
 
     # What the supervisor says.
 

@@ -2,21 +2,28 @@
 
 The store is opened by the first feedback, in a thread, so that a service that never gets any pays
 nothing for it. Only what can be checked without a look-up elsewhere is checked: that the prediction
-id is one, that the image is the predicted one and readable, that the class exists when that version
-is loaded. Whether the prediction was ever made is not known here; nothing of requests is kept.
+id is one, that the image is the predicted one and readable, that the class can be one. Whether the
+prediction was ever made is not known here; nothing of requests is kept.
+
+A dataset gets classes that no version knows before the next training, and a correction that names
+one is what the loop is for. Inference cannot see datasets, so such a class is stored, and the
+answer names it: an app that mistyped it is told, and no other loses anything. What no dataset can
+have is refused. Price: a typing error that looks like an id waits for an administrator, too, among
+the refused feedback of labeling-ingest.
 """
 
 import asyncio
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
 from visionloop.bundle import Bundle, ClassifierBundle, MultiLabelBundle
+from visionloop.class_ids import may_be_of_a_dataset
 from visionloop.errors import (
     ConflictError,
     CorruptError,
@@ -49,8 +56,8 @@ RETRY_SECONDS = 1.0
 INBOX = "inbox"
 SHOWN_CLASSES = 20
 
-# The bundle of a model's version, or None where it is not loaded.
-FindBundle = Callable[[str, int], Bundle | None]
+# The bundles of a model's versions that are loaded, by number.
+FindBundles = Callable[[str], Mapping[int, Bundle]]
 
 
 class FeedbackInbox:
@@ -59,13 +66,13 @@ class FeedbackInbox:
     def __init__(
         self,
         store_url: str,
-        find_bundle: FindBundle,
+        find_bundles: FindBundles,
         *,
         limits: Limits = DEFAULT_LIMITS,
         open_store: Callable[[str], ObjectStore] = open_store,
     ) -> None:
         self._url = store_url
-        self._find_bundle = find_bundle
+        self._find_bundles = find_bundles
         self._limits = limits
         self._open = open_store
         self._store: ObjectStore | None = None
@@ -86,7 +93,7 @@ class FeedbackInbox:
                 "the same id",
                 retry_after_seconds=RETRY_SECONDS,
             )
-        prediction = self._check(request)
+        prediction, unknown = self._check(request)
         self._under_way += 1
         try:
             created = await asyncio.get_running_loop().run_in_executor(
@@ -95,14 +102,16 @@ class FeedbackInbox:
         finally:
             self._under_way -= 1
         metrics.FEEDBACK.labels(outcome="stored" if created else "repeated").inc()
-        return pb.SubmitFeedbackResponse(id=request.id, created=created)
+        return pb.SubmitFeedbackResponse(id=request.id, created=created, unknown_class_ids=unknown)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _check(self, request: pb.SubmitFeedbackRequest) -> PredictionId:
-        """What can be said of it without reading the image."""
+    def _check(self, request: pb.SubmitFeedbackRequest) -> tuple[PredictionId, list[str]]:
+        """What can be said of it without reading the image: its prediction, and which of its
+        classes no loaded version knows."""
         check_id(request.id)
+        unknown: list[str] = []
         prediction = PredictionId.parse(request.prediction_id)
         if request.WhichOneof("verdict") is None or (
             request.HasField("wrong") and not request.wrong
@@ -118,9 +127,9 @@ class FeedbackInbox:
                 field="note",
             )
         if request.HasField("class_id"):
-            self._check_classes([request.class_id], "class_id", prediction)
+            unknown = self._unknown([request.class_id], "class_id", prediction)
         if request.HasField("classes"):
-            self._check_classes(request.classes.class_ids, "classes", prediction)
+            unknown = self._unknown(request.classes.class_ids, "classes", prediction)
         if request.WhichOneof("picture") is None:
             raise InvalidInputError(
                 "image or image_sha256 is needed: send the image itself unless labeling-ingest "
@@ -135,15 +144,22 @@ class FeedbackInbox:
                     field="image_sha256",
                 )
             _check_digest(request.image_sha256, prediction, "image_sha256")
-        return prediction
+        return prediction, unknown
 
-    def _check_classes(
-        self, class_ids: Sequence[str], field: str, prediction: PredictionId
-    ) -> None:
+    def _unknown(self, class_ids: Sequence[str], field: str, prediction: PredictionId) -> list[str]:
+        """Those that no loaded version of the model knows. Raises InvalidInputError for what no
+        dataset can have, and for a verdict of the other kind of model."""
         _check_ids(class_ids, field)
-        bundle = self._find_bundle(prediction.model, prediction.version)
+        loaded = self._find_bundles(prediction.model)
+        bundle = loaded.get(prediction.version)
         if bundle is None:
-            return  # a version that is not loaded any more: whoever drains the inbox checks it
+            return []  # a version that is not loaded any more: whoever drains the inbox checks it
+        if not isinstance(bundle, ClassifierBundle):
+            raise InvalidInputError(
+                f"model {prediction.model!r} was not trained on a dataset, so there is none whose "
+                "class the image could be given",
+                field=field,
+            )
         several = isinstance(bundle, MultiLabelBundle)
         if several and field == "class_id":
             raise InvalidInputError(
@@ -157,19 +173,22 @@ class FeedbackInbox:
                 f"model {prediction.model!r} gives an image one class; say which in `class_id`",
                 field=field,
             )
-        labels = bundle.labels if isinstance(bundle, ClassifierBundle) else []
-        known = {label.id: label.name for label in labels}
-        for class_id in class_ids:
-            if class_id not in known:
-                shown = ", ".join(
-                    one if one == name else f"{one} ({name})"
-                    for one, name in islice(known.items(), SHOWN_CLASSES)
-                ) + (", …" if len(known) > SHOWN_CLASSES else "")
+        known = {
+            label.id: label.name
+            for one in (bundle, *loaded.values())
+            if isinstance(one, ClassifierBundle)
+            for label in one.labels
+        }
+        unknown = [class_id for class_id in class_ids if class_id not in known]
+        for class_id in unknown:
+            if not may_be_of_a_dataset(class_id):
                 raise InvalidInputError(
-                    f"{field} {class_id!r} is no class of model {prediction.model!r} version "
-                    f"{prediction.version}; there are: {shown or 'none'}",
+                    f"{field} {class_id!r} is no class of model {prediction.model!r}, nor the id "
+                    "of one that its dataset may have got since: ids hold small letters, digits, _ "
+                    f"and -. Version {prediction.version} knows: {_listed(bundle)}",
                     field=field,
                 )
+        return unknown
 
     def _keep(
         self, request: pb.SubmitFeedbackRequest, prediction: PredictionId, caller: str
@@ -194,6 +213,15 @@ class FeedbackInbox:
                 "the store takes no feedback at the moment; send it again later, under the same id",
                 retry_after_seconds=RETRY_SECONDS,
             ) from error
+
+
+def _listed(bundle: ClassifierBundle) -> str:
+    """The first of its classes, for people: by their ids, and their names where those differ."""
+    shown = ", ".join(
+        label.id if label.id == label.name else f"{label.id} ({label.name})"
+        for label in islice(bundle.labels, SHOWN_CLASSES)
+    )
+    return shown + (", …" if len(bundle.labels) > SHOWN_CLASSES else "")
 
 
 def _feedback(

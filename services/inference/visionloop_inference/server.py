@@ -63,7 +63,7 @@ class Server:
         self._server = grpc.aio.server(options=_options(settings))
         self.regions = Regions(_telling(ask))
         open_inference = OpenInference(catalogue, decoder, ask, _offer(settings), self.regions)
-        self._feedback = FeedbackInbox(settings.store, catalogue.bundle)
+        self._feedback = FeedbackInbox(settings.store, catalogue.bundles)
         recognition = Recognition(catalogue, decoder, settings.max_images, self._feedback)
         registrar = _Registrar(self._server, self._guard)
         recognition_pb2_grpc.add_RecognitionServicer_to_server(recognition, registrar)

@@ -16,6 +16,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
+from visionloop.class_ids import may_be_of_a_dataset
 from visionloop.errors import InvalidInputError
 from visionloop_labeling.annotation import Annotation, stored_class_ids
 from visionloop_labeling.schema import (
@@ -29,7 +30,6 @@ from visionloop_labeling.schema import (
 
 MAX_CLASSES: Final = 10_000
 _KEY = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-_SOME_KEY = re.compile(r"[a-z0-9_-]{1,80}")
 
 
 class ClassState(StrEnum):
@@ -83,7 +83,7 @@ class ClassBook:
         unknown = {key for key in keys if key not in self._by_key}
         if not unknown:  # as with most labels
             return
-        wanted = sorted(key for key in unknown if _SOME_KEY.fullmatch(key))
+        wanted = sorted(key for key in unknown if may_be_of_a_dataset(key))
         if wanted:
             self._read(LabelClass.key.in_(wanted))
 

@@ -151,9 +151,11 @@ class ClassSet(_message.Message):
     def __init__(self, class_ids: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SubmitFeedbackResponse(_message.Message):
-    __slots__ = ("id", "created")
+    __slots__ = ("id", "created", "unknown_class_ids")
     ID_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_CLASS_IDS_FIELD_NUMBER: _ClassVar[int]
     id: str
     created: bool
-    def __init__(self, id: _Optional[str] = ..., created: bool = ...) -> None: ...
+    unknown_class_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., created: bool = ..., unknown_class_ids: _Optional[_Iterable[str]] = ...) -> None: ...
