@@ -5,10 +5,11 @@
 
 A stream that breaks off, or a service that answers that it is not ready, costs a pause; then the
 images without an answer are sent again, so those that were under way are recognised twice. The
-first of them go one by one, for the images of a request fail together: an image that ends a process
-of the service each time gets its error after so many tries, once another one was answered, and the
-others get their results. A service that never answered anything is no break: its error is raised at
-once. Needs grpcio and protobuf alone.
+first of them go one by one, for the images of a request fail together. An image that ends a process
+of the service each time gets its error after so many tries, and the others get their results: that
+it was the image is told by another one, which is answered meanwhile. Where that has no answer
+either, the service is away. A service that never answered anything is no break: its error is raised
+at once. Needs grpcio and protobuf alone.
 """
 
 import logging
@@ -23,7 +24,7 @@ from visionloop.errors import OverloadedError, UnavailableError
 from visionloop.recognition_messages import name_of
 from visionloop.recognition_stream import IMAGES
 
-TRIES: Final = 8  # in a row that bring not one result; with their pauses about 40 s
+TRIES: Final = 8  # of one image, and then of others, without one answer; with pauses about 40 s
 FIRST_PAUSE: Final = 0.5  # seconds; doubled for each try after it
 LONGEST_PAUSE: Final = 10.0
 LONGEST_WISH: Final = 60.0  # seconds that a service may ask us to wait
@@ -45,20 +46,15 @@ def recognize_all(
     `Client.recognize_stream` raises otherwise. What was yielded until then is good.
     """
     done = fruitless = 0
-    suspects = 0  # images behind `done`, one of which may have ended a process: each goes alone
-    blamed: Recognition | None = None  # of image `done`, after all tries
+    suspects = 0  # images from `done` on, one of which may have ended a process: each goes alone
+    answered: int | None = None  # the place of one that was
+    there = False  # the service answered another image, and not this one
     while done < len(images):
-        first = done + (blamed is not None)
-        places = range(first, min(first + 1, len(images)) if suspects else len(images))
-        if blamed is not None and not places:
-            yield blamed
-            return
+        places = range(done, min(done + 1, len(images)) if suspects else len(images))
         try:
             for result in _answered(client, images, places, asked):
-                if blamed is not None:  # the service is there: it was the image
-                    held, blamed, done = blamed, None, done + 1
-                    yield held
-                done, fruitless, suspects = done + 1, 0, max(0, suspects - 1)
+                answered = done if result.error is None else answered
+                done, fruitless, suspects, there = done + 1, 0, max(0, suspects - 1), False
                 yield result
             continue
         except _AwayError as away:
@@ -70,10 +66,44 @@ def recognize_all(
             said = f"{done} of {len(images)} are answered, the others are sent again"
             tell(f"{broke.error}; {said}")
             time.sleep(_pause(fruitless, broke.error.retry_after_seconds or 0.0))
-        elif broke.result is None or blamed is not None:  # not for this image alone
+            continue
+        others = _others(done, answered, len(images))
+        if others and not there:
+            tell(f"{broke.error}; {name_of(done, images[done])} had no answer {TRIES} times")
+            answered = _asked_for(client, images, others, asked)
+            if answered is None:
+                raise broke.error
+            there = True  # once more: it may have come back just now
+            continue
+        if not others and broke.result is None:
             raise broke.error
-        else:
-            blamed, fruitless = broke.result, 1
+        yield broke.result or Recognition(
+            name_of(done, images[done]), model="", version=0, error=broke.error
+        )
+        done, fruitless, suspects, there = done + 1, 0, IMAGES, False
+
+
+def _others(place: int, answered: int | None, count: int) -> Sequence[int]:
+    """The images that tell whether it is the one at `place` which has no answer, or the service:
+    one that was answered, or those that come after it."""
+    return [answered] if answered is not None else range(place + 1, min(place + 1 + TRIES, count))
+
+
+def _asked_for(
+    client: Client, images: Sequence[Image], places: Sequence[int], asked: Mapping[str, Any]
+) -> int | None:
+    """The first of these places whose image is answered, each sent alone; None where the service
+    stays away."""
+    for attempt in range(TRIES):
+        place = places[attempt % len(places)]
+        try:
+            found = list(_answered(client, images, range(place, place + 1), asked))
+        except _AwayError as away:
+            time.sleep(_pause(attempt + 1, away.error.retry_after_seconds or 0.0))
+            continue
+        if all(one.error is None for one in found):  # a file that is not there says nothing of it
+            return place
+    return None
 
 
 def _pause(fruitless: int, wish: float) -> float:

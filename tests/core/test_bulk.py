@@ -22,14 +22,20 @@ def away(wish: float = 20.0) -> UnavailableError:
 class Service:
     """Answers streams. `breaks`: after how many results each breaks off. `not_ready`: how many
     streams find that the model is being fetched. `deadly`: images that end the process always, and
-    with it all of their request."""
+    with it all of their request, or (`cut_off`) the connection."""
 
     def __init__(
-        self, breaks: Sequence[int] = (), not_ready: int = 0, deadly: Sequence[str] = ()
+        self,
+        breaks: Sequence[int] = (),
+        not_ready: int = 0,
+        deadly: Sequence[str] = (),
+        *,
+        cut_off: bool = False,
     ) -> None:
         self.breaks = list(breaks)
         self.not_ready = not_ready
         self.deadly = deadly
+        self.cut_off = cut_off
         self.wish = 20.0
         self.asked: list[list[str]] = []
         self.closed = 0
@@ -45,6 +51,8 @@ class Service:
                     raise away(self.wish)
                 start = number - number % TOGETHER
                 dead = not {*images[start : start + TOGETHER]}.isdisjoint(self.deadly)
+                if dead and self.cut_off:
+                    raise away(self.wish)
                 error: VisionloopError | None = None if ready and not dead else away(self.wish)
                 if image == "!":
                     error = ImageError("no image", reason="not_an_image")
@@ -110,6 +118,30 @@ def test_an_image_that_ends_a_process_each_time_gets_its_error(slept: list[float
     assert len(slept) == 2 + 3 * (TRIES - 1)
 
 
+@pytest.mark.parametrize("deadly", ["cd", "abc", "xyz", "ghijk"])
+def test_deadly_images_side_by_side_get_their_errors_each(slept: list[float], deadly: str) -> None:
+    results, _ = run(Service(deadly=tuple(deadly)), MANY)
+    assert [one.image_id for one in results] == MANY
+    assert "".join(one.image_id for one in results if one.error) == deadly
+
+
+def test_an_image_that_ends_the_front_end_gets_its_error(slept: list[float]) -> None:
+    """The connection breaks off each time, and no answer says what it was."""
+    service = Service(deadly=("m",), cut_off=True)
+    results, _ = run(service, MANY)
+    assert [one.image_id for one in results if one.error] == ["m"]
+    assert isinstance(results[12].error, UnavailableError)
+
+
+def test_an_image_is_not_blamed_for_a_service_that_came_back_just_then(
+    slept: list[float],
+) -> None:
+    service = Service(breaks=(2, *[0] * TRIES))  # it is back for the second of the other images
+    results, _ = run(service)
+    assert [one.image_id for one in results] == IMAGES
+    assert not any(one.error for one in results)
+
+
 def test_after_a_break_the_many_travel_together_again(slept: list[float]) -> None:
     service = Service(breaks=(3,))
     run(service, MANY)
@@ -137,7 +169,7 @@ def test_a_pause_is_bounded_and_no_two_are_the_same(
 
 
 def test_a_service_that_stays_away_is_given_up(slept: list[float]) -> None:
-    for service in (Service(breaks=(2, *[0] * TRIES)), Service(not_ready=10 * TRIES)):
+    for service in (Service(breaks=(2, *[0] * 3 * TRIES)), Service(not_ready=10 * TRIES)):
         client: Client = service  # type: ignore[assignment]
         results: list[Recognition] = []
         with pytest.raises(UnavailableError):
