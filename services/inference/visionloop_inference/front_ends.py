@@ -120,8 +120,9 @@ class FrontEnds:
     # What all of them are told.
 
     def connect(self, child: LinkedChild) -> None:
-        """Links a runner or decoder to every front end, from now on."""
+        """Links a runner or decoder to every front end, from now on; it hears what all hear."""
         self._children.append(child)
+        self.greet(child)
         for hosted in self._hosted:
             self._link(child, hosted)
 
@@ -171,9 +172,17 @@ class FrontEnds:
             self._say(message)
 
     def log_level(self, level: str) -> None:
-        """Of all loggers, until the next one; by its name in `logging`."""
+        """Of all loggers, also those of what is linked to front ends, until the next one; by its
+        name in `logging`."""
         self._log = {"do": "log", "level": level}
         self._say(self._log)
+        for child in self._children:
+            self.greet(child)
+
+    def greet(self, child: LinkedChild) -> None:
+        """Tells a child the level of the log, where it was changed since the start."""
+        if self._log is not None:
+            child.log_level(self._log["level"])
 
     def regions(self, regions: list[dict[str, Any]]) -> None:
         """Shared memory that callers registered, all of it: every front end must know it."""

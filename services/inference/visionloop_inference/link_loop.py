@@ -6,6 +6,7 @@ arrive meanwhile are read after it. Both kinds of process are told this by the s
 what is their own:
 
     link {front_end} + socket, memfd
+    log {level}                             how much to log
     close {seconds}                         (the end of the channel)
 
 Nothing that a front end does ends the process. The supervisor's death is the end of the control
@@ -62,6 +63,7 @@ class LinkLoop:
         self._gone = False
         self.commands: dict[str, Callable[[Message, list[int]], None]] = {
             "link": self._link,
+            "log": self._log,
             "close": self._close,
         }
 
@@ -174,6 +176,9 @@ class LinkLoop:
         link.events = _READABLE
         self._links[link.fileno()] = link
         self._poll.register(link.fileno(), _READABLE)
+
+    def _log(self, message: Message, _fds: list[int]) -> None:
+        logging.getLogger().setLevel(message["level"])
 
     def _close(self, message: Message, _fds: list[int]) -> None:
         self._ending = monotonic() + float(message.get("seconds", 30.0))

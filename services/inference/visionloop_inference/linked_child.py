@@ -1,5 +1,6 @@
 """A child that front ends are linked to, as the supervisor sees it: a runner or a decoder."""
 
+import contextlib
 import itertools
 import socket
 from abc import ABC, abstractmethod
@@ -49,6 +50,11 @@ class LinkedChild(ABC):
                 front_end.send(told, [theirs.fileno(), arena.fd])
             finally:
                 arena.close()
+
+    def log_level(self, level: str) -> None:
+        """How much it logs from here on; by its name in `logging`."""
+        with contextlib.suppress(UnavailableError):  # who comes in its place is told, too
+            self.child.send({"do": "log", "level": level})
 
     async def close(self, patience: float) -> None:
         """Ends it once its front ends have let go and everything queued is answered."""

@@ -84,7 +84,9 @@ class Loader:
 
     def _new(self, version: ModelVersion, instance: int) -> HostedRunner:
         process = self.settings.front_end_processes > 0
-        return HostedRunner(version.bundle, version.folder, instance, process=process)
+        runner = HostedRunner(version.bundle, version.folder, instance, process=process)
+        self.front_ends.greet(runner)  # now: it logs while it loads
+        return runner
 
     def _options(self) -> dict[str, object]:
         settings = self.settings

@@ -9,10 +9,10 @@ everything is to be in one.
             threads, max_batch, tuning,         tested {difference}; or
             precision, pad}                     refused {reason, for_good, problem}
         replay                                  proven {difference} or demoted {problem}
-        link, close: see `link_loop`
+        link, log, close: see `link_loop`
 
-`load` comes first and once. Nothing that a graph does ends this process but a native crash, and
-that takes only the jobs along that were here. Price: a run of the graph is not interrupted for
+`load` comes once, before any link. Nothing that a graph does ends this process but a native crash,
+and that takes only the jobs along that were here. Price: a run of the graph is not interrupted for
 anything, so everything here waits for as long as one batch takes.
 """
 
