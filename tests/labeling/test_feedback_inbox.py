@@ -30,7 +30,7 @@ from visionloop.telemetry.metrics import values
 from visionloop_labeling import feedback_inbox as module
 from visionloop_labeling import refused_feedback
 from visionloop_labeling.datasets import DatasetSettings
-from visionloop_labeling.feedback_inbox import FeedbackInbox
+from visionloop_labeling.feedback_inbox import FeedbackInbox, Retaken
 from visionloop_labeling.refused_feedback import REFUSED, RefusedFeedback
 from visionloop_labeling.schema import Item, LabelEvent
 
@@ -352,6 +352,21 @@ def test_a_person_may_say_which_class_is_meant(core, inbox, meant: str) -> None:
 
 def drained(outcome: str) -> float:
     return values()[metrics.FEEDBACK_DRAINED.metric.name].get((outcome,), [0.0])[0]
+
+
+def test_all_of_it_is_taken_again_once_the_class_is_there(core, inbox, monkeypatch) -> None:
+    corrections = [feedback(number, "teapot") for number in range(3)]
+    unknown = feedback(3, "cat", model="nobody-made-it")
+    leave(core, *corrections, unknown)
+    inbox.drain()
+    assert inbox.retry_all() == Retaken(0, 4, more=False)
+    core.add(encoded(11), "teapot", dataset=DATASET)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "RETAKE_SECONDS", 0.0)
+        assert inbox.retry_all() == Retaken(0, 0, more=True)
+    assert inbox.retry_all() == Retaken(3, 1, more=False)
+    assert [len(events_of(core, number)) for number in range(3)] == [2, 2, 2]
+    assert [one.name for one in listed(core)] == [unknown.header.id]
 
 
 def test_refused_feedback_survives_a_store_that_fails_while_it_is_taken(

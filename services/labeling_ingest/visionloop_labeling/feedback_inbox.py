@@ -13,9 +13,11 @@ holds up the rest; `retry` takes it again once the cause is gone (`refused_feedb
 is named but not there yet is waited for.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from types import MappingProxyType
@@ -59,6 +61,7 @@ from visionloop_labeling.schema import BLOB_STORED, Blob, Item
 GROUP: Final = 64  # objects in a turn
 # How long an image may take to arrive after the feedback that names it.
 PATIENCE: Final = timedelta(hours=1)
+RETAKE_SECONDS: Final = 20.0  # of one call; somebody waits for it
 _AGAIN_SECONDS: Final = 60.0
 _AFTER_FAULT_SECONDS: Final = 600.0
 _AS_SAID: Final[Mapping[str, str]] = MappingProxyType({})  # every class is called as the app did
@@ -115,6 +118,24 @@ class FeedbackInbox:
         extra = {"key": key, "outcome": outcome, "meant": dict(meant)}
         _log.info("a feedback was taken again", extra=extra)
         return outcome
+
+    def retry_all(self) -> "Retaken":
+        """Takes all that was put aside again, in the order of names, for RETAKE_SECONDS at most.
+
+        Raises what the store or the database raises when it is away; what was taken is taken then.
+        """
+        began = time.monotonic()
+        taken = left = 0
+        for name in sorted(refused_feedback.names(self._store)):
+            if time.monotonic() - began >= RETAKE_SECONDS:
+                return Retaken(taken, left, more=True)
+            with contextlib.suppress(NotFoundError):  # another replica's, just now
+                try:
+                    self.retry(name)
+                    taken += 1
+                except RefusedError:
+                    left += 1
+        return Retaken(taken, left, more=False)
 
     def _waiting(self) -> Iterator[str]:
         listed: set[str] = set()
@@ -255,6 +276,16 @@ class FeedbackInbox:
             return self._origin_of(prediction.model, prediction.version)[0]
         except VisionloopError:
             return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Retaken:
+    """What became of feedback that was taken again: how many took effect, how many cannot yet, and
+    whether there are more, which nobody looked at."""
+
+    taken: int
+    left: int
+    more: bool
 
 
 class _RefusalError(VisionloopError):

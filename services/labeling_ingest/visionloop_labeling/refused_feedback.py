@@ -76,9 +76,9 @@ def page(
 
     What is taken again meanwhile is missing, so a page may come short.
     """
-    names = heapq.nsmallest(limit, (name for name in _names(store) if name > after))
-    found = in_parallel(lambda name: _read(store, name), names)
-    return [one for one in found if one is not None], names[-1] if len(names) == limit else ""
+    shown = heapq.nsmallest(limit, (name for name in names(store) if name > after))
+    found = in_parallel(lambda name: _read(store, name), shown)
+    return [one for one in found if one is not None], shown[-1] if len(shown) == limit else ""
 
 
 def content(store: ObjectStore, name: str) -> bytes:
@@ -97,7 +97,8 @@ def remove(store: ObjectStore, name: str) -> None:
     store.delete(REFUSED + name)
 
 
-def _names(store: ObjectStore) -> Iterator[str]:
+def names(store: ObjectStore) -> Iterator[str]:
+    """What was put aside, by name, in no order."""
     for stat in store.list(REFUSED):
         if stat.key.endswith(".json"):
             yield stat.key.removeprefix(REFUSED).removesuffix(".json")

@@ -67,13 +67,12 @@ def test_refused_feedback_is_seen_with_its_reason_and_taken_once_the_class_is_th
         expect(card).to_contain_text("line-3")
         assert violations(page) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
-        again = page.get_by_role("button", name="Take")
-        again.click()
+        card.get_by_role("button", name="Take").click()
         expect(card.get_by_role("alert")).to_contain_text("it cannot be used yet: dataset")
         page.get_by_role("button", name="Add class teapot").click()
         expect(page.get_by_text("teapot is a class now: take it again.")).to_be_visible()
         expect(page.get_by_role("button", name="Add class")).to_have_count(0)
-        again.click()
+        page.get_by_role("button", name="Take all again").click()
         expect(page.locator(".empty")).to_contain_text("Nothing was refused")
     assert made.classes(image) == ["teapot"]
     status, metrics = server.get("/metrics")

@@ -81,6 +81,14 @@ class TakenOut(BaseModel):
     outcome: str
 
 
+class RetakenOut(BaseModel):
+    """How many took effect, how many still cannot, and whether there are more: then ask again."""
+
+    taken: int
+    left: int
+    more: bool
+
+
 def routes(service: LabelingService) -> APIRouter:
     """Refused feedback."""
     api = APIRouter(prefix="/v1/feedback/refused", tags=["feedback"], responses=ERRORS)
@@ -98,6 +106,12 @@ def routes(service: LabelingService) -> APIRouter:
             items=[RefusedFeedbackOut.of(one) for one in found],
             next=following or None,
         )
+
+    @api.post("/retry")
+    async def retry_all() -> RetakenOut:
+        """Takes all of it again, as after a class was added; what still cannot be used stays."""
+        found = await service.run(service.feedback.retry_all)
+        return RetakenOut(taken=found.taken, left=found.left, more=found.more)
 
     @api.post("/{feedback_id}/retry")
     async def retry(feedback_id: str, how: RetryIn | None = None) -> TakenOut:
