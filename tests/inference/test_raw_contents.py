@@ -8,6 +8,7 @@ import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.mutations import mutated
 
 from visionloop.errors import InvalidInputError
 from visionloop.proto.inference import open_inference_pb2 as pb
@@ -88,28 +89,8 @@ def test_any_request_and_its_damaged_copies(
 ) -> None:
     data = request.SerializeToString()
     assert ours(data) == protobuf_s(data)
-    for damaged in (mutated(data, chance) for _ in range(4)):
+    for damaged in (mutated(data, chance, INTERESTING) for _ in range(4)):
         assert ours(damaged) == protobuf_s(damaged)
-
-
-def mutated(data: bytes, chance: random.Random) -> bytes:
-    """A copy with a few bytes changed, cut out, doubled or put in."""
-    made = bytearray(data)
-    for _ in range(chance.randint(1, 3)):
-        at = chance.randint(0, len(made))
-        length = chance.randint(1, 8)
-        match chance.randint(0, 4):
-            case 0:
-                del made[at : at + length]
-            case 1:
-                made[at:at] = made[at : at + length]
-            case 2:
-                made[at:at] = chance.choice(INTERESTING)
-            case 3 if at < len(made):
-                made[at] ^= 1 << chance.randint(0, 7)
-            case _:
-                made[at : at + 1] = bytes([chance.choice((0, 0x7F, 0x80, 0xFF))])
-    return bytes(made)
 
 
 # Fields of every wire type, unknown numbers, groups, lengths that are padded, cut off or huge.
@@ -131,7 +112,7 @@ def test_thousands_of_damaged_messages() -> None:
     seeds = [whole.SerializeToString(), b"", b"".join(INTERESTING[:4])]
     refused = 0
     for case in range(CASES):
-        data = mutated(chance.choice(seeds), chance)
+        data = mutated(chance.choice(seeds), chance, INTERESTING)
         wanted = protobuf_s(data)
         assert ours(data) == wanted, (case, data)
         refused += wanted is None

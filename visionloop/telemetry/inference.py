@@ -10,7 +10,8 @@ _histogram = partial(metrics.histogram, "inference")
 
 REQUEST_DURATION = _histogram(
     "visionloop_request_duration_seconds",
-    "Time from a request's arrival to its answer, refused ones included.",
+    "Time from a request's arrival to its answer, refused ones included; of a request of a stream "
+    "that waited for room, from when it was let in.",
     ("model",),
 )
 STAGE_DURATION = _histogram(
@@ -40,7 +41,8 @@ INFLIGHT_REQUESTS = _gauge(
 REJECTED = _counter(
     "visionloop_rejected_total",
     "Requests refused or dropped before they ran: queue_full, bytes, low_priority, late, expired, "
-    "cancelled, concurrency (--max-concurrent-requests), draining.",
+    "cancelled, concurrency (--max-concurrent-requests), draining. A request of a stream, which "
+    "comes again until there is room, counts when it is given up.",
     ("reason",),
 )
 IMAGE_ERRORS = _counter(

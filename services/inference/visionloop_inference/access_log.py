@@ -15,6 +15,7 @@ from visionloop.errors import InvalidInputError
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop.telemetry.request_lines import RequestLines, short
 from visionloop_inference.raw_contents import parse_header, take_apart
+from visionloop_inference.recognize_request import Asked
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +45,9 @@ class AccessLog:
         request: Any = None,
         response: Any = None,
     ) -> None:
-        """One line. `peer` is what `peer_of` said; `request` the message, the bytes of a
-        ModelInferRequest, or None for a stream; `response` the message, the bytes of a
-        ModelInferResponse, or None where there was none."""
+        """One line. `peer` is what `peer_of` said; `request` the message, what was read of a
+        RecognizeRequest, the bytes of a ModelInferRequest, or None for a stream; `response` the
+        message, the bytes of a ModelInferResponse, or None where there was none."""
         facts: dict[str, object] = {
             "method": method.lstrip("/"),
             "code": code,
@@ -54,9 +55,7 @@ class AccessLog:
             "peer": peer,
         }
         if request is not None:
-            raw = isinstance(request, bytes)
-            facts["bytes"] = len(request) if raw else request.ByteSize()
-            request = _header(request) if raw else request
+            facts["bytes"], request = _taken_apart(request)
             if (rows := _rows(request)) is not None:
                 facts["rows"] = rows
         if isinstance(response, bytes):
@@ -68,6 +67,15 @@ class AccessLog:
         }
         facts |= {name: value for name, value in known.items() if value}
         log.info("request", extra=facts | self._lines.left_out())
+
+
+def _taken_apart(request: Any) -> tuple[int, Any]:
+    """A request's bytes, and it as a message without what is large; None for what is none."""
+    if isinstance(request, Asked):
+        return request.size, request.message
+    if isinstance(request, bytes):
+        return len(request), _header(request)
+    return request.ByteSize(), request
 
 
 def _header(request: bytes) -> pb.ModelInferRequest | None:

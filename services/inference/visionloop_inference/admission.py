@@ -28,6 +28,24 @@ from visionloop.telemetry import inference as metrics
 MINIMUM_PUSHBACK = 0.01  # seconds
 
 
+class NoRoomError(OverloadedError):
+    """Refused at the door. It is counted when its caller is told of it, not where it is raised: a
+    request of a stream comes to the door until it is let in."""
+
+    def __init__(self, door: str, message: str, retry_after_seconds: float) -> None:
+        super().__init__(message, retry_after_seconds=max(retry_after_seconds, MINIMUM_PUSHBACK))
+        self._door = door
+
+    @property
+    def reason(self) -> str:
+        """For callers it is what any server says that has too much to do."""
+        return "overloaded"
+
+    def count(self) -> None:
+        """The caller is told."""
+        metrics.REJECTED.labels(reason=self._door).inc()
+
+
 @dataclass(slots=True)
 class ByteBudget:
     """Request bytes held by all models together."""
@@ -74,7 +92,7 @@ class Admission:
         """Holds `rows` and `size` bytes for the length of the block.
 
         `deadline` is a time.monotonic(); `predicted(n)` the seconds until n rows, put behind one
-        another now, are answered. `low` is work of low priority. Raises OverloadedError, or
+        another now, are answered. `low` is work of low priority. Raises NoRoomError, or
         DeadlineExceededError when it is already too late.
         """
         self._check(rows, size, deadline, predicted, low=low)
@@ -156,14 +174,14 @@ class Admission:
     ) -> None:
         excess = self.rows + rows - self._max_rows
         if excess > 0:
-            raise _refusal(
+            raise NoRoomError(
                 "queue_full",
                 f"{self.rows} rows are waiting and the limit is {self._max_rows}, so {rows} more "
                 "have no room; retry later or send to another replica",
                 predicted(min(excess, self.rows)),
             )
         if self._budget.held + size > self._budget.limit:
-            raise _refusal(
+            raise NoRoomError(
                 "bytes",
                 f"requests of {self._budget.held} bytes are being answered and the limit is "
                 f"{self._budget.limit}, so {size} more have no room; retry later or send to "
@@ -180,7 +198,7 @@ class Admission:
         ahead = self.rows if low else self._ahead_of_normal()
         wait = predicted(ahead + rows)
         if wait > left:
-            raise _refusal(
+            raise NoRoomError(
                 "late",
                 f"the answer is predicted in {wait:.3f} s and the deadline is in {left:.3f} s "
                 f"({ahead} rows are ahead in this front end); allow more time or send to another "
@@ -191,7 +209,7 @@ class Admission:
     def _check_share(self, rows: int, size: int, predicted: Callable[[int], float]) -> None:
         if not self._low_rows_fit(rows):
             limit = self.low_limit
-            raise _refusal(
+            raise NoRoomError(
                 "low_priority",
                 f"{self.low_rows} rows of low priority are waiting and their share is {limit} of "
                 f"{self._max_rows}, so {rows} more have no room; retry later, or send them by "
@@ -199,7 +217,7 @@ class Admission:
                 predicted(min(self.low_rows + rows - limit, self.low_rows)),
             )
         if not self._low_bytes_fit(size):
-            raise _refusal(
+            raise NoRoomError(
                 "low_priority",
                 f"requests of low priority hold {self._budget.low} bytes and their share is "
                 f"{self._budget.low_limit} of {self._budget.limit}, so {size} more have no room; "
@@ -225,8 +243,3 @@ def deadline_of(context: grpc.aio.ServicerContext[Any, Any]) -> float | None:
     """The caller's deadline as a time.monotonic(), or None when it set none."""
     left = context.time_remaining()
     return None if left is None else time.monotonic() + left
-
-
-def _refusal(reason: str, message: str, retry_after: float) -> OverloadedError:
-    metrics.REJECTED.labels(reason=reason).inc()
-    return OverloadedError(message, retry_after_seconds=max(retry_after, MINIMUM_PUSHBACK))

@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 
 from visionloop.preprocessing import Preprocessing
+from visionloop_inference.datatypes import Buffer
 from visionloop_inference.decoder import Decoder
 from visionloop_inference.decoding import Decoded
 
@@ -25,7 +26,7 @@ class BulkDecoder:
         self._under_way = 0
         self._line: deque[asyncio.Event] = deque()  # who waits for room; the first is told of it
 
-    async def decode(self, data: bytes, preprocessing: Preprocessing) -> Decoded:
+    async def decode(self, data: Buffer, preprocessing: Preprocessing) -> Decoded:
         """One image, as `Decoder.decode` does it, in its turn."""
         if self._line or not self._has_room():
             await self._room()

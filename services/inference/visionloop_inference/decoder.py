@@ -18,6 +18,7 @@ from visionloop.errors import ImageError
 from visionloop.images import Limits
 from visionloop.preprocessing import Preprocessing
 from visionloop.telemetry import inference as metrics
+from visionloop_inference.datatypes import Buffer
 from visionloop_inference.decoder_pool import DecoderPool, NoDecoderError
 from visionloop_inference.decoding import Decoded, decode
 from visionloop_inference.decoding_load import DecodingLoad
@@ -44,7 +45,7 @@ class Decoder:
         self._seconds = FIRST_GUESS
 
     async def decode(
-        self, data: bytes, preprocessing: Preprocessing, *, low: bool = False
+        self, data: Buffer, preprocessing: Preprocessing, *, low: bool = False
     ) -> Decoded:
         """One image, `low` of low priority.
 
@@ -65,7 +66,7 @@ class Decoder:
         metrics.STAGE_DURATION.labels(stage="decode").observe(seconds)
         return decoded
 
-    async def _decoded(self, data: bytes, preprocessing: Preprocessing) -> tuple[Decoded, float]:
+    async def _decoded(self, data: Buffer, preprocessing: Preprocessing) -> tuple[Decoded, float]:
         with contextlib.suppress(NoDecoderError):
             return await self.processes.decode(data, preprocessing)
         return await asyncio.get_running_loop().run_in_executor(

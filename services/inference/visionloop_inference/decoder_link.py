@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from visionloop_inference import decoding_frames as frames
-from visionloop_inference.datatypes import Answer
+from visionloop_inference.datatypes import Answer, Buffer
 from visionloop_inference.link import Link, Waiting
 from visionloop_inference.rows import HEADER, Arena
 
@@ -19,7 +19,7 @@ from visionloop_inference.rows import HEADER, Arena
 class Image:
     """One encoded image that is to be decoded."""
 
-    data: bytes
+    data: Buffer
     steps: bytes  # its preprocessing as JSON
     room: int  # bytes of the outputs
     answer: asyncio.Future[Answer]  # cancelled: its caller went away

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from visionloop.errors import CorruptError, OverloadedError, UnavailableError, VisionloopError
 from visionloop.preprocessing import Preprocessing
 from visionloop_inference import decoding_frames as frames
+from visionloop_inference.datatypes import Buffer
 from visionloop_inference.decoder_link import DecoderLink, Image
 from visionloop_inference.decoding import Decoded
 from visionloop_inference.rows import Arena
@@ -72,7 +73,7 @@ class DecoderPool:
         self._links.append(DecoderLink(sock, arena, self._hand_out, broke))
         self._hand_out()
 
-    async def decode(self, data: bytes, preprocessing: Preprocessing) -> tuple[Decoded, float]:
+    async def decode(self, data: Buffer, preprocessing: Preprocessing) -> tuple[Decoded, float]:
         """One image, and the seconds that it took.
 
         Raises ImageError; UnavailableError when its decoder died; NoDecoderError when none is there

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from visionloop import images
 from visionloop.images import Limits
 from visionloop.preprocessing import Preprocessing
-from visionloop_inference.datatypes import Tensor
+from visionloop_inference.datatypes import Buffer, Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,10 @@ class Decoded:
     sha256: str  # of the encoded bytes, 64 hex digits
 
 
-def decode(data: bytes, preprocessing: Preprocessing, limits: Limits) -> tuple[Decoded, float]:
+def decode(data: Buffer, preprocessing: Preprocessing, limits: Limits) -> tuple[Decoded, float]:
     """One image, and the seconds that it took. Raises ImageError."""
     start = perf_counter()
+    data = bytes(data)  # of a view a copy, for as long as the image is being decoded
     _, picture = images.decode_picture(data, limits)
     row = preprocessing.of_picture(picture)
     decoded = Decoded(row, picture.width, picture.height, hashlib.sha256(data).hexdigest())

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionloop.signature import FREE, Signature, TensorSpec
-from visionloop_inference.datatypes import Answer, Arrays, Tensor
+from visionloop_inference.datatypes import Answer, Arrays, Buffer, Tensor
 from visionloop_inference.decoding import Decoded
 from visionloop_inference.rows import HEADER, aligned
 
@@ -38,7 +38,7 @@ _BESIDE = 16, 32, 8  # bytes of the outputs beside the row
 _BEGUN = struct.Struct("@Q")
 
 
-def inputs(image: bytes, steps: bytes) -> list[Tensor]:
+def inputs(image: Buffer, steps: bytes) -> list[Tensor]:
     """An encoded image and its preprocessing, as JSON."""
     return [Tensor("UINT8", (len(image),), image), Tensor("UINT8", (len(steps),), steps)]
 
@@ -48,7 +48,7 @@ def room(height: int, width: int) -> int:
     return sum(map(aligned, (3 * height * width, *_BESIDE)))
 
 
-def needed(image: bytes, steps: bytes, room: int) -> int:
+def needed(image: Buffer, steps: bytes, room: int) -> int:
     """Bytes that a job takes of an arena, inputs and outputs."""
     return aligned(len(image)) + aligned(len(steps)) + room
 

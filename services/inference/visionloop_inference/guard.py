@@ -34,6 +34,7 @@ BUSY_RETRY_SECONDS = 0.1
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Any  # grpc.RpcMethodHandler; its generic parameters say nothing here
+Read = Callable[[bytes], Any]  # a request of its bytes
 
 
 class Guard:
@@ -50,19 +51,23 @@ class Guard:
         self._too_many = metrics.REJECTED.labels(reason="concurrency")
         self._closed = settings.tokens is not None
 
-    def around(self, path: str, handler: Handler, *, raw: bool) -> Handler:
+    def around(
+        self, path: str, handler: Handler, *, raw: bool, read: Read | None = None
+    ) -> Handler:
         """The handler, guarded. Ours are unary both ways, or stream both ways.
 
-        A `raw` one takes and gives the bytes of its messages.
+        A `raw` one takes and gives the bytes of its messages. Of others `read` makes of a request's
+        bytes what the handler takes, where that is no message; it may raise DecodeError and
+        VisionloopError.
         """
-        read = None if raw else _forgiving(handler.request_deserializer)
+        reading = None if raw else _forgiving(read or handler.request_deserializer, path)
         write = None if raw else handler.response_serializer
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(
-                self._stream(path, handler.stream_stream, raw=raw), read, write
+                self._stream(path, handler.stream_stream, raw=raw), reading, write
             )
         return grpc.unary_unary_rpc_method_handler(
-            self._unary(path, handler.unary_unary), read, write
+            self._unary(path, handler.unary_unary), reading, write
         )
 
     def _unary(self, path: str, behaviour: Any) -> Any:
@@ -74,7 +79,7 @@ class Guard:
             try:
                 caller = self._admit(path, context)
                 if type(request) is _Unreadable:
-                    raise _unreadable(path)
+                    raise request.error
                 response = await behaviour(request, context)
                 code = "OK"
                 return response
@@ -108,7 +113,7 @@ class Guard:
                 caller = self._admit(path, context)
                 counted = stream.requests(requests)
                 if not raw:
-                    counted = _readable(counted, path)
+                    counted = _readable(counted)
                 async for response in behaviour(counted, context):
                     yield response
                     stream.answered()
@@ -157,31 +162,39 @@ class Guard:
 
 
 class _Unreadable(bytes):
-    """A message that is none of its method's."""
+    """A message that is none of its method's, and why."""
+
+    error: VisionloopError
+
+    @classmethod
+    def of(cls, data: bytes, error: VisionloopError) -> "_Unreadable":
+        made = cls(data)
+        made.error = error
+        return made
 
 
-def _forgiving(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+def _forgiving(read: Read, path: str) -> Read:
     """gRPC answers UNKNOWN and logs a traceback where a deserializer raises; so it does not."""
 
     def reading(data: bytes) -> Any:
         try:
             return read(data)
         except DecodeError:
-            return _Unreadable(data)
+            error = InvalidInputError(
+                f"the message is none of {path}: its bytes are damaged, or made by another .proto "
+                "file"
+            )
+            return _Unreadable.of(data, error)
+        except VisionloopError as error:
+            return _Unreadable.of(data, error)
 
     return reading
 
 
-def _unreadable(path: str) -> InvalidInputError:
-    return InvalidInputError(
-        f"the message is none of {path}: its bytes are damaged, or made by another .proto file"
-    )
-
-
-async def _readable(requests: AsyncIterator[Any], path: str) -> AsyncIterator[Any]:
+async def _readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
     async for request in requests:
         if type(request) is _Unreadable:
-            raise _unreadable(path)
+            raise request.error
         yield request
 
 

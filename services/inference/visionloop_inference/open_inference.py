@@ -235,7 +235,7 @@ async def decode_all(
 
     async def one(index: int) -> NDArray[np.uint8]:
         try:
-            return (await decoder.decode(bytes(encoded[index]), preprocessing)).row
+            return (await decoder.decode(encoded[index], preprocessing)).row
         except ImageError as error:
             raise ImageError(
                 f"image {index}: {error}", reason=error.reason, field=f"image[{index}]"

@@ -16,15 +16,14 @@ from google.protobuf.message import DecodeError
 
 from visionloop.errors import InvalidInputError
 from visionloop.proto.inference import open_inference_pb2 as pb
+from visionloop_inference.message_fields import field, length, tag_of
 
 MAX_FIELDS = 1024  # inputs, outputs, parameters and raw contents of one request, together
 MAX_HEADER_BYTES = 16 * 2**20  # typed contents count, raw contents do not
 
-# Tags: the field's number times 8, plus 2 for "length and bytes follow".
-_ID = 3 << 3 | 2
-_RAW = 7 << 3 | 2
+_ID, _RAW = tag_of(3), tag_of(7)
 _APART = frozenset((_ID, _RAW))
-_KNOWN = frozenset(field.number << 3 | 2 for field in pb.ModelInferRequest.DESCRIPTOR.fields)
+_KNOWN = frozenset(tag_of(known.number) for known in pb.ModelInferRequest.DESCRIPTOR.fields)
 
 
 class Parts(NamedTuple):
@@ -67,7 +66,7 @@ def _walked(data: bytes) -> Parts | None:
         start = place + 2
         size = data[start - 1] if start <= end else end
         if size > 127:
-            size, start = _size(data, start - 1)
+            size, start = length(data, start - 1)
         stop = start + size
         if stop > end or tag not in _KNOWN:
             return None
@@ -89,19 +88,6 @@ def _walked(data: bytes) -> Parts | None:
         return None
     ident = idents[0] if idents else b""
     return Parts(joined, ident, raws) if _is_utf8(ident) else None
-
-
-def _size(data: bytes, place: int) -> tuple[int, int]:
-    """The length that begins at `place` and where its field's bytes begin; beyond the message when
-    it is cut off or longer than four bytes, which no message that a server takes needs."""
-    size = shift = 0
-    for byte in data[place : place + 4]:
-        place += 1
-        size |= (byte & 127) << shift
-        if byte < 128:
-            return size, place
-        shift += 7
-    return 0, len(data) + 1
 
 
 def _is_utf8(data: bytes) -> bool:
@@ -127,12 +113,15 @@ def _check_bounds(data: bytes) -> None:
     """Counts the top-level fields, whatever they are, and the bytes that are not raw contents."""
     end = len(data)
     place = fields = header = 0
-    while place < end and fields <= MAX_FIELDS:
-        begin = place
-        tag, place = _field(data, place)
-        fields += 1
-        if tag != _RAW:
-            header += place - begin
+    try:
+        while place < end and fields <= MAX_FIELDS:
+            begin = place
+            tag, place = field(data, place)
+            fields += 1
+            if tag != _RAW:
+                header += place - begin
+    except DecodeError:
+        raise _malformed() from None
     if place > end:
         raise _malformed()
     if fields > MAX_FIELDS:
@@ -147,39 +136,6 @@ def _check_bounds(data: bytes) -> None:
             f"{MAX_HEADER_BYTES}: send large tensors as raw_input_contents",
             field="inputs.contents",
         )
-
-
-def _field(data: bytes, place: int) -> tuple[int, int]:
-    """The tag of the field that begins at `place`, and where the next one begins."""
-    tag, place = _varint(data, place)
-    match tag & 7:
-        case 0:
-            _, place = _varint(data, place)
-        case 1:
-            place += 8
-        case 2:
-            size, place = _varint(data, place)
-            place += size
-        case 5:
-            place += 4
-        case 3 | 4:  # a group's begin and end: what is in it is walked like the rest
-            pass
-        case _:
-            raise _malformed()
-    return tag, place
-
-
-def _varint(data: bytes, place: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if place >= len(data):
-            break
-        byte = data[place]
-        place += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, place
-    raise _malformed()
 
 
 def _malformed() -> InvalidInputError:

@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from time import perf_counter
+from typing import Any
 
 import grpc
 
@@ -23,15 +23,16 @@ from visionloop_inference.admission import check_count, deadline_of
 from visionloop_inference.auth import CALLER
 from visionloop_inference.bulk_decoding import BulkDecoder
 from visionloop_inference.catalogue import Catalogue, RoutedModel
-from visionloop_inference.datatypes import Answer
+from visionloop_inference.datatypes import Answer, Buffer
 from visionloop_inference.decoder import Decoder
 from visionloop_inference.decoding import Decoded, stacked
 from visionloop_inference.feedback import FeedbackInbox
 from visionloop_inference.incidents import shown
 from visionloop_inference.infer_stream import in_order
 from visionloop_inference.levels import BULK, is_low, level_of
+from visionloop_inference.recognize_request import Asked
 from visionloop_inference.results import MAX_TOP_K, refuse, results_of
-from visionloop_inference.routed_version import RoutedVersion
+from visionloop_inference.routed_version import RoutedVersion, TriedAgainError
 from visionloop_inference.together import together
 
 MAX_KEY = 1024  # characters of a routing key
@@ -44,25 +45,9 @@ LONGEST_PAUSE = 1.0
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A request, with what is taken out of its message once: each look at an image's bytes copies
-    them, and protobuf tells a message's size by serializing all of it."""
-
-    message: pb.RecognizeRequest
-    images: Sequence[bytes]
-    size: int  # bytes that it holds
-
-    @classmethod
-    def of(cls, message: pb.RecognizeRequest, most: int) -> Self:
-        """Of a request with more than `most` images nothing is taken: it will be refused."""
-        sent = message.images if len(message.images) <= most else ()
-        images = [image.data for image in sent]
-        return cls(message, images, sum(map(len, images)) + sum([len(image.id) for image in sent]))
-
-
 class Recognition(recognition_pb2_grpc.RecognitionServicer):
-    """The servicer. Errors of the request as a whole are raised; the front end maps them."""
+    """The servicer. Errors of the request as a whole are raised; the front end maps them, and reads
+    requests by `recognize_request`."""
 
     def __init__(
         self, catalogue: Catalogue, decoder: Decoder, max_images: int, feedback: FeedbackInbox
@@ -73,22 +58,15 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
         self._max_images = max_images
         self._feedback = feedback
 
-    async def Recognize(
-        self, request: pb.RecognizeRequest, context: Context
-    ) -> pb.RecognizeResponse:
-        asked = Asked.of(request, self._max_images)
-        level = level_of(request.priority)
-        return await self._recognize(asked, context, deadline_of(context), level)
+    async def Recognize(self, request: Asked, context: Context) -> pb.RecognizeResponse:
+        level = level_of(request.message.priority)
+        return await self._recognize(request, context, deadline_of(context), level)
 
     async def RecognizeStream(
-        self, requests: AsyncIterator[pb.RecognizeRequest], context: Context
+        self, requests: AsyncIterator[Asked], context: Context
     ) -> AsyncIterator[pb.RecognizeStreamResponse]:
         deadline = deadline_of(context)
         await context.send_initial_metadata(())  # the call is taken; clients wait for it
-
-        async def asked() -> AsyncIterator[Asked]:
-            async for request in requests:
-                yield Asked.of(request, self._max_images)
 
         async def one(request: Asked) -> pb.RecognizeStreamResponse:
             try:
@@ -102,7 +80,7 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
             with contextlib.suppress(VisionloopError):  # told as the request's answer
                 await self._room(request)
 
-        async for answer in in_order(asked(), one, STREAM_REQUESTS, ready):
+        async for answer in in_order(requests, one, STREAM_REQUESTS, ready):
             yield answer
 
     async def SubmitFeedback(
@@ -114,19 +92,14 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
         self, request: Asked, context: Context, deadline: float | None
     ) -> pb.RecognizeResponse:
         """As `_recognize`, but waits for room where there is none."""
-        paused = 0.0
+        patience = _Patience(deadline)
+        level = level_of(request.message.priority, BULK)
         while True:
             await self._room(request)
             try:
-                level = level_of(request.message.priority, BULK)
-                return await self._recognize(request, context, deadline, level)
-            except OverloadedError as error:
-                pause = min(error.retry_after_seconds or LONGEST_PAUSE, LONGEST_PAUSE)
-                paused += pause
-                back = time.monotonic() + pause
-                if paused >= STREAM_PATIENCE or (deadline is not None and back >= deadline):
-                    raise
-                await asyncio.sleep(pause)
+                return await self._recognize(request, context, deadline, level, patience)
+            except TriedAgainError as refused:
+                await asyncio.sleep(refused.seconds)
 
     async def _room(self, request: Asked) -> None:
         """Waits until a stream's request has room, if it is of low priority."""
@@ -135,16 +108,34 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
             await admission.room(len(request.images), request.size)
 
     async def _recognize(
-        self, request: Asked, context: Context, deadline: float | None, level: int
+        self,
+        request: Asked,
+        context: Context,
+        deadline: float | None,
+        level: int,
+        patience: "_Patience | None" = None,
     ) -> pb.RecognizeResponse:
+        """Raises TriedAgainError instead of a refusal that `patience` bears; of such a try nothing
+        is counted, for requests are, and not tries."""
         message = request.message
         model = self._catalogue.model(message.model)
-        with model.duration.time():
-            check_count(len(message.images), self._max_images, "images")
+        began, told = perf_counter(), True
+        try:
+            check_count(len(request.images), self._max_images, "images")
             _check(message)
             key = _routing_key(message, model, context)
             with model.version(message.version, key).use() as version:
-                return await self._answer(request, model, version, deadline, level)
+                try:
+                    return await self._answer(request, model, version, deadline, level)
+                except OverloadedError as error:
+                    pause = patience.pause_after(error) if patience is not None else None
+                    if pause is None:
+                        raise
+                    told = False
+                    raise TriedAgainError(pause) from error
+        finally:
+            if told:
+                model.duration.observe(perf_counter() - began)
 
     async def _answer(
         self,
@@ -169,17 +160,32 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
         return results.respond(request.message, images, answer)
 
     async def _decode(
-        self, images: Sequence[bytes], bundle: ClassifierBundle, *, low: bool
+        self, images: Sequence[Buffer], bundle: ClassifierBundle, *, low: bool
     ) -> Sequence[Decoded | ImageError]:
         decoder = self._bulk_decoder if low else self._decoder
 
-        async def one(image: bytes) -> Decoded | ImageError:
+        async def one(image: Buffer) -> Decoded | ImageError:
             try:
                 return await decoder.decode(image, bundle.preprocessing)
             except ImageError as error:
                 return error
 
         return await together([one(image) for image in images])
+
+
+class _Patience:
+    """How long a request of a stream is tried again while there is no room for it."""
+
+    def __init__(self, deadline: float | None) -> None:
+        self._deadline = deadline
+        self._paused = 0.0
+
+    def pause_after(self, error: OverloadedError) -> float | None:
+        """Seconds until the next try; None where there is none."""
+        pause = min(error.retry_after_seconds or LONGEST_PAUSE, LONGEST_PAUSE)
+        self._paused += pause
+        in_time = self._deadline is None or time.monotonic() + pause < self._deadline
+        return pause if in_time and self._paused < STREAM_PATIENCE else None
 
 
 def _check(request: pb.RecognizeRequest) -> None:

@@ -18,12 +18,21 @@ from visionloop.errors import (
     VisionloopError,
 )
 from visionloop.telemetry import inference as metrics
+from visionloop_inference.admission import NoRoomError
 from visionloop_inference.datatypes import Answer, Tensor
 from visionloop_inference.runner_link import RunnerLink
 
 
 class RowFailedError(VisionloopError):
     """The graph failed on a row that passed every check."""
+
+
+class TriedAgainError(VisionloopError):
+    """A refusal that its caller is not told: the request comes again after so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("refused, and tried again")
+        self.seconds = seconds
 
 
 RESTART_SECONDS = 1.0  # when a caller may hope for a runner that died
@@ -120,7 +129,8 @@ _REASONS: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
 
 
 class Use:
-    """One request on one version: keeps the version's links open, and is counted and timed."""
+    """One request on one version: keeps the version's links open, and is counted and timed, unless
+    it is tried again."""
 
     __slots__ = ("_began", "_version")
 
@@ -140,6 +150,10 @@ class Use:
     ) -> None:
         version, seconds = self._version, perf_counter() - self._began
         version.let_go()
+        if isinstance(error, TriedAgainError):
+            return
+        if isinstance(error, NoRoomError):
+            error.count()
         if error is None:
             version.requests.inc()
             version.microseconds.inc(1e6 * seconds)

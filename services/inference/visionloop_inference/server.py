@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2_grpc
 from visionloop.errors import ConfigurationError
 from visionloop.proto.inference import open_inference_pb2_grpc
 from visionloop.proto.v1 import recognition_pb2_grpc
+from visionloop_inference import recognize_request
 from visionloop_inference.access_log import AccessLog
 from visionloop_inference.auth import Gate
 from visionloop_inference.catalogue import Catalogue
@@ -36,7 +37,9 @@ KEEPALIVE_SECONDS = 60  # an idle connection is asked for a sign of life so ofte
 
 Ask = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 SERVER = ""  # the health service's name for the server as a whole
-RAW = frozenset({"ModelInfer", "ModelStreamInfer"})  # their tensors are left where they came
+# Their tensors and images are left where they came.
+RAW = frozenset({"ModelInfer", "ModelStreamInfer"})
+READ = dict.fromkeys(("Recognize", "RecognizeStream"), recognize_request.read)
 SERVICES = ("visionloop.v1.Recognition", "inference.GRPCInferenceService")
 
 
@@ -165,7 +168,12 @@ class _Registrar:
 
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Handler]) -> None:
         guarded = {
-            name: self._guard.around(f"/{service}/{name}", handler, raw=name in RAW)
+            name: self._guard.around(
+                f"/{service}/{name}",
+                handler,
+                raw=name in RAW,
+                read=READ.get(name),
+            )
             for name, handler in handlers.items()
         }
         generic = grpc.method_handlers_generic_handler(service, guarded)
