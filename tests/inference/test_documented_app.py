@@ -35,10 +35,15 @@ def shape(value: Any) -> Any:
 
 def test_the_answers_that_it_shows_are_those_that_come(server: Server) -> None:
     url = f"http://{server.address('http')}/v1/recognize"
-    recognized, refused, _ = [json.loads(one) for one in blocks(PAGE, "json")]
+    recognized, refused, several, _ = [json.loads(one) for one in blocks(PAGE, "json")]
     answer = httpx.post(url, content=encoded(3), params={"model": "cells", "top_k": 2}, timeout=30)
     assert shape(answer.json()) == shape(recognized)
     assert httpx.post(url, content=b"some notes\n", timeout=30).json() == refused
+    files = [("file", ("cell.jpg", encoded(3))), ("file", ("notes.txt", b"some notes\n"))]
+    told = httpx.post(url, files=files, params={"model": "cells", "top_k": 1}, timeout=30).json()
+    assert shape(told) == shape(several)
+    assert told["results"][1] == several["results"][1]
+    assert told["results"][0]["image_id"] == several["results"][0]["image_id"]
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ class HttpFeedback:
     """One request; what its head says. Raises HttpError and InvalidInputError."""
 
     def __init__(self, head: Head) -> None:
-        check_body(head)
+        check_body(head, "the image's bytes: curl --data-binary @image.jpg")
         check_query(head, FIELDS)
         said = head.query
         self._head = head
@@ -77,6 +77,5 @@ class HttpFeedback:
         if not self.body_is_optional:
             self._request.image = body
         del body
-        return json_reply(
-            await front_end.submit_feedback(self._request, self._seconds, self._head, peer)
-        )
+        answer = await front_end.submit_feedback(self._request, self._seconds, self._head, peer)
+        return await json_reply(answer)

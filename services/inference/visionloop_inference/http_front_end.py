@@ -2,9 +2,10 @@
 
 The supervisor, which has the HTTP port, touches no pixels and no inbox: the bytes of an image go to
 a front end, which checks, decodes and admits them like any others. The price is a second copy of
-the bytes and about a millisecond: apps that care use gRPC.
+the bytes, in this process, and about a millisecond: apps that care use gRPC.
 """
 
+import asyncio
 import json
 import math
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ MESSAGE_ROOM = 2 * MAX_HEAD  # bytes of a message beside its image: what the que
 DEFAULT_SECONDS = 30.0
 LONGEST_SECONDS = 600.0
 RESTART_SECONDS = 1.0
+SMALL = 16 * 1024  # bytes of an answer: a few hundred classes, some milliseconds to make JSON of
 FORMS = ("multipart/", "application/json")
 
 
@@ -47,17 +49,17 @@ class FrontEnd:
         self._target = target
         self._max_message = max_message_bytes
         self._channel: grpc.aio.Channel | None = None
-        self._asked: recognition_pb2_grpc.RecognitionStub | None = None
 
     async def recognize(
-        self, request: pb.RecognizeRequest, seconds: float, head: Head, peer: str
+        self, request: bytes, seconds: float, head: Head, peer: str
     ) -> pb.RecognizeResponse:
-        """Raises VisionloopError."""
+        """`request` is a serialized RecognizeRequest. Raises VisionloopError."""
         metadata = _metadata(head, peer)
+        call = self._opened().unary_unary(
+            f"{SERVICE}Recognize", response_deserializer=pb.RecognizeResponse.FromString
+        )
         with _in_our_words(seconds):
-            answer: pb.RecognizeResponse = await self._stub().Recognize(
-                request, timeout=seconds, metadata=metadata
-            )
+            answer: pb.RecognizeResponse = await call(request, timeout=seconds, metadata=metadata)
         return answer
 
     async def submit_feedback(
@@ -65,8 +67,9 @@ class FrontEnd:
     ) -> pb.SubmitFeedbackResponse:
         """Raises VisionloopError."""
         metadata = _metadata(head, peer)
+        stub = recognition_pb2_grpc.RecognitionStub(self._opened())
         with _in_our_words(seconds):
-            answer: pb.SubmitFeedbackResponse = await self._stub().SubmitFeedback(
+            answer: pb.SubmitFeedbackResponse = await stub.SubmitFeedback(
                 request, timeout=seconds, metadata=metadata
             )
         return answer
@@ -75,8 +78,8 @@ class FrontEnd:
         if self._channel is not None:
             await self._channel.close()
 
-    def _stub(self) -> recognition_pb2_grpc.RecognitionStub:
-        if self._asked is None:
+    def _opened(self) -> grpc.aio.Channel:
+        if self._channel is None:
             limit = self._max_message
             options = [
                 ("grpc.max_send_message_length", limit),
@@ -86,18 +89,16 @@ class FrontEnd:
                 ("grpc.max_reconnect_backoff_ms", 1000),
             ]
             self._channel = grpc.aio.insecure_channel(self._target, options)
-            self._asked = recognition_pb2_grpc.RecognitionStub(self._channel)
-        return self._asked
+        return self._channel
 
 
-def check_body(head: Head) -> None:
+def check_body(head: Head, wanted: str) -> None:
     """Raises HttpError where the body is said to be something around an image."""
     kind = head.headers.get("content-type", "").lower()
     if kind.startswith(FORMS):
         raise HttpError(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            f"the body must be the image's bytes, not {kind.partition(';')[0]}: send them with "
-            "curl --data-binary @image.jpg",
+            f"the body is {kind.partition(';')[0][:100]}; it must be {wanted}",
             field="content-type",
         )
 
@@ -129,8 +130,17 @@ def seconds_of(head: Head) -> float:
     return seconds
 
 
-def json_reply(message: pb.RecognizeResponse | pb.SubmitFeedbackResponse) -> Reply:
-    """The JSON mapping of an answer, every field there, in the order of the .proto."""
+async def json_reply(message: pb.RecognizeResponse | pb.SubmitFeedbackResponse) -> Reply:
+    """The JSON mapping of an answer, every field there, in the order of the .proto.
+
+    A large one is made in a thread: all classes of many images take seconds, and probes come here.
+    """
+    if message.ByteSize() <= SMALL:
+        return _json_reply(message)
+    return await asyncio.to_thread(_json_reply, message)
+
+
+def _json_reply(message: pb.RecognizeResponse | pb.SubmitFeedbackResponse) -> Reply:
     told = json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )

@@ -1,15 +1,18 @@
-"""POST /v1/recognize: an image as the body, its labels as JSON. Recognition for curl.
+"""POST /v1/recognize: an image as the body, or several in a form; labels as JSON. For curl.
 
     curl --data-binary @cell.jpg 'http://127.0.0.1:8002/v1/recognize?top_k=3'
+    curl -F file=@a.jpg -F file=@b.jpg 'http://127.0.0.1:8002/v1/recognize?top_k=3'
 
-The answer is the JSON mapping of `visionloop.v1.RecognizeResponse`, every field there, with one
-result. An image that is refused is an error of the request here.
+The answer is the JSON mapping of `visionloop.v1.RecognizeResponse`, every field there. Where the
+body is the image there is one result, and an image that is refused is an error of the request. Of a
+form each image has its own status, and the name of its file as `image_id`.
 """
 
 import grpc
 
 from visionloop.errors import ImageError, InvalidInputError, VisionloopError, error_for_grpc_code
 from visionloop.proto.v1 import recognition_pb2 as pb
+from visionloop_inference import http_form
 from visionloop_inference.http_front_end import (
     SERVICE,
     FrontEnd,
@@ -19,6 +22,7 @@ from visionloop_inference.http_front_end import (
     seconds_of,
 )
 from visionloop_inference.http_message import Head, Reply
+from visionloop_inference.recognize_request import serialized
 
 PATH = "/v1/recognize"
 METHOD = f"{SERVICE}Recognize"  # what is asked for
@@ -31,7 +35,9 @@ class HttpRecognition:
     body_is_optional = False
 
     def __init__(self, head: Head) -> None:
-        check_body(head)
+        self._boundary = http_form.boundary_of(head)
+        if self._boundary is None:
+            check_body(head, "one image, or a form of several: curl -F file=@a.jpg -F file=@b.jpg")
         check_query(head, FIELDS)
         self._head = head
         self._seconds = seconds_of(head)
@@ -44,14 +50,16 @@ class HttpRecognition:
 
     async def answer(self, body: bytes, front_end: FrontEnd, peer: str) -> Reply:
         """Raises VisionloopError."""
-        self._request.images.add(data=body)
-        del body
-        response = await front_end.recognize(self._request, self._seconds, self._head, peer)
-        status = response.results[0].status
-        if status.code:
+        boundary = self._boundary
+        images = [(body, "")] if boundary is None else http_form.files(body, boundary)
+        message = serialized(self._request, images)
+        del body, images
+        response = await front_end.recognize(message, self._seconds, self._head, peer)
+        if boundary is None and (status := response.results[0].status).code:
             raise _image_error(status)
-        response.results[0].status.SetInParent()  # shown, though it says nothing but OK
-        return json_reply(response)
+        for result in response.results:
+            result.status.SetInParent()  # shown, though it says nothing but OK
+        return await json_reply(response)
 
 
 def _image_error(status: pb.ImageStatus) -> VisionloopError:
