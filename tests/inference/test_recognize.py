@@ -1,5 +1,6 @@
 """visionloop.v1.Recognition, asked of the real server."""
 
+import asyncio
 import hashlib
 import io
 import threading
@@ -15,7 +16,7 @@ from PIL import Image
 from support.bundles import LABELS, NOT_SURE, answers, build_bundle, encoded, graph
 from support.inference_server import Server, running_server, wait_for
 
-from visionloop.bundle import Bundle, ClassificationBundle, TensorOutput
+from visionloop.bundle import Bundle, BundleLabel, ClassificationBundle, TensorOutput
 from visionloop.calibration import Thresholds
 from visionloop.client import Client
 from visionloop.prediction_id import PredictionId
@@ -23,7 +24,7 @@ from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop.proto.v1 import recognition_pb2_grpc
 from visionloop_inference.datatypes import Answer, Tensor
 from visionloop_inference.decoding import Decoded
-from visionloop_inference.results import Classification
+from visionloop_inference.results import TURN, Classification
 
 GRAPH = graph(1).SerializeToString()
 
@@ -40,7 +41,7 @@ def test_an_answer_that_is_no_number_is_an_error_of_its_image(tmp_path: Path) ->
     answer = Answer({"probabilities": Tensor("FP32", rows.shape, rows.tobytes())})
     decoded = [Decoded(np.zeros((1, 1, 3), np.uint8), 1, 1, "0" * 64)] * 2
     request = pb.RecognizeRequest(images=[pb.EncodedImage(id="a"), pb.EncodedImage(id="b")])
-    response = task.respond(request, decoded, answer)
+    response = asyncio.run(task.respond(request, decoded, answer))
     good, bad = response.results
     assert (good.status.code, good.classification.labels[0].class_id) == (0, LABELS[1])
     assert bad.status.code != 0
@@ -72,7 +73,8 @@ def test_an_image_unlike_the_training_images_is_not_sure_however_probable(tmp_pa
         thresholds: Thresholds, bundle: ClassificationBundle = bundle
     ) -> list[tuple[bool, str]]:
         task = Classification(bundle.model_copy(update={"thresholds": thresholds}))
-        told = [r.classification for r in task.respond(request, decoded, answer).results]
+        response = asyncio.run(task.respond(request, decoded, answer))
+        told = [r.classification for r in response.results]
         return [(one.not_sure, one.not_sure_reason) for one in told]
 
     low = (True, "low_probability")
@@ -218,6 +220,34 @@ def test_wrong_requests_are_said(
     assert words in refusal.value.details()
 
 
+def test_others_have_their_turns_while_many_classes_are_told(tmp_path: Path) -> None:
+    bundle = build_bundle(tmp_path, golden=1, before_ready=1)
+    labels = [BundleLabel(id=str(number), name=str(number)) for number in range(1000)]
+    task = Classification(bundle.model_copy(update={"labels": labels}))
+
+    async def turns(count: int) -> int:
+        """Of the event loop, while all classes of so many images are told."""
+        rows = np.full((count, len(labels)), 0.001, np.float32)
+        answer = Answer({"probabilities": Tensor("FP32", rows.shape, rows.tobytes())})
+        decoded = [Decoded(np.zeros((1, 1, 3), np.uint8), 1, 1, "0" * 64)] * count
+        request = pb.RecognizeRequest(images=[pb.EncodedImage()] * count)
+        working = asyncio.ensure_future(task.respond(request, decoded, answer))
+        counted = 0
+        while not working.done():
+            counted += 1
+            await asyncio.sleep(0)
+        return counted
+
+    assert asyncio.run(turns(64)) - asyncio.run(turns(1)) == 64 * len(labels) // TURN
+
+
+@pytest.mark.parametrize("fields", [{"model": "m" * 2**20}, {"version": "v" * 2**20}])
+def test_a_name_of_a_megabyte_does_not_come_back(server: Server, fields: dict[str, str]) -> None:
+    [answer] = list(stream(server, [one(encoded(1), **fields)]))
+    assert answer.status.code == grpc.StatusCode.NOT_FOUND.value[0]
+    assert len(answer.status.message) < 500
+
+
 @pytest.mark.parametrize("version", ["", "stable", "1"])
 def test_the_ways_to_name_the_version_that_serves(server: Server, version: str) -> None:
     assert server.recognize(encoded(1), version=version, model="cells").version == 1
@@ -283,9 +313,12 @@ def test_a_stream_waits_for_room_where_a_call_is_refused(
         ]
         answered = list(stream(server, requests))
         assert [answer.status.code for answer in answered] == [0] * 40
-        # Of low priority it waits in line; of the normal one it comes again and again.
-        refused = server.metric("visionloop_rejected_total", reason="queue_full")
-        assert (refused > 0) is (priority == 2)
+        # Of low priority it waits in line; of the normal one it comes again and again, and is
+        # counted once.
+        assert server.metric("visionloop_request_duration_seconds_count", model="cells") == 40
+        assert server.metric("visionloop_rejected_total", reason="queue_full") == 0
+        failed = {"model": "cells", "version": "1", "reason": "REJECTED"}
+        assert server.metric("nv_inference_request_failure", **failed) == 0
 
 
 def test_the_clients_stream_against_the_service(server: Server, tmp_path: Path) -> None:

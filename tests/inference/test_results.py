@@ -1,6 +1,7 @@
 """How the answers of a model of several classes an image are told, to the client and to people."""
 
 import argparse
+import asyncio
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def told(bundle: MultiLabelBundle, rows: list[list[float]], top_k: int = 0) -> p
     decoded = [Decoded(np.zeros((1, 1, 3), np.uint8), 4, 3, "0" * 64)] * len(rows)
     request = pb.RecognizeRequest(images=[pb.EncodedImage(id=str(i)) for i in range(len(rows))])
     request.top_k = top_k
-    return MultiLabel(bundle).respond(request, decoded, answer)
+    return asyncio.run(MultiLabel(bundle).respond(request, decoded, answer))
 
 
 def test_each_class_has_a_threshold_of_its_own(bundle: MultiLabelBundle) -> None:
@@ -97,7 +98,9 @@ def test_an_image_unlike_the_train_images_is_not_sure_and_keeps_its_classes(
     )
     decoded = [Decoded(np.zeros((1, 1, 3), np.uint8), 1, 1, "0" * 64)] * 3
     request = pb.RecognizeRequest(images=[pb.EncodedImage(id=name) for name in "abc"])
-    found = results_of(list("abc"), MultiLabel(far).respond(request, decoded, answer), "here")
+    found = results_of(
+        list("abc"), asyncio.run(MultiLabel(far).respond(request, decoded, answer)), "here"
+    )
     assert [one.not_sure_reason for one in found] == ["", "unfamiliar", "unfamiliar"]
     assert [one.not_sure for one in found] == [False, True, True]
     assert all(len(one.present) == 3 for one in found)

@@ -1,5 +1,6 @@
 """The rules of Open Inference Protocol tensors."""
 
+import asyncio
 import math
 import struct
 import tracemalloc
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from visionloop.errors import InvalidInputError
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop.signature import TensorSpec
-from visionloop_inference.classes import classified
+from visionloop_inference.classes import TURN, classified, endings
 from visionloop_inference.datatypes import DATATYPES, Tensor
 from visionloop_inference.tensors import (
     CONTENTS,
@@ -223,9 +224,8 @@ def test_bools_are_0_or_1() -> None:
 
 def best(array: np.ndarray, classes: int, datatype: str = "", batched: bool = True) -> list[str]:
     kind = datatype or next(n for n, d in DATATYPES.items() if d.numpy == array.dtype)
-    found = classified(
-        Tensor(kind, array.shape, array.tobytes()), classes, ("a", "b"), batched=batched
-    )
+    tensor = Tensor(kind, array.shape, array.tobytes())
+    found = asyncio.run(classified(tensor, classes, endings(("a", "b")), batched=batched))
     assert found.datatype == "BYTES"
     count = math.prod(found.shape)
     return [bytes(e).decode() for e in split_bytes(found.data, count, "classes")]
@@ -243,6 +243,20 @@ def test_the_best_classes() -> None:
     bits = np.uint16([[0x3F80, 0x4000]])  # 1.0 and 2.0 in bfloat16
     assert best(bits, 1, "BF16") == ["2.000000:1:b"]
     assert best(np.zeros((2, 0), np.float32), 3) == []
+
+
+def test_others_have_their_turns_while_many_texts_are_made() -> None:
+    async def turns(rows: int) -> int:
+        """Of the event loop, while the texts of so many rows of 1,000 classes are made."""
+        tensor = Tensor("FP32", (rows, 1000), bytes(rows * 4000))
+        working = asyncio.ensure_future(classified(tensor, 1000, (), batched=True))
+        counted = 0
+        while not working.done():
+            counted += 1
+            await asyncio.sleep(0)
+        return counted
+
+    assert asyncio.run(turns(64)) - asyncio.run(turns(1)) == 64 * 1000 // TURN
 
 
 @given(st.lists(st.floats(width=32), min_size=1, max_size=20), st.integers(1, 30))

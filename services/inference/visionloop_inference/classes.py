@@ -1,8 +1,10 @@
 """The classification extension: an output as its best classes, "value:index:label" each.
 
-For clients that want to read an answer, not compute with it: the texts cost some 2 us each.
+For clients that want to read an answer, not compute with it: the texts cost some 0.5 us each, so
+many of them are made in several turns of the event loop, and other callers wait for one at most.
 """
 
+import asyncio
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,9 +16,19 @@ from visionloop_inference import bfloat16
 from visionloop_inference.datatypes import Tensor
 from visionloop_inference.tensors import joined_bytes
 
+TURN = 2_000  # texts in one turn of the event loop
 
-def classified(tensor: Tensor, classes: int, labels: Sequence[str], *, batched: bool) -> Tensor:
-    """The largest `classes` elements of each row as BYTES "value:index" or "value:index:label".
+
+def endings(labels: Sequence[str]) -> list[bytes]:
+    """What stands behind the values of a row's elements, where they have these labels."""
+    return [f":{index}:{label}".encode() for index, label in enumerate(labels)]
+
+
+async def classified(
+    tensor: Tensor, classes: int, endings: Sequence[bytes], *, batched: bool
+) -> Tensor:
+    """The largest `classes` elements of each row as BYTES "value:index" or, where `endings` has
+    one for it, "value:index:label".
 
     (rows, classes) for a batched model, else (classes,); fewer where a row has fewer elements. Of
     equal values the one with the lower index comes first, NaN comes last.
@@ -24,9 +36,16 @@ def classified(tensor: Tensor, classes: int, labels: Sequence[str], *, batched: 
     count = tensor.shape[0] if batched else 1
     rows = numbers(tensor).reshape(count, math.prod(tensor.shape) // count)  # (rows, elements)
     kept = min(classes, rows.shape[1])
-    texts = [_text(row[i], int(i), labels) for row in rows for i in _best(row, kept)]
+    told: list[bytes] = []  # the raw form of each row's texts
+    made = 0  # texts in this turn
+    for row in rows:
+        told.append(_told(row, _best(row, kept), endings))
+        made += kept
+        if made >= TURN:
+            await asyncio.sleep(0)
+            made = 0
     shape = (len(rows), kept) if batched else (kept,)
-    return Tensor("BYTES", shape, joined_bytes(texts))
+    return Tensor("BYTES", shape, b"".join(told))
 
 
 def numbers(tensor: Tensor) -> NDArray[Any]:
@@ -51,7 +70,15 @@ def _best(row: NDArray[Any], count: int) -> NDArray[np.intp]:
     return order[:count]
 
 
-def _text(value: Any, index: int, labels: Sequence[str]) -> bytes:
-    number = f"{float(value):f}" if value.dtype.kind == "f" else str(int(value))
-    label = f":{labels[index]}" if index < len(labels) else ""
-    return f"{number}:{index}{label}".encode()
+def _told(row: NDArray[Any], indices: NDArray[np.intp], endings: Sequence[bytes]) -> bytes:
+    """The texts of these elements of a row, raw. Numbers are formatted all at once: one by one
+    takes four times as long."""
+    form = b"%f" if row.dtype.kind == "f" else b"%d"
+    numbers = (b" ".join([form] * len(indices)) % tuple(row[indices].tolist())).split(b" ")
+    known = len(endings)
+    return joined_bytes(
+        [
+            number + (endings[index] if index < known else b":%d" % index)
+            for number, index in zip(numbers, indices.tolist(), strict=False)  # one, b"", of none
+        ]
+    )

@@ -37,7 +37,7 @@ from visionloop_inference.open_inference_extensions import Ask, Extensions, chec
 from visionloop_inference.planning import make_plan
 from visionloop_inference.plans import Plan
 from visionloop_inference.raw_contents import Parts, parse_header, take_apart
-from visionloop_inference.replies import reply, stream_error, streamed
+from visionloop_inference.replies import outputs, reply, stream_error, streamed
 from visionloop_inference.routed_version import RoutedVersion
 from visionloop_inference.shared_memory import Regions
 from visionloop_inference.tensors import split_bytes
@@ -195,7 +195,8 @@ class OpenInference(Extensions):
             else:
                 inputs = plan.tensors(buffers)
             answer = await version.run(inputs, plan.rows, deadline, plan.priority)
-        return reply(plan, version, answer, parts.id, self._regions)
+            tensors = await outputs(plan, version, answer)
+        return reply(plan, version.bundle, tensors, parts.id, self._regions)
 
     async def _decode(self, plan: Plan, buffer: Buffer, bundle: Bundle) -> Tensor:
         """Encoded images as the pixels that the graph takes."""

@@ -157,7 +157,7 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
             answer = Answer({})
             if rows:
                 answer = await version.run([stacked(rows)], len(rows), deadline, level)
-        return results.respond(request.message, images, answer)
+            return await results.respond(request.message, images, answer)
 
     async def _decode(
         self, images: Sequence[Buffer], bundle: ClassifierBundle, *, low: bool

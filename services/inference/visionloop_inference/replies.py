@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from visionloop.bundle import Bundle, ClassifierBundle, TensorsBundle
 from visionloop.errors import InvalidInputError
 from visionloop.proto.inference import open_inference_pb2 as pb
-from visionloop_inference.classes import classified
+from visionloop_inference.classes import classified, endings
 from visionloop_inference.datatypes import Answer, Buffer, Tensor
 from visionloop_inference.plans import OutputPlan, Plan
 from visionloop_inference.routed_version import RoutedVersion, RowFailedError
@@ -29,24 +29,35 @@ FINAL = pb.ModelInferResponse(
 _STREAMED = b"\x12"  # the tag of ModelStreamInferResponse.infer_response
 
 
-def reply(
-    plan: Plan, version: RoutedVersion, answer: Answer, ident: bytes, regions: Regions | None
-) -> bytes:
-    """The answer to a request of this plan.
+async def outputs(plan: Plan, version: RoutedVersion, answer: Answer) -> list[Tensor]:
+    """What a request of this plan asked for, in its order.
 
-    Raises RowFailedError when a row failed (a request is one unit here), and what
-    `Regions.write` raises.
+    Raises RowFailedError when a row failed: a request is one unit here.
     """
     if answer.failures:
         row, problem = min(answer.failures.items())
         raise RowFailedError(f"row {row}: {problem}")
-    tensors = [_given(output, answer, version) for output in plan.outputs]
+    return [
+        await _classified(output, answer, version)
+        if output.classes
+        else answer.outputs[output.spec.name]
+        for output in plan.outputs
+    ]
+
+
+def reply(
+    plan: Plan, bundle: Bundle, tensors: Sequence[Tensor], ident: bytes, regions: Regions | None
+) -> bytes:
+    """The answer to a request of this plan, whose `outputs` these are.
+
+    Raises what `Regions.write` raises.
+    """
     if plan.typed and all(has_contents_field(tensor.datatype) for tensor in tensors):
-        return _typed(plan, version.bundle, tensors, ident)
+        return _typed(plan, bundle, tensors, ident)
     key = tuple([tensor.shape for tensor in tensors])
     head = plan.heads.get(key)
     if head is None:
-        head = _head(plan, version.bundle, tensors)
+        head = _head(plan, bundle, tensors)
         if len(plan.heads) < MAX_HEADS and not _varies(plan):
             plan.heads[key] = head
     parts: list[Buffer] = [head]
@@ -88,13 +99,13 @@ def varint(number: int) -> bytes:
 _SHORT = [bytes((number,)) for number in range(128)]
 
 
-def _given(output: OutputPlan, answer: Answer, version: RoutedVersion) -> Tensor:
-    tensor = answer.outputs[output.spec.name]
-    if not output.classes:
-        return tensor
-    batched = version.signature.batched
-    labels = _labels(version.bundle, tensor, batched=batched)
-    return classified(tensor, output.classes, labels, batched=batched)
+async def _classified(output: OutputPlan, answer: Answer, version: RoutedVersion) -> Tensor:
+    tensor, batched = answer.outputs[output.spec.name], version.signature.batched
+    if output.endings is None:
+        output.endings = endings(_labels(version.bundle))
+    elements = math.prod(tensor.shape[1:] if batched else tensor.shape)
+    labelled = output.endings if elements == len(output.endings) else ()
+    return await classified(tensor, output.classes, labelled, batched=batched)
 
 
 def _varies(plan: Plan) -> bool:
@@ -143,9 +154,8 @@ def _begun(bundle: Bundle) -> pb.ModelInferResponse:
     return pb.ModelInferResponse(model_name=bundle.model, model_version=str(bundle.version))
 
 
-def _labels(bundle: Bundle, tensor: Tensor, *, batched: bool) -> Sequence[str]:
-    """The classes' names, where the tensor has one element for each in a row."""
+def _labels(bundle: Bundle) -> Sequence[str]:
+    """The classes' names. They are an output's where a row of it has one element for each."""
     if not isinstance(bundle, (ClassifierBundle, TensorsBundle)):
         return ()
-    elements = math.prod(tensor.shape[1:] if batched else tensor.shape)
-    return [label.name for label in bundle.labels] if elements == len(bundle.labels) else ()
+    return [label.name for label in bundle.labels]

@@ -4,6 +4,7 @@ A version's bundle says which; what both share is one result per image, in the o
 and that a bad image or a failed row costs its neighbours nothing.
 """
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from visionloop_inference.decoding import Decoded
 from visionloop_inference.routed_version import RoutedVersion, RowFailedError
 
 MAX_TOP_K = 1000
+TURN = 2_000  # classes that are told in one turn of the event loop, some 2 ms
 # Why an answer is "not sure", the two words of the proto.
 LOW_PROBABILITY, UNFAMILIAR = "low_probability", "unfamiliar"
 NO_CLASS = "(none)"  # the class that is counted for an image that shows none of several
@@ -36,19 +38,22 @@ class Results(ABC):
         self._output = output.name if output is not None else None
         self._counted: dict[tuple[str, bool], Any] = {}
 
-    def respond(
+    async def respond(
         self,
         request: pb.RecognizeRequest,
         images: Sequence[Decoded | ImageError],
         answer: Answer,
     ) -> pb.RecognizeResponse:
-        """One result per image. `answer` holds a row for each that could be decoded."""
+        """One result per image. `answer` holds a row for each that could be decoded.
+
+        Many classes of many images are told in several turns of the event loop.
+        """
         bundle = self.bundle
         response = pb.RecognizeResponse(model=bundle.model, version=bundle.version)
         tensor = answer.outputs.get(self._output) if self._output is not None else None
         probabilities = tensor.array if tensor is not None else None  # (rows, labels) float32
         unfamiliar = self._unfamiliar(answer)  # (rows,)
-        row = 0
+        row = told = 0
         for sent, image in zip(request.images, images, strict=True):
             result = response.results.add(image_id=sent.id)
             if isinstance(image, ImageError):
@@ -62,6 +67,7 @@ class Results(ABC):
                 if np.isfinite(probabilities[row]).all():
                     strange = unfamiliar is not None and bool(unfamiliar[row])
                     self._tell(result, probabilities[row], strange, request.top_k)
+                    told += min(probabilities.shape[1], request.top_k or MAX_TOP_K)
                     result.prediction_id = str(
                         PredictionId.new(bundle.model, bundle.version, image.sha256)
                     )
@@ -71,6 +77,9 @@ class Results(ABC):
                         RowFailedError("the graph's answer to this image is no number"),
                     )
             row += 1
+            if told >= TURN:
+                await asyncio.sleep(0)
+                told = 0
         return response
 
     @abstractmethod
