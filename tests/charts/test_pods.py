@@ -171,6 +171,16 @@ def test_a_sidecar_is_there_before_the_programs_own_containers(chart: str) -> No
     assert own
 
 
+def test_of_an_authoritys_secret_the_pod_sees_no_key() -> None:
+    """cert-manager keeps an authority's key beside its certificate."""
+    flags = "--set=tls.mode=secret,tls.existingSecret=t,tls.clientCaSecret=authority"
+    text = template("inference", f"--values={VALUES / 'inference' / 'minimal.yaml'}", flags)
+    spec = pod_of(one_of(objects_of(text), "Deployment"))
+    assert spec is not None
+    [secret] = [one["secret"] for one in spec["volumes"] if one["name"] == "client-ca"]
+    assert secret["items"] == [{"key": "ca.crt", "path": "ca.crt"}]
+
+
 @pytest.mark.parametrize("chart", ["inference", "training"])
 def test_another_request_for_gpus_is_another_template_of_claims(chart: str) -> None:
     """Kubernetes lets none change: an upgrade with another count would fail."""
