@@ -2,15 +2,20 @@
 
 from datetime import UTC, datetime
 
+import pytest
 from support.pictures import noise
 
 from bench.query_plans import captured, explained
-from visionloop_labeling import datasets, exports, queue, snapshots
+from visionloop_labeling import browse, datasets, exports, history, queue, snapshots
+from visionloop_labeling.browse import NO_SPLIT, Order, Wanted
 from visionloop_labeling.fold import ItemState
 from visionloop_labeling.learned_labels import LearnedLabels, TrainedOn
 
 # Tables that grow with images. The classes of a dataset are few, and read as a whole.
-LARGE = {"item", "blob", "image_group", "label_head", "label_event", "near_duplicate"}
+LARGE = {
+    "item", "blob", "image_group", "label_head", "label_head_class", "label_event",
+    "near_duplicate", "prediction", "quality_flag",
+}  # fmt: skip
 
 
 def check(core, queries) -> list[str]:
@@ -71,3 +76,40 @@ def test_an_export_walks_along_the_positions(core) -> None:
         assert sum(1 for _ in exports.current(core.database, "cells").images) == 13
     texts = check(core, queries)
     assert not any("TEMP B-TREE" in text or "Sort" in text for text in texts)
+
+
+WANTED = [
+    Wanted(),
+    Wanted(order=Order.NEWEST),
+    Wanted(state=ItemState.OPEN),
+    Wanted(state=ItemState.REVIEW, order=Order.QUEUE),
+    Wanted(class_id="a"),
+    Wanted(class_id="a", split="train", order=Order.NEWEST),
+    Wanted(split=NO_SPLIT),
+    Wanted(flag="dark"),
+    Wanted(state=ItemState.LABELLED, flag="blurred", class_id="b"),
+    Wanted(predicted="a", order=Order.SURE),
+    Wanted(predicted="a", order=Order.UNSURE, state=ItemState.OPEN),
+]
+
+
+@pytest.mark.parametrize("wanted", WANTED, ids=str)
+def test_a_page_of_images_is_read_by_indexes(core, wanted: Wanted) -> None:
+    fill(core)
+    with captured() as queries, core.database.read() as session:
+        dataset = datasets.find(session, "cells")
+        page = browse.find(session, dataset, wanted, limit=3)
+        queue.item_outs(session, dataset, page.items)
+        if page.after:
+            browse.find(session, dataset, wanted, after=page.after, limit=3)
+    check(core, queries)
+
+
+def test_the_history_of_an_image_and_of_a_person_are_read_by_indexes(core) -> None:
+    fill(core)
+    with captured() as queries, core.database.read() as session:
+        dataset = datasets.find(session, "cells")
+        [first, *_] = history.recent(session, dataset, limit=5)
+        assert history.recent(session, dataset, author=first.author, limit=5)
+        assert history.of_image(session, "cells", first.sha256)
+    check(core, queries)
