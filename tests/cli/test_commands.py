@@ -322,6 +322,7 @@ def test_models_report_is_the_newest_versions_unless_another_is_named(tmp_path: 
             (folder / "report").mkdir()
             (folder / "report" / "report.html").write_text(f"<p>version {number}: größer</p>")
             (folder / "report" / "report.json").write_text(f'{{"version": {number}}}')
+            (folder / "report" / "predictions.parquet").write_bytes(b"PAR1")
 
         return change
 
@@ -332,6 +333,9 @@ def test_models_report_is_the_newest_versions_unless_another_is_named(tmp_path: 
     assert visionloop(*report, MODEL, "--store", url) == "<p>version 2: größer</p>"
     assert visionloop(*report, MODEL, "stable", "--store", url) == "<p>version 1: größer</p>"
     assert result(*report, MODEL, "1", "--store", url) == {"version": 1}
+    assert visionloop(*report, MODEL, "--predictions", "--store", url) == "PAR1"
+    both = visionloop(*report, MODEL, "--predictions", "--json", "--store", url, code=64)
+    assert "leave one of them out" in both
     said = visionloop(*report, "bare", "--store", url, code=66)
     assert "version 1 of 'bare' has no file report/report.html" in said
     assert "nobody" in visionloop(*report, "nobody", "--store", url, code=66)

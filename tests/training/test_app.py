@@ -192,3 +192,12 @@ def test_the_config_file_is_read(site: Site, tmp_path: Path, capsys):
     (tmp_path / "c.yaml").write_text("seed: 42\n")
     assert main(["--show-config", "--config", str(tmp_path / "c.yaml")]) == 0
     assert "seed: 42" in capsys.readouterr().out
+
+
+def test_what_builds_no_network_does_not_wait_for_the_libraries_of_networks():
+    """They take as long to import as torch."""
+    code = (
+        "import sys, visionloop_training.pipeline, visionloop_training.assessment; "
+        "sys.exit(any(name in sys.modules for name in ('timm', 'torchvision', 'torch._dynamo')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -87,6 +87,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(digits: Site, recipe: str):
     assert taken == [1, 4, 6, 7]
     checkpoints = Checkpoints(digits.store, "reader", "a-run", every_seconds=1e6)
     resumed = fitted(digits, *settings, checkpoints=checkpoints)
+    checkpoints.close()
     weights = [f.network.state_dict() for f in (whole, resumed)]
     assert all(torch.equal(a, b) for a, b in zip(*(w.values() for w in weights), strict=True))
     assert torch.equal(whole.val_logits, resumed.val_logits)
@@ -114,6 +115,7 @@ def test_a_fit_that_was_over_is_not_done_again(
     shutil.rmtree(digits.cache / "activations")
     kept = Checkpoints(digits.store, "reader", "a-run", every_seconds=1e6)
     again = fitted(digits, *settings, checkpoints=kept)
+    kept.close()
     assert len(list((digits.cache / "activations").rglob("*.npy"))) == len(first.val_logits)
     weights = [f.network.state_dict() for f in (first, again)]
     assert all(torch.equal(a, b) for a, b in zip(*(w.values() for w in weights), strict=True))
@@ -207,6 +209,7 @@ def test_a_run_that_began_again_goes_on_from_its_checkpoint(
     checkpoints.close()
     checkpoints = Checkpoints(digits.store, "reader", "a-run", every_seconds=1e6)
     resumed = fitted(digits, *RUNAWAY, checkpoints=checkpoints)
+    checkpoints.close()
     assert resumed.failures == whole.failures
     assert torch.equal(whole.val_logits, resumed.val_logits)
 
@@ -221,7 +224,9 @@ def test_weights_that_are_no_numbers_are_never_saved(digits: Site, monkeypatch: 
 
     saved: list[Checkpoint] = []
     monkeypatch.setattr(collapse, "LOWER", 1e-30)
-    run = fitted(digits, *RUNAWAY, checkpoints=Watched(digits.store, "reader", "a-run", 0.0))
+    checkpoints = Watched(digits.store, "reader", "a-run", 0.0)
+    run = fitted(digits, *RUNAWAY, checkpoints=checkpoints)
+    checkpoints.close()
     assert len(run.failures) == 1
     assert len(saved) > 8
     for checkpoint in saved:

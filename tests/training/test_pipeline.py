@@ -1,6 +1,7 @@
 """Whole runs on real digits with real pretrained weights: what reaches the store, and when."""
 
 import json
+import shutil
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from support.training_site import FIRST, PROBE, Site
 from visionloop.errors import ConfigurationError, NotFoundError, RefusedError
 from visionloop.repository import ModelRepository
 from visionloop.snapshot import SnapshotRepository
-from visionloop_training import lanes, pipeline, publish
+from visionloop_training import export, features, lanes, pipeline, publish
 from visionloop_training.clock import Clock
 from visionloop_training.job import opened
 from visionloop_training.judged import Judged, judged_before
@@ -227,6 +228,31 @@ def test_without_promotion_the_alias_stays(site: Site):
     assert site.repository.aliases("reader").aliases.stable is None
 
 
+def test_where_only_the_head_is_trained_the_body_is_exported_once(
+    probed: Site, monkeypatch: pytest.MonkeyPatch
+):
+    """For the features: that graph gets the head, and is proven as ever. With hidden layers the
+    whole network is exported."""
+    exported = []
+    original = export.export_module
+
+    def counted(module: torch.nn.Module, *arguments: Any) -> None:
+        exported.append(type(module).__name__)
+        original(module, *arguments)
+
+    monkeypatch.setattr(export, "export_module", counted)
+    monkeypatch.setattr(features, "export_module", counted)
+    (probed.cache / "graphs").unlink()
+    shutil.rmtree(probed.cache / "activations")
+    result = probed.train(*PROBE, "gate.mode=manual")
+    assert exported == ["_Bottom"]
+    assert result.summary["parity_max_abs_probability_difference"] < 1e-5
+    first, second = (probed.repository.read("reader", n).files["model.onnx"] for n in (1, 2))
+    assert first.sha256 == second.sha256
+    probed.train(*PROBE, "head.hidden=[4]")
+    assert exported == ["_Bottom", "Graph"]
+
+
 def test_a_graph_that_differs_is_never_published(site: Site, monkeypatch):
     site.write(FIRST)
     original = lanes.export
@@ -240,7 +266,7 @@ def test_a_graph_that_differs_is_never_published(site: Site, monkeypatch):
 
     monkeypatch.setattr(lanes, "export", export_something_else)
     with pytest.raises(RefusedError, match="parity"):
-        site.train(*PROBE)
+        site.train(*PROBE, "fit.freeze=0.5")
     assert site.repository.versions("reader") == []
     left = [stat.key for stat in site.store.list("models/")]
     assert all(key.startswith("models/reader/checkpoints/") for key in left)

@@ -70,6 +70,16 @@ class Body:
         made.functions.extend(model.functions)
         return cls(made, embedding)
 
+    def renamed(self, name: str) -> "Body":
+        """With its embedding called so."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        for node in model.graph.node:
+            for values in (node.input, node.output):
+                values[:] = [name if value == self.embedding else value for value in values]
+        model.graph.output[0].name = name
+        return Body(model, name)
+
     def with_head(self, head: LinearHead, path: Path, metadata: dict[str, str]) -> None:
         """Writes the whole classifier: outputs `logits`, `probabilities` and the embedding."""
         model = onnx.ModelProto()

@@ -7,6 +7,7 @@ Export runs in eval mode: in train mode dropout would stay in the graph without 
 """
 
 import contextlib
+import importlib.metadata
 import io
 import logging
 import warnings
@@ -52,6 +53,11 @@ def export(graph: nn.Module, path: Path, height: int, width: int, metadata: dict
     onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def exporter_versions() -> dict[str, str]:
+    """What decides the bytes of a graph beside the module it is made of."""
+    return {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxscript")}
 
 
 def export_module(

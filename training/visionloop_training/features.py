@@ -12,6 +12,7 @@ in threads beside a CPU, in processes of their own beside a GPU (`pixel_workers`
 
 import hashlib
 import logging
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,12 +36,13 @@ from visionloop_training.config import AugmentConfig
 from visionloop_training.cores import usable_cores
 from visionloop_training.data import Blobs, Item
 from visionloop_training.distributed import Workers
-from visionloop_training.export import Session, export_module
+from visionloop_training.export import Session, export_module, exporter_versions
 from visionloop_training.network import Network
 from visionloop_training.pixel_workers import PixelWorkers
 from visionloop_training.stop import Stop
 from visionloop_training.weights import tensor_bytes
 
+ACTIVATIONS = "activations"  # the output of the frozen stages' graph
 _BATCH = 32
 _FLOAT16_MAX = 65504.0
 _log = logging.getLogger(__name__)
@@ -80,7 +82,8 @@ class Features:
                 "frozen": network.frozen,
                 **({"device": "cuda"} if on_gpu else {}),
             }
-            self._graph = key_of(bottom)
+            # Of the graph's own bytes, which become part of a version (`lanes`), more decides.
+            self._graph = key_of({**bottom, "exporter": exporter_versions()})
             varied = augmentation.model_dump(mode="json", exclude={"variants"})
             key = key_of({**bottom, "augmentation": varied})
             self._cache = ArrayCache(folder, "activations", key, shared=shared)
@@ -175,7 +178,7 @@ class Features:
         """The frozen stages as a function of uint8 images (batch, height, width, 3)."""
         if self._network.device.type == "cuda":
             return self._on_gpu
-        path = self._folder / "graphs" / f"{self._graph}.onnx"
+        path = self._graph_path
         touch(path)  # first, or another run's trim might remove it when it was found
         if not path.exists():
             try:
@@ -187,6 +190,17 @@ class Features:
                     return _activations(folder / path.name)
         return _activations(path)
 
+    def write_bottom(self, path: Path) -> None:
+        """Writes the graph of the frozen stages, from uint8 images to `ACTIVATIONS`: that
+        of the cache, where it has one. Raises CorruptError where that is torn."""
+        cached = self._graph_path
+        touch(cached)
+        if cached.exists():
+            _activations(cached)
+            shutil.copyfile(cached, path)
+        else:
+            self._export(path)
+
     def _write_graph(self, path: Path) -> None:
         with room_for(path, setting=SETTING):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -196,9 +210,13 @@ class Features:
                 self._export(made)
                 made.replace(path)
 
+    @property
+    def _graph_path(self) -> Path:
+        return self._folder / "graphs" / f"{self._graph}.onnx"
+
     def _export(self, path: Path) -> None:
         height, width = self._preprocessing.output_size
-        export_module(_Bottom(self._network), path, height, width, ["activations"])
+        export_module(_Bottom(self._network), path, height, width, [ACTIVATIONS])
 
     @torch.inference_mode()
     def _on_gpu(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -225,7 +243,7 @@ def _activations(path: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32
         raise CorruptError(
             f"cache: {path} cannot be loaded ({error}); remove it and run again"
         ) from error
-    return lambda images: session(images)["activations"]
+    return lambda images: session(images)[ACTIVATIONS]
 
 
 def made_from(preprocessing: Preprocessing) -> dict[str, object]:

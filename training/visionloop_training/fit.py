@@ -60,7 +60,7 @@ def fit(
     )
     torch.manual_seed(config.seed)
     variants = features.variants or 1
-    tuned = config.fit.epochs > 0 and network.frozen < len(network.backbone.stages)
+    tuned = config.fit.epochs > 0 and not network.all_frozen
     features.prepare(data.val, 1)
     checkpoint = checkpoints.agreed(workers) if checkpoints else None
     state = fit_state.restore_finished(checkpoint, network)

@@ -22,12 +22,13 @@ from visionloop.objectstore import ObjectStore
 from visionloop.preprocessing import Preprocessing
 from visionloop.strict_pillow import decoder
 from visionloop_training import backbones
+from visionloop_training.body import Body, LinearHead
 from visionloop_training.checkpoint import Checkpoints, run_key
 from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Blobs, Dataset
 from visionloop_training.distributed import Workers
 from visionloop_training.export import Graph, export
-from visionloop_training.features import Features
+from visionloop_training.features import ACTIVATIONS, Features
 from visionloop_training.fit import fit
 from visionloop_training.half_graph import HalfGraph
 from visionloop_training.links import Link
@@ -144,7 +145,7 @@ class FullLane:
         around = self._around
         device = "cuda" if torch.cuda.is_available() else "cpu"
         network = self._network.to(memory_format=torch.channels_last).to(device)
-        features = Features(
+        features = self._features = Features(
             network, around.blobs, self.preprocessing, self._config.augment, around.cache,
             around.stop, around.workers,
         )  # fmt: skip
@@ -164,9 +165,19 @@ class FullLane:
         return fitted
 
     def export(self, path: Path, link: Link, metadata: dict[str, str]) -> nn.Module:
-        """By torch's exporter; the module is the trained network itself."""
-        graph = Graph(self._network, link)
-        export(graph, path, *self.preprocessing.output_size, metadata)
+        """By torch's exporter; the module is the trained network itself.
+
+        Where only a linear head was trained the rest was exported already, for the features: that
+        graph gets the head.
+        """
+        graph, head = Graph(self._network, link), self._network.head
+        if self._network.all_frozen and isinstance(head, nn.Linear):
+            self._features.write_bottom(path)
+            body = Body.cut(path, ACTIVATIONS).renamed("embedding")
+            weight, bias = head.weight.detach().numpy(), head.bias.detach().numpy()
+            body.with_head(LinearHead(weight, bias, link), path, metadata)
+        else:
+            export(graph, path, *self.preprocessing.output_size, metadata)
         return graph
 
     @property

@@ -40,6 +40,11 @@ class Network(nn.Module):
         """Where it is."""
         return self.get_buffer("scale").device
 
+    @property
+    def all_frozen(self) -> bool:
+        """Whether all stages of the backbone are frozen."""
+        return self.frozen == len(self.backbone.stages)
+
     def normalise(self, images: Tensor) -> Tensor:
         """(batch, height, width, 3) uint8 -> (batch, 3, height, width) float32."""
         scale, shift = self.get_buffer("scale"), self.get_buffer("shift")

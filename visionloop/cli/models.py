@@ -31,6 +31,7 @@ from visionloop.repository import ModelRepository
 
 REPORT_PAGE: Final = "report/report.html"
 REPORT_FIGURES: Final = "report/report.json"
+REPORT_PREDICTIONS: Final = "report/predictions.parquet"
 
 
 def list_models(options: argparse.Namespace, output: Output) -> int:
@@ -114,12 +115,20 @@ def show(options: argparse.Namespace, output: Output) -> int:
 
 
 def report(options: argparse.Namespace, output: Output) -> int:
-    """What training said of a version: a page, or with --json the figures that it shows."""
+    """What training said of a version: a page, with --json the figures that it shows, or a table of
+    what the model answered to each test image."""
     repository = ModelRepository(open_from(options))
-    if not output.as_json and sys.stdout.isatty():
+    if options.predictions and output.as_json:
         raise InvalidInputError(
-            "the report is a page for browsers, nothing for a terminal: add > report.html",
-            field="output",
+            "--predictions is a table in Parquet and --json is figures; leave one of them out",
+            field="predictions",
+        )
+    if not output.as_json and sys.stdout.isatty():
+        what, file = "a page for browsers", "report.html"
+        if options.predictions:
+            what, file = "a table in Parquet", "predictions.parquet"
+        raise InvalidInputError(
+            f"that is {what}, nothing for a terminal: add > {file}", field="output"
         )
     newest = [str(number) for number in repository.versions(options.model)[-1:]]
     version = repository.resolve(options.model, options.version or (newest or ["stable"])[0])
@@ -127,7 +136,8 @@ def report(options: argparse.Namespace, output: Output) -> int:
     if output.as_json:
         output.result(json.loads(repository.file(bundle, REPORT_FIGURES)))
     else:
-        output.raw(repository.file(bundle, REPORT_PAGE))
+        name = REPORT_PREDICTIONS if options.predictions else REPORT_PAGE
+        output.raw(repository.file(bundle, name))
     return 0
 
 

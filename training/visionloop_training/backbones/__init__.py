@@ -3,12 +3,14 @@
 A plain name is torchvision's where torchvision has it, else timm's; `timm:<name>` is always
 timm's. Not here: how networks are cut into stages (`stages` and the two libraries' modules), where
 weights come from (`weights`), the classifier on top (`heads`).
+
+The two libraries take as long to import as torch itself, and a run that finds nothing new, makes a
+new head or scores a version builds no network. So they are imported by the functions.
 """
 
 import difflib
 
 from visionloop.errors import ConfigurationError
-from visionloop_training.backbones import timm_cuts, torchvision_cuts
 from visionloop_training.backbones.stages import Backbone, PixelSpec
 
 __all__ = ["Backbone", "PixelSpec", "build", "default_weights", "names"]
@@ -22,6 +24,8 @@ _DEFAULT_WEIGHTS: dict[str, str] = {
 def names() -> list[str]:
     """Every backbone that `build` takes; timm's have their prefix where torchvision knows the name
     as well."""
+    from visionloop_training.backbones import timm_cuts, torchvision_cuts
+
     own = torchvision_cuts.names()
     taken = set(own)
     return own + [f"{_TIMM}{n}" if n in taken else n for n in timm_cuts.names()]
@@ -29,6 +33,8 @@ def names() -> list[str]:
 
 def library_of(name: str) -> tuple[str, str]:
     """(`torchvision` or `timm`, the name there). Raises ConfigurationError for an unknown name."""
+    from visionloop_training.backbones import timm_cuts, torchvision_cuts
+
     plain = name.removeprefix(_TIMM)
     if plain == name and name in torchvision_cuts.names():
         return "torchvision", name
@@ -55,6 +61,8 @@ def build(name: str, weights: str, image_size: int | None) -> tuple[Backbone, Pi
     Raises ConfigurationError for an unknown name or weights that do not fit, CorruptError for a
     wrong digest, UnavailableError where weights would have to be downloaded and cannot be.
     """
+    from visionloop_training.backbones import timm_cuts, torchvision_cuts
+
     library, plain = library_of(name)
     source = default_weights(name) if weights == "default" else weights
     if source in ("timm", "torchvision") and source != library:

@@ -23,6 +23,11 @@ def add_models(verbs: Verbs, common: StrictParser) -> None:
     )
     report.add_argument("model")
     report.add_argument("version", nargs="?", default=None, help="number or alias (the newest)")
+    report.add_argument(
+        "--predictions",
+        action="store_true",
+        help="instead, the model's answer to each test image: a table in Parquet",
+    )
     promote = verb(models, "promote", "models.promote", [common, store], "make a version stable")
     promote.add_argument("model")
     promote.add_argument("version", type=int)
