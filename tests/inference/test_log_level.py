@@ -24,14 +24,13 @@ def test_runners_that_are_started_later_log_as_was_asked_for(
         server.serves(1)
         with grpc.insecure_channel(server.target) as channel:
             client = triton.service_pb2_grpc.GRPCInferenceServiceStub(channel)
-            for version, told in ((2, False), (3, True)):
-                settings = triton.service_pb2.LogSettingsRequest()
-                settings.settings["log_info"].bool_param = told
-                client.LogSettings(settings)
-                publish_bundle(repository, "cells", seed=version, golden=4, promote=True)
-                server.serves(version)
-        loaded = [f"cells version {version} is loaded" in server.text() for version in (1, 2, 3)]
-        assert loaded == [True, False, True]  # which a runner says
+            settings = triton.service_pb2.LogSettingsRequest()
+            settings.settings["log_info"].bool_param = False
+            client.LogSettings(settings)
+        publish_bundle(repository, "cells", seed=2, golden=4, promote=True)
+        server.serves(2)
+        loaded = [f"cells version {version} is loaded" in server.text() for version in (1, 2)]
+        assert loaded == [True, False]  # which a runner says
 
 
 def test_a_runner_that_serves_is_told(

@@ -70,6 +70,13 @@ def test_health_of_what_nobody_knows(server: Server) -> None:
     watch.cancel()
 
 
+def test_health_does_not_send_a_long_name_back(server: Server) -> None:
+    with pytest.raises(grpc.RpcError) as refusal:
+        check(server, "x" * 2**20)
+    assert refusal.value.code() is grpc.StatusCode.NOT_FOUND
+    assert len(refusal.value.details()) < 500
+
+
 def reflected(
     server: Server, version: str, *requests: reflection_pb2.ServerReflectionRequest
 ) -> Iterator[reflection_pb2.ServerReflectionResponse]:
@@ -121,7 +128,7 @@ def test_an_error_that_quotes_a_long_request_still_reaches_its_caller(
         server.recognize(encoded(1), model=name)
     assert refusal.value.code() is grpc.StatusCode.NOT_FOUND
     assert refusal.value.details().startswith(f"model '{name[0]}")
-    assert refusal.value.details().endswith("…")
+    assert len(refusal.value.details()) < 500
 
 
 def test_http(server: Server) -> None:

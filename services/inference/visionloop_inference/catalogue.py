@@ -76,7 +76,7 @@ class RoutedModel:
             if not self.versions:
                 raise self._unavailable()
             raise NotFoundError(
-                f"version {wanted!r} of model {self.name!r} is {self._not_loaded()}"
+                f"version {wanted[:100]!r} of model {self.name!r} is {self._not_loaded()}"
             )
         return found
 
@@ -155,7 +155,7 @@ class Catalogue:
             raise UnavailableError(self.reason or NO_MODEL_YET)
         names = ", ".join(sorted(model.name for model in wanted))
         if name:
-            raise NotFoundError(f"model {name!r} is not served here; served are {names}")
+            raise NotFoundError(f"model {name[:100]!r} is not served here; served are {names}")
         if len(wanted) > 1:
             raise InvalidInputError(
                 f"model is empty, and several are served: {names}; name one", field="model"

@@ -41,7 +41,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         serving = self._serving(request.service)
         if serving is None:
             await context.abort(
-                grpc.StatusCode.NOT_FOUND, f"no service or model is named {request.service!r}"
+                grpc.StatusCode.NOT_FOUND, f"no service or model is named {request.service[:100]!r}"
             )
         return _response(serving)
 
