@@ -228,3 +228,25 @@ def test_many_at_once_are_bounded(
     assert len(refused) == 7
     assert len(list(file_store.list(FOLDER))) == 3
     assert submit(inbox, request())  # the room is given back
+
+
+@pytest.mark.parametrize(("most", "taken"), [(2 * len(PICTURE), 2), (len(PICTURE) - 1, 1)])
+def test_so_are_their_bytes(
+    file_store: ObjectStore,
+    find: FindBundles,
+    monkeypatch: pytest.MonkeyPatch,
+    most: int,
+    taken: int,
+) -> None:
+    """One alone is taken whatever it has."""
+    monkeypatch.setattr(module, "MOST_BYTES", most)
+    inbox = FeedbackInbox(file_store.url, find)
+
+    async def flood() -> list[object]:
+        calls = [inbox.submit(request(), "") for _ in range(5)]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    answers = asyncio.run(flood())
+    assert len([one for one in answers if isinstance(one, OverloadedError)]) == 5 - taken
+    assert len(list(file_store.list(FOLDER))) == taken
+    assert submit(inbox, request())

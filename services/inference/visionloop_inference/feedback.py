@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 
 THREADS = 4
 MOST_UNDER_WAY = 32
+MOST_BYTES = 128 * 2**20  # of images being stored at once, unless one alone has more
 RETRY_SECONDS = 1.0
 INBOX = "inbox"
 SHOWN_CLASSES = 20
@@ -78,6 +79,7 @@ class FeedbackInbox:
         self._store: ObjectStore | None = None
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="feedback")
         self._under_way = 0
+        self._held = 0  # bytes of their images
 
     async def submit(
         self, request: pb.SubmitFeedbackRequest, caller: str
@@ -87,20 +89,24 @@ class FeedbackInbox:
         Raises InvalidInputError, ImageError, ConflictError (the id stands for other content),
         OverloadedError, and UnavailableError when the store is away.
         """
-        if self._under_way >= MOST_UNDER_WAY:
+        image = request.image  # each look at it is a copy
+        too_large = self._held > 0 and self._held + len(image) > MOST_BYTES
+        if too_large or self._under_way >= MOST_UNDER_WAY:
             raise OverloadedError(
-                f"{MOST_UNDER_WAY} feedbacks are being stored; send it again in a moment, under "
-                "the same id",
+                f"{self._under_way} feedbacks of {self._held} bytes are being stored; send it "
+                "again in a moment, under the same id",
                 retry_after_seconds=RETRY_SECONDS,
             )
         prediction, unknown = self._check(request)
         self._under_way += 1
+        self._held += len(image)
         try:
             created = await asyncio.get_running_loop().run_in_executor(
-                self._pool, self._keep, request, prediction, caller
+                self._pool, self._keep, request, image, prediction, caller
             )
         finally:
             self._under_way -= 1
+            self._held -= len(image)
         metrics.FEEDBACK.labels(outcome="stored" if created else "repeated").inc()
         return pb.SubmitFeedbackResponse(id=request.id, created=created, unknown_class_ids=unknown)
 
@@ -191,10 +197,14 @@ class FeedbackInbox:
         return unknown
 
     def _keep(
-        self, request: pb.SubmitFeedbackRequest, prediction: PredictionId, caller: str
+        self,
+        request: pb.SubmitFeedbackRequest,
+        image: bytes,
+        prediction: PredictionId,
+        caller: str,
     ) -> bool:
         """In a thread: reads the image's header, writes the object. True when it is new."""
-        feedback = _feedback(request, prediction, caller, self._limits)
+        feedback = _feedback(request, image, prediction, caller, self._limits)
         try:
             if self._store is None:
                 store = self._open(self._url)
@@ -225,13 +235,17 @@ def _listed(bundle: ClassifierBundle) -> str:
 
 
 def _feedback(
-    request: pb.SubmitFeedbackRequest, prediction: PredictionId, caller: str, limits: Limits
+    request: pb.SubmitFeedbackRequest,
+    data: bytes,
+    prediction: PredictionId,
+    caller: str,
+    limits: Limits,
 ) -> Feedback:
     if request.HasField("image"):
-        read_header(request.image, limits)
-        digest = hashlib.sha256(request.image).hexdigest()
+        read_header(data, limits)
+        digest = hashlib.sha256(data).hexdigest()
         _check_digest(digest, prediction, "image")
-        image = FeedbackImage(sha256=digest, size=len(request.image), inline=True)
+        image = FeedbackImage(sha256=digest, size=len(data), inline=True)
     else:
         image = FeedbackImage(sha256=request.image_sha256, inline=False)
     said: dict[str, Any] = {"verdict": "wrong"}
@@ -248,7 +262,7 @@ def _feedback(
         received=datetime.now(UTC),
         **said,
     )
-    return Feedback(header, request.image if image.inline else None)
+    return Feedback(header, data if image.inline else None)
 
 
 def _check_ids(class_ids: Sequence[str], field: str) -> None:
