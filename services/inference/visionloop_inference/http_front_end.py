@@ -55,6 +55,7 @@ class FrontEnd:
     ) -> pb.RecognizeResponse:
         """`request` is a serialized RecognizeRequest. Raises VisionloopError."""
         metadata = _metadata(head, peer)
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, pb.RecognizeResponse]
         call = self._opened().unary_unary(
             f"{SERVICE}Recognize", response_deserializer=pb.RecognizeResponse.FromString
         )
