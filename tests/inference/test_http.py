@@ -379,6 +379,28 @@ def alone(
         thread.join()
 
 
+def test_a_fault_of_ours_is_an_answer_with_an_incident(caplog: pytest.LogCaptureFixture) -> None:
+    def fails() -> str:
+        raise KeyError("the inside")
+
+    async def scenario() -> bytes:
+        server = HttpServer(fails, parse(["--store=file:///nowhere", "--http-port=0"], {}))
+        host, port = (await server.start("unix:none"))["http"].split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /readyz HTTP/1.1\r\n\r\n")
+        received = await reader.read()
+        writer.close()
+        await server.close()
+        return received
+
+    reply = asyncio.run(asyncio.wait_for(scenario(), 60))
+    assert status(reply) == 500
+    assert error(reply)["code"] == "INTERNAL"
+    assert "inside" not in error(reply)["message"]
+    [record] = [record for record in caplog.records if record.exc_info]
+    assert record.__dict__["incident"] in error(reply)["message"]
+
+
 def told(address: tuple[str, int], data: bytes) -> bytes:
     with socket.create_connection(address, timeout=30) as connection:
         connection.sendall(data)

@@ -28,7 +28,6 @@ from visionloop.errors import (
     ConfigurationError,
     OverloadedError,
     PermissionDeniedError,
-    VisionloopError,
 )
 from visionloop.flags import endpoint
 from visionloop.own_site import foreign_page
@@ -51,6 +50,7 @@ from visionloop_inference.http_message import (
     says_body,
 )
 from visionloop_inference.http_recognition import HttpRecognition
+from visionloop_inference.incidents import shown
 from visionloop_inference.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -140,8 +140,11 @@ class HttpServer:
                 head = await read_head(reader)
                 connection.reach(Stage.ANSWER)
                 reply = await self._reply(head, connection, reader, writer, secure=secure)
-            except VisionloopError as error:
-                reply = error_reply(error)
+            except BROKEN_OFF:
+                raise
+            except Exception as error:  # noqa: BLE001 — a fault of ours must be an answer, too
+                path = "an HTTP request" if head is None else head.path[:100]
+                reply = error_reply(shown(error, path))
             async with asyncio.timeout(WRITE_SECONDS):
                 writer.write(
                     reply.to_bytes(without_body=head is not None and head.method == "HEAD")
