@@ -107,4 +107,9 @@ def test_what_an_app_calls_otherwise_is_taken_for_the_class_that_a_person_names(
         field.fill("cat")
         field.press("Enter")
         expect(page.get_by_text("something newer was said of it since")).to_be_visible()
+        page.goto(f"http://{server.http_address}/datasets/{DATASET}/images/{typed}")
+        late = page.locator(".history li").filter(has_text="did not count")
+        expect(late).to_contain_text(", recorded ")
+        (event,) = [one for one in made.history(typed) if not one["applied"]]
+        assert event["said_at"] < event["at"]
     assert made.classes(typed) == ["rocket"]
