@@ -49,7 +49,8 @@ class Cluster:
                 *flags,
             )
         )
-        [workload] = [one for one in objects if one["kind"] in ("Deployment", "CronJob")]
+        kind = "CronJob" if chart == "training" else "Deployment"  # labeling-ingest's backs up
+        [workload] = [one for one in objects if one["kind"] == kind]
         maps = {
             one["metadata"]["name"]: one["data"] for one in objects if one["kind"] == "ConfigMap"
         }
