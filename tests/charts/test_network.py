@@ -9,6 +9,7 @@ pytestmark = pytest.mark.usefixtures("helm_program")
 EVERYWHERE = {"namespaceSelector": {}}
 HERE = {"podSelector": {}}
 ROUTE = "--set={0}.enabled=true,{0}.parentRefs[0].name=public"
+SECURED = "insecure=false,tls.mode=secret,tls.existingSecret=t,auth.existingSecret=a"
 
 
 def policy(chart: str, *flags: str, name: str = "") -> Object:
@@ -39,8 +40,7 @@ def goals(spec: Object, port: int) -> list[Object]:
 def test_without_tls_or_tokens_the_port_of_the_metrics_is_not_open_to_the_cluster() -> None:
     """It recognises images, too: POST /v1/recognize."""
     assert callers(policy("inference"), 8002) == [HERE]
-    secured = "--set=insecure=false,tls.mode=secret,tls.existingSecret=t,auth.existingSecret=a"
-    assert callers(policy("inference", secured), 8002) == [EVERYWHERE]
+    assert callers(policy("inference", f"--set={SECURED}"), 8002) == [EVERYWHERE]
     prometheus = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kps"}}}
     named = f"--set-json=networkPolicy.metricsFrom=[{json.dumps(prometheus)}]"
     assert callers(policy("inference", named), 8002) == [HERE, prometheus]
@@ -68,7 +68,7 @@ def test_a_pod_without_keys_may_ask_for_those_of_its_identity(chart: str) -> Non
     ("chart", "flags", "opened", "closed"),
     [
         ("inference", ROUTE.format("grpcRoute"), 8001, 8002),
-        ("inference", ROUTE.format("httpRoute"), 8002, 8001),
+        ("inference", f"{ROUTE.format('httpRoute')},{SECURED}", 8003, 8001),
         ("inference", "--set=ingress.enabled=true,ingress.hosts={a.example}", 8001, 8002),
         ("labeling-ingest", ROUTE.format("httpRoute"), 8080, 8081),
         ("labeling-ingest", ROUTE.format("grpcRoute"), 8081, 8080),

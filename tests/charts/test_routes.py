@@ -10,7 +10,7 @@ CHARTS = ("inference", "labeling-ingest")
 def rule(chart: str, kind: str, *flags: str) -> Object:
     """The only rule of the chart's route of a kind."""
     way = {"HTTPRoute": "httpRoute", "GRPCRoute": "grpcRoute"}[kind]
-    on = f"--set={way}.enabled=true,{way}.parentRefs[0].name=public"
+    on = f"--set={way}.enabled=true,{way}.parentRefs[0].name=public,networkPolicy.enabled=false"
     text = template(chart, f"--values={VALUES / chart / 'minimal.yaml'}", on, *flags)
     [found] = one_of(objects_of(text), kind, f"demo-{chart}")["spec"]["rules"]
     return found

@@ -83,6 +83,11 @@ REFUSED = [
         "a Service of type LoadBalancer does not open",
     ),
     (
+        "inference",
+        [STORE, "--set=insecure=true,httpRoute.enabled=true,httpRoute.parentRefs[0].name=public"],
+        "would be open to every namespace",
+    ),
+    (
         "labeling-ingest",
         [STORE, DATABASE, "--set=insecure=true", '--set-json=database.policyFrom=[{"x":{}}]'],
         "without database.policyFor",

@@ -45,6 +45,10 @@
 {{- if and .enabled (eq $.Values.tls.mode "off") (ne $.Values.service.type "ClusterIP") }}
 - httpRoute leads to the HTTP port, which a Service of type {{ $.Values.service.type }} does not open, for metrics are on it. Set service.type=ClusterIP, or tls.mode.
 {{- end }}
+{{- $policy := $.Values.networkPolicy }}
+{{- if and .enabled (eq $.Values.tls.mode "off") $policy.enabled (not $policy.from) }}
+- httpRoute without TLS leads to the port of the metrics, which would be open to every namespace: say who may call, the Gateway's pods among them, as networkPolicy.from=[{podSelector: {}}, {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: gateways}}}], or set tls.mode.
+{{- end }}
 {{- end }}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) }}
 - ingress.enabled, but ingress.hosts names no host.
