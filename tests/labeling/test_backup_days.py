@@ -1,16 +1,26 @@
 """What a backup keeps, forgets and refuses; the whole of it is in test_backup.py."""
 
+import hashlib
 import json
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from visionloop.errors import ConfigurationError, CorruptError, NotFoundError, RefusedError
-from visionloop.objectstore import ObjectStore, open_store
+from visionloop.errors import (
+    ConfigurationError,
+    CorruptError,
+    NotFoundError,
+    RefusedError,
+    UnavailableError,
+)
+from visionloop.objectstore import ObjectStore, StoredObject, open_store
+from visionloop.snapshot import blob_key
 from visionloop_labeling import backup, backup_command
 
 DUMP = b"PGDMP of a test"
+IMAGE = hashlib.sha256(b"an image").hexdigest()
 NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
 
 
@@ -21,7 +31,7 @@ def store(tmp_path: Path) -> ObjectStore:
     made.put("models/cells/versions/1/model.onnx", b"graph")
     made.put("models/cells/checkpoints/run/1", b"made anew")
     made.put("inbox/feedback/one", b"a correction")
-    made.put("blobs/sha256/aa/bb/aabb", b"an image")
+    made.put(blob_key(IMAGE), b"an image")
     return made
 
 
@@ -40,10 +50,10 @@ def a_day(store: ObjectStore, target: ObjectStore, day: str, folder: Path) -> ba
     dump = folder / "labels.dump"
     dump.write_bytes(DUMP + day.encode())
     size, sha256 = backup.keep_dump(target, day, dump)
-    copied, copied_bytes = backup.copy_objects(store, target)
+    copied = backup.copy_objects(store, target)
     done = backup.CompleteDay(
         day=day, names=names, dump_bytes=size, dump_sha256=sha256,
-        copied=copied, copied_bytes=copied_bytes,
+        copied=copied.objects, copied_bytes=copied.bytes,
     )  # fmt: skip
     backup.complete(target, done)
     return done
@@ -60,7 +70,7 @@ def test_names_are_each_days_own_and_objects_are_kept_once(
     assert first < second
     assert (a_day(store, target, first, tmp_path).names, len(keys(target, "objects/"))) == (2, 2)
     assert "objects/models/cells/checkpoints/run/1" not in keys(target)
-    store.put("blobs/sha256/cc/dd/ccdd", b"another")
+    store.put(blob_key(hashlib.sha256(b"another").hexdigest()), b"another")
     store.delete("inbox/feedback/one")
     again = a_day(store, target, second, tmp_path)
     assert (again.names, again.copied, again.copied_bytes) == (1, 1, len(b"another"))
@@ -69,17 +79,55 @@ def test_names_are_each_days_own_and_objects_are_kept_once(
     assert f"days/{first}/inbox/feedback/one" in keys(target)
 
 
-def test_an_object_that_was_written_anew_is_copied_anew(
+@pytest.mark.parametrize("damage", [b"", b"AN IMAGE", b"a longer image"])
+@pytest.mark.parametrize("key", [blob_key(IMAGE), "models/cells/versions/1/model.onnx"])
+def test_a_damaged_object_never_replaces_its_copy(
+    store: ObjectStore, target: ObjectStore, tmp_path: Path, key: str, damage: bytes
+) -> None:
+    """All days share the copy: what tears an object, or a thief of keys, would take every day."""
+    a_day(store, target, days(1)[0], tmp_path)
+    good = target.get(f"objects/{key}").data
+    os.utime(tmp_path / "target" / "objects" / key, (0, 0))  # so that the store's is newer
+    store.put(key, damage)
+    assert backup.copy_objects(store, target) == backup.Copied(0, 0, [key])
+    assert target.get(f"objects/{key}").data == good
+    store.put(key, good)  # mended
+    assert backup.copy_objects(store, target) == backup.Copied(1, len(good), [])
+    assert backup.copy_objects(store, target) == backup.Copied(0, 0, [])
+
+
+def test_an_image_that_was_damaged_from_the_first_day_on_is_copied_when_it_is_mended(
     store: ObjectStore, target: ObjectStore, tmp_path: Path
 ) -> None:
-    """Ours never are; a store's other users may, and a restore must not be older than the names."""
-    a_day(store, target, days(1)[0], tmp_path)
-    store.put("blobs/sha256/aa/bb/aabb", b"a longer image")
-    assert backup.copy_objects(store, target) == (1, len(b"a longer image"))
-    assert backup.copy_objects(store, target) == (0, 0)
+    store.put(blob_key(IMAGE), b"torn")
+    assert backup.copy_objects(store, target).damaged == [blob_key(IMAGE)]
+    store.put(blob_key(IMAGE), b"an image")
+    assert backup.copy_objects(store, target) == backup.Copied(1, len(b"an image"), [])
 
 
-def test_a_correction_that_is_taken_in_meanwhile_is_left_out(
+def test_a_snapshot_that_is_cut_meanwhile_is_not_pointed_at(
+    store: ObjectStore, target: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were it listed before and the pointer read afterwards, nobody could read the latest one."""
+    pointer = "datasets/cells/refs/latest.json"
+    manifest = "datasets/cells/snapshots/{}/manifest.json"
+    store.put(pointer, b"old")
+    store.put(manifest.format("old"), b"{}")
+    read = store.get
+
+    def get(key: str) -> StoredObject:
+        if key == pointer:
+            store.put(manifest.format("new"), b"{}")
+            store.put(pointer, b"new")
+        return read(key)
+
+    monkeypatch.setattr(store, "get", get)
+    backup.copy_names(store, target, "d")
+    assert target.get(f"days/d/{pointer}").data == b"new"
+    assert f"days/d/{manifest.format('new')}" in keys(target)
+
+
+def test_what_goes_away_meanwhile_is_left_out(
     store: ObjectStore, target: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = list(store.list())
@@ -89,6 +137,8 @@ def test_a_correction_that_is_taken_in_meanwhile_is_left_out(
     )
     assert backup.copy_names(store, target, "d") == 1
     assert keys(target) == {"days/d/models/cells/aliases.json"}
+    store.delete("models/cells/versions/1/model.onnx")  # a full disk: its version never came to be
+    assert backup.copy_objects(store, target) == backup.Copied(1, len(b"an image"), [])
 
 
 def test_a_run_that_did_not_end_is_no_day_and_hides_none(
@@ -132,9 +182,9 @@ def test_a_restore_goes_into_an_empty_store_and_checks_the_dump(
 ) -> None:
     day = a_day(store, target, days(1)[0], tmp_path)
     with pytest.raises(RefusedError, match="restore into a new prefix"):
-        backup.restore(target, day.day, store)
+        backup.restore(target, day, store)
     new = open_store(f"file://{tmp_path / 'new'}")
-    assert backup.restore(target, day.day, new) == 4
+    assert backup.restore(target, day, new) == 4
     assert keys(new) == {key for key in keys(store) if "checkpoints" not in key}
     dump = tmp_path / "fetched"
     backup.fetch_dump(target, day, dump)
@@ -142,6 +192,53 @@ def test_a_restore_goes_into_an_empty_store_and_checks_the_dump(
     target.put(f"databases/{day.day}.dump", b"X" * day.dump_bytes)
     with pytest.raises(CorruptError):
         backup.fetch_dump(target, day, tmp_path / "other")
+
+
+def test_a_restore_that_broke_off_goes_on_where_it_was(
+    store: ObjectStore, target: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day = a_day(store, target, days(1)[0], tmp_path)
+    new = open_store(f"file://{tmp_path / 'new'}")
+    read, gotten = target.get, list[str]()
+
+    def get(key: str) -> StoredObject:
+        if key.endswith("model.onnx") and "broke" not in gotten:
+            gotten.append("broke")
+            raise UnavailableError("the network is away")
+        gotten.append(key)
+        return read(key)
+
+    monkeypatch.setattr(target, "get", get)
+    with pytest.raises(UnavailableError):
+        backup.restore(target, day, new)
+    assert keys(new) == {blob_key(IMAGE)}
+    assert backup.restore(target, day, new) == 4
+    assert keys(new) == {key for key in keys(store) if "checkpoints" not in key}
+    assert gotten.count(f"objects/{blob_key(IMAGE)}") == 1
+
+
+def test_a_day_that_lost_names_is_not_restored(
+    store: ObjectStore, target: ObjectStore, tmp_path: Path
+) -> None:
+    """Rules of a bucket remove old objects without a word."""
+    day = a_day(store, target, days(1)[0], tmp_path)
+    target.delete(f"days/{day.day}/models/cells/aliases.json")
+    new = open_store(f"file://{tmp_path / 'new'}")
+    with pytest.raises(CorruptError, match="has 1 names, and had 2"):
+        backup.restore(target, day, new)
+    assert keys(new) == set()
+
+
+def test_the_dump_comes_before_what_takes_hours(
+    store: ObjectStore, target: ObjectStore, tmp_path: Path
+) -> None:
+    day = a_day(store, target, days(1)[0], tmp_path)
+    target.put(f"databases/{day.day}.dump", b"X" * day.dump_bytes)
+    new = open_store(f"file://{tmp_path / 'new'}")
+    flags = [f"--target={target.url}", f"--store={new.url}", f"--dump={tmp_path / 'dump'}"]
+    with pytest.raises(CorruptError):
+        backup_command.run(["restore", *flags])
+    assert keys(new) == set()
 
 
 def test_the_address_becomes_a_service_file_that_only_its_user_reads(tmp_path: Path) -> None:
@@ -183,15 +280,32 @@ def test_begin_and_finish_are_one_run(
     assert done["day"] in capsys.readouterr().out
 
 
+def test_a_store_with_damaged_objects_has_its_day_and_forgets_none(
+    store: ObjectStore, target: ObjectStore, tmp_path: Path
+) -> None:
+    a_day(store, target, days(1)[0], tmp_path)
+    store.put(blob_key(IMAGE), b"torn")
+    work = tmp_path / "work"
+    common = [f"--store={store.url}", f"--target={target.url}", f"--folder={work}"]
+    database = "--database=postgresql://db/labels"
+    backup_command.run(["begin", *common, database, f"--service-file={tmp_path / 'service'}"])
+    (work / backup_command.DUMP).write_bytes(DUMP)
+    with pytest.raises(CorruptError, match=rf"1 objects .*{IMAGE}"):
+        backup_command.run(["finish", *common, "--keep=1"])
+    assert len(backup.complete_days(target)) == 2
+    assert backup.read_day(target).damaged == 1
+
+
 def test_a_target_takes_the_backups_of_one_store(
     store: ObjectStore, target: ObjectStore, tmp_path: Path
 ) -> None:
     """Two teams with one value copied: each would restore the other's images, too."""
-    backup.claim(store, target)
-    backup.claim(store, target)
+    backup.claim(store, target, "https://minio.production")
+    backup.claim(store, target, "https://minio.production")
     other = open_store(f"file://{tmp_path / 'other'}")
-    with pytest.raises(RefusedError, match="a target of its own"):
-        backup.claim(other, target)
+    for one, server in ((other, "https://minio.production"), (store, "https://minio.staging")):
+        with pytest.raises(RefusedError, match="a target of its own"):
+            backup.claim(one, target, server)
 
 
 def test_a_target_within_the_store_is_refused(store: ObjectStore, tmp_path: Path) -> None:

@@ -10,32 +10,45 @@ days. docs/backup.md says why no other order will do. In the target:
     complete/<day>.json       written LAST: without it there is no such day
     store.json                whose backups these are: those of two stores would become one
 
+An object's copy serves all days, so it is never replaced by other bytes: what changed in the store
+is damaged, and is told.
+
 The price: every object passes through this process once, an object's bytes at a time (256 MiB for
 eight small ones), and the listing of the target is held in memory, some 300 bytes an object.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from pydantic import Field
 
-from visionloop.errors import ConflictError, InvalidInputError, NotFoundError, RefusedError
+from visionloop.errors import (
+    ConflictError,
+    CorruptError,
+    InvalidInputError,
+    NotFoundError,
+    RefusedError,
+)
 from visionloop.objectstore import ObjectStat, ObjectStore
 from visionloop.objectstore.transfers import in_parallel
 from visionloop.record import Record, Sha256, parse_record, record_bytes
 
-# Small, and moved or removed: kept for each day. What they name never changes.
+# Small, and moved or removed: kept for each day. What they name never changes. They are copied in
+# this order, while they move: pointers at snapshots before the snapshots are listed, or the day may
+# have a pointer at one that it lacks; aliases after their history, which their last move completes.
 NAMES: Final = (
-    "models/*/aliases.json",
-    "models/*/history/*",
     "datasets/*/refs/*",
     "datasets/*/snapshots/*/manifest.json",
     "inbox/*",
+    "models/*/history/*",
+    "models/*/aliases.json",
 )
 MADE_ANEW: Final = ("derived/*", "staging/*", "models/*/checkpoints/*")
 DAYS: Final = "days/"
@@ -47,6 +60,11 @@ _DAY: Final = "%Y-%m-%dT%H-%M-%SZ"  # so that names sort by time
 _DUMP_BEGINS: Final = b"PGDMP"  # pg_dump's custom format
 _SMALL_BYTES: Final = 32 * 2**20  # several of these at a time, larger ones one by one
 _BATCH: Final = 256
+# Blobs, images in quarantine, parts of snapshots: their name is the sha256 of their bytes.
+_NAMED_BY_CONTENT: Final = re.compile(
+    r"(?:(?:blobs|quarantine)/sha256/../../|datasets/[^/]+/parts/)([0-9a-f]{64})(?:\.parquet)?"
+)
+_Result = TypeVar("_Result")
 
 
 class CompleteDay(Record):
@@ -59,6 +77,16 @@ class CompleteDay(Record):
     dump_sha256: Sha256
     copied: int = Field(ge=0, description="objects that no day before had")
     copied_bytes: int = Field(ge=0)
+    damaged: int = Field(0, ge=0, description="objects of the store that were not copied")
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What step 3 did. The damaged ones, by key, were left out; copies that were there stay."""
+
+    objects: int
+    bytes: int
+    damaged: list[str]
 
 
 class Owner(Record):
@@ -66,18 +94,26 @@ class Owner(Record):
 
     format_version: Literal[1] = 1
     store: str  # its URL
+    server: str  # two servers may have buckets of one name; empty: AWS, or a folder
+
+    def __str__(self) -> str:
+        return f"{self.store} at {self.server}" if self.server else self.store
 
 
-def claim(store: ObjectStore, target: ObjectStore) -> None:
-    """Makes the target the store's. Raises RefusedError where it has another one's backups."""
+def claim(store: ObjectStore, target: ObjectStore, server: str = "") -> None:
+    """Makes the target the store's, which is at `server`.
+
+    Raises RefusedError where it has another one's backups.
+    """
+    ours = Owner(store=store.url, server=server)
     try:
-        target.put_if_absent(OWNER, record_bytes(Owner(store=store.url)))
+        target.put_if_absent(OWNER, record_bytes(ours))
     except ConflictError:
         owner = parse_record(Owner, target.get(OWNER).data, OWNER)
-        if owner.store != store.url:
+        if owner != ours:
             raise RefusedError(
-                f"{target.url} has backups of {owner.store}, and this is {store.url}: give each "
-                "store a target of its own"
+                f"{target.url} has backups of {owner}, and this is {ours}: give each store a "
+                f"target of its own. Where it only moved to another address, remove {OWNER} there"
             ) from None
 
 
@@ -97,10 +133,23 @@ def is_object(key: str) -> bool:
 
 
 def copy_names(store: ObjectStore, target: ObjectStore, day: str) -> int:
-    """Step 1; the number of names."""
-    folders = sorted({pattern.partition("*")[0] for pattern in NAMES})
-    found = (one for folder in folders for one in store.list(folder) if is_name(one.key))
-    count, _ = _copy(store, found, target, f"{DAYS}{day}/")
+    """Step 1; the number of names.
+
+    What went away since it was listed is left out: a correction was taken in, and the dump has it.
+    """
+
+    def copied(one: ObjectStat) -> bool:
+        try:
+            data = store.get(one.key).data
+        except NotFoundError:
+            return False
+        target.put(f"{DAYS}{day}/{one.key}", data)
+        return True
+
+    count = 0
+    for pattern in NAMES:  # one after the other
+        listed = store.list(pattern.partition("*")[0])
+        count += sum(_each((one for one in listed if fnmatchcase(one.key, pattern)), copied))
     return count
 
 
@@ -121,8 +170,8 @@ def keep_dump(target: ObjectStore, day: str, dump: Path) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def copy_objects(store: ObjectStore, target: ObjectStore) -> tuple[int, int]:
-    """Step 3: what the target lacks; how many objects that were, and their bytes."""
+def copy_objects(store: ObjectStore, target: ObjectStore) -> Copied:
+    """Step 3: what the target lacks."""
     there = {
         one.key.removeprefix(OBJECTS): (one.size, one.modified) for one in target.list(OBJECTS)
     }
@@ -131,8 +180,29 @@ def copy_objects(store: ObjectStore, target: ObjectStore) -> tuple[int, int]:
         size, modified = there.get(one.key, (-1, one.modified))
         return size != one.size or one.modified > modified
 
-    found = (one for one in store.list() if is_object(one.key) and lacks(one))
-    return _copy(store, found, target, OBJECTS)
+    damaged: list[str] = []
+
+    def copied(one: ObjectStat) -> int | None:
+        try:
+            data = store.get(one.key).data
+        except NotFoundError:  # out of quarantine, or of a version that never came to be
+            return None
+        if found := _NAMED_BY_CONTENT.fullmatch(one.key):
+            whole = hashlib.sha256(data).hexdigest() == found[1]
+        else:
+            whole = one.key not in there or target.get(OBJECTS + one.key).data == data
+        if not whole:
+            damaged.append(one.key)
+            return None
+        target.put(OBJECTS + one.key, data)
+        return len(data)
+
+    wanted = (one for one in store.list() if is_object(one.key) and lacks(one))
+    count = size = 0
+    for done in _each(wanted, copied):
+        if done is not None:
+            count, size = count + 1, size + done
+    return Copied(count, size, sorted(damaged))
 
 
 def complete(target: ObjectStore, day: CompleteDay) -> None:
@@ -178,17 +248,35 @@ def forget(target: ObjectStore, keep: int) -> list[str]:
     return days[:-keep]
 
 
-def restore(target: ObjectStore, day: str, store: ObjectStore) -> int:
+def restore(target: ObjectStore, day: CompleteDay, store: ObjectStore) -> int:
     """All objects and the day's names, in this order, into an empty store; their number.
 
-    Raises RefusedError where the store holds anything: a program may be working with it.
+    One that was broken off goes on: what it has copied is not copied again. Raises RefusedError
+    where the store holds anything else, for a program may be working with it, and CorruptError
+    where the target has lost names of the day.
     """
-    if next(iter(store.list()), None) is not None:
-        raise RefusedError(f"{store.url} is not empty; restore into a new prefix")
-    objects, _ = _copy(target, target.list(OBJECTS), store, "", OBJECTS)
-    folder = f"{DAYS}{day}/"
-    names, _ = _copy(target, target.list(folder), store, "", folder)
-    return objects + names
+    folder = f"{DAYS}{day.day}/"
+    names = list(target.list(folder))
+    if len(names) != day.names:
+        raise CorruptError(
+            f"{target.url}/{folder} has {len(names)} names, and had {day.names}: does a rule of "
+            "the bucket remove objects? Take another day"
+        )
+    there = {one.key: one.size for one in store.list()}
+    objects = {one.key.removeprefix(OBJECTS) for one in target.list(OBJECTS)}
+    if foreign := sorted(there.keys() - objects):
+        raise RefusedError(
+            f"{store.url} is not empty, it has {foreign[0]}; restore into a new prefix"
+        )
+
+    def back(without: str) -> Callable[[ObjectStat], str]:
+        return lambda one: store.put(one.key.removeprefix(without), target.get(one.key).data)
+
+    listed = target.list(OBJECTS)
+    missing = (one for one in listed if there.get(one.key.removeprefix(OBJECTS)) != one.size)
+    for _ in chain(_each(missing, back(OBJECTS)), _each(names, back(folder))):
+        pass
+    return len(objects) + len(names)
 
 
 def fetch_dump(target: ObjectStore, day: CompleteDay, path: Path) -> None:
@@ -197,35 +285,11 @@ def fetch_dump(target: ObjectStore, day: CompleteDay, path: Path) -> None:
     target.download(key, path, sha256=day.dump_sha256, size=day.dump_bytes)
 
 
-def _copy(
-    source: ObjectStore,
-    found: Iterable[ObjectStat],
-    target: ObjectStore,
-    folder: str,
-    without: str = "",
-) -> tuple[int, int]:
-    """Puts what was found into `folder` of the target; the number of objects and bytes.
-
-    What went away since it was listed is left out: a correction was taken in, and the dump has it.
-    """
-
-    def copied(one: ObjectStat) -> int | None:
-        try:
-            data = source.get(one.key).data
-        except NotFoundError:
-            return None
-        target.put(folder + one.key.removeprefix(without), data)
-        return len(data)
-
-    count = size = 0
+def _each(found: Iterable[ObjectStat], do: Callable[[ObjectStat], _Result]) -> Iterator[_Result]:
+    """What `do` gives for each: several small ones at a time, large ones one by one."""
     for batch in _batches(found):
-        small = [one for one in batch if one.size <= _SMALL_BYTES]
-        large = (one for one in batch if one.size > _SMALL_BYTES)
-        sizes = [*in_parallel(copied, small), *map(copied, large)]
-        kept = [one for one in sizes if one is not None]
-        count += len(kept)
-        size += sum(kept)
-    return count, size
+        yield from in_parallel(do, [one for one in batch if one.size <= _SMALL_BYTES])
+        yield from map(do, [one for one in batch if one.size > _SMALL_BYTES])
 
 
 def _batches(found: Iterable[ObjectStat]) -> Iterator[list[ObjectStat]]:

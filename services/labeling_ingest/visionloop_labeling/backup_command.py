@@ -18,7 +18,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from visionloop.cli.output import Output
-from visionloop.errors import ConfigurationError, NotFoundError
+from visionloop.errors import ConfigurationError, CorruptError, NotFoundError
 from visionloop.flags import StrictParser
 from visionloop.objectstore import ObjectStore, S3Account, open_store
 from visionloop_labeling import backup
@@ -26,6 +26,7 @@ from visionloop_labeling.commands import database_flags, database_url
 
 SERVICE: Final = "visionloop"  # PGSERVICE, in the file of PGSERVICEFILE
 DUMP: Final = "labels.dump"
+_NAMED: Final = 20  # damaged objects, in one line
 _TARGET: Final = "BACKUP_"  # before the names of the AWS variables
 _Verb: TypeAlias = Callable[[argparse.Namespace, Output], None]
 
@@ -79,7 +80,7 @@ def parser() -> StrictParser:
 
 def _begin(options: argparse.Namespace, output: Output) -> None:
     store, target = _both(options)
-    backup.claim(store, target)
+    backup.claim(store, target, _server() if store.url.startswith("s3:") else "")
     day = backup.day_of(datetime.now(UTC))
     _write_private(options.service_file, service_file(database_url(options)))
     names = backup.copy_names(store, target, day)
@@ -99,16 +100,23 @@ def _finish(options: argparse.Namespace, output: Output) -> None:
         raise NotFoundError(
             f"{error.filename} is not there: `begin` and pg_dump come before"
         ) from None
-    copied, copied_bytes = backup.copy_objects(store, target)
+    copied = backup.copy_objects(store, target)
     done = backup.CompleteDay(
         day=day, names=int(names), dump_bytes=size, dump_sha256=sha256,
-        copied=copied, copied_bytes=copied_bytes,
+        copied=copied.objects, copied_bytes=copied.bytes, damaged=len(copied.damaged),
     )  # fmt: skip
     backup.complete(target, done)
+    if copied.damaged:
+        raise CorruptError(
+            f"{day} is complete, but {done.damaged} objects of {store.url} are not what their "
+            f"name or their copy says: {', '.join(copied.damaged[:_NAMED])}. They were not copied, "
+            "their copies stay, and no day is forgotten until they are mended"
+        )
     gone = backup.forget(target, options.keep)
     output.result({**done.model_dump(), "forgotten": gone})
     output.line(
-        f"{day} is complete: a dump of {size} bytes, {copied} new objects of {copied_bytes} bytes"
+        f"{day} is complete: a dump of {size} bytes, {copied.objects} new objects of "
+        f"{copied.bytes} bytes"
     )
     for one in gone:
         output.line(f"{one} is forgotten")
@@ -127,8 +135,9 @@ def _list(options: argparse.Namespace, output: Output) -> None:
 def _restore(options: argparse.Namespace, output: Output) -> None:
     target = _target(options)
     day = backup.read_day(target, options.day)
-    objects = backup.restore(target, day.day, _store(options))
-    backup.fetch_dump(target, day, options.dump)
+    store = _store(options)
+    backup.fetch_dump(target, day, options.dump)  # first: it may fail at once, objects take hours
+    objects = backup.restore(target, day, store)
     output.result({"day": day.day, "objects": objects})
     output.line(f"{day.day}: {objects} objects are in {options.store}, the dump is {options.dump}")
 
@@ -136,8 +145,8 @@ def _restore(options: argparse.Namespace, output: Output) -> None:
 def _both(options: argparse.Namespace) -> tuple[ObjectStore, ObjectStore]:
     """Store and target. Raises ConfigurationError where one lies in the other."""
     store, target = _store(options), _target(options)
-    elsewhere = S3Account.from_environment(_TARGET).endpoint
-    same_server = elsewhere in ("", os.environ.get("AWS_ENDPOINT_URL_S3", ""))
+    elsewhere = S3Account.from_environment(_TARGET).endpoint.rstrip("/")
+    same_server = elsewhere in ("", _server())
     if same_server and f"{target.url}/".startswith(f"{store.url}/"):
         raise ConfigurationError(
             f"--target {target.url} lies in the store {store.url}: it would be copied into itself, "
@@ -153,6 +162,12 @@ def _store(options: argparse.Namespace) -> ObjectStore:
             "--store is missing; name it (or set VISIONLOOP_STORE)", field="store"
         )
     return open_store(options.store)
+
+
+def _server() -> str:
+    """Where the store is; empty: AWS, or a folder."""
+    general = os.environ.get("AWS_ENDPOINT_URL", "")
+    return os.environ.get("AWS_ENDPOINT_URL_S3", general).rstrip("/")
 
 
 def _target(options: argparse.Namespace) -> ObjectStore:
