@@ -38,6 +38,7 @@ KEYS = {
     "keeper": [f"{what}:backup/production/*" for what in ("Read", "List", "Write")],
 }
 MINIMAL = f"--values={VALUES / 'labeling-ingest' / 'minimal.yaml'}"
+RESTORE = ("--no-owner", "--no-privileges", "--exit-on-error")
 ON = "--set=backup.enabled=true,backup.target=s3://backup/production,backup.storeSecret=keeper"
 
 
@@ -183,8 +184,12 @@ def test_what_the_pod_backs_up_is_restored_by_the_page(
     assert json.loads(restored)["objects"] > 12
     programs = postgres_programs()
     assert programs is not None
+    said = subprocess.run([programs / "pg_dump", "--version"], capture_output=True, check=True)
+    version = said.stdout.decode().split()[-1]
+    listed = json.loads(_labeling("backup", "list", f"--target={TARGET}", "--json"))
+    assert [(one["postgres"], one["pg_dump"]) for one in listed] == [(version, version)]
     subprocess.run(
-        [programs / "pg_restore", "--no-owner", "--exit-on-error", f"--dbname={empty}", dump],
+        [programs / "pg_restore", *RESTORE, f"--dbname={empty}", dump],
         check=True,
     )
     assert rebuild_command.run(["--check", "--database", empty]) == 0

@@ -85,7 +85,7 @@ class Backup:
             shutil.copy(self.dump, empty_url.removeprefix("sqlite:///"))
         else:
             _postgres(
-                "pg_restore", "--no-owner", "--exit-on-error", f"--dbname={empty_url}",
+                "pg_restore", "--no-owner", "--no-privileges", "--exit-on-error", f"--dbname={empty_url}",
                 str(self.dump),
             )  # fmt: skip
         return empty_url
@@ -226,5 +226,8 @@ def test_the_page_says_what_is_tested_here() -> None:
     for pattern in (*backups.NAMES, *backups.MADE_ANEW):
         assert f"'{pattern}'" in page, pattern
     assert SQLITE_COPY in page
-    for command in ("pg_dump --format=custom", "pg_restore --no-owner --exit-on-error"):
+    for command in (
+        "pg_dump --format=custom",
+        "pg_restore --no-owner --no-privileges --exit-on-error",
+    ):
         assert command in page

@@ -17,7 +17,7 @@ from visionloop.errors import (
 )
 from visionloop.objectstore import ObjectStore, StoredObject, open_store
 from visionloop.snapshot import blob_key
-from visionloop_labeling import backup, backup_command
+from visionloop_labeling import backup, backup_command, dump_header
 
 DUMP = b"PGDMP of a test"
 IMAGE = hashlib.sha256(b"an image").hexdigest()
@@ -175,6 +175,40 @@ def test_what_is_no_dump_is_not_kept(target: ObjectStore, tmp_path: Path) -> Non
         with pytest.raises(RefusedError, match="not what pg_dump"):
             backup.keep_dump(target, "d", dump)
     assert keys(target) == set()
+
+
+# By pg_dump 15.18 and 18.4 of a Postgres 15.18; the version of the archive is 1.14 and 1.16.
+HEAD_15 = (
+    "5047444d50010e00040801" "00ffffffff" "0030000000" "0032000000" "000f000000" "001e000000"
+    "000a000000" "007e000000" "0000000000" "0001000000" "61"
+    "0005000000" "31352e3138" "0005000000" "31352e3138"
+)  # fmt: skip
+HEAD_18 = (
+    "5047444d50011000040801" "01" "0030000000" "0032000000" "000f000000" "001e000000"
+    "000a000000" "007e000000" "0000000000" "0001000000" "61"
+    "001e000000" "31352e3138202844656269616e2031352e31382d302b6465623132753129"
+    "0004000000" "31382e34"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (bytes.fromhex(HEAD_15), ("15.18", "15.18")),
+        (bytes.fromhex(HEAD_18), ("15.18", "18.4")),
+        (bytes.fromhex(HEAD_18)[:40], ("", "")),
+        (bytes.fromhex(HEAD_18).replace(b"P\x01\x10", b"P\x01\x11"), ("", "")),
+        (DUMP, ("", "")),
+        (b"", ("", "")),
+    ],
+)
+def test_the_dump_says_which_postgres_takes_it(
+    tmp_path: Path, head: bytes, said: tuple[str, str]
+) -> None:
+    """What is not understood is not said; a newer pg_dump's backup is one all the same."""
+    dump = tmp_path / "labels.dump"
+    dump.write_bytes(head)
+    assert dump_header.versions(dump) == said
 
 
 def test_a_restore_goes_into_an_empty_store_and_checks_the_dump(

@@ -39,6 +39,7 @@ from visionloop.errors import (
 from visionloop.objectstore import ObjectStat, ObjectStore
 from visionloop.objectstore.transfers import in_parallel
 from visionloop.record import Record, Sha256, parse_record, record_bytes
+from visionloop_labeling.dump_header import MAGIC
 
 # Small, and moved or removed: kept for each day. What they name never changes. They are copied in
 # this order, while they move: pointers at snapshots before the snapshots are listed, or the day may
@@ -57,7 +58,6 @@ OBJECTS: Final = "objects/"
 COMPLETE: Final = "complete/"
 OWNER: Final = "store.json"
 _DAY: Final = "%Y-%m-%dT%H-%M-%SZ"  # so that names sort by time
-_DUMP_BEGINS: Final = b"PGDMP"  # pg_dump's custom format
 _SMALL_BYTES: Final = 32 * 2**20  # several of these at a time, larger ones one by one
 _BATCH: Final = 256
 # Blobs, images in quarantine, parts of snapshots: their name is the sha256 of their bytes.
@@ -75,6 +75,8 @@ class CompleteDay(Record):
     names: int = Field(ge=0)
     dump_bytes: int = Field(ge=1)
     dump_sha256: Sha256
+    postgres: str = ""  # the server's version, as 18.4
+    pg_dump: str = ""  # its own, which pg_restore must have and Postgres may not be older than
     copied: int = Field(ge=0, description="objects that no day before had")
     copied_bytes: int = Field(ge=0)
     damaged: int = Field(0, ge=0, description="objects of the store that were not copied")
@@ -160,7 +162,7 @@ def keep_dump(target: ObjectStore, day: str, dump: Path) -> tuple[int, str]:
     """
     digest = hashlib.sha256()
     with dump.open("rb") as file:
-        if file.read(len(_DUMP_BEGINS)) != _DUMP_BEGINS:
+        if file.read(len(MAGIC)) != MAGIC:
             raise RefusedError(f"{dump} is not what pg_dump --format=custom writes")
         file.seek(0)
         while block := file.read(2**20):

@@ -21,7 +21,7 @@ from visionloop.cli.output import Output
 from visionloop.errors import ConfigurationError, CorruptError, NotFoundError
 from visionloop.flags import StrictParser
 from visionloop.objectstore import ObjectStore, S3Account, open_store
-from visionloop_labeling import backup
+from visionloop_labeling import backup, dump_header
 from visionloop_labeling.commands import database_flags, database_url
 
 SERVICE: Final = "visionloop"  # PGSERVICE, in the file of PGSERVICEFILE
@@ -96,6 +96,7 @@ def _finish(options: argparse.Namespace, output: Output) -> None:
     try:
         day, names = (options.folder / "day").read_text(encoding="utf-8").split()
         size, sha256 = backup.keep_dump(target, day, options.folder / DUMP)
+        postgres, pg_dump = dump_header.versions(options.folder / DUMP)
     except FileNotFoundError as error:
         raise NotFoundError(
             f"{error.filename} is not there: `begin` and pg_dump come before"
@@ -103,6 +104,7 @@ def _finish(options: argparse.Namespace, output: Output) -> None:
     copied = backup.copy_objects(store, target)
     done = backup.CompleteDay(
         day=day, names=int(names), dump_bytes=size, dump_sha256=sha256,
+        postgres=postgres, pg_dump=pg_dump,
         copied=copied.objects, copied_bytes=copied.bytes, damaged=len(copied.damaged),
     )  # fmt: skip
     backup.complete(target, done)
@@ -127,8 +129,19 @@ def _list(options: argparse.Namespace, output: Output) -> None:
     days = [backup.read_day(target, day) for day in backup.complete_days(target)]
     output.result([one.model_dump() for one in days])
     output.table(
-        ("day", "names", "bytes of the dump", "new objects", "their bytes"),
-        [(one.day, one.names, one.dump_bytes, one.copied, one.copied_bytes) for one in days],
+        (
+            "day",
+            "names",
+            "bytes of the dump",
+            "by pg_dump",
+            "new objects",
+            "their bytes",
+            "damaged",
+        ),
+        [
+            (d.day, d.names, d.dump_bytes, d.pg_dump, d.copied, d.copied_bytes, d.damaged)
+            for d in days
+        ],
     )
 
 
@@ -140,6 +153,8 @@ def _restore(options: argparse.Namespace, output: Output) -> None:
     objects = backup.restore(target, day, store)
     output.result({"day": day.day, "objects": objects})
     output.line(f"{day.day}: {objects} objects are in {options.store}, the dump is {options.dump}")
+    if major := day.pg_dump.partition(".")[0]:
+        output.line(f"pg_restore {major} takes it, or a newer one, into Postgres {major} or newer")
 
 
 def _both(options: argparse.Namespace) -> tuple[ObjectStore, ObjectStore]:
