@@ -281,6 +281,26 @@ def test_a_failure_that_trying_again_does_not_mend_ends_the_run() -> None:
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
 
 
+@pytest.mark.parametrize(
+    ("flags", "registry"),
+    [
+        ("", "docker.io"),
+        (",global.imageRegistry=registry.example.com", "registry.example.com"),
+        (
+            ",global.imageRegistry=registry.example.com"
+            ",backup.postgres.image.registry=mirror.example.com",
+            "mirror.example.com",
+        ),
+    ],
+)
+def test_postgres_comes_from_the_registry_that_is_named(flags: str, registry: str) -> None:
+    job = one_of(objects_of(template("labeling-ingest", MINIMAL, ON + flags)), "CronJob")
+    spec = pod_of(job)
+    assert spec is not None
+    [image] = [one["image"] for one in spec["initContainers"] if one["name"] == "database"]
+    assert image == f"{registry}/library/postgres:18"
+
+
 def test_a_name_that_leaves_no_room_for_the_cronjobs_is_refused() -> None:
     """Kubernetes allows 52 characters, for it adds 11 itself."""
     name = "--set=fullnameOverride=" + "n" * 46
