@@ -11,6 +11,7 @@ import pytest
 from visionloop.errors import (
     ConfigurationError,
     CorruptError,
+    InvalidInputError,
     NotFoundError,
     RefusedError,
     UnavailableError,
@@ -340,6 +341,12 @@ def test_a_target_takes_the_backups_of_one_store(
     for one, server in ((other, "https://minio.production"), (store, "https://minio.staging")):
         with pytest.raises(RefusedError, match="a target of its own"):
             backup.claim(one, target, server)
+
+
+def test_a_restore_takes_no_database_for_it_fills_none() -> None:
+    flags = ["restore", "--dump=labels.dump", "--database=postgresql://db/labels"]
+    with pytest.raises(InvalidInputError, match="--database"):
+        backup_command.run(flags)
 
 
 def test_a_target_within_the_store_is_refused(store: ObjectStore, tmp_path: Path) -> None:

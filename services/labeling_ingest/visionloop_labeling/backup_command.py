@@ -52,10 +52,11 @@ def parser() -> StrictParser:
     verbs = made.add_subparsers(required=True, metavar="COMMAND")
 
     def verb(name: str, does: _Verb, text: str) -> StrictParser:
-        one: StrictParser = verbs.add_parser(
-            name, parents=[database_flags()], help=text, description=text
-        )
+        parents = [database_flags()] if name == "begin" else []
+        one: StrictParser = verbs.add_parser(name, parents=parents, help=text, description=text)
         one.set_defaults(verb=does)
+        if not parents:
+            one.add_argument("--json", action="store_true", help="one JSON document on stdout")
         one.add_argument(
             "--target",
             default=os.environ.get("VISIONLOOP_BACKUP_TARGET", ""),
