@@ -102,6 +102,22 @@ def test_the_notes_say_what_is_missing() -> None:
     assert "runbookBase" not in notes("production", published)
 
 
+def test_a_backup_of_the_trial_can_be_rehearsed() -> None:
+    path = CHARTS / "visionloop" / "examples" / "laptop.yaml"
+    backup = {"enabled": True, "target": "s3://elsewhere/x", "storeSecret": "s"}
+    flags = (
+        f"--set=trial.password={TRIAL_PASSWORD}",
+        f"--set-json=labeling-ingest.backup={json.dumps(backup)}",
+    )
+    objects = objects_of(template("visionloop", f"--values={path}", *flags))
+    policy = one_of(objects, "NetworkPolicy", "visionloop-trial-postgres")["spec"]
+    callers = [one["podSelector"]["matchLabels"] for one in policy["ingress"][0]["from"]]
+    job = one_of(objects, "CronJob", "demo-labeling-ingest-backup")["spec"]["jobTemplate"]["spec"]
+    labels = job["template"]["metadata"]["labels"].items()
+    assert any(one.items() <= labels for one in callers)
+    assert len(callers) == 2, "and the service"
+
+
 def test_autoscalers_by_cpu_count_the_programs_own_container() -> None:
     """A sidecar that requests no CPU would leave the pod without a figure."""
     labelling = "--set=labeling-ingest.autoscaling.enabled=true"

@@ -5,8 +5,8 @@ app.kubernetes.io/component: trial
 {{- end -}}
 
 {{/* A server of one pod: StatefulSet, Service and NetworkPolicy. Takes root, name, image, port,
-container (YAML), data and scratch (where they are mounted), from (the labels of who may reach it;
-empty: this namespace). */}}
+container (YAML), data and scratch (where they are mounted), from (the names of the release's pods
+that may reach it; empty: this namespace). */}}
 {{- define "trial.server" -}}
 {{- $root := .root -}}
 apiVersion: apps/v1
@@ -104,10 +104,11 @@ spec:
     - ports:
         - {port: {{ .port }}, protocol: TCP}
       from:
-        {{- if .from }}
+        {{- range .from }}
         - podSelector:
             matchLabels:
-              {{- toYaml .from | nindent 14 }}
+              app.kubernetes.io/name: {{ . }}
+              app.kubernetes.io/instance: {{ $root.Release.Name }}
         {{- else }}
         - podSelector: {} # this namespace
         {{- end }}
