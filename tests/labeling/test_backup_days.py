@@ -355,3 +355,14 @@ def test_a_target_within_the_store_is_refused(store: ObjectStore, tmp_path: Path
         backup_command.run(
             ["begin", *flags, "--database=postgresql://db/x", f"--service-file={tmp_path / 's'}"]
         )
+
+
+def test_one_server_by_two_spellings_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://minio.example.com/")
+    monkeypatch.setenv("BACKUP_AWS_ENDPOINT_URL_S3", "https://minio.example.com")
+    flags = ["--store=s3://models/production", "--target=s3://models/production/backup"]
+    with pytest.raises(ConfigurationError, match="copied into itself"):
+        backup_command.run(["finish", *flags, f"--folder={tmp_path}"])
