@@ -150,6 +150,27 @@ def test_taking_back_means_what_was_said_before_the_key_was_pressed(
     assert (made.kinds(first), made.kinds(second)) == (["label", "undo"], ["label"])
 
 
+def test_taking_back_twice_takes_back_two_words(
+    chromium: Chromium, site: MakeSite, cells: list[bytes]
+) -> None:
+    """Each its own, also while the page still asks what there is."""
+    made = site()
+    made.add(cells[:6])
+    held: list[Route] = []
+    with chromium.page() as page:
+        labeller = Labeller(page, made).open()
+        before, first, second = (labeller.decide("1") for _ in range(3))
+        labeller.wait_saved()
+        page.route(re.compile(r"/events\?"), lambda route: held.append(route))
+        labeller.open()
+        labeller.press("z", "z")
+        held.pop().continue_()
+        labeller.wait_shown(first)
+        labeller.wait_saved()
+    said = [made.kinds(one) for one in (before, first, second)]
+    assert said == [["label"], ["label", "undo"], ["label", "undo"]]
+
+
 def test_a_key_that_is_held_decides_one_conflict(
     chromium: Chromium, site: MakeSite, cells: list[bytes]
 ) -> None:

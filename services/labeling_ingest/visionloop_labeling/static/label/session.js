@@ -141,9 +141,8 @@ export class Session extends EventTarget {
    * @returns {Promise<Kind | undefined>} what was taken back
    */
   async undo() {
-    const last = this.said.at(-1) ?? (await this.#earlier());
+    const last = this.said.pop() ?? (await this.#popEarlier());
     if (!last) return undefined;
-    this.said.splice(this.said.indexOf(last), 1);
     const event_id = uuid();
     this.journal.record(
       { event_id, sha256: last.sha256, kind: "undo" },
@@ -220,12 +219,15 @@ export class Session extends EventTarget {
 
   /**
    * The last thing said before this page was opened: what is said while that is asked for was not
-   * meant by who wanted to take something back before.
+   * meant by who wanted to take something back before. It is taken out in the same step as it is
+   * found: who presses twice meanwhile means two of them.
    * @returns {Promise<Said | undefined>}
    */
-  async #earlier() {
+  async #popEarlier() {
     const earlier = (await this.remembered) ?? [];
-    return earlier.findLast((one) => this.said.includes(one));
+    const last = earlier.findLast((one) => this.said.includes(one));
+    if (last) this.said.splice(this.said.indexOf(last), 1);
+    return last;
   }
 
   /** Undone in an earlier visit of the page: the image comes from the service, without the label. */
