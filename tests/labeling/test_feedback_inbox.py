@@ -28,11 +28,14 @@ from visionloop.repository import ModelRepository
 from visionloop.telemetry import labeling as metrics
 from visionloop.telemetry.metrics import values
 from visionloop_labeling import feedback_inbox as module
-from visionloop_labeling import refused_feedback
+from visionloop_labeling import labels, refused_feedback
+from visionloop_labeling.annotation import Draft
 from visionloop_labeling.datasets import DatasetSettings
 from visionloop_labeling.feedback_inbox import FeedbackInbox, Retaken
+from visionloop_labeling.fold import AuthorKind, EventKind
 from visionloop_labeling.refused_feedback import REFUSED, RefusedFeedback
 from visionloop_labeling.schema import Item, LabelEvent
+from visionloop_labeling.statements import Statement
 
 DATASET = "test"  # the one that the test bundles say they were trained on
 MODEL = "cells"
@@ -308,6 +311,36 @@ def test_what_is_taken_again_after_a_person_spoke_has_the_image_reviewed(core, i
     assert inbox.retry(old.header.id) == "labelled"
     assert core.labels(DATASET)[sha256_of(0)].class_key == "cat"
     assert item_of(core, 0).state == "review"
+
+
+@pytest.mark.parametrize("kind", [EventKind.LABEL, EventKind.RETRACT, EventKind.UNFLAG, None])
+def test_a_verdict_that_waited_flags_no_image_that_a_person_has_decided_since(
+    core, inbox, kind: EventKind | None
+) -> None:
+    """What an import says is no answer to it: that may be what the model has learned."""
+    leave(core, feedback(0))
+    inbox.drain()
+    if kind is not None:
+        person = Statement(
+            author_kind=AuthorKind.HUMAN,
+            author="ada",
+            kind=kind,
+            annotation=Draft(classes=("cat",)) if kind is EventKind.LABEL else None,
+        )
+        labels.submit(core.database, DATASET, sha256_of(0), person)
+    before = drained("outdated")
+    leave(core, feedback(0, received=NOW - timedelta(days=3)))
+    inbox.drain()
+    assert item_of(core, 0).state == ("review" if kind is None else item_state(kind))
+    assert drained("outdated") == before + (kind is not None)
+    assert events_of(core, 0)[-1].applied == (kind is None)
+    leave(core, feedback(0))
+    inbox.drain()
+    assert item_of(core, 0).state == "review", "that is said of what the person decided"
+
+
+def item_state(kind: EventKind) -> str:
+    return "open" if kind is EventKind.RETRACT else "labelled"
 
 
 def test_a_clock_that_is_ahead_does_not_shut_out_what_is_said_later(core, inbox) -> None:

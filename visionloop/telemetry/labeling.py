@@ -103,8 +103,8 @@ BACKGROUND_LAST_SUCCESS = _gauge(
 )
 FEEDBACK_DRAINED = _counter(
     "visionloop_feedback_drained_total",
-    "Feedback taken from the inbox: labelled, outdated (an app had said something newer), reported "
-    "(called wrong), repeated, refused (kept aside) or deferred (its image has not arrived yet).",
+    "Feedback taken from the inbox: labelled, reported (called wrong), outdated (something newer "
+    "had been said), repeated, refused (kept aside) or deferred (its image has not arrived yet).",
     ("outcome",),
 )
 FEEDBACK_REFUSED = _counter(

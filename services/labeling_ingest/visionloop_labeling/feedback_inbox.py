@@ -192,9 +192,9 @@ class FeedbackInbox:
         failpoint("feedback.deleted")
         if recorded.replayed:
             return "repeated"
-        if header.shown is None:
-            return "reported"
-        return "outdated" if recorded.outdated else "labelled"
+        if recorded.outdated:
+            return "outdated"
+        return "reported" if header.shown is None else "labelled"
 
     def _find_origin(self, model: str, version: int) -> tuple[str, bool]:
         """The dataset that a model version was trained on, and whether it tells an image any number

@@ -8,7 +8,8 @@ where the correction was to take the label back.
 
 Among equals the last word counts. Feedback waits before it is recorded, in the inbox or aside until
 its class is there. It counts as of the time when it was said, so it does not replace what an app
-has said since.
+has said since, and where it only says that the model was wrong, it flags no image that a person has
+decided since.
 
 The label is also disputed when two rows bring the same image with different content: the later row
 counts (rank permitting), and the dispute stays visible until somebody who may decide sends a label
@@ -81,7 +82,8 @@ class ItemState(StrEnum):
 class Standing:
     """Where an image stands. `retracted_by`: who took its label away, if nobody gave one since.
 
-    `said`: when those who may change the label last spoke, be it to confirm it.
+    `said`: when those who may change the label last spoke, be it to confirm it. `decided`: when a
+    person last labelled the image or took its label or flag away.
     """
 
     label: LabelEvent | None = None
@@ -90,6 +92,7 @@ class Standing:
     skipped: bool = False
     retracted_by: AuthorKind | None = None
     said: datetime | None = field(default=None, compare=False)
+    decided: datetime | None = field(default=None, compare=False)
 
     @property
     def sequence(self) -> int:
@@ -137,10 +140,13 @@ def effective(events: Sequence[LabelEvent]) -> list[LabelEvent]:
 
 
 def outdated(standing: Standing, event: LabelEvent) -> bool:
-    """Whether a label had to wait until equals had said something newer."""
-    if event.said_at is None or standing.said is None:
-        return False
-    return AuthorKind(event.author_kind).rank == standing.rank and event.said_at < standing.said
+    """Whether it had to wait until something newer was said: by equals for a label, by a person for
+    a flag."""
+    if event.kind == EventKind.LABEL and AuthorKind(event.author_kind).rank == standing.rank:
+        newer = standing.said
+    else:
+        newer = standing.decided if event.kind == EventKind.FLAG else None
+    return event.said_at is not None and newer is not None and event.said_at < newer
 
 
 def contradicts(before: LabelEvent | None, event: LabelEvent) -> bool:
@@ -175,6 +181,7 @@ def _label(standing: Standing, event: LabelEvent) -> Standing:
         skipped=standing.skipped and not (kind.accepted and (applies or decides)),
         retracted_by=None if applies else standing.retracted_by,
         said=_said(event) if kind.rank >= standing.rank and not late else standing.said,
+        decided=_said(event) if by_person else standing.decided,
     )
 
 
@@ -182,10 +189,12 @@ def _retract(standing: Standing, event: LabelEvent) -> Standing:
     kind = AuthorKind(event.author_kind)
     if kind.rank < standing.rank:
         return replace(standing, disputed=standing.disputed or standing.label is not None)
+    by_person = kind is AuthorKind.HUMAN
     return Standing(
-        flag=None if kind is AuthorKind.HUMAN else standing.flag,
+        flag=None if by_person else standing.flag,
         retracted_by=kind,
         said=_said(event),
+        decided=_said(event) if by_person else standing.decided,
     )
 
 
@@ -198,11 +207,11 @@ def _skip(standing: Standing, _event: LabelEvent) -> Standing:
 
 
 def _flag(standing: Standing, event: LabelEvent) -> Standing:
-    return replace(standing, flag=event)
+    return standing if outdated(standing, event) else replace(standing, flag=event)
 
 
-def _unflag(standing: Standing, _event: LabelEvent) -> Standing:
-    return replace(standing, flag=None)
+def _unflag(standing: Standing, event: LabelEvent) -> Standing:
+    return replace(standing, flag=None, decided=_said(event))
 
 
 _STEPS: Final = {

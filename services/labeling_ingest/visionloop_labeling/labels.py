@@ -161,8 +161,7 @@ class LabelLog:
         if event.kind == EventKind.LABEL and contradicts(before.label, event):
             contradicted = self._words(before)
         answer = self._answer(event, item, after, disagrees_with=contradicted)
-        late = event.kind == EventKind.LABEL and outdated(before, event)
-        return replace(answer, outdated=late)
+        return replace(answer, outdated=outdated(before, event))
 
     def _said(self, item: Item, statement: Statement, *, resolved: bool) -> Annotation | None:
         said = statement.annotation

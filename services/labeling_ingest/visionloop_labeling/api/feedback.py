@@ -75,8 +75,8 @@ class RetryIn(RequestBody):
 
 
 class TakenOut(BaseModel):
-    """What became of a feedback: labelled, outdated (kept in the history, for an app has said
-    something newer of the image), reported (called wrong) or repeated (known already)."""
+    """What became of a feedback: labelled, reported (called wrong), outdated (kept in the
+    history, for something newer was said of the image) or repeated (known already)."""
 
     outcome: str
 
