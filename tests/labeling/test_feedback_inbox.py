@@ -381,6 +381,14 @@ def test_a_person_may_say_which_class_is_meant(core, inbox, meant: str) -> None:
     assert inbox.retry(said.header.id, {odd: meant, "other": "cat"}) == "labelled"
     key = {"rocket": "rocket", "Rocket": core.labels(DATASET)[sha256_of(11)].class_key}[meant]
     assert core.labels(DATASET)[sha256_of(9)].class_key == key
+    before = drained("repeated")
+    leave(core, said)  # its app sends it once more
+    inbox.drain()
+    assert (drained("repeated"), listed(core)) == (before + 1, [])
+    leave(core, other := feedback(9, odd, id=said.header.id, note="that is another one"))
+    inbox.drain()
+    assert refusal(core, other) == "unknown_class"
+    assert len(events_of(core, 9)) == 1
 
 
 def drained(outcome: str) -> float:

@@ -24,6 +24,7 @@ from types import MappingProxyType
 from typing import Final
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from visionloop.bundle import ClassifierBundle, MultiLabelBundle
 from visionloop.errors import (
@@ -52,11 +53,10 @@ from visionloop_labeling.labels import (
     AuthorKind,
     EventKind,
     LabelLog,
-    Recorded,
     Statement,
 )
 from visionloop_labeling.receipts import ImageRow, Outcome, Way
-from visionloop_labeling.schema import BLOB_STORED, Blob, Item
+from visionloop_labeling.schema import BLOB_STORED, Blob, Item, LabelEvent
 
 GROUP: Final = 64  # objects in a turn
 # How long an image may take to arrive after the feedback that names it.
@@ -186,15 +186,11 @@ class FeedbackInbox:
         _check_verdict(feedback, several)
         self._take_in(dataset, feedback)
         failpoint("feedback.taken_in")
-        recorded = self._record(dataset, feedback, meant)
+        outcome = self._record(dataset, feedback, meant)
         failpoint("feedback.recorded")
         self._store.delete(key)
         failpoint("feedback.deleted")
-        if recorded.replayed:
-            return "repeated"
-        if recorded.outdated:
-            return "outdated"
-        return "reported" if header.shown is None else "labelled"
+        return outcome
 
     def _find_origin(self, model: str, version: int) -> tuple[str, bool]:
         """The dataset that a model version was trained on, and whether it tells an image any number
@@ -242,19 +238,29 @@ class FeedbackInbox:
         if receipt.outcome not in (Outcome.ACCEPTED, Outcome.DUPLICATE):
             raise _RefusalError(receipt.reason, receipt.message)
 
-    def _record(self, dataset_name: str, feedback: Feedback, meant: Mapping[str, str]) -> Recorded:
+    def _record(self, dataset_name: str, feedback: Feedback, meant: Mapping[str, str]) -> str:
+        """What became of it: labelled, outdated, reported or repeated."""
         header = feedback.header
         with self._database.write() as session:
             dataset = datasets.find(session, dataset_name, lock=True)
             log = LabelLog(session, dataset)
+            item = labels.find_item(session, dataset, header.image.sha256)
             shown = header.shown
             if shown is not None:
-                ids = [_class_id(log, dataset_name, meant.get(said, said)) for said in shown]
+                try:
+                    ids = [_class_id(log, dataset_name, meant.get(said, said)) for said in shown]
+                except _RefusalError:
+                    if _was_taken(session, item, feedback):
+                        return "repeated"
+                    raise
                 shown = tuple(dict.fromkeys(ids))
-            item = labels.find_item(session, dataset, header.image.sha256)
             recorded = log.record(item, _statement(feedback, shown))
         log.measure()
-        return recorded
+        if recorded.replayed:
+            return "repeated"
+        if recorded.outdated:
+            return "outdated"
+        return "reported" if shown is None else "labelled"
 
     def _put_aside(
         self, key: str, data: bytes, error: VisionloopError, feedback: Feedback | None
@@ -342,6 +348,16 @@ def _class_id(log: LabelLog, dataset_name: str, said: str) -> str:
             "which one is meant, and take this feedback again, or throw it away",
         )
     return found.key
+
+
+def _was_taken(session: Session, item: Item, feedback: Feedback) -> bool:
+    """Whether its app sends again what was taken for a class that only a person could name."""
+    header = feedback.header
+    event = session.scalar(select(LabelEvent).where(LabelEvent.event_id == header.id))
+    if event is None:
+        return False
+    told = (event.item_id, event.kind, event.author_kind, event.author, event.note)
+    return told == (item.id, EventKind.LABEL, AuthorKind.APP, _author(feedback), header.note)
 
 
 def _statement(feedback: Feedback, shown: tuple[str, ...] | None) -> Statement:
