@@ -42,5 +42,5 @@ def test_a_correction_to_a_class_that_no_version_knows_becomes_a_label(tmp_path:
         assert site.classes(hashlib.sha256(known).hexdigest()) == ["hot-spot"]
         site.ask("POST", f"{site.root}/classes", {"name": "snail-track"})
         taken = site.ask("POST", "/v1/feedback/refused/retry")
-        assert taken == {"taken": 1, "left": 0, "more": False}
+        assert taken == {"taken": 1, "left": 0, "next": None}
         assert site.classes(hashlib.sha256(unknown).hexdigest()) == ["snail-track"]

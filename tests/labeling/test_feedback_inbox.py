@@ -395,19 +395,42 @@ def drained(outcome: str) -> float:
     return values()[metrics.FEEDBACK_DRAINED.metric.name].get((outcome,), [0.0])[0]
 
 
-def test_all_of_it_is_taken_again_once_the_class_is_there(core, inbox, monkeypatch) -> None:
+def test_all_of_it_is_taken_again_once_the_class_is_there(core, inbox) -> None:
     corrections = [feedback(number, "teapot") for number in range(3)]
     unknown = feedback(3, "cat", model="nobody-made-it")
     leave(core, *corrections, unknown)
     inbox.drain()
-    assert inbox.retry_all() == Retaken(0, 4, more=False)
+    assert inbox.retry_all() == Retaken(0, 4, next="")
     core.add(encoded(11), "teapot", dataset=DATASET)
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "RETAKE_SECONDS", 0.0)
-        assert inbox.retry_all() == Retaken(0, 0, more=True)
-    assert inbox.retry_all() == Retaken(3, 1, more=False)
+    assert inbox.retry_all() == Retaken(3, 1, next="")
     assert [len(events_of(core, number)) for number in range(3)] == [2, 2, 2]
     assert [one.name for one in listed(core)] == [unknown.header.id]
+
+
+def test_what_cannot_be_taken_does_not_keep_back_those_behind_it(core, inbox, monkeypatch) -> None:
+    """Neither by the time it takes nor by a fault of ours."""
+    ids = sorted(str(uuid.uuid4()) for _ in range(4))
+    leave(
+        core,
+        feedback(0, "cat", id=ids[0], model="nobody-made-it"),
+        *(feedback(number, "teapot", id=ids[number]) for number in (1, 2, 3)),
+    )
+    inbox.drain()
+    core.add(encoded(11), "teapot", dataset=DATASET)
+    monkeypatch.setattr(module, "RETAKE_SECONDS", 0.0)
+    assert inbox.retry_all() == Retaken(0, 1, next=ids[0])
+    assert inbox.retry_all(ids[0]) == Retaken(1, 0, next=ids[1])
+    statement = module._statement
+
+    def stumbles(one: Feedback, shown):
+        if one.header.id == ids[2]:
+            raise ZeroDivisionError
+        return statement(one, shown)
+
+    monkeypatch.setattr(module, "RETAKE_SECONDS", 60.0)
+    monkeypatch.setattr(module, "_statement", stumbles)
+    assert inbox.retry_all(ids[1]) == Retaken(1, 1, next="")
+    assert [one.name for one in listed(core)] == [ids[0], ids[2]]
 
 
 def test_refused_feedback_survives_a_store_that_fails_while_it_is_taken(

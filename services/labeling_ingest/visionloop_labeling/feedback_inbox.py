@@ -13,7 +13,6 @@ holds up the rest; `retry` takes it again once the cause is gone (`refused_feedb
 is named but not there yet is waited for.
 """
 
-import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -119,23 +118,31 @@ class FeedbackInbox:
         _log.info("a feedback was taken again", extra=extra)
         return outcome
 
-    def retry_all(self) -> "Retaken":
-        """Takes all that was put aside again, in the order of names, for RETAKE_SECONDS at most.
+    def retry_all(self, after: str = "") -> "Retaken":
+        """Takes what was put aside again, in the order of names behind `after`, one at least, and
+        for RETAKE_SECONDS.
 
         Raises what the store or the database raises when it is away; what was taken is taken then.
         """
         began = time.monotonic()
         taken = left = 0
-        for name in sorted(refused_feedback.names(self._store)):
+        for name in sorted(name for name in refused_feedback.names(self._store) if name > after):
+            try:
+                self.retry(name)
+                taken += 1
+            except NotFoundError:
+                pass  # another replica's, just now
+            except RefusedError:
+                left += 1
+            except _OURS:
+                raise
+            except Exception:  # noqa: BLE001 - logged with its trace
+                # A fault of ours must not keep back those behind it.
+                _log.exception("a feedback could not be taken again", extra={"key": FOLDER + name})
+                left += 1
             if time.monotonic() - began >= RETAKE_SECONDS:
-                return Retaken(taken, left, more=True)
-            with contextlib.suppress(NotFoundError):  # another replica's, just now
-                try:
-                    self.retry(name)
-                    taken += 1
-                except RefusedError:
-                    left += 1
-        return Retaken(taken, left, more=False)
+                return Retaken(taken, left, next=name)
+        return Retaken(taken, left, next="")
 
     def _waiting(self) -> Iterator[str]:
         listed: set[str] = set()
@@ -287,11 +294,11 @@ class FeedbackInbox:
 @dataclass(frozen=True, slots=True)
 class Retaken:
     """What became of feedback that was taken again: how many took effect, how many cannot yet, and
-    whether there are more, which nobody looked at."""
+    behind which name nobody has looked yet, "" where all were looked at."""
 
     taken: int
     left: int
-    more: bool
+    next: str
 
 
 class _RefusalError(VisionloopError):

@@ -82,11 +82,12 @@ class TakenOut(BaseModel):
 
 
 class RetakenOut(BaseModel):
-    """How many took effect, how many still cannot, and whether there are more: then ask again."""
+    """How many took effect, how many still cannot, and the `after` of the next call, where time was
+    up before all were looked at."""
 
     taken: int
     left: int
-    more: bool
+    next: str | None
 
 
 def routes(service: LabelingService) -> APIRouter:
@@ -108,10 +109,12 @@ def routes(service: LabelingService) -> APIRouter:
         )
 
     @api.post("/retry")
-    async def retry_all() -> RetakenOut:
+    async def retry_all(
+        after: Annotated[str, Query(max_length=MAX_KEY_BYTES)] = "",
+    ) -> RetakenOut:
         """Takes all of it again, as after a class was added; what still cannot be used stays."""
-        found = await service.run(service.feedback.retry_all)
-        return RetakenOut(taken=found.taken, left=found.left, more=found.more)
+        found = await service.run(service.feedback.retry_all, after)
+        return RetakenOut(taken=found.taken, left=found.left, next=found.next or None)
 
     @api.post("/{feedback_id}/retry")
     async def retry(feedback_id: str, how: RetryIn | None = None) -> TakenOut:

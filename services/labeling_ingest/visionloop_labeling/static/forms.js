@@ -5,7 +5,7 @@
 // a data-key make an object of their name: {"classes": {"Tea pot": "teapot"}}.
 // data-then: where to go on instead. data-event: it is an event, recorded once under its UUID.
 // data-repeatable: a POST that does no harm done twice. data-done-x: what is said instead of data-done
-// where the answer's outcome is "x".
+// where the answer's outcome is "x". data-onward: an answer with a `next` was a part; the call goes on there.
 
 import { explain, hold, holding, insist } from "./connection.js";
 import { ApiError, call, say, uuid } from "./http.js";
@@ -96,9 +96,16 @@ function eventId(form, body) {
 
 async function submit(form) {
   const [method, path] = form.dataset.call.split(" ");
-  const body = bodyOf(form);
-  if (form.dataset.event !== undefined) body.event_id = eventId(form, body);
-  const ask = () => call(method, path, Object.keys(body).length ? body : undefined);
+  const fields = bodyOf(form);
+  if (form.dataset.event !== undefined) fields.event_id = eventId(form, fields);
+  const body = Object.keys(fields).length ? fields : undefined;
+  const ask = async () => {
+    let answer = await call(method, path, body);
+    while (form.dataset.onward !== undefined && answer.next) {
+      answer = await call(method, `${path}?after=${encodeURIComponent(answer.next)}`, body);
+    }
+    return answer;
+  };
   const late = setTimeout(() => {
     notice(form).hidden = false;
     notice(form).textContent = "There is no answer yet; this page still waits for it.";
