@@ -27,10 +27,12 @@ from visionloop.record import record_bytes
 from visionloop.repository import ModelRepository
 from visionloop.telemetry import labeling as metrics
 from visionloop.telemetry.metrics import values
+from visionloop_labeling import datasets, feedback_classes, labels, refused_feedback
 from visionloop_labeling import feedback_inbox as module
-from visionloop_labeling import labels, refused_feedback
 from visionloop_labeling.annotation import Draft
+from visionloop_labeling.classes import ClassBook
 from visionloop_labeling.datasets import DatasetSettings
+from visionloop_labeling.feedback_classes import Offered
 from visionloop_labeling.feedback_inbox import FeedbackInbox, Retaken
 from visionloop_labeling.fold import AuthorKind, EventKind
 from visionloop_labeling.refused_feedback import REFUSED, RefusedFeedback
@@ -389,6 +391,20 @@ def test_a_person_may_say_which_class_is_meant(core, inbox, meant: str) -> None:
     inbox.drain()
     assert refusal(core, other) == "unknown_class"
     assert len(events_of(core, 9)) == 1
+
+
+def test_every_class_that_is_offered_is_found_by_the_word_for_it(core, inbox) -> None:
+    """Also one whose name is the id of another: "cat" would be the one that is called dog now."""
+    with core.database.write() as session:
+        book = ClassBook(session, datasets.find(session, DATASET, lock=True))
+        book.renamed(dog := book.get("cat"), "dog")
+        cat, plus = book.add("cat"), book.add("+")
+        offered = Offered(book)
+        found = [feedback_classes.find(book, word) for word in offered.words]
+        assert found == book.all()
+        assert {dog, cat, plus} < set(found)
+        assert "cat" not in offered.words
+        assert [offered.alike(said) for said in ("Cat!", "DOG", "!")] == [cat.key, "dog", ""]
 
 
 def drained(outcome: str) -> float:

@@ -35,17 +35,30 @@ def find(classes: ClassBook, said: str) -> LabelClass | None:
     return classes.named(name) if found is None and name else found
 
 
-def unknown(classes: ClassBook, shown: Iterable[str]) -> list[UnknownClass]:
+class Offered:
+    """The classes that a dataset offers. `words` has each by what `find` finds it by: its name, or
+    its id where another class has that name as its id, as after a class was renamed."""
+
+    def __init__(self, classes: ClassBook) -> None:
+        everything = classes.all()
+        ids = {one.key for one in everything}
+        active = [one for one in everything if one.state == ClassState.ACTIVE]
+        self.words = [one.key if one.name in ids else one.name for one in active]
+        self._alike: dict[str, str] = {}
+        written = [*(one.name for one in active), *(one.key for one in active)]
+        for spelling, word in zip(written, 2 * self.words, strict=True):
+            self._alike.setdefault(_letters(spelling), word)
+
+    def alike(self, said: str) -> str:
+        """The word for a class that is written nearly so, "" for none."""
+        letters = _letters(said)
+        return self._alike.get(letters, "") if letters else ""
+
+
+def unknown(classes: ClassBook, offered: Offered, shown: Iterable[str]) -> list[UnknownClass]:
     """Those of what an app said that are no classes."""
     missing = [said for said in shown if find(classes, said) is None]
-    if not missing:
-        return []
-    alike: dict[str, str] = {}
-    for one in classes.all():
-        if one.state == ClassState.ACTIVE:
-            for written in (one.key, one.name):
-                alike.setdefault(_letters(written), one.name)
-    return [UnknownClass(said, alike.get(_letters(said), ""), _name(said)) for said in missing]
+    return [UnknownClass(said, offered.alike(said), _name(said)) for said in missing]
 
 
 def _name(said: str) -> str:

@@ -9,11 +9,11 @@ from fastapi import APIRouter, Query, Request, Response
 
 from visionloop.errors import InvalidInputError, NotFoundError
 from visionloop.objectstore.keys import MAX_KEY_BYTES
-from visionloop_labeling import datasets, feedback_classes, refused_feedback, validation
+from visionloop_labeling import datasets, refused_feedback, validation
 from visionloop_labeling.api.feedback import RefusedFeedbackOut
-from visionloop_labeling.classes import ClassBook, ClassState
+from visionloop_labeling.classes import ClassBook
 from visionloop_labeling.database import Database
-from visionloop_labeling.feedback_classes import UnknownClass
+from visionloop_labeling.feedback_classes import Offered, UnknownClass, unknown
 from visionloop_labeling.pages.errors import PageRoute
 from visionloop_labeling.pages.rendering import render
 from visionloop_labeling.service import LabelingService
@@ -62,9 +62,9 @@ def _missing(database: Database, found: Sequence[RefusedFeedbackOut]) -> _Missin
             with suppress(InvalidInputError, NotFoundError):  # it is gone since
                 dataset = datasets.find(session, validation.dataset_name(name))
                 book = ClassBook(session, dataset)
-                active = (one.name for one in book.all() if one.state == ClassState.ACTIVE)
-                missing.offered[name] = list(active)[:_OFFERED]
+                offered = Offered(book)
+                missing.offered[name] = offered.words[:_OFFERED]
                 for one in of_class:
                     if one.dataset == name:
-                        missing.of[one.id] = feedback_classes.unknown(book, one.shown or ())
+                        missing.of[one.id] = unknown(book, offered, one.shown or ())
     return missing
