@@ -27,7 +27,7 @@ from visionloop.record import record_bytes
 from visionloop.repository import ModelRepository
 from visionloop.telemetry import labeling as metrics
 from visionloop.telemetry.metrics import values
-from visionloop_labeling import datasets, feedback_classes, labels, refused_feedback
+from visionloop_labeling import datasets, feedback_classes, history, labels, refused_feedback
 from visionloop_labeling import feedback_inbox as module
 from visionloop_labeling.annotation import Draft
 from visionloop_labeling.classes import ClassBook
@@ -35,6 +35,7 @@ from visionloop_labeling.datasets import DatasetSettings
 from visionloop_labeling.feedback_classes import Offered
 from visionloop_labeling.feedback_inbox import FeedbackInbox, Retaken
 from visionloop_labeling.fold import AuthorKind, EventKind
+from visionloop_labeling.grpc_messages import event_message
 from visionloop_labeling.refused_feedback import REFUSED, RefusedFeedback
 from visionloop_labeling.schema import Item, LabelEvent
 from visionloop_labeling.statements import Statement
@@ -303,6 +304,16 @@ def test_what_is_taken_again_replaces_nothing_that_was_said_since(core, inbox) -
     assert (late.event_id, late.applied) == (old.header.id, False)
     assert late.said_at == old.header.received
     assert listed(core) == []
+
+
+def test_the_history_tells_by_grpc_too_when_it_was_said(core, inbox) -> None:
+    leave(core, said := feedback(0, "coffee", received=NOW - timedelta(days=3)))
+    inbox.drain()
+    with core.database.read() as session:
+        entries = history.of_image(session, DATASET, sha256_of(0))
+    imported, late = map(event_message, entries)
+    assert not imported.HasField("said_at")
+    assert late.said_at.ToDatetime(UTC) == said.header.received
 
 
 def test_what_is_taken_again_after_a_person_spoke_has_the_image_reviewed(core, inbox) -> None:

@@ -212,6 +212,7 @@ def event_message(entry: HistoryEntry) -> pb.LabelEvent:
         applied=entry.applied,
         suggested_by=entry.suggested_by,
         suggestion=entry.suggestion,
+        said_at=None if entry.said_at is None else _time(entry.said_at),
     )
 
 

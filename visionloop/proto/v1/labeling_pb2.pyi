@@ -443,7 +443,7 @@ class GetHistoryResponse(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[LabelEvent, _Mapping]]] = ...) -> None: ...
 
 class LabelEvent(_message.Message):
-    __slots__ = ("sequence", "event_id", "class_id", "class_name", "author_kind", "author", "at", "current", "kind", "annotation", "note", "undoes", "undone", "applied", "suggested_by", "suggestion")
+    __slots__ = ("sequence", "event_id", "class_id", "class_name", "author_kind", "author", "at", "current", "kind", "annotation", "note", "undoes", "undone", "applied", "suggested_by", "suggestion", "said_at")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     CLASS_ID_FIELD_NUMBER: _ClassVar[int]
@@ -460,6 +460,7 @@ class LabelEvent(_message.Message):
     APPLIED_FIELD_NUMBER: _ClassVar[int]
     SUGGESTED_BY_FIELD_NUMBER: _ClassVar[int]
     SUGGESTION_FIELD_NUMBER: _ClassVar[int]
+    SAID_AT_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     event_id: str
     class_id: str
@@ -476,4 +477,5 @@ class LabelEvent(_message.Message):
     applied: bool
     suggested_by: str
     suggestion: str
-    def __init__(self, sequence: _Optional[int] = ..., event_id: _Optional[str] = ..., class_id: _Optional[str] = ..., class_name: _Optional[str] = ..., author_kind: _Optional[_Union[AuthorKind, str]] = ..., author: _Optional[str] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., current: bool = ..., kind: _Optional[_Union[EventKind, str]] = ..., annotation: _Optional[_Union[Annotation, _Mapping]] = ..., note: _Optional[str] = ..., undoes: _Optional[int] = ..., undone: bool = ..., applied: bool = ..., suggested_by: _Optional[str] = ..., suggestion: _Optional[str] = ...) -> None: ...
+    said_at: _timestamp_pb2.Timestamp
+    def __init__(self, sequence: _Optional[int] = ..., event_id: _Optional[str] = ..., class_id: _Optional[str] = ..., class_name: _Optional[str] = ..., author_kind: _Optional[_Union[AuthorKind, str]] = ..., author: _Optional[str] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., current: bool = ..., kind: _Optional[_Union[EventKind, str]] = ..., annotation: _Optional[_Union[Annotation, _Mapping]] = ..., note: _Optional[str] = ..., undoes: _Optional[int] = ..., undone: bool = ..., applied: bool = ..., suggested_by: _Optional[str] = ..., suggestion: _Optional[str] = ..., said_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
