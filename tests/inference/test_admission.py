@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visionloop.errors import DeadlineExceededError, OverloadedError
+from visionloop.errors import DeadlineExceededError, InvalidInputError, OverloadedError
 from visionloop_inference.admission import Admission, ByteBudget
 from visionloop_inference.pace import Pace
 
@@ -59,6 +59,18 @@ def test_bytes_are_shared_by_the_models() -> None:
         pytest.raises(OverloadedError, match="80 bytes are being answered and the limit is 100"),
         other.admit(1, 30, None, a_second_a_row),
     ):
+        pass
+
+
+@pytest.mark.parametrize(("rows", "size"), [(11, 1), (1, 1001)])
+@pytest.mark.parametrize("low", [False, True])
+def test_what_can_never_fit_is_not_told_to_come_back(rows: int, size: int, low: bool) -> None:
+    """Nor does a stream wait for it, or try it again."""
+    admission = door(rows=10, size=1000)
+    asyncio.run(admission.room(rows, size))
+    with pytest.raises(InvalidInputError, match=f"has {rows} rows and {size} bytes"):
+        hold(admission, rows, size, low=low)
+    with hold(admission, 10, 1000, low=low):
         pass
 
 

@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 from support.bundles import SIDE, encoded, publish_bundle
 from support.inference_server import Server, running_server, wait_for
 
 from visionloop.client import Client, Recognition
+from visionloop.errors import InvalidInputError
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop.proto.inference import open_inference_pb2_grpc
 from visionloop.repository import ModelRepository
@@ -122,8 +124,13 @@ def test_bytes_held_are_bounded(
         server.ready()
         with pytest.raises(grpc.RpcError) as refusal:
             server.recognize(image)
-        assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert f"the limit is {len(image) // 2}" in refusal.value.details()
+        assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # it never has room
+        assert f"{len(image) // 2} bytes (--queue-bytes)" in refusal.value.details()
+        with Client(server.target) as client:  # a stream does not wait for it, or try it again
+            [result] = client.recognize_stream([image])
+        assert isinstance(result.error, InvalidInputError)
+        url = f"http://{server.address('http')}/v1/recognize"
+        assert httpx.post(url, content=image, timeout=30).status_code == 413
         with ThreadPoolExecutor(4) as pool:  # the room comes back after each refusal
             for call in [pool.submit(server.recognize, b"tiny") for _ in range(20)]:
                 assert call.result().results[0].status.reason == "not_an_image"

@@ -92,8 +92,9 @@ class Admission:
         """Holds `rows` and `size` bytes for the length of the block.
 
         `deadline` is a time.monotonic(); `predicted(n)` the seconds until n rows, put behind one
-        another now, are answered. `low` is work of low priority. Raises NoRoomError, or
-        DeadlineExceededError when it is already too late.
+        another now, are answered. `low` is work of low priority. Raises NoRoomError,
+        InvalidInputError for what can never fit, or DeadlineExceededError when it is already too
+        late.
         """
         self._check(rows, size, deadline, predicted, low=low)
         self._hold(rows, size, low=low)
@@ -110,7 +111,7 @@ class Admission:
         Whoever admits without awaiting anything first finds the room that was waited for. What can
         never fit is not waited for: `admit` says why.
         """
-        if rows > self._max_rows or size > self._budget.limit:
+        if not self._ever_fits(rows, size):
             return
         if not self._line and self._fits(rows, size):
             return
@@ -155,6 +156,9 @@ class Admission:
             and self._low_bytes_fit(size)
         )
 
+    def _ever_fits(self, rows: int, size: int) -> bool:
+        return rows <= self._max_rows and size <= self._budget.limit
+
     # A request that is larger than the share comes in when it is the only one of its kind.
 
     def _low_rows_fit(self, rows: int) -> bool:
@@ -172,6 +176,12 @@ class Admission:
         *,
         low: bool,
     ) -> None:
+        if not self._ever_fits(rows, size):
+            raise InvalidInputError(
+                f"the request has {rows} rows and {size} bytes; there is never room for more than "
+                f"{self._max_rows} rows (--queue-rows) and {self._budget.limit} bytes "
+                "(--queue-bytes): send less at once"
+            )
         excess = self.rows + rows - self._max_rows
         if excess > 0:
             raise NoRoomError(

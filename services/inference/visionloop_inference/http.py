@@ -214,11 +214,11 @@ class HttpServer:
         call = answering(head)
         if call.body_is_optional and not says_body(head):
             return await call.answer(b"", front_end, _peer(writer))
-        room = self._room(head, front_end.max_body)
+        room = self._room(head, min(front_end.max_body, self._settings.queue_bytes))
         self._held += room
         try:
             connection.reach(Stage.BODY)
-            body = await read_body(head, reader, writer, min(room, front_end.max_body))
+            body = await read_body(head, reader, writer, room)
             connection.reach(Stage.ANSWER)
             answer = call.answer(body, front_end, _peer(writer))
             del body  # which its message holds
