@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -19,7 +20,7 @@ from visionloop.errors import (
 from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop.proto.v1 import recognition_pb2_grpc
 from visionloop.recognition_messages import ROUTING_KEY
-from visionloop_inference.admission import check_count, deadline_of
+from visionloop_inference.admission import NoRoomError, check_count, deadline_of
 from visionloop_inference.auth import CALLER
 from visionloop_inference.bulk_decoding import BulkDecoder
 from visionloop_inference.catalogue import Catalogue, RoutedModel
@@ -115,8 +116,8 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
         level: int,
         patience: "_Patience | None" = None,
     ) -> pb.RecognizeResponse:
-        """Raises TriedAgainError instead of a refusal that `patience` bears; of such a try nothing
-        is counted, for requests are, and not tries."""
+        """Raises TriedAgainError instead of a refusal at the door that `patience` bears; of such a
+        try nothing is counted, for requests are, and not tries."""
         message = request.message
         model = self._catalogue.model(message.model)
         began, told = perf_counter(), True
@@ -126,8 +127,8 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
             key = _routing_key(message, model, context)
             with model.version(message.version, key).use() as version:
                 try:
-                    return await self._answer(request, model, version, deadline, level)
-                except OverloadedError as error:
+                    return await self._answer(request, model, version, deadline, level, patience)
+                except NoRoomError as error:
                     pause = patience.pause_after(error) if patience is not None else None
                     if pause is None:
                         raise
@@ -144,6 +145,7 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
         version: RoutedVersion,
         deadline: float | None,
         level: int,
+        patience: "_Patience | None",
     ) -> pb.RecognizeResponse:
         results = results_of(version)
         count, low = len(request.images), is_low(level)
@@ -156,7 +158,8 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
             rows = [image.row for image in images if isinstance(image, Decoded)]
             answer = Answer({})
             if rows:
-                answer = await version.run([stacked(rows)], len(rows), deadline, level)
+                run = partial(version.run, [stacked(rows)], len(rows), deadline, level)
+                answer = await (run() if patience is None else patience.bear(run))
             return await results.respond(request.message, images, answer)
 
     async def _decode(
@@ -174,7 +177,8 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
 
 
 class _Patience:
-    """How long a request of a stream is tried again while there is no room for it."""
+    """How long a request of a stream is tried again while there is no room for it: at the door, or
+    behind it in the shared memory of a runner."""
 
     def __init__(self, deadline: float | None) -> None:
         self._deadline = deadline
@@ -186,6 +190,18 @@ class _Patience:
         self._paused += pause
         in_time = self._deadline is None or time.monotonic() + pause < self._deadline
         return pause if in_time and self._paused < STREAM_PATIENCE else None
+
+    async def bear(self, run: Callable[[], Awaitable[Answer]]) -> Answer:
+        """What `run` gives, called again after each refusal that is borne. What was decoded for it
+        is kept, and so is its room at the door."""
+        while True:
+            try:
+                return await run()
+            except OverloadedError as error:
+                pause = self.pause_after(error)
+                if pause is None:
+                    raise
+            await asyncio.sleep(pause)
 
 
 def _check(request: pb.RecognizeRequest) -> None:
