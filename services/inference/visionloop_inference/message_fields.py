@@ -27,19 +27,33 @@ def length(data: bytes, place: int) -> tuple[int, int]:
     return 0, len(data) + 1
 
 
+def varint(data: bytes, place: int) -> tuple[int, int]:
+    """The number that begins at `place`, and where it ends. Raises DecodeError."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if place >= len(data):
+            break
+        byte = data[place]
+        place += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, place
+    raise DecodeError("a number that does not end")
+
+
 def field(data: bytes, place: int) -> tuple[int, int]:
     """The tag of the field that begins at `place`, and where the next one begins.
 
     Raises DecodeError.
     """
-    tag, place = _varint(data, place)
+    tag, place = varint(data, place)
     match tag & 7:
         case 0:
-            _, place = _varint(data, place)
+            _, place = varint(data, place)
         case 1:
             place += 8
         case 2:
-            size, place = _varint(data, place)
+            size, place = varint(data, place)
             place += size
         case 5:
             place += 4
@@ -52,22 +66,11 @@ def field(data: bytes, place: int) -> tuple[int, int]:
 
 def written(number: int, size: int) -> bytes:
     """What stands before the `size` bytes of a field of this number, 1 to 15."""
+    if size < 128:  # in one go, for there may be thousands
+        return bytes((tag_of(number), size))
     head = bytearray([tag_of(number)])
     while size > 127:
         head.append(size & 127 | 128)
         size >>= 7
     head.append(size)
     return bytes(head)
-
-
-def _varint(data: bytes, place: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if place >= len(data):
-            break
-        byte = data[place]
-        place += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, place
-    raise DecodeError("a number that does not end")

@@ -9,28 +9,23 @@ What is unusual (unknown fields, fields that repeat) goes to protobuf's parser, 
 always protobuf's.
 """
 
-import contextlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
-
-from google.protobuf.message import DecodeError
 
 from visionloop.errors import InvalidInputError
 from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop_inference.datatypes import Buffer
-from visionloop_inference.message_fields import field, length, tag_of, written
+from visionloop_inference.message_fields import field, length, tag_of, varint, written
 
 MAX_FIELDS = 16_384  # of one request, its images included
 
 _IMAGES, _DATA, _ID = 3, 1, 2  # the fields' numbers
 _IMAGE_TAG, _DATA_TAG, _ID_TAG = tag_of(_IMAGES), tag_of(_DATA), tag_of(_ID)
-_TEXT_TAGS = frozenset(map(tag_of, (1, 2, 5)))  # model, version, routing_key
+_LENGTH_TAGS = frozenset(map(tag_of, (1, 2, _IMAGES, 5)))  # model, version, images, routing_key
 _NUMBER_TAGS = frozenset(tag_of(number, 0) for number in (4, 6))  # top_k, priority
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """One request, as it came."""
 
     message: pb.RecognizeRequest  # its images have an id, and no data
@@ -58,73 +53,55 @@ def serialized(message: pb.RecognizeRequest, images: Iterable[tuple[Buffer, str]
     return b"".join(parts)
 
 
-class _Image(NamedTuple):
-    """Where an image lies in a message."""
-
-    start: int
-    stop: int
-    id: str
-
-
 def _walked(data: bytes) -> Asked | None:
-    """None where protobuf's own parser should look."""
-    images: list[_Image] = []
-    header: list[bytes] = []
-    kept = place = 0  # up to `kept` the message is in `header`, or an image
-    end = len(data)
+    """None where protobuf's own parser should look. Raises DecodeError."""
+    view, end = memoryview(data), len(data)
+    images: list[memoryview] = []
+    beside: list[bytes] = []  # the message without its images' data
+    place = 0
     for _ in range(MAX_FIELDS):
         if place >= end:
             break
-        begin = place
-        if data[begin] == _IMAGE_TAG:
+        begin, tag = place, data[place]
+        if tag in _NUMBER_TAGS:
+            _, place = varint(data, begin + 1)
+        elif tag in _LENGTH_TAGS:
             size, start = length(data, begin + 1)
             place = start + size
-            found = _image(data, start, place) if place <= end else None
-            if found is None:
-                return None
-            images.append(found)
-            header.append(data[kept:begin])
-            kept = place
         else:
-            place = _behind(data, begin)
-    if place != end:
+            return None
+        if place > end:
+            return None
+        if tag != _IMAGE_TAG:
+            beside.append(data[begin:place])
+            continue
+        first, last = _data(data, start, place)
+        if not _is_ident(data, last, place):
+            return None
+        images.append(view[first:last])
+        beside += (written(_IMAGES, place - last), data[last:place])
+    if place < end:
         return None
-    header.append(data[kept:])
-    message = pb.RecognizeRequest.FromString(b"".join(header))
-    view = memoryview(data)
-    for image in images:
-        message.images.add(id=image.id)
-    return Asked(message, [view[image.start : image.stop] for image in images], end)
+    return Asked(pb.RecognizeRequest.FromString(b"".join(beside)), images, end)
 
 
-def _behind(data: bytes, place: int) -> int:
-    """Where a field ends that is no image; beyond the message where it is none of ours."""
-    if data[place] in _TEXT_TAGS or data[place] in _NUMBER_TAGS:
-        with contextlib.suppress(DecodeError):
-            return field(data, place)[1]
-    return len(data) + 1
+def _data(data: bytes, start: int, stop: int) -> tuple[int, int]:
+    """Where the encoded image of the EncodedImage in data[start:stop] lies, if it begins with it;
+    the end may be beyond `stop` where lengths are wrong."""
+    if start == stop or data[start] != _DATA_TAG:
+        return start, start
+    size, first = length(data, start + 1)
+    return first, first + size
 
 
-def _image(data: bytes, place: int, stop: int) -> _Image | None:
-    """The EncodedImage in data[place:stop]; None where it is not simply its data, then its id."""
-    begin = end = place
-    ident = b""
-    for tag in (_DATA_TAG, _ID_TAG):
-        if place < stop and data[place] == tag:
-            size, start = length(data, place + 1)
-            place = start + size
-            if place > stop:
-                return None
-            if tag == _DATA_TAG:
-                begin, end = start, place
-            else:
-                ident = data[start:place]
-    if place != stop:
-        return None
-    try:
-        return _Image(begin, end, ident.decode())
-    except UnicodeDecodeError:
-        return None
+def _is_ident(data: bytes, start: int, stop: int) -> bool:
+    """Whether data[start:stop] is nothing, or an EncodedImage's id and no more."""
+    if start == stop:
+        return True
+    if start > stop or data[start] != _ID_TAG:
+        return False
+    size, first = length(data, start + 1)
+    return first + size == stop
 
 
 def _parsed(data: bytes) -> Asked:
