@@ -1,7 +1,7 @@
 """What the Open Inference servicer makes of requests, on real runners: every form of tensors."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from visionloop.errors import (
     VisionloopError,
 )
 from visionloop.proto.inference import open_inference_pb2 as pb
-from visionloop_inference import levels
+from visionloop_inference import levels, replies
+from visionloop_inference.classes import endings
 from visionloop_inference.datatypes import DATATYPES
 from visionloop_inference.open_inference import MAX_KINDS, OpenInference
 from visionloop_inference.routed_version import RowFailedError
@@ -380,6 +381,26 @@ def test_classification(tmp_path: Path) -> None:
         assert texts(answer.raw_output_contents[0])[-1] == b"nan:0"
 
     run(tmp_path, identity("FP32", [4]), use)
+
+
+def test_the_labels_of_all_kinds_of_requests_are_held_once(tmp_path: Path, monkeypatch) -> None:
+    """There may be thousands of labels, and callers choose how many kinds there are."""
+    made: list[list[bytes]] = []
+
+    def counted(labels: Sequence[str]) -> list[bytes]:
+        made.append(endings(labels))
+        return made[-1]
+
+    monkeypatch.setattr(replies, "endings", counted)
+
+    async def use(served: OpenInference) -> None:
+        for classes in (1, 2, 3):
+            asked = request(x=np.float32([[0.25, 4, -1, 4]]))
+            asked.outputs.add(name="y").parameters["classification"].int64_param = classes
+            await served.ModelInfer(asked, NO_DEADLINE)
+
+    run(tmp_path, identity("FP32", [4]), use)
+    assert len(made) == 1
 
 
 def texts(raw: bytes) -> list[bytes]:

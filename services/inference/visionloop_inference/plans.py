@@ -46,7 +46,6 @@ class OutputPlan:
     spec: TensorSpec
     classes: int = 0  # above 0: the best so many elements instead of the tensor
     span: Span | None = None  # where to write it; None: into the answer
-    endings: list[bytes] | None = None  # of the texts of its classes, once they are known
 
 
 @dataclass(slots=True)

@@ -101,11 +101,19 @@ _SHORT = [bytes((number,)) for number in range(128)]
 
 async def _classified(output: OutputPlan, answer: Answer, version: RoutedVersion) -> Tensor:
     tensor, batched = answer.outputs[output.spec.name], version.signature.batched
-    if output.endings is None:
-        output.endings = endings(_labels(version.bundle))
+    labelled = _endings(version)
     elements = math.prod(tensor.shape[1:] if batched else tensor.shape)
-    labelled = output.endings if elements == len(output.endings) else ()
+    if elements != len(labelled):
+        labelled = []
     return await classified(tensor, output.classes, labelled, batched=batched)
+
+
+def _endings(version: RoutedVersion) -> list[bytes]:
+    """Those of the version's labels, made once for all plans: there may be thousands."""
+    found = version.plans.get(endings)
+    if not isinstance(found, list):
+        version.plans[endings] = found = endings(_labels(version.bundle))
+    return found
 
 
 def _varies(plan: Plan) -> bool:
