@@ -32,7 +32,7 @@ class LosesItsFirst:
     def __init__(self) -> None:
         self.ended: list[bytes] = []
 
-    async def decode(self, data: bytes, _preprocessing: object) -> Any:
+    async def decode(self, data: bytes, _preprocessing: object, *, low: bool = False) -> Any:
         if data == b"first":
             raise UnavailableError("the decoder died")
         try:

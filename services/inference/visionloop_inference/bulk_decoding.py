@@ -1,4 +1,4 @@
-"""Decoding for work of low priority: few images at a time, so that others wait behind few.
+"""Turns in decoding for work of low priority: few images at a time, so others wait behind few.
 
 The decoder takes images in the order they come. A bulk caller may hold a hundred; were all of them
 handed over at once, the image of somebody who waits for his answer would stand behind a hundred.
@@ -9,30 +9,35 @@ then, by about a tenth on two cores.
 
 import asyncio
 from collections import deque
-
-from visionloop.preprocessing import Preprocessing
-from visionloop_inference.datatypes import Buffer
-from visionloop_inference.decoder import Decoder
-from visionloop_inference.decoding import Decoded
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 EACH = 2  # images for each that is decoded at once: that one, and one that is there when it is done
 
 
-class BulkDecoder:
-    """The decoder as work of low priority sees it. Used from one event loop only."""
+def most_of_bulk(at_once: int, *, others: bool) -> int:
+    """Images of bulk work under way, where so many are decoded at once; `others` call, too."""
+    return max(1, at_once // 2) if others else EACH * at_once
 
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
+
+class BulkTurns:
+    """Images of bulk work that are under way, and those that wait for their turn. Used from one
+    event loop only."""
+
+    def __init__(self, most: Callable[[], int]) -> None:
+        """`most()` may be under way, at least 1."""
+        self._most = most
         self._under_way = 0
         self._line: deque[asyncio.Event] = deque()  # who waits for room; the first is told of it
 
-    async def decode(self, data: Buffer, preprocessing: Preprocessing) -> Decoded:
-        """One image, as `Decoder.decode` does it, in its turn."""
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """For an image: begins in its turn, and is under way for the length of the block."""
         if self._line or not self._has_room():
             await self._room()
         self._under_way += 1
         try:
-            return await self._decoder.decode(data, preprocessing, low=True)
+            yield
         finally:
             self._under_way -= 1
             self._tell()
@@ -49,8 +54,7 @@ class BulkDecoder:
             self._tell()  # there may be room for more than one: decoding processes come and go
 
     def _has_room(self) -> bool:
-        at_once = self._decoder.side_by_side
-        return self._under_way < (max(1, at_once // 2) if self._decoder.others else EACH * at_once)
+        return self._under_way < self._most()
 
     def _tell(self) -> None:
         if self._line:

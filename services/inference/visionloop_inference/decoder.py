@@ -18,6 +18,7 @@ from visionloop.errors import ImageError
 from visionloop.images import Limits
 from visionloop.preprocessing import Preprocessing
 from visionloop.telemetry import inference as metrics
+from visionloop_inference.bulk_decoding import BulkTurns, most_of_bulk
 from visionloop_inference.datatypes import Buffer
 from visionloop_inference.decoder_pool import DecoderPool, NoDecoderError
 from visionloop_inference.decoding import Decoded, decode
@@ -43,17 +44,23 @@ class Decoder:
         self._pending = 0
         self._asked = -math.inf  # when the last image came that is not of low priority
         self._seconds = FIRST_GUESS
+        self._bulk = BulkTurns(lambda: most_of_bulk(self.side_by_side, others=self._others))
 
     async def decode(
         self, data: Buffer, preprocessing: Preprocessing, *, low: bool = False
     ) -> Decoded:
-        """One image, `low` of low priority.
+        """One image; one of low priority in its turn (`bulk_decoding`).
 
         Raises ImageError, and UnavailableError when its process died of something; cancelling the
         caller drops work that has not begun.
         """
-        if not low:
-            self._asked = time.monotonic()
+        if low:
+            async with self._bulk.turn():
+                return await self._at_once(data, preprocessing)
+        self._asked = time.monotonic()
+        return await self._at_once(data, preprocessing)
+
+    async def _at_once(self, data: Buffer, preprocessing: Preprocessing) -> Decoded:
         self._count(+1)
         try:
             decoded, seconds = await self._decoded(data, preprocessing)
@@ -78,7 +85,7 @@ class Decoder:
         self._load.tell(self._pending)
 
     @property
-    def others(self) -> bool:
+    def _others(self) -> bool:
         """Whether callers that are not of low priority are about, as far as this front end sees."""
         return time.monotonic() < self._asked + AFTERWARDS
 

@@ -24,7 +24,6 @@ from visionloop.errors import ImageError, UnimplementedError, VisionloopError
 from visionloop.preprocessing import Preprocessing
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop_inference.admission import deadline_of
-from visionloop_inference.bulk_decoding import BulkDecoder
 from visionloop_inference.catalogue import Catalogue, RoutedModel
 from visionloop_inference.datatypes import Buffer, Tensor
 from visionloop_inference.decoder import Decoder
@@ -73,7 +72,6 @@ class OpenInference(Extensions):
     ) -> None:
         super().__init__(catalogue, ask, offer, regions)
         self._decoder = decoder
-        self._bulk_decoder = BulkDecoder(decoder)
         self._routes: dict[bytes, Route] = {}
 
     async def ServerLive(
@@ -203,8 +201,8 @@ class OpenInference(Extensions):
         if not isinstance(bundle, ClassifierBundle):
             raise UnimplementedError(f"model {bundle.model!r} does not take encoded images")
         encoded = split_bytes(buffer, plan.rows, plan.inputs[0].field)
-        decoder = self._bulk_decoder if is_low(plan.priority) else self._decoder
-        return stacked(await decode_all(decoder, encoded, bundle.preprocessing))
+        low = is_low(plan.priority)
+        return stacked(await decode_all(self._decoder, encoded, bundle.preprocessing, low=low))
 
     def _new_route(self, header: bytes, request: pb.ModelInferRequest) -> Route:
         check_version(request.model_version)
@@ -225,9 +223,11 @@ class OpenInference(Extensions):
 
 
 async def decode_all(
-    decoder: Decoder | BulkDecoder,
+    decoder: Decoder,
     encoded: Sequence[memoryview],
     preprocessing: Preprocessing,
+    *,
+    low: bool = False,
 ) -> list[NDArray[np.uint8]]:
     """The rows, (height, width, 3) each, of images decoded side by side.
 
@@ -236,7 +236,7 @@ async def decode_all(
 
     async def one(index: int) -> NDArray[np.uint8]:
         try:
-            return (await decoder.decode(encoded[index], preprocessing)).row
+            return (await decoder.decode(encoded[index], preprocessing, low=low)).row
         except ImageError as error:
             raise ImageError(
                 f"image {index}: {error}", reason=error.reason, field=f"image[{index}]"

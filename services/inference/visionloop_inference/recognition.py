@@ -22,7 +22,6 @@ from visionloop.proto.v1 import recognition_pb2_grpc
 from visionloop.recognition_messages import ROUTING_KEY
 from visionloop_inference.admission import NoRoomError, check_count, deadline_of
 from visionloop_inference.auth import CALLER
-from visionloop_inference.bulk_decoding import BulkDecoder
 from visionloop_inference.catalogue import Catalogue, RoutedModel
 from visionloop_inference.datatypes import Answer, Buffer
 from visionloop_inference.decoder import Decoder
@@ -55,7 +54,6 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
     ) -> None:
         self._catalogue = catalogue
         self._decoder = decoder
-        self._bulk_decoder = BulkDecoder(decoder)
         self._max_images = max_images
         self._feedback = feedback
 
@@ -165,11 +163,9 @@ class Recognition(recognition_pb2_grpc.RecognitionServicer):
     async def _decode(
         self, images: Sequence[Buffer], bundle: ClassifierBundle, *, low: bool
     ) -> Sequence[Decoded | ImageError]:
-        decoder = self._bulk_decoder if low else self._decoder
-
         async def one(image: Buffer) -> Decoded | ImageError:
             try:
-                return await decoder.decode(image, bundle.preprocessing)
+                return await self._decoder.decode(image, bundle.preprocessing, low=low)
             except ImageError as error:
                 return error
 
