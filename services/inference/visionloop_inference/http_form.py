@@ -64,18 +64,23 @@ def files(body: bytes, boundary: bytes) -> list[tuple[memoryview, str]]:
 def _file_name(head: bytes) -> str:
     """The name that a part gives its file, "" where it gives none."""
     headers: dict[bytes, bytes] = {}
-    for line in head.split(b"\r\n"):
-        name, _, value = line.partition(b":")
+    for line in head.split(b"\r\n") if head else ():
+        name, colon, value = line.partition(b":")
+        if not colon or name.lower() in headers:
+            _bad("the head of a part of the form has a line that is no header, or one twice")
         headers[name.lower()] = value.strip()
     if headers.get(b"content-transfer-encoding", b"").lower() not in _PLAIN_ENCODINGS:
         _bad("a part of the form is encoded; files are taken as they are")
     disposition = headers.get(b"content-disposition", b"")
     if not _DISPOSITION.fullmatch(disposition):
         _bad("a part of the form has no Content-Disposition: form-data; name=…")
+    parameters = _PARAMETER.findall(disposition)
     said = {
         name.lower(): re.sub(rb'\\(["\\])', rb"\1", quoted or plain)
-        for name, quoted, plain in _PARAMETER.findall(disposition)
+        for name, quoted, plain in parameters
     }
+    if len(said) < len(parameters):
+        _bad("a part of the form has a parameter of its Content-Disposition twice")
     field = said.get(b"name", b"")
     if field != FIELD.encode():
         _bad(
