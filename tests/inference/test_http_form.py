@@ -18,6 +18,7 @@ from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop_inference.http_form import MAX_FILES, MAX_PART_HEAD, boundary_of, files
 from visionloop_inference.http_front_end import json_reply
 from visionloop_inference.http_message import Head, HttpError, Reply
+from visionloop_inference.http_recognition import HttpRecognition
 
 HEAD = b'Content-Disposition: form-data; name="file"; filename="%b"'
 
@@ -92,6 +93,31 @@ def test_the_json_of_many_classes_holds_up_nobody() -> None:
     counted, reply = asyncio.run(turns())
     assert counted > 2  # one to begin and one to see that it is done
     assert len(json.loads(reply.body)["results"]) == 16
+
+
+def test_a_form_of_many_parts_holds_up_nobody() -> None:
+    """Neither: names that are long to read, in as many parts as may be."""
+    body = form(*[(HEAD % (b"a" * (MAX_PART_HEAD - 100)), b"")] * MAX_FILES)
+    head = Head("POST", "/", {}, {"content-type": "multipart/form-data; boundary=B"})
+    asked: list[bytes] = []
+
+    class Front:
+        async def recognize(self, request: bytes, *_: object) -> pb.RecognizeResponse:
+            asked.append(request)
+            return pb.RecognizeResponse()
+
+    async def turns() -> int:
+        front: Any = Front()
+        working = asyncio.ensure_future(HttpRecognition(head).answer(body, front, "peer"))
+        counted = 0
+        while not working.done():
+            counted += 1
+            await asyncio.sleep(0)
+        await working
+        return counted
+
+    assert asyncio.run(turns()) > 2  # one to begin and one to see that it is done
+    assert len(pb.RecognizeRequest.FromString(asked[0]).images) == MAX_FILES
 
 
 @pytest.mark.parametrize("count", [0, 17])

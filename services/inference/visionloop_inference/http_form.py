@@ -19,8 +19,10 @@ MAX_PART_HEAD = 4096  # bytes
 _BOUNDARY = re.compile(
     r"""(?:^|;)\s*boundary=(?:"([0-9A-Za-z'()+_,./:=? -]{1,70})"|([^\s;"]{1,70}))""", re.I
 )
-_DISPOSITION = re.compile(rb'form-data(?:\s*;\s*[a-z*]+=(?:"(?:[^"\\]|\\.)*"|[^\s;"]+))+\s*', re.I)
-_PARAMETER = re.compile(rb';\s*([a-z*]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))', re.I)
+_DISPOSITION = re.compile(
+    rb'form-data(?:\s*;\s*[a-z*]+=(?:"(?:[^"\\]++|\\.)*+"|[^\s;"]+))+\s*', re.I
+)
+_PARAMETER = re.compile(rb';\s*([a-z*]+)=(?:"((?:[^"\\]++|\\.)*+)"|([^\s;"]+))', re.I)
 _PLAIN_ENCODINGS = (b"", b"binary", b"8bit", b"7bit")
 
 
@@ -75,10 +77,7 @@ def _file_name(head: bytes) -> str:
     if not _DISPOSITION.fullmatch(disposition):
         _bad("a part of the form has no Content-Disposition: form-data; name=…")
     parameters = _PARAMETER.findall(disposition)
-    said = {
-        name.lower(): re.sub(rb'\\(["\\])', rb"\1", quoted or plain)
-        for name, quoted, plain in parameters
-    }
+    said = {name.lower(): _unescaped(quoted) or plain for name, quoted, plain in parameters}
     if len(said) < len(parameters):
         _bad("a part of the form has a parameter of its Content-Disposition twice")
     field = said.get(b"name", b"")
@@ -91,6 +90,11 @@ def _file_name(head: bytes) -> str:
         return said.get(b"filename", b"").decode()
     except UnicodeDecodeError:
         _bad("the name of a file in the form is not UTF-8")
+
+
+def _unescaped(quoted: bytes) -> bytes:
+    """With a quote or backslash for each that stands behind a backslash."""
+    return b"\\".join([part.replace(b'\\"', b'"') for part in quoted.split(b"\\\\")])
 
 
 def _bad(message: str, field: str = "") -> NoReturn:

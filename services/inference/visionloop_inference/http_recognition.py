@@ -8,6 +8,8 @@ body is the image there is one result, and an image that is refused is an error 
 form each image has its own status, and the name of its file as `image_id`.
 """
 
+import asyncio
+
 import grpc
 
 from visionloop.errors import ImageError, InvalidInputError, VisionloopError, error_for_grpc_code
@@ -51,15 +53,20 @@ class HttpRecognition:
     async def answer(self, body: bytes, front_end: FrontEnd, peer: str) -> Reply:
         """Raises VisionloopError."""
         boundary = self._boundary
-        images = [(body, "")] if boundary is None else http_form.files(body, boundary)
-        message = serialized(self._request, images)
-        del body, images
+        if boundary is None:
+            message = serialized(self._request, [(body, "")])
+        else:  # in a thread: thousands of parts take long to read, and probes come here
+            message = await asyncio.to_thread(self._of_form, body, boundary)
+        del body
         response = await front_end.recognize(message, self._seconds, self._head, peer)
         if boundary is None and (status := response.results[0].status).code:
             raise _image_error(status)
         for result in response.results:
             result.status.SetInParent()  # shown, though it says nothing but OK
         return await json_reply(response)
+
+    def _of_form(self, body: bytes, boundary: bytes) -> bytes:
+        return serialized(self._request, http_form.files(body, boundary))
 
 
 def _image_error(status: pb.ImageStatus) -> VisionloopError:
