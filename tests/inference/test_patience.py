@@ -16,7 +16,12 @@ from visionloop.errors import OverloadedError, VisionloopError
 from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop.telemetry import inference as metrics
 from visionloop.telemetry.metrics import Counter, values
-from visionloop_inference.admission import Admission, ByteBudget, NoRoomError
+from visionloop_inference.admission import (
+    MINIMUM_PUSHBACK,
+    Admission,
+    ByteBudget,
+    NoRoomError,
+)
 from visionloop_inference.datatypes import Answer
 from visionloop_inference.decoding import Decoded
 from visionloop_inference.levels import NORMAL
@@ -109,6 +114,12 @@ def test_patience_ends() -> None:
         pauses.append(pause)
     assert set(pauses) == {LONGEST_PAUSE}
     assert STREAM_PATIENCE - LONGEST_PAUSE <= sum(pauses) < STREAM_PATIENCE
+
+
+def test_a_wish_of_next_to_nothing_is_no_storm_of_tries() -> None:
+    """A runner whose memory is full wishes what its rows take: microseconds, for a tiny graph."""
+    error = OverloadedError("no shared memory", retry_after_seconds=1e-6)
+    assert _Patience(None).pause_after(error) == MINIMUM_PUSHBACK
 
 
 @pytest.mark.parametrize(("left", "pause"), [(-1.0, None), (60.0, 0.5)])

@@ -20,7 +20,12 @@ from visionloop.errors import (
 from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop.proto.v1 import recognition_pb2_grpc
 from visionloop.recognition_messages import ROUTING_KEY
-from visionloop_inference.admission import NoRoomError, check_count, deadline_of
+from visionloop_inference.admission import (
+    MINIMUM_PUSHBACK,
+    NoRoomError,
+    check_count,
+    deadline_of,
+)
 from visionloop_inference.auth import CALLER
 from visionloop_inference.catalogue import Catalogue, RoutedModel
 from visionloop_inference.datatypes import Answer, Buffer
@@ -182,7 +187,8 @@ class _Patience:
 
     def pause_after(self, error: OverloadedError) -> float | None:
         """Seconds until the next try; None where there is none."""
-        pause = min(error.retry_after_seconds or LONGEST_PAUSE, LONGEST_PAUSE)
+        wish = error.retry_after_seconds or LONGEST_PAUSE
+        pause = min(max(wish, MINIMUM_PUSHBACK), LONGEST_PAUSE)
         self._paused += pause
         in_time = self._deadline is None or time.monotonic() + pause < self._deadline
         return pause if in_time and self._paused < STREAM_PATIENCE else None
