@@ -15,6 +15,7 @@ from visionloop.errors import ConfigurationError, NotFoundError, RefusedError
 from visionloop.repository import ModelRepository
 from visionloop.snapshot import SnapshotRepository
 from visionloop_training import export, features, lanes, pipeline, publish
+from visionloop_training import judged as judging
 from visionloop_training.clock import Clock
 from visionloop_training.job import opened
 from visionloop_training.judged import Judged, judged_before
@@ -183,9 +184,17 @@ def test_what_is_gone_on_from_was_made_and_judged_as_it_would_be_now(probed: Sit
     assert found(*manual, "triggers.min_new_labels=9") is not None
     assert found(*manual, "seed=1") is None
     assert found(*manual, "gate.alpha=0.1") is None
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(publish, "libraries", lambda: {"torch": "0"})
-        assert found(*manual) is None
+    others: tuple[tuple[object, str, object], ...] = (
+        (publish, "libraries", lambda: {"torch": "0"}),
+        (publish, "code_version", lambda: "0"),
+        (judging, "FORMAT_VERSION", 4),
+        (lanes.FullLane, "on_gpu", True),  # which gets a 16-bit sibling as well
+    )
+    for owner, name, value in others:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(owner, name, value)
+            assert found(*manual) is None, name
+    assert found(*manual) is not None
 
     def promote(version: int) -> None:
         current = site.repository.aliases("reader")
@@ -205,6 +214,11 @@ def test_what_is_gone_on_from_was_made_and_judged_as_it_would_be_now(probed: Sit
         for against in (1, 2)
     }
     assert looks == {1: [1], 2: [1, 2]}
+    newest = found(*manual)
+    assert newest is not None
+    assert newest.bundle.version == 3
+    site.write(dict.fromkeys(FIRST, 45))  # another snapshot
+    assert found(*manual) is None
 
 
 def test_a_gpu_without_room_is_told_with_what_helps(site: Site, monkeypatch: pytest.MonkeyPatch):

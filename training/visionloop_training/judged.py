@@ -15,9 +15,10 @@ from typing import Any
 from visionloop.bundle import ClassifierBundle
 from visionloop.errors import CorruptError, NotFoundError
 from visionloop.objectstore.transfers import in_parallel
-from visionloop_training import publish
+from visionloop_training import half_precision, publish
 from visionloop_training.job import Job
 from visionloop_training.lanes import Lane
+from visionloop_training.report.document import FORMAT_VERSION
 from visionloop_training.stable import same_training
 from visionloop_training.verdict import Verdict
 
@@ -45,6 +46,8 @@ def judged_before(job: Job, lane: Lane) -> Judged | None:
         try:
             verdict = Verdict.of(json.loads(job.repository.file(bundle, _VERDICT)))
             figures = json.loads(job.repository.file(bundle, _FIGURES))
+            if not _same_files(figures, job, lane):
+                continue
         except (NotFoundError, CorruptError, LookupError, TypeError, ValueError) as error:
             _log.warning("version %d cannot be gone on from: %s", bundle.version, error)
             continue
@@ -83,6 +86,14 @@ def _same_run(bundle: ClassifierBundle, job: Job, lane: Lane) -> bool:
         and made_of.libraries == publish.libraries()
         and same_training(bundle, job.request.config)
     )
+
+
+def _same_files(figures: dict[str, Any], job: Job, lane: Lane) -> bool:
+    """Whether its report is of today's format, and it has, or was refused, a 16-bit sibling where
+    this run would make one: on a GPU one is made, and on a CPU with the same configuration none."""
+    made = figures["half_precision"] is not None
+    today = figures["format_version"] == FORMAT_VERSION
+    return today and made == half_precision.wanted(job.request.config.export, lane)
 
 
 def _was_stable(job: Job, number: int) -> bool:
