@@ -14,12 +14,11 @@ from typing import Any
 
 from visionloop.bundle import ClassifierBundle
 from visionloop.errors import CorruptError, NotFoundError
-from visionloop.objectstore.transfers import in_parallel
 from visionloop_training import half_precision, publish
 from visionloop_training.job import Job
 from visionloop_training.lanes import Lane
 from visionloop_training.report.document import FORMAT_VERSION
-from visionloop_training.stable import same_training
+from visionloop_training.stable import classifiers, same_training
 from visionloop_training.verdict import Verdict
 
 _VERDICT, _FIGURES = "report/gate.json", "report/report.json"
@@ -58,18 +57,8 @@ def judged_before(job: Job, lane: Lane) -> Judged | None:
 def _younger(job: Job) -> list[ClassifierBundle]:
     """The versions that may have been compared with stable, newest first."""
     repository, model = job.repository, job.request.model
-
-    def read(number: int) -> ClassifierBundle | None:
-        try:
-            bundle = repository.read(model, number)
-        except (NotFoundError, CorruptError) as error:
-            _log.warning("version %d cannot be read: %s", number, error)
-            return None
-        return bundle if isinstance(bundle, ClassifierBundle) else None
-
     numbers = [n for n in repository.versions(model) if n > (job.stable_number or 0)]
-    found = in_parallel(read, sorted(numbers, reverse=True))
-    return [bundle for bundle in found if bundle is not None]
+    return classifiers(repository, model, sorted(numbers, reverse=True))
 
 
 def _same_run(bundle: ClassifierBundle, job: Job, lane: Lane) -> bool:

@@ -5,15 +5,10 @@ same version (by a run that was done again from its checkpoint), has no second c
 are the ones it gave before. So it is one look, however many versions were published of it.
 """
 
-import logging
 from dataclasses import dataclass
 
-from visionloop.bundle import ClassifierBundle
-from visionloop.errors import CorruptError, NotFoundError
-from visionloop.objectstore.transfers import in_parallel
 from visionloop.repository import ModelRepository
-
-_log = logging.getLogger(__name__)
+from visionloop_training.stable import classifiers
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +27,9 @@ def earlier_looks(
 
     The split is sticky and only grows, so each of them was judged by some of today's test images.
     """
-    found: dict[int, Judgement] = {}
-
-    def look(version: int) -> None:
-        try:
-            bundle = repository.read(model, version)
-        except (NotFoundError, CorruptError) as error:
-            _log.warning("version %d cannot be read: %s", version, error)
-            return
-        if isinstance(bundle, ClassifierBundle) and bundle.provenance.dataset == dataset:
-            graph = bundle.files[bundle.graph].sha256
-            found[version] = Judgement(graph, bundle.provenance.parent_version)
-
-    in_parallel(look, repository.versions(model))
     first: dict[Judgement, int] = {}
-    for version in sorted(found):
-        first.setdefault(found[version], version)
+    for bundle in classifiers(repository, model, repository.versions(model)):
+        if bundle.provenance.dataset == dataset:
+            graph = bundle.files[bundle.graph].sha256
+            first.setdefault(Judgement(graph, bundle.provenance.parent_version), bundle.version)
     return sorted(version for judgement, version in first.items() if judgement != now)

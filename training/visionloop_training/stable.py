@@ -19,6 +19,7 @@ from visionloop.bundle import ClassifierBundle
 from visionloop.disk_space import room_for
 from visionloop.errors import CorruptError, NotFoundError, RefusedError
 from visionloop.objectstore import ObjectStore
+from visionloop.objectstore.transfers import in_parallel
 from visionloop.repository import CurrentAliases, ModelRepository
 from visionloop.snapshot import Snapshot, SnapshotRepository
 from visionloop_training.cache import MODELS, SETTING, touch
@@ -178,6 +179,22 @@ def version(store: ObjectStore, model: str, number: int, cache: Path) -> Version
             "no classifier can be compared with it; train under another --model name"
         )
     return Version(store, bundle, cache)
+
+
+def classifiers(
+    repository: ModelRepository, model: str, numbers: Sequence[int]
+) -> list[ClassifierBundle]:
+    """Those of the versions that are classifiers and can be read, in this order."""
+
+    def read(number: int) -> ClassifierBundle | None:
+        try:
+            bundle = repository.read(model, number)
+        except (NotFoundError, CorruptError) as error:
+            _log.warning("version %d cannot be read: %s", number, error)
+            return None
+        return bundle if isinstance(bundle, ClassifierBundle) else None
+
+    return [bundle for bundle in in_parallel(read, numbers) if bundle is not None]
 
 
 def full_version(store: ObjectStore, newest: Version, cache: Path) -> Version:
