@@ -14,7 +14,7 @@ from support.training_site import FIRST, PROBE, Site
 from visionloop.errors import ConfigurationError, NotFoundError, RefusedError
 from visionloop.repository import ModelRepository
 from visionloop.snapshot import SnapshotRepository
-from visionloop_training import export, features, lanes, pipeline, publish
+from visionloop_training import body, export, features, lanes, pipeline, publish
 from visionloop_training import judged as judging
 from visionloop_training.clock import Clock
 from visionloop_training.job import opened
@@ -281,6 +281,13 @@ def test_a_graph_that_differs_is_never_published(site: Site, monkeypatch):
     monkeypatch.setattr(lanes, "export", export_something_else)
     with pytest.raises(RefusedError, match="parity"):
         site.train(*PROBE, "fit.freeze=0.5")
+
+    def another_head(weight, bias, link):
+        return body.LinearHead(weight, bias + np.eye(1, len(bias), dtype=np.float32)[0], link)
+
+    monkeypatch.setattr(lanes, "LinearHead", another_head)  # put on the features' graph
+    with pytest.raises(RefusedError, match="parity"):
+        site.train(*PROBE)
     assert site.repository.versions("reader") == []
     left = [stat.key for stat in site.store.list("models/")]
     assert all(key.startswith("models/reader/checkpoints/") for key in left)
