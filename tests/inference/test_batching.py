@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visionloop.signature import Signature, TensorSpec
-from visionloop_inference.batching import BatchBuffer, BatchQueue, Job, Piece
+from visionloop_inference.batching import LONG, BatchBuffer, BatchQueue, Job, Piece
 from visionloop_inference.datatypes import Arrays
 from visionloop_inference.levels import AFTERWARDS, BULK, NORMAL
 from visionloop_inference.rows import HEADER, Arena
@@ -113,7 +113,7 @@ def test_low_priority_makes_no_large_batch_while_others_call(source: Source) -> 
     assert [piece.size for piece in queue.take(bulk.queued)[0]] == [8]  # nobody else was here yet
     one, many = job(source, 500, 1), job(source, 600, 6)
     queue.put(one)
-    soon = one.queued + AFTERWARDS / 2
+    soon = bulk.queued + LONG / 2
     assert [(piece.job, piece.size) for piece in queue.take(soon)[0]] == [(one, 1)]
     assert [(piece.job, piece.size) for piece in queue.take(soon)[0]] == [(bulk, 4)]
     queue.put(many)
@@ -121,6 +121,19 @@ def test_low_priority_makes_no_large_batch_while_others_call(source: Source) -> 
     assert [(piece.job, piece.size) for piece in queue.take(soon)[0]] == [(bulk, 4)]
     later = many.queued + AFTERWARDS
     assert [(piece.job, piece.size) for piece in queue.take(later)[0]] == [(bulk, 8)]
+    source.arena.close()
+
+
+def test_low_priority_is_not_starved_by_others_without_end(source: Source) -> None:
+    queue = BatchQueue(8, lambda: 4)
+    bulk = job(source, 0, 2, priority=BULK)
+    queue.put(bulk)
+    taken = []
+    for number, waited in enumerate((0.0, LONG - 0.01, LONG, LONG + 0.01, LONG + 0.02)):
+        queue.put(job(source, 100 * (number + 1), 5))
+        pieces, _ = queue.take(bulk.queued + waited)
+        taken.append(sum([piece.size for piece in pieces if piece.job is bulk]))
+    assert taken == [0, 0, 1, 1, 0]
     source.arena.close()
 
 

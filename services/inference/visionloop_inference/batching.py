@@ -8,8 +8,9 @@ it, which is what was asked for. A model without a batch dimension runs one job 
 
 A run is not interrupted, and nobody who asks for one answer should wait for a batch of a hundred
 others. So while there are such callers (`levels`), rows of low priority make a batch only `few`
-rows large, and join rows of others only in places that would be padding; price: what larger batches
-save a row. Alone they fill it.
+rows large, and join rows of others only in places that would be padding, or where they have waited
+for `LONG`: then others are never gone, and rows of low priority would wait for ever. Price: what
+larger batches save a row. Alone they fill it.
 
 The runner has one thread, so nothing here locks.
 """
@@ -30,6 +31,7 @@ from visionloop_inference.rows import Arena
 from visionloop_inference.wire import JobFrame, Layout, Reason
 
 CANCELLED = "cancelled by its caller"
+LONG = 1.0  # seconds that a row of low priority waits for a batch without rows of others
 
 
 class Source(Protocol):
@@ -173,7 +175,8 @@ class BatchQueue:
             if pieces and lane.shapes != shapes:
                 continue
             if not low and is_low(lane.level) and now < self._others + AFTERWARDS:
-                room, low = min(room, self._room_for_low(self.most - room)), True
+                beside = self._room_for_low(self.most - room, now - lane.jobs[0].queued)
+                room, low = min(room, beside), True
                 if room <= 0:
                     break
             room = self._fill(lane.jobs, room, now, pieces, expired)
@@ -184,12 +187,15 @@ class BatchQueue:
                 break
         return pieces, expired
 
-    def _room_for_low(self, taken: int) -> int:
-        """Rows of low priority that a batch may have beside `taken` of others, while others call.
+    def _room_for_low(self, taken: int, waited: float) -> int:
+        """Rows of low priority that a batch may have beside `taken` of others, while others call;
+        the first of them has waited for so many seconds.
 
         Beside none it may be one of low priority altogether, which is over soon.
         """
-        return self._padded_to(taken) - taken if taken else self._few()
+        if not taken:
+            return self._few()
+        return max(self._padded_to(taken) - taken, 1 if waited >= LONG else 0)
 
     def _in_turn(self) -> Iterable[_Lane]:
         lanes = list(self._lanes.values())
