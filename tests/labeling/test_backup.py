@@ -85,8 +85,8 @@ class Backup:
             shutil.copy(self.dump, empty_url.removeprefix("sqlite:///"))
         else:
             _postgres(
-                "pg_restore", "--no-owner", "--no-privileges", "--exit-on-error", f"--dbname={empty_url}",
-                str(self.dump),
+                "pg_restore", "--no-owner", "--no-privileges", "--exit-on-error",
+                f"--dbname={empty_url}", str(self.dump),
             )  # fmt: skip
         return empty_url
 
