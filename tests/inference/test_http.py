@@ -324,10 +324,7 @@ def test_https_follows_its_certificate_and_plain_http_takes_no_images(
         port = server.address("https").split(":")[1]
         plain = server.address("http").split(":")[1]
         probes = f"http://127.0.0.1:{plain}"
-        end = time.monotonic() + 60
-        while httpx.get(f"{probes}/readyz").status_code != 200:  # probes need no TLS
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        _until(lambda: httpx.get(f"{probes}/readyz"), 200)  # probes need no TLS
         refused = httpx.post(f"{probes}/v1/recognize", content=encoded(1))
         assert refused.status_code == 403
         assert "HTTPS on the port of --https-port" in refused.json()["error"]["message"]

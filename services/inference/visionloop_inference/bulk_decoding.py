@@ -4,7 +4,7 @@ The decoder takes images in the order they come. A bulk caller may hold a hundre
 handed over at once, the image of somebody who waits for his answer would stand behind a hundred.
 While there are such callers (`levels`), half of what decodes is kept free of bulk work: an image
 that is being decoded takes a core from all that an answer goes through. Price: bulk work is slower
-then, by about a tenth on two cores.
+then, by 3 % beside 15 calls a second on two cores (`bench.bulk`).
 """
 
 import asyncio
