@@ -2,22 +2,14 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from support.waiting import wait_for
 
 from bench.serving.processes import Program, machine_cpu, members, parse_stat, usage
 
 BURN = "import time\nend = time.process_time() + {seconds}\nwhile time.process_time() < end: pass\n"
-
-
-def wait_for(path: Path, program: Program) -> None:
-    end = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < end, program.last_words()
-        assert not program.ended, program.last_words()
-        time.sleep(0.01)
 
 
 def start(tmp_path: Path, code: str) -> Program:
@@ -25,7 +17,12 @@ def start(tmp_path: Path, code: str) -> Program:
     file = tmp_path / "program.py"
     file.write_text(code + f"\nopen({str(tmp_path / 'done')!r}, 'w').close()\ntime.sleep(600)\n")
     program = Program([sys.executable, str(file)], tmp_path / "log")
-    wait_for(tmp_path / "done", program)
+
+    def done() -> bool:
+        assert not program.ended, program.last_words()
+        return (tmp_path / "done").exists()
+
+    wait_for(done)
     return program
 
 
@@ -38,11 +35,8 @@ def test_cpu_of_a_living_and_of_an_ended_child_counts(tmp_path: Path) -> None:
         f"alive = subprocess.Popen([sys.executable, '-c', {child + 'time.sleep(600)'!r}])\n",
     )
     try:
-        end = time.monotonic() + 60
-        while program.usage().cpu < 0.6 and time.monotonic() < end:
-            time.sleep(0.02)
+        wait_for(lambda: program.usage().cpu >= 0.6)
         used = program.usage()
-        assert used.cpu >= 0.6
         assert used.processes == 2
         assert used.rss > usage(program.pid).rss / 2 > 1_000_000
     finally:
@@ -76,10 +70,7 @@ def test_an_orphan_with_a_session_of_its_own_is_stopped(tmp_path: Path) -> None:
     orphan = int((tmp_path / "orphan").read_text())
     assert program.usage().processes == 2
     program.stop()
-    end = time.monotonic() + 60
-    while _runs(orphan):
-        assert time.monotonic() < end, "the orphan outlived its server"
-        time.sleep(0.01)
+    wait_for(lambda: not _runs(orphan), hint="the orphan's end")
 
 
 def _runs(pid: int) -> bool:
@@ -112,9 +103,7 @@ def test_the_machines_work_includes_ours() -> None:
 
 def test_what_cannot_start_says_why(tmp_path: Path) -> None:
     program = Program([sys.executable, "-c", "raise SystemExit('no such model')"], tmp_path / "log")
-    end = time.monotonic() + 60
-    while not program.ended and time.monotonic() < end:
-        time.sleep(0.01)
+    wait_for(lambda: program.ended)
     assert "no such model" in program.last_words()
 
 

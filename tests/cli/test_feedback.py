@@ -11,7 +11,8 @@ from support import command_line
 from support.bundles import LABELS, encoded, publish_bundle
 from support.certificates import SERVER_NAMES, Pair, authority, signed
 from support.command_line import environment, result, visionloop
-from support.inference_server import Server, running_server, wait_for
+from support.inference_server import Server, running_server
+from support.waiting import wait_for
 
 from visionloop.feedback import FOLDER, parse_feedback
 from visionloop.objectstore import ObjectStore, open_store

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import onnx
@@ -13,6 +12,7 @@ from onnx import TensorProto, helper
 from support import onnx_graphs
 from support.bundles import publish_bundle
 from support.command_line import command, environment, result, visionloop
+from support.waiting import wait_for
 
 from visionloop.bundle import TensorsBundle
 from visionloop.objectstore import open_store
@@ -230,13 +230,15 @@ def started(folder: Path, store: str) -> "subprocess.Popen[str]":
 def describing(process: "subprocess.Popen[str]") -> int:
     """The process that looks at the graph, once its runtime is running it."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
+
+    def found() -> int | None:
+        assert process.poll() is None, f"no process describes the graph: {process.communicate()}"
         for child in children.read_text().split():
             if "onnxruntime" in Path(f"/proc/{child}/maps").read_text():
                 return int(child)
-        time.sleep(0.02)
-    raise AssertionError(f"no process describes the graph: {process.communicate()}")
+        return None
+
+    return wait_for(found)
 
 
 def endless() -> onnx.ModelProto:

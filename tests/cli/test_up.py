@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.inference_server import wait_for
 from support.process_tree import children, command, is_alive
+from support.waiting import wait_for
 
 from visionloop.demo.steps import Suite, suite_running
 

@@ -11,6 +11,7 @@ import grpc
 import pytest
 from support.photographs import photograph_path
 from support.recognition_service import Ask, Service, ask_async, ask_sync, echo
+from support.waiting import until
 
 from visionloop import async_client
 from visionloop import client as client_module
@@ -165,8 +166,7 @@ def test_async_calls_overlap_and_can_be_cancelled(service: Service) -> None:
             service.servicer.answer = hang
             count = len(service.servicer.requests)
             task = asyncio.create_task(client.recognize(b"x"))
-            while len(service.servicer.requests) == count:  # noqa: ASYNC110 - another thread's
-                await asyncio.sleep(0.005)
+            await until(lambda: len(service.servicer.requests) > count)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task

@@ -11,6 +11,7 @@ import grpc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.waiting import wait_for
 
 from visionloop import labeling_client, labeling_messages
 from visionloop.errors import (
@@ -194,13 +195,6 @@ def row(ordinal: int, **changes: object) -> SubmitImage:
     )
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
 # --- a client that is closed, and deadlines that are none
 
 
@@ -306,7 +300,7 @@ def test_the_source_is_not_read_far_ahead(service: Service, client: LabelingClie
     receipts = client.submit_images(source())
     first = threading.Thread(target=lambda: next(receipts))
     first.start()
-    wait_until(lambda: len(read) == 65)  # 64 in the window, one waiting for room
+    wait_for(lambda: len(read) == 65)  # 64 in the window, one waiting for room
     gate.set()
     first.join()
     assert len(list(receipts)) == 999
@@ -471,7 +465,7 @@ def test_leaving_early_ends_the_stream_and_the_reading(
     next(receipts)
     receipts.close()
     assert ended.wait(30)
-    wait_until(lambda: "submit-images" not in {t.name for t in threading.enumerate()})
+    wait_for(lambda: "submit-images" not in {t.name for t in threading.enumerate()})
     assert len(read) < 10_000
 
 

@@ -15,8 +15,8 @@ import grpc
 import pytest
 import tritonclient.grpc as triton
 from support.bundles import publish_bundle
-from support.control_plane import FRONT_END, RUNNER, Plane, in_plane, until
-from support.inference_server import PATIENCE
+from support.control_plane import FRONT_END, RUNNER, Plane, in_plane
+from support.waiting import PATIENCE, until
 
 from visionloop.errors import CorruptError
 from visionloop.repository import ModelRepository

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from support.bundles import encoded, preprocessing
 from support.decoders import RunningDecoder, decoders, linked, links, used
-from support.inference_server import wait_for
 from support.photographs import encode, small, variants
 from support.process_tree import descriptors, resident, shared_mappings
+from support.waiting import until, wait_for
 
 from visionloop.errors import ImageError, UnavailableError
 from visionloop.images import DEFAULT_LIMITS
@@ -293,8 +293,7 @@ def test_images_that_a_dead_decoder_had_not_begun_go_to_another() -> None:
     async def scenario() -> None:
         async with linked(running) as decoder:
             tasks = [asyncio.create_task(decoder.decode(picture(n), PREPARE)) for n in range(12)]
-            while sum(not task.done() for task in tasks) > LEAST_AHEAD:  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
+            await until(lambda: sum(not task.done() for task in tasks) <= LEAST_AHEAD)
             running[0].process.kill()
             for number, one in enumerate(await asyncio.gather(*tasks)):
                 is_right(one, picture(number))
@@ -349,11 +348,9 @@ def test_a_kill_under_load_costs_one_image_at_most(number: int) -> None:
             clients = [asyncio.create_task(client(decoder, n, stop)) for n in range(12)]
             await asyncio.sleep(0.05 + 0.05 * float(random.random()))
             running[0].process.kill()
-            while decoder.processes.count == 2:  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
+            await until(lambda: decoder.processes.count < 2)
             aim = answered + 30
-            while answered < aim:  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
+            await until(lambda: answered >= aim)
             stop.set()
             await asyncio.gather(*clients)
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from support.bundles import LABELS, answers, encoded, graph
-from support.inference_server import Server, running_server, wait_for
+from support.inference_server import Server, running_server
 from support.process_tree import children, descriptors, is_alive, running, shared_mappings
+from support.waiting import wait_for
 
 GRAPH = graph(1).SerializeToString()
 DECODER, FRONT_END = "visionloop_inference.decoder_process", "visionloop_inference.front_end"

@@ -14,7 +14,8 @@ import grpc
 import numpy as np
 import pytest
 from support.bundles import SIDE, encoded, publish_bundle
-from support.inference_server import running_server, wait_for
+from support.inference_server import running_server
+from support.waiting import wait_for
 
 from visionloop.proto.inference import open_inference_pb2 as pb
 from visionloop.proto.inference import open_inference_pb2_grpc

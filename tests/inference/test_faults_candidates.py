@@ -18,10 +18,11 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 from support.bundles import LABELS, SIDE, build_bundle, encoded, promote_version, publish_bundle
-from support.inference_server import Server, running_server, wait_for
+from support.inference_server import Server, running_server
 from support.onnx_graphs import model as graph_of
 from support.onnx_graphs import node, value
 from support.process_tree import running
+from support.waiting import wait_for
 
 from visionloop.bundle import (
     Bundle,

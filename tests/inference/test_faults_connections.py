@@ -13,7 +13,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.bundles import encoded, publish_bundle
-from support.inference_server import Server, running_server, wait_for
+from support.inference_server import Server, running_server
 from support.process_tree import descriptors, running
 from support.tcp_clients import (
     CONTINUATION,
@@ -32,6 +32,7 @@ from support.tcp_clients import (
     headers,
     message,
 )
+from support.waiting import wait_for
 
 from visionloop.objectstore import open_store
 from visionloop.proto.inference import open_inference_pb2 as pb

@@ -14,10 +14,11 @@ import grpc
 import pytest
 from support.bundles import encoded, promote_version, publish_bundle
 from support.faults import ALWAYS, Fault, FaultyProxy, Kind, faulty_proxy
-from support.inference_server import Server, running_server, wait_for
+from support.inference_server import Server, running_server
 from support.process_tree import running
 from support.small_disk import SmallDisk, small_disk
 from support.stores import S3Server
+from support.waiting import wait_for
 
 from visionloop.objectstore import open_store
 from visionloop.repository import ModelRepository

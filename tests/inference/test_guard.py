@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import grpc
 import pytest
+from support.waiting import until
 
 from visionloop.telemetry import inference as metrics
 from visionloop.telemetry.metrics import values
@@ -70,11 +71,6 @@ def play(scenario: Callable[[Waiting, grpc.aio.Channel], Awaitable[None]]) -> No
             await server.stop(0)
 
     asyncio.run(asyncio.wait_for(run(), 60))
-
-
-async def until(what: Callable[[], bool]) -> None:
-    while not what():  # noqa: ASYNC110 — the server's doing
-        await asyncio.sleep(0.001)
 
 
 def test_calls_above_the_bound_are_refused_and_counted() -> None:

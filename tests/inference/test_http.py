@@ -10,8 +10,7 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +23,9 @@ from PIL import Image
 from support.bundles import LABELS, answers, encoded, graph
 from support.certificates import Pair, authority, signed
 from support.idle_callers import idle_callers
-from support.inference_server import Server, running_server, wait_for
+from support.inference_server import Server, running_server
 from support.process_tree import descriptors
+from support.waiting import until, wait_for
 
 from visionloop.prediction_id import PredictionId
 from visionloop_inference import http as http_server
@@ -235,22 +235,19 @@ def test_bodies_that_come_slowly_hold_no_more_than_their_room(server: Server) ->
     for connection in slow:
         connection.sendall(head)
     image = large_image()
-    refused = _until(lambda: post(server, image), 429)
+    refused = answered(429, lambda: post(server, image))
     assert refused.headers["retry-after"] == "1"
     assert refused.json()["error"]["code"] == "RESOURCE_EXHAUSTED"
     assert server.metric("visionloop_rejected_total", reason="bytes") == counted + 1
     assert server.get("/healthz") == (200, "alive\n")
     for connection in slow:
         connection.close()
-    _until(lambda: post(server, image), 200)
+    answered(200, lambda: post(server, image))
 
 
-def _until(ask: Any, code: int) -> httpx.Response:
-    end = time.monotonic() + 60
-    while (answer := ask()).status_code != code:
-        assert time.monotonic() < end, answer.text
-        time.sleep(0.02)
-    return answer
+def answered(code: int, ask: Callable[[], httpx.Response]) -> httpx.Response:
+    """The first answer of this code."""
+    return wait_for(lambda: answer if (answer := ask()).status_code == code else None)
 
 
 def test_many_at_once(server: Server) -> None:
@@ -324,7 +321,7 @@ def test_https_follows_its_certificate_and_plain_http_takes_no_images(
         port = server.address("https").split(":")[1]
         plain = server.address("http").split(":")[1]
         probes = f"http://127.0.0.1:{plain}"
-        _until(lambda: httpx.get(f"{probes}/readyz"), 200)  # probes need no TLS
+        answered(200, lambda: httpx.get(f"{probes}/readyz"))  # probes need no TLS
         refused = httpx.post(f"{probes}/v1/recognize", content=encoded(1))
         assert refused.status_code == 403
         assert "HTTPS on the port of --https-port" in refused.json()["error"]["message"]
@@ -503,8 +500,7 @@ def test_a_caller_who_does_not_read_the_answer_is_cut_off(monkeypatch: pytest.Mo
         reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
         writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
         await reader.readexactly(1)
-        while server._open:  # noqa: ASYNC110 — its end is what is waited for
-            await asyncio.sleep(0.01)
+        await until(lambda: not server._open)
         received = 1
         with contextlib.suppress(ConnectionResetError):
             while data := await reader.read(2**20):

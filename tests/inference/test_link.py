@@ -23,6 +23,7 @@ from support.runners import (
     tensor_bundle,
     tiny,
 )
+from support.waiting import until, wait_for
 
 from visionloop.errors import (
     DeadlineExceededError,
@@ -219,11 +220,6 @@ def test_rows_of_another_front_end_are_predicted_until_they_are_answered_or_gone
         asyncio.run(asyncio.wait_for(scenario(runner), 60))
 
 
-async def until(what: Callable[[], bool]) -> None:
-    while not what():  # noqa: ASYNC110 — the runner's word for it
-        await asyncio.sleep(0.001)
-
-
 def test_closing_a_link_leaves_nothing_open_in_this_process(tmp_path: Path) -> None:
     bundle = tensor_bundle(tmp_path, tiny())
     with running(bundle, tmp_path, "thread") as runner:
@@ -240,10 +236,8 @@ def test_closing_a_link_leaves_nothing_open_in_this_process(tmp_path: Path) -> N
         before = descriptors()
         for _ in range(20):
             play(runner, scenario)
-        deadline = time.monotonic() + 30  # the runner closes its ends when it sees ours gone
-        while descriptors() > before and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert descriptors() <= before
+        # The runner closes its ends when it sees ours gone.
+        wait_for(lambda: descriptors() <= before)
 
 
 # What a slower graph shows. `slow` multiplies large matrices, so that jobs queue up behind it.
@@ -335,8 +329,7 @@ def test_a_job_cancelled_while_its_batch_fails_gives_its_space_back(
             with pytest.raises(asyncio.CancelledError):
                 await task
             cancelled.set()
-            while link.rows_waiting:  # noqa: ASYNC110 — the runner's word for it
-                await asyncio.sleep(0.001)
+            await until(lambda: not link.rows_waiting)
 
         play(runner, scenario)
 
@@ -359,8 +352,7 @@ def test_a_storm_of_cancels_never_mixes_answers_up(runner: RunningRunner) -> Non
                     np.testing.assert_array_equal(output(await task), 2 * x + 1)
 
         await asyncio.gather(*(client(number) for number in range(12)))
-        while link.rows_waiting:  # noqa: ASYNC110 — the runner's word for the last cancelled ones
-            await asyncio.sleep(0.001)
+        await until(lambda: not link.rows_waiting)  # for the last cancelled ones, too
 
     play(runner, scenario)
 

@@ -9,8 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ from support.runners import (
     tensor_bundle,
     tiny,
 )
+from support.waiting import wait_for
 
 from visionloop.errors import UnavailableError
 from visionloop_inference import front_end_link, wire
@@ -53,14 +52,6 @@ def answers(runner: RunningRunner) -> None:
 
 def descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Waits for a condition; fails after half a minute."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.005)
 
 
 @pytest.mark.kill
@@ -153,7 +144,7 @@ def test_a_killed_front_end_leaves_nothing_behind(tmp_path: Path, kind: str) -> 
             process.kill()
             process.communicate()
             answers(runner)
-        until(lambda: descriptors(pid) <= before)
+        wait_for(lambda: descriptors(pid) <= before)
 
 
 def test_a_stopped_front_end_does_not_hold_up_the_others(tmp_path: Path) -> None:

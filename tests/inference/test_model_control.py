@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from support.bundles import publish_bundle
-from support.control_plane import Plane, in_plane, until
+from support.control_plane import Plane, in_plane
+from support.waiting import until
 
 from visionloop.errors import NotFoundError, RefusedError, UnavailableError
 from visionloop.repository import ModelRepository

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from support.bundles import promote_version, publish_bundle
-from support.inference_server import running_server, wait_for
+from support.inference_server import running_server
+from support.waiting import wait_for
 
 from visionloop.repository import ModelRepository
 

@@ -19,7 +19,8 @@ import tritonclient.utils.shared_memory as shm
 from onnx import TensorProto
 from support import onnx_graphs
 from support.bundles import publish_bundle
-from support.inference_server import Server, running_server, wait_for
+from support.inference_server import Server, running_server
+from support.waiting import wait_for
 from tritonclient.utils import InferenceServerException
 
 from visionloop.objectstore import open_store

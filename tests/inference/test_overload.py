@@ -11,7 +11,8 @@ import httpx
 import numpy as np
 import pytest
 from support.bundles import SIDE, encoded, publish_bundle
-from support.inference_server import Server, running_server, wait_for
+from support.inference_server import Server, running_server
+from support.waiting import wait_for
 
 from visionloop.client import Client, Recognition
 from visionloop.errors import InvalidInputError

@@ -10,7 +10,8 @@ import tritonclient.grpc as triton
 from support import onnx_graphs
 from support.bundles import publish_bundle
 from support.command_line import visionloop
-from support.inference_server import Server, running_server, wait_for
+from support.inference_server import Server, running_server
+from support.waiting import wait_for
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from visionloop.errors import CorruptError

@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 from support.bundles import encoded, promote_version, publish_bundle
-from support.inference_server import Server, running_server, wait_for
+from support.inference_server import Server, running_server
 from support.process_tree import (
     children,
     descriptors,
@@ -19,6 +19,7 @@ from support.process_tree import (
     running,
     shared_mappings,
 )
+from support.waiting import wait_for
 
 from visionloop.repository import ModelRepository
 

@@ -14,7 +14,8 @@ import pytest
 import tritonclient.grpc as triton
 from PIL import Image
 from support.bundles import LABELS, NOT_SURE, answers, build_bundle, encoded, graph
-from support.inference_server import Server, running_server, wait_for
+from support.inference_server import Server, running_server
+from support.waiting import wait_for
 
 from visionloop.bundle import Bundle, BundleLabel, ClassificationBundle, TensorOutput
 from visionloop.calibration import Thresholds

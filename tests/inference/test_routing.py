@@ -9,7 +9,8 @@ import grpc
 import pytest
 import tritonclient.grpc as triton
 from support.bundles import encoded, promote_version, publish_bundle
-from support.inference_server import Server, running_server, wait_for
+from support.inference_server import Server, running_server
+from support.waiting import wait_for
 from tritonclient.utils import InferenceServerException
 
 from visionloop.errors import ConfigurationError

@@ -16,7 +16,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.bundles import LABELS, encoded, publish_bundle
 from support.certificates import Pair, authority, signed
-from support.inference_server import Server, running_server, wait_for
+from support.inference_server import Server, running_server
+from support.waiting import wait_for
 
 from visionloop.bundle import Bundle
 from visionloop.client import AsyncClient, Client

@@ -14,7 +14,8 @@ from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from support.bundles import encoded, promote_version, publish_bundle
-from support.inference_server import Server, running_server, wait_for
+from support.inference_server import Server, running_server
+from support.waiting import wait_for
 
 from visionloop.bundle import ClassificationBundle
 from visionloop.repository import ModelRepository

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from support.bundles import promote_version, publish_bundle
-from support.control_plane import Plane, in_plane, until
+from support.control_plane import Plane, in_plane
+from support.waiting import until
 
 from visionloop.repository import ModelRepository
 from visionloop_inference.hosted_runner import HostedRunner

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from support.bundles import encoded, publish_bundle
 from support.control_plane import FRONT_END, RUNNER
-from support.inference_server import PATIENCE, Server, running_server, wait_for
+from support.inference_server import Server, running_server
 from support.process_tree import running
+from support.waiting import PATIENCE, wait_for
 
 from visionloop.repository import ModelRepository
 

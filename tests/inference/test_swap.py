@@ -22,7 +22,8 @@ from support.bundles import (
     promote_version,
     publish_bundle,
 )
-from support.inference_server import Server, running_server, wait_for
+from support.inference_server import Server, running_server
+from support.waiting import wait_for
 
 from visionloop.objectstore import open_store
 from visionloop.repository import ModelRepository

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.runners import running, start, tensor_bundle, tiny
+from support.waiting import wait_for
 
 from visionloop_inference import pace as pace_module
 from visionloop_inference import tuning
@@ -72,15 +72,13 @@ def test_waiting_for_a_core_is_seen() -> None:
     spinners = [threading.Thread(target=spin) for _ in range(2)]
     for spinner in spinners:
         spinner.start()
-    deadline = time.monotonic() + 30
     # onnxruntime's threads hold no GIL; these hand it to one another, and still meet at the core.
-    while tuning._waited() <= before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    seen = tuning._waited() - before
-    ended.set()
-    for spinner in spinners:
-        spinner.join()
-    assert seen > 0
+    try:
+        wait_for(lambda: tuning._waited() > before)
+    finally:
+        ended.set()
+        for spinner in spinners:
+            spinner.join()
 
 
 def test_without_a_path_nothing_is_kept() -> None:

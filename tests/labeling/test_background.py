@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import pytest
+from support.waiting import PATIENCE, until
 
 from visionloop.errors import UnavailableError
 from visionloop_labeling import background
@@ -13,7 +14,6 @@ from visionloop_labeling.background import Background, Lease, Loop
 from visionloop_labeling.database import Database, open_database
 from visionloop_labeling.schema import WorkLease
 
-PATIENCE = 30.0  # seconds; only a broken loop makes a test wait so long
 ONLY_POSTGRES = pytest.mark.parametrize(
     "database_url", [pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True
 )
@@ -24,12 +24,6 @@ def database(database_url: str) -> Iterator[Database]:
     opened = open_database(database_url)
     yield opened
     opened.close()
-
-
-async def until(what: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not what():  # noqa: ASYNC110 - what changes is in other threads
-            await asyncio.sleep(0.005)
 
 
 def running(database: Database, *loops: Loop) -> Background:

@@ -1,13 +1,13 @@
 """Finding images by conditions, whoever leads; the overview's numbers, counted another way."""
 
 import itertools
-import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import event, select, text, update
 from support.pictures import noise
+from support.waiting import wait_for
 
 from visionloop.errors import InvalidInputError
 from visionloop_labeling import browse, datasets, overview
@@ -270,9 +270,7 @@ def test_an_overview_is_kept_while_nothing_changes_and_counted_again_after(
     first = overviews.of("cells")
     assert overviews.of("cells") is first
     core.add(noise(2), "a")
-    end = time.monotonic() + 60
-    while overviews.of("cells") is first:  # at most as long as counting took
-        assert time.monotonic() < end
+    wait_for(lambda: overviews.of("cells") is not first)  # at most as long as counting took
     assert overviews.of("cells").images == 2
     kept = overviews.of("cells")
     with core.database.write() as session:

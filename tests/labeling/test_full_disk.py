@@ -6,9 +6,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from support.labeling_server import PATIENCE, LabelingServer, running_labeling
+from support.labeling_server import LabelingServer, running_labeling
 from support.pictures import noise
 from support.small_disk import SmallDisk, small_disk
+from support.waiting import PATIENCE
 
 from visionloop.proto.v1 import labeling_pb2 as pb
 

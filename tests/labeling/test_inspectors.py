@@ -5,9 +5,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from support.hostile_images import bombs
 from support.mutated_images import mutated
 from support.photographs import encode, photograph, small, variants
 from support.pictures import noise
+from support.waiting import PATIENCE, wait_for
 
 from visionloop.errors import ImageError
 from visionloop.images import Limits, Refusal
@@ -27,7 +27,6 @@ from visionloop_labeling.inspectors import Inspected, UndecodableError, WorkerPo
 from visionloop_labeling.renditions import RECIPES, render
 
 MUTATED = int(os.environ.get("FUZZ_CASES", "5000"))
-PATIENCE = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +34,6 @@ def pool() -> Iterator[WorkerPool]:
     made = WorkerPool(Limits(), 2)
     yield made
     made.close()
-
-
-def wait_until(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not what():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.005)
 
 
 def children(pid: int) -> list[int]:
@@ -188,7 +180,7 @@ def test_workers_are_recycled_and_a_dead_nursery_is_replaced() -> None:
     pool.inspect(noise(0))
     (orphan,) = children(old)
     os.kill(old, signal.SIGKILL)
-    wait_until(lambda: not is_alive(orphan))  # it dies with its parent
+    wait_for(lambda: not is_alive(orphan))  # it dies with its parent
     assert pool.inspect(noise(1)).width == 40
     assert nursery(pool) != old
     pool.close()
@@ -216,7 +208,7 @@ def test_nobody_stays_behind_when_the_service_is_killed() -> None:
     assert len(family) == 2
     service.kill()
     service.communicate()
-    wait_until(lambda: not any(is_alive(one) for one in family))
+    wait_for(lambda: not any(is_alive(one) for one in family))
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ from typing import Any
 import grpc
 import pytest
 from support.bundles import publish_bundle
-from support.inference_server import wait_for
 from support.labeling_server import LabelingServer
 from support.pictures import noise
 from support.postgres import PostgresServer, running_postgres
+from support.waiting import wait_for
 
 from visionloop.feedback import FOLDER, Feedback, FeedbackHeader, FeedbackImage, store_feedback
 from visionloop.objectstore import open_store

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 from support.bundles import encoded, publish_bundle
-from support.inference_server import Server, running_server, wait_for
+from support.inference_server import Server, running_server
 from support.pictures import noise
 from support.stores import free_ports
+from support.waiting import wait_for
 
 from visionloop.client import Client
 from visionloop.errors import UnavailableError

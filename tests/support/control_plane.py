@@ -5,9 +5,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-from support.inference_server import PATIENCE
+from support.waiting import PATIENCE
 
 from visionloop.objectstore import open_store
 from visionloop.repository import ModelRepository
@@ -64,9 +63,3 @@ def in_plane(
             await scenario(the_plane)
 
     asyncio.run(run())
-
-
-async def until(what: Callable[[], Any]) -> None:
-    """Waits for a condition, a turn of the loop at a time; the scenario's patience is its end."""
-    while not what():  # noqa: ASYNC110 — what is waited for is another process's doing
-        await asyncio.sleep(0.01)

@@ -5,7 +5,6 @@ with decoders(2) as running:
         decoded = await decoder.decode(data, preprocessing)
 """
 
-import asyncio
 import contextlib
 import os
 import socket
@@ -13,6 +12,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+from support.waiting import until
 
 from visionloop_inference.control import Control
 from visionloop_inference.decoder import Decoder
@@ -121,6 +122,4 @@ def used(link: DecoderLink) -> int:
 
 async def idle(link: DecoderLink) -> None:
     """Waits for the decoder's word for everything that it holds."""
-    async with asyncio.timeout(30):
-        while link.images:  # noqa: ASYNC110 — another process's doing
-            await asyncio.sleep(0.001)
+    await until(lambda: not link.images)

@@ -6,30 +6,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
+from support.waiting import PATIENCE, wait_for
 
 from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop.proto.v1 import recognition_pb2_grpc
-
-T = TypeVar("T")
-PATIENCE = 60.0  # seconds; only a broken server makes a test wait so long
-
-
-def wait_for(what: Callable[[], T], *, patience: float = PATIENCE, hint: str = "") -> T:
-    """Asks until the answer is true, and gives it."""
-    end = time.monotonic() + patience
-    while not (found := what()):
-        if time.monotonic() > end:
-            raise AssertionError(f"waited {patience} s in vain for {hint or what}")
-        time.sleep(0.01)
-    return found
 
 
 class Server:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+from support.waiting import PATIENCE
 
-PATIENCE = 60.0  # seconds; only a broken program makes a person wait so long
 CLASSES = ("a", "b", "c")
 Body = dict[str, Any]  # of an event, as it is sent
 

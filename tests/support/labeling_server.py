@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
@@ -14,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from support.waiting import PATIENCE, wait_for
 
 from visionloop.proto.v1 import labeling_pb2 as pb
 from visionloop.proto.v1 import labeling_pb2_grpc
-
-PATIENCE = 60.0  # seconds; only a broken program makes a test wait so long
 
 
 class LabelingServer:
@@ -102,13 +100,13 @@ class LabelingServer:
 
     def wait(self, what: Callable[[], bool]) -> None:
         """Until it is so; a program that has exited meanwhile is told with its log."""
-        end = time.monotonic() + PATIENCE
-        while not what():
+
+        def look() -> bool:
             if self.process.poll() is not None:
                 raise AssertionError(f"the program exited: {self.log.read_text()}")
-            if time.monotonic() > end:
-                raise AssertionError(f"waited in vain; log: {self.log.read_text()}")
-            time.sleep(0.02)
+            return what()
+
+        wait_for(look, hint=f"{what}; log: {self.log}")
 
 
 @contextlib.contextmanager

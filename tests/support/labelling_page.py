@@ -7,7 +7,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from playwright.sync_api import Page
-from support.labeling_server import PATIENCE, LabelingServer
+from support.labeling_server import LabelingServer
+from support.waiting import PATIENCE
 
 from visionloop.proto.v1 import labeling_pb2 as pb
 

@@ -11,9 +11,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 import yaml
-from support.inference_server import wait_for
 from support.prometheus_rules import job, prometheus_tool
 from support.running_loop import ask
+from support.waiting import wait_for
 
 
 class Prometheus:

@@ -16,8 +16,9 @@ from urllib.request import Request, urlopen
 
 import grpc
 from support.bundles import LABELS, encoded, publish_bundle
-from support.inference_server import Server, running_server, wait_for
+from support.inference_server import Server, running_server
 from support.labeling_server import LabelingServer, running_labeling
+from support.waiting import wait_for
 
 from visionloop.client import Client
 from visionloop.errors import NotFoundError

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.training_site import PROBE, Site
+from support.waiting import wait_for
 
 from visionloop.errors import ConfigurationError
 from visionloop_training import launch
@@ -105,10 +106,7 @@ def test_a_signal_reaches_all_and_a_killed_launcher_leaves_nobody(tmp_path: Path
     launcher, children = started()
     launcher.kill()
     launcher.wait(timeout=30)
-    deadline = time.monotonic() + 30
-    while any(_alive(child) for child in children):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: not any(_alive(child) for child in children))
 
 
 def _alive(pid: int) -> bool:

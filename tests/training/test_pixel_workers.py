@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.inference_server import wait_for
+from support.waiting import wait_for
 
 from visionloop.errors import CorruptError, UnavailableError
 from visionloop_training import augment

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from support.inference_server import wait_for
 from support.prometheus_rules import ALL_ON, rule_groups
 from support.prometheus_server import Prometheus, running_prometheus
 from support.running_loop import RunningLoop, running_loop, store_in
 from support.training_run import WatchedRun, watched_run
+from support.waiting import wait_for
 
 # Without a least rate there is an error ratio after seconds of traffic.
 AT_ONCE = {"inference": {"slo.minRps": 0}}

@@ -19,6 +19,7 @@ from support.imports import picture, tarred, zipped
 from support.kill_places import ROUNDS, Place, at, places
 from support.labeling_facts import engine_of
 from support.labeling_server import LabelingServer, running_labeling
+from support.waiting import wait_for
 
 from visionloop_labeling.schema import ImportJob
 
@@ -45,11 +46,11 @@ def begin(
 
 
 def finished(http: httpx.Client, key: str, dataset: str = "d") -> dict[str, Any]:
-    while True:
+    def over() -> dict[str, Any] | None:
         job = http.get(f"/v1/datasets/{dataset}/imports/{key}").json()
-        if job["state"] not in ("queued", "running"):
-            return job
-        time.sleep(0.02)
+        return None if job["state"] in ("queued", "running") else job
+
+    return wait_for(over, hint=f"the end of import {key}")
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.certificates import authority, signed
+from support.waiting import wait_for
 
 from visionloop_labeling.safe_fetch import FetchError, FetchRules, SafeFetcher
 
@@ -259,8 +260,7 @@ def test_closing_cuts_what_is_under_way(server: Server) -> None:
     before = len(server.asked)
     fetching = threading.Thread(target=get)
     fetching.start()
-    while len(server.asked) == before:
-        time.sleep(0.005)
+    wait_for(lambda: len(server.asked) > before)
     fetch.close()
     fetching.join(timeout=20)
     assert [error.reason for error in caught] == ["unreachable"]
