@@ -1,10 +1,13 @@
-"""Comparing large snapshots: what is listed is bounded, what is counted is not, no row is kept."""
+"""Comparing snapshots: all that changed is told; of large ones a bounded part is listed."""
 
 import tracemalloc
 from collections.abc import Callable, Iterator
 
 import pytest
+from support.snapshot_rows import ROWS, box, digest, drawn, make_row, write
 
+from visionloop.objectstore import ObjectStore
+from visionloop.snapshot import SnapshotRepository, diff
 from visionloop.snapshot_diff import ClassChange, diff_rows
 from visionloop.snapshot_rows import (
     SnapshotBox,
@@ -87,3 +90,55 @@ def test_of_a_part_with_many_boxes_some_rows_are_held_at_a_time() -> None:
     seen, a_few = peak_of(lambda: sum(1 for _ in stream_parquet(data, "part")))
     assert held == seen == 1500
     assert a_few < 0.6 * all_of_them
+
+
+def test_diff(file_store: ObjectStore) -> None:
+    repository = SnapshotRepository(file_store)
+    before, _ = write(file_store, ROWS[:8])
+    after, _ = write(
+        file_store,
+        [*ROWS[1:6], make_row(6, class_id="bad"), make_row(7, split="train"), make_row(8)],
+    )
+    changes = diff(repository.read("cells", before.id), repository.read("cells", after.id))
+    assert (changes.added, changes.removed) == ([digest(8)], [digest(0)])
+    assert (changes.relabelled, changes.split_changed) == ([digest(6)], [digest(7)])
+    assert changes.class_counts == {"bad": (4, 5), "good": (4, 3)}
+    same = repository.read("cells", after.id)
+    assert not any((diff(same, same).added, diff(same, same).removed, diff(same, same).relabelled))
+
+
+def test_a_weight_or_a_soft_label_that_changed_is_told(file_store: ObjectStore) -> None:
+    repository = SnapshotRepository(file_store)
+    before, _ = write(file_store, ROWS[:3])
+    soft = make_row(1, probabilities={"good": 0.25, "bad": 0.75})
+    after, _ = write(file_store, [make_row(0, weight=2.0), soft, ROWS[2]])
+    changes = diff(repository.read("cells", before.id), repository.read("cells", after.id))
+    assert (changes.counts.reweighted, changes.counts.relabelled) == (2, 0)
+    assert changes.reweighted == sorted((digest(0), digest(1)))
+
+
+def test_diff_follows_boxes_by_overlap() -> None:
+    before = [
+        drawn(0, box("good", 0), box("bad", 50)),
+        drawn(1, box("good", 0)),
+        drawn(2, box("good", 0), box("good", 4)),
+        drawn(3),
+    ]
+    after = [
+        drawn(0, box("bad", 50), box("good", 1)),  # moved by one, in another order
+        drawn(1, box("bad", 0)),  # another class in the same place
+        drawn(2, box("good", 4.5), box("good", 0)),  # each is the nearer one
+        drawn(3, box("good", 80), label_source="human"),
+    ]
+    by_digest = sorted(range(4), key=digest)
+    changes = diff_rows([before[n] for n in by_digest], [after[n] for n in by_digest])
+    assert {(one.sha256, one.iou) for one in changes.boxes_moved} == {
+        (digest(0), round(90 / 110, 4)),
+        (digest(2), round(95 / 105, 4)),
+    }
+    assert changes.class_changes == [ClassChange("good", "bad", 1)]
+    assert (changes.boxes_added, changes.boxes_removed) == (1, 0)
+    assert set(changes.redrawn) == {digest(n) for n in range(4)}
+    assert set(changes.relabelled) == {digest(1), digest(3)}
+    far = diff_rows([drawn(5, box("good", 0))], [drawn(5, box("good", 8))])
+    assert (far.boxes_moved, far.boxes_added, far.boxes_removed) == ([], 1, 1)
