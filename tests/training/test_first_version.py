@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -20,22 +21,30 @@ from visionloop_training.export import Session
 from visionloop_training.reproduce import reproduce
 
 
+class Trained(NamedTuple):
+    """A store with version 1, and what its run gave and told."""
+
+    site: Site
+    result: pipeline.Result
+    told: dict[str, Any]  # its metrics
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Site, pipeline.Result]:
-    """A store with version 1, fine-tuned and promoted. Tests must not change it."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Version 1, fine-tuned and promoted. Tests must not change its store."""
     site = make_site(tmp_path_factory.mktemp("trained"))
     site.write(FIRST)
-    return site, site.train(*QUICK, who="tester")
+    return Trained(site, site.train(*QUICK, who="tester"), metrics.values())
 
 
 @pytest.fixture
-def tuned(trained: tuple[Site, pipeline.Result], tmp_path: Path) -> Site:
+def tuned(trained: Trained, tmp_path: Path) -> Site:
     """A copy of it, with its cache, to go on with."""
-    return trained[0].copied(tmp_path)
+    return trained.site.copied(tmp_path)
 
 
-def test_a_first_version_is_published_and_promoted(trained: tuple[Site, pipeline.Result]):
-    site, result = trained
+def test_a_first_version_is_published_and_promoted(trained: Trained):
+    site, result = trained.site, trained.result
     assert (result.version, result.promoted) == (1, True)
     assert result.verdict.passed
     bundle = site.repository.read("reader", 1)
@@ -52,18 +61,17 @@ def test_a_first_version_is_published_and_promoted(trained: tuple[Site, pipeline
     assert move.metrics["accuracy"] == bundle.metrics["accuracy"]
 
 
-def test_a_whole_run_tells_its_steps_and_ends_in_publish(trained: tuple[Site, pipeline.Result]):
-    _, result = trained
-    told = metrics.values()
-    assert told["visionloop_training_step"][()][0] >= 2 * result.summary["train_images"] / 16
+def test_a_whole_run_tells_its_steps_and_ends_in_publish(trained: Trained):
+    told = trained.told
+    assert (
+        told["visionloop_training_step"][()][0] >= 2 * trained.result.summary["train_images"] / 16
+    )
     assert told["visionloop_training_stage_info"][("publish",)] == [1.0]
 
 
-def test_the_golden_images_replay_without_torch(
-    trained: tuple[Site, pipeline.Result], tmp_path: Path
-):
+def test_the_golden_images_replay_without_torch(trained: Trained, tmp_path: Path):
     """A reader's view: only the bundle, the shared decoder and onnxruntime."""
-    site, _ = trained
+    site = trained.site
     bundle = site.repository.fetch("reader", 1, tmp_path)
     session = onnxruntime.InferenceSession(tmp_path / bundle.graph)
     [given] = session.get_inputs()
@@ -87,8 +95,8 @@ def test_the_golden_images_replay_without_torch(
         assert list(distance.shape[1:]) == bundle.output("distance").shape
 
 
-def test_the_report_holds_what_was_measured(trained: tuple[Site, pipeline.Result], tmp_path: Path):
-    site, result = trained
+def test_the_report_holds_what_was_measured(trained: Trained, tmp_path: Path):
+    site, result = trained.site, trained.result
     bundle = site.repository.fetch("reader", 1, tmp_path)
     report = json.loads((tmp_path / "report/report.json").read_text())
     rows = pq.read_table(tmp_path / "report" / report["predictions"]).to_pylist()
@@ -118,24 +126,21 @@ def test_the_report_holds_what_was_measured(trained: tuple[Site, pipeline.Result
     assert "https://" not in page
 
 
-def test_nothing_new_is_said_and_costs_nothing(trained: tuple[Site, pipeline.Result]):
-    site, first = trained
+def test_nothing_new_is_said_and_costs_nothing(trained: Trained):
+    site, first = trained.site, trained.result
     again = site.train(*QUICK)
     assert again.version is None
     assert (again.snapshot, again.stable) == (first.snapshot, 1)
     assert site.repository.versions("reader") == [1]
 
 
-def test_the_proof_runs_at_several_batch_sizes(trained: tuple[Site, pipeline.Result]):
+def test_the_proof_runs_at_several_batch_sizes(trained: Trained):
     assert parity.BATCHES == (1, 2, 32)
-    _, result = trained
-    assert 0 <= result.summary["parity_max_abs_probability_difference"] <= 1e-3
+    assert 0 <= trained.result.summary["parity_max_abs_probability_difference"] <= 1e-3
 
 
-def test_photographs_are_unfamiliar_to_a_model_of_digits(
-    trained: tuple[Site, pipeline.Result], tmp_path: Path
-):
-    site, _ = trained
+def test_photographs_are_unfamiliar_to_a_model_of_digits(trained: Trained, tmp_path: Path):
+    site = trained.site
     bundle = site.repository.fetch("reader", 1, tmp_path)
     session = Session(tmp_path / bundle.graph)
     limit = bundle.thresholds.distance
@@ -152,8 +157,8 @@ def test_photographs_are_unfamiliar_to_a_model_of_digits(
 
 
 @pytest.mark.long
-def test_a_tuned_version_comes_out_bit_for_bit(trained: tuple[Site, pipeline.Result], tmp_path):
-    site, _ = trained
+def test_a_tuned_version_comes_out_bit_for_bit(trained: Trained, tmp_path):
+    site = trained.site
     found = reproduce(site.store, "reader", 1, tmp_path)
     assert found.identical
     assert found.same
@@ -168,11 +173,9 @@ def test_a_tuned_version_comes_out_bit_for_bit(trained: tuple[Site, pipeline.Res
 # What comes after it.
 
 
-def test_the_fast_lane_gives_the_stable_body_a_new_head(
-    tuned: Site, trained: tuple[Site, pipeline.Result]
-):
+def test_the_fast_lane_gives_the_stable_body_a_new_head(tuned: Site, trained: Trained):
     """A network that was trained as any gets a fourth class and more labels, in a second."""
-    site, first = tuned, trained[1]
+    site, first = tuned, trained.result
     site.write({**dict.fromkeys(FIRST, 50), "3": 50})
     second = site.train(*QUICK, lane="fast")
     assert (second.version, second.promoted) == (2, True)
