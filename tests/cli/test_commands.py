@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from support.file_bundles import publish_version, write_bundle
 
 from visionloop.bundle import ClassificationBundle, MultiLabelBundle
 from visionloop.calibration import LabelCalibration, LabelThresholds
+from visionloop.cli import main
 from visionloop.demo import solar_cells
 from visionloop.demo.steps import Suite, suite_running, wait_until_served
 from visionloop.objectstore import open_store
@@ -404,8 +406,22 @@ def test_predict_takes_folders_and_writes_a_table(suite: Suite, tmp_path: Path) 
         (["predict", __file__, "--target", "127.0.0.1:9", "--timeout", "2"], 69, "127.0.0.1:9"),
     ],
 )
-def test_mistakes_are_one_line(arguments: list[str], code: int, said: str, tmp_path: Path) -> None:
-    assert said in visionloop(*arguments, code=code, cwd=tmp_path)
+def test_mistakes_are_one_line(
+    arguments: list[str],
+    code: int,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in os.environ.keys() - environment().keys():
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == code
+    told = capsys.readouterr()
+    [line] = told.err.splitlines()
+    assert said in line
+    assert told.out == ""
 
 
 def test_a_torn_alias_does_not_hide_the_other_models(tmp_path: Path) -> None:

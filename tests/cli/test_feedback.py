@@ -129,7 +129,7 @@ def test_the_name_in_the_certificate_may_be_another_than_the_address(
 
 
 def test_what_is_missing_for_a_secured_service_is_told(
-    server: tuple[Server, Path], flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = tmp_path / "cell.jpg"
     image.write_bytes(encoded(3))

@@ -333,9 +333,7 @@ def fetch_version(url: str, folder: Path) -> int:
     return ModelRepository(open_store(url)).fetch("cells", 1, folder).version
 
 
-def test_racing_runs_get_numbers_of_their_own(
-    repository: ModelRepository, store_url: str, tmp_path: Path
-) -> None:
+def test_racing_runs_get_numbers_of_their_own(store_url: str) -> None:
     with SPAWN.Pool(3) as pool:
         claimed = pool.starmap(claim_twice, [(store_url, f"run-{n}") for n in range(3)])
     assert sorted(number for number, _ in claimed) == [1, 2, 3]

@@ -158,9 +158,7 @@ class TestSoftLabels:
         assert read.rows == sorted(rows, key=lambda row: row.sha256)
         assert list(SnapshotRepository(store).stream(manifest)) == read.rows
 
-    def test_a_class_that_is_only_possible_is_declared_and_shown_by_no_image(
-        self, file_store: ObjectStore
-    ) -> None:
+    def test_a_class_that_is_only_possible_is_declared_and_shown_by_no_image(self) -> None:
         with pytest.raises(InvalidInputError, match="class 'bad', which classes does not list"):
             check_content([self.SOFT], CLASSES[:1])
         with spooled(CLASSES) as content:

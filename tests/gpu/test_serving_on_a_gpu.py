@@ -121,6 +121,6 @@ def test_the_service_answers_from_the_gpu_as_the_cpu_does(tmp_path: Path) -> Non
     assert 'provider="cuda"' in str(metrics)
 
 
-def test_tensorrt_that_is_not_installed_is_named(tmp_path: Path) -> None:
+def test_tensorrt_that_is_not_installed_is_named() -> None:
     with pytest.raises(ConfigurationError, match=r"libnvinfer\.so"):
         providers.prove("tensorrt")

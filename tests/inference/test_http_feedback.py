@@ -159,9 +159,7 @@ def test_it_needs_the_scope_feedback(server: Server, prediction: str) -> None:
     assert "needs the scope feedback" in refused.json()["error"]["message"]
 
 
-def test_curl_as_the_documentation_says(
-    server: Server, store: ObjectStore, prediction: str, tmp_path: Path
-) -> None:
+def test_curl_as_the_documentation_says(server: Server, prediction: str, tmp_path: Path) -> None:
     if shutil.which("curl") is None:
         pytest.skip("no curl here")
     (tmp_path / "cell.jpg").write_bytes(IMAGE)

@@ -232,7 +232,7 @@ def test_a_malformed_frame_closes_its_link_and_no_other(tmp_path: Path, what: st
         arena.close()
 
 
-def test_a_runner_that_talks_nonsense_loses_its_link(tmp_path: Path) -> None:
+def test_a_runner_that_talks_nonsense_loses_its_link() -> None:
     """Every job on it fails, none gets another's answer."""
     signature = tiny()[1]
     layout = wire.Layout(signature)

@@ -126,7 +126,7 @@ def test_priority_timeout_and_ids(client: triton.InferenceServerClient) -> None:
     assert refusal.value.status() == "StatusCode.DEADLINE_EXCEEDED"
 
 
-def test_what_tools_ask(client: triton.InferenceServerClient, graphs: Server) -> None:
+def test_what_tools_ask(client: triton.InferenceServerClient) -> None:
     assert client.get_server_metadata().extensions == [
         "classification", "logging", "model_configuration", "parameters", "schedule_policy",
         "statistics", "system_shared_memory",

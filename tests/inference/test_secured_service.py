@@ -211,9 +211,7 @@ def test_feedback_reaches_the_store(guarded: tuple[Server, Path], one_model: Any
 
 
 @pytest.mark.s3
-def test_feedback_into_s3_and_while_it_is_away(
-    tmp_path: Path, s3_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_feedback_into_s3_and_while_it_is_away(tmp_path: Path, s3_url: str) -> None:
     publish_bundle(ModelRepository(open_store(s3_url)), seed=1, promote=True)
     image = encoded(1)
     with running_server(tmp_path / "there", s3_url) as server:

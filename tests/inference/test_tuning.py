@@ -136,7 +136,7 @@ def test_many_writers_lose_nothing_and_old_entries_go(
     assert len(json.loads(path.read_text())["entries"]) == 5
 
 
-def test_a_key_tells_apart_what_would_change_the_answer(tmp_path: Path) -> None:
+def test_a_key_tells_apart_what_would_change_the_answer() -> None:
     keys = {
         key(digest, target, threads, batch, pad=pad)
         for digest in ("d1", "d2")

@@ -508,7 +508,7 @@ def test_accounts_from_the_command_line(tmp_path, monkeypatch, capsys) -> None:
     database.close()
 
 
-def test_commands_work_beside_a_running_service(tmp_path, monkeypatch, capsys) -> None:
+def test_commands_work_beside_a_running_service(tmp_path, capsys) -> None:
     """On SQLite too: the program that holds the file sees the account with its next request."""
     url = f"sqlite:///{tmp_path / 'l.db'}"
     running = open_database(url)

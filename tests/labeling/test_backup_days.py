@@ -98,7 +98,7 @@ def test_a_damaged_object_never_replaces_its_copy(
 
 
 def test_an_image_that_was_damaged_from_the_first_day_on_is_copied_when_it_is_mended(
-    store: ObjectStore, target: ObjectStore, tmp_path: Path
+    store: ObjectStore, target: ObjectStore
 ) -> None:
     store.put(blob_key(IMAGE), b"torn")
     assert backup.copy_objects(store, target).damaged == [blob_key(IMAGE)]
@@ -276,7 +276,7 @@ def test_the_dump_comes_before_what_takes_hours(
     assert keys(new) == set()
 
 
-def test_the_address_becomes_a_service_file_that_only_its_user_reads(tmp_path: Path) -> None:
+def test_the_address_becomes_a_service_file_that_only_its_user_reads() -> None:
     said = backup_command.service_file(
         "postgresql+psycopg://me:p%40ss@db:5433/labels?sslmode=require"
     )

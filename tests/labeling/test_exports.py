@@ -251,7 +251,7 @@ def test_no_cell_begins_a_formula_and_labels_come_back(names: list[str], note: s
     assert [entry.label for entry in found] == [name.strip() for name in names]
 
 
-def test_a_table_says_everything(store) -> None:
+def test_a_table_says_everything() -> None:
     box = {"class_id": "dog", "x": 1.5, "y": 2, "width": 3, "height": 4, "attributes": {"a": 1.5}}
     said = {"classes": ["cat", "x1"], "boxes": [box], "attributes": {"tone": "red"}, "note": "n"}
     said["weight"] = 0.123456789

@@ -107,7 +107,7 @@ def test_events_that_change_nothing_cost_one_cut_and_make_no_snapshot(
     assert latest(core, "cells").id == first.id
 
 
-def pointer_of(core, name: str) -> str:
+def pointer_of(name: str) -> str:
     return f"datasets/{name}/refs/latest.json"
 
 
@@ -149,7 +149,7 @@ def test_what_cannot_be_cut_holds_up_nothing_and_is_tried_once_in_a_while(
         labelled(core, name, 2)
         snapshots.cut(core.database, core.store, name)
         core.add(noise(9), "a", dataset=name)
-    stored, whole = pointer_of(core, "broken"), core.store.get(pointer_of(core, "broken")).data
+    stored, whole = pointer_of("broken"), core.store.get(pointer_of("broken")).data
     read = core.store.get
 
     def breaks(key: str):

@@ -59,7 +59,7 @@ async def test_a_failed_commit_ends_the_stream_and_gives_its_room_back(
     stream.close()
 
 
-async def test_texts_take_room_as_images_do(core) -> None:
+def test_texts_take_room_as_images_do() -> None:
     plain = ImageRow("cells", "b", 0, b"12345", way=Way.GRPC)
     attributes = {"name": "value" * 100}
     wordy = ImageRow("cells", "b", 0, b"12345", "label", attributes=attributes, way=Way.GRPC)

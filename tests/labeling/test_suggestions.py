@@ -191,7 +191,7 @@ def test_a_dataset_without_a_model_keeps_its_order(core, suggester) -> None:
 
 
 @SQLITE_IS_ENOUGH
-def test_labelling_goes_on_while_inference_is_away(core, suggester, server) -> None:
+def test_labelling_goes_on_while_inference_is_away(core, suggester) -> None:
     (port,) = free_ports(1)
     added = add(core, 82)
     alone = Suggester(core.database, core.store, Client(f"127.0.0.1:{port}"))
@@ -205,7 +205,7 @@ def test_labelling_goes_on_while_inference_is_away(core, suggester, server) -> N
 
 @SQLITE_IS_ENOUGH
 def test_images_that_get_no_answer_are_not_asked_again_and_hold_up_nothing(
-    core, suggester, server, monkeypatch
+    core, suggester, monkeypatch
 ) -> None:
     monkeypatch.setattr(asking, "GROUP", 2)
     added = add(core, *range(84, 90))

@@ -188,7 +188,7 @@ def test_help_does_not_wait_for_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_config_file_is_read(site: Site, tmp_path: Path, capsys):
+def test_the_config_file_is_read(tmp_path: Path, capsys):
     (tmp_path / "c.yaml").write_text("seed: 42\n")
     assert main(["--show-config", "--config", str(tmp_path / "c.yaml")]) == 0
     assert "seed: 42" in capsys.readouterr().out

@@ -39,7 +39,7 @@ EXPORTED = (  # bench.backbones: more
 
 
 @pytest.mark.parametrize(("name", "size"), FAMILIES.items())
-def test_the_cut_network_is_the_librarys(name: str, size: int, tmp_path, monkeypatch):
+def test_the_cut_network_is_the_librarys(name: str, size: int, monkeypatch):
     built: list[torch.nn.Module] = []
     original = zoo.get_model
 

@@ -165,7 +165,7 @@ INTERNAL = [
 
 
 @pytest.mark.parametrize("address", INTERNAL)
-def test_names_of_internal_addresses_are_refused(server: Server, address: str) -> None:
+def test_names_of_internal_addresses_are_refused(address: str) -> None:
     fetch = SafeFetcher(FetchRules(), resolver({"nice.example": [address]}))
     assert reason(fetch, "http://nice.example/") == "forbidden_address"
     both = SafeFetcher(FetchRules(), resolver({"nice.example": [PUBLIC, address]}))
