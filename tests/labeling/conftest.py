@@ -6,12 +6,12 @@ indirect=True).
 """
 
 import os
-import shutil
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from support.fresh_database import fresh_sqlite
 from support.labeling_site import Site, open_site
 from support.postgres import PostgresServer
 
@@ -89,14 +89,6 @@ class Core:
 
 
 @pytest.fixture(scope="session")
-def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with the tables, to copy: ten times faster than to migrate."""
-    path = tmp_path_factory.mktemp("migrated") / "labeling.db"
-    open_database(f"sqlite:///{path}").close()
-    return path
-
-
-@pytest.fixture(scope="session")
 def migrated_postgres(postgres_server: PostgresServer) -> str:
     """The name of a database with the tables, to use as a template."""
     name = postgres_server.create()
@@ -108,9 +100,7 @@ def migrated_postgres(postgres_server: PostgresServer) -> str:
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of a fresh database of each kind, with the tables in it."""
     if request.param == "sqlite":
-        path = tmp_path / "labeling.db"
-        shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
-        yield f"sqlite:///{path}"
+        yield fresh_sqlite(tmp_path / "labeling.db")
         return
     server: PostgresServer = request.getfixturevalue("postgres_server")
     name = server.create(request.getfixturevalue("migrated_postgres"))

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from support.fresh_database import fresh_sqlite
 from support.pictures import noise
 
 from visionloop.images import Limits
@@ -49,7 +50,7 @@ class Page:
 
 @pytest.fixture
 async def page(tmp_path, anyio_backend) -> AsyncIterator[Page]:
-    database = open_database(f"sqlite:///{tmp_path / 'l.db'}")
+    database = open_database(fresh_sqlite(tmp_path / "l.db"))
     service = LabelingService(database, open_store(f"file://{tmp_path / 's'}"), Limits())
     api = make_api(service)
     transport = httpx.ASGITransport(api)

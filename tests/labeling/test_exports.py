@@ -16,6 +16,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.fresh_database import fresh_sqlite
 from support.imports import picture, taken
 
 from visionloop.errors import CorruptError, InvalidInputError, NotFoundError
@@ -333,11 +334,10 @@ def test_memory_is_flat(format_name: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 class TestOverTheService:
     @pytest.fixture
-    async def client(self, tmp_path, migrated_sqlite, anyio_backend):
-        path = tmp_path / "l.db"
-        path.write_bytes(migrated_sqlite.read_bytes())
+    async def client(self, tmp_path, anyio_backend):
         store = open_store(f"file://{tmp_path / 's'}")
-        service = LabelingService(open_database(f"sqlite:///{path}"), store, Limits())
+        database = open_database(fresh_sqlite(tmp_path / "l.db"))
+        service = LabelingService(database, store, Limits())
         transport = httpx.ASGITransport(make_api(service))
         async with httpx.AsyncClient(transport=transport, base_url="http://labeling") as made:
             await made.post("/v1/datasets", json={"name": "cells"})

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.fresh_database import fresh_sqlite
 from support.pictures import noise
 
 from visionloop.errors import ConflictError, InvalidInputError
@@ -34,7 +35,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelingClient]
     thread.start()
 
     async def start() -> tuple[LabelingService, GrpcServer]:
-        database = open_database(f"sqlite:///{folder / 'l.db'}")
+        database = open_database(fresh_sqlite(folder / "l.db"))
         service = LabelingService(database, open_store(f"file://{folder / 's'}"), Limits())
         server = GrpcServer(service, "127.0.0.1", 0)
         await server.start()

@@ -7,6 +7,7 @@ import uuid
 
 import httpx
 import pytest
+from support.fresh_database import fresh_sqlite
 from support.pictures import noise
 
 from visionloop.images import Limits
@@ -20,7 +21,7 @@ LIMIT = 40_000  # bytes
 
 @pytest.fixture
 async def client(tmp_path, anyio_backend):
-    database = open_database(f"sqlite:///{tmp_path / 'l.db'}")
+    database = open_database(fresh_sqlite(tmp_path / "l.db"))
     service = LabelingService(
         database, open_store(f"file://{tmp_path / 's'}"), Limits(max_bytes=LIMIT)
     )

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from support.fresh_database import fresh_sqlite
 from support.pictures import noise
 
 from visionloop.images import Limits
@@ -26,7 +27,7 @@ PAGES = (
 @pytest.fixture(scope="module")
 async def client(tmp_path_factory, anyio_backend) -> AsyncIterator[httpx.AsyncClient]:
     folder = tmp_path_factory.mktemp("pages")
-    database = open_database(f"sqlite:///{folder / 'l.db'}")
+    database = open_database(fresh_sqlite(folder / "l.db"))
     service = LabelingService(database, open_store(f"file://{folder / 's'}"), Limits())
     transport = httpx.ASGITransport(make_api(service))
     async with httpx.AsyncClient(transport=transport, base_url="http://labeling") as made:
@@ -95,7 +96,7 @@ async def test_who_follows_a_wrong_link_reads_a_sentence(client, path: str, stat
 
 
 async def test_a_fault_of_ours_is_a_sentence_too(tmp_path) -> None:
-    database = open_database(f"sqlite:///{tmp_path / 'l.db'}")
+    database = open_database(fresh_sqlite(tmp_path / "l.db"))
     service = LabelingService(database, open_store(f"file://{tmp_path / 's'}"), Limits())
     del service.overviews
     transport = httpx.ASGITransport(make_api(service), raise_app_exceptions=False)

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import httpx
 from fastapi import FastAPI
+from support.fresh_database import fresh_sqlite
 
 from visionloop.images import Limits
 from visionloop.objectstore import open_store
@@ -111,7 +112,7 @@ async def open_site(
     daily_bytes: int = 0,
 ) -> AsyncIterator[Site]:
     """A site on a fresh database with the accounts root (admin), rita, lars and line-3."""
-    database = open_database(database_url or f"sqlite:///{folder / 'l.db'}")
+    database = open_database(database_url or fresh_sqlite(folder / "l.db"))
     store = open_store(f"file://{folder / 's'}")
     service = LabelingService(database, store, Limits(max_bytes=LIMIT))
     gate = Gate(
