@@ -1,10 +1,6 @@
 """The models' ONNX files, made on the spot, so that every server gets the same ones."""
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from bench.serving.models import CLASSES, IMAGE, INPUT, MEAN, MODELS, OUTPUT, STD, Model, Rows
+from visionloop_training.export import quiet_exporter
 
 OPSET = 20
 _SEED = 7
@@ -97,7 +94,7 @@ def export(network: nn.Module, path: Path, output: str) -> None:
     """Writes the ONNX file of a network on pixels; any batch, all weights inside."""
     example = torch.zeros((2, *IMAGE), dtype=torch.uint8)
     batch = torch.export.Dim("n", min=1, max=4096)
-    with _quiet():
+    with quiet_exporter():
         torch.onnx.export(
             network.eval(),
             (example,),
@@ -110,22 +107,6 @@ def export(network: nn.Module, path: Path, output: str) -> None:
             external_data=False,
             verbose=False,
         )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter prints its progress and logs hundreds of rewrites."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _write_pool(path: Path) -> None:

@@ -68,7 +68,7 @@ def export_module(
     batch = torch.export.Dim("batch", min=1, max=_MAX_BATCH)
     example = torch.zeros((2, height, width, 3), dtype=torch.uint8)
     try:
-        with _quiet():
+        with quiet_exporter():
             torch.onnx.export(
                 module,
                 (example,),
@@ -87,8 +87,8 @@ def export_module(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter prints its progress and logs hundreds of rewrites; neither helps users."""
+def quiet_exporter() -> Iterator[None]:
+    """torch.onnx prints its progress and logs hundreds of rewrites; neither helps users."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
