@@ -17,7 +17,6 @@ import fcntl
 import hashlib
 import os
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Final
 
 from visionloop.errors import CorruptError, InvalidInputError, NotFoundError
 from visionloop.objectstore import ObjectStore
-from visionloop.objectstore.local import PARTIAL_SUFFIX, remove_abandoned
+from visionloop.objectstore.local import PARTIAL_SUFFIX, put_whole, remove_abandoned
 from visionloop.snapshot import blob_key
 
 KEPT_SHARE: Final = 0.9  # of max_bytes, after room was made
@@ -97,14 +96,7 @@ class ImageCache:
             if len(data) > self._max_bytes * KEPT_SHARE:
                 return
             self._make_room(len(data), self._max_bytes)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
-        try:
-            partial.write_bytes(data)
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        put_whole(path, data)
 
     def _make_room(self, wanted: int, limit: int) -> None:
         """Books `wanted` bytes; counts and removes when they are too many."""

@@ -17,7 +17,6 @@ import logging
 import os
 import shutil
 import time
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 
 from visionloop.disk_space import bytes_in_words, is_full, room_for
 from visionloop.errors import CorruptError, DiskFullError, UnavailableError
-from visionloop.objectstore.local import PARTIAL_SUFFIX
+from visionloop.objectstore.local import put_whole
 
 DEFAULT_LIMIT_BYTES = 20 * 2**30
 MEMORY_BYTES = 512 * 2**20  # of a key's arrays that the disk did not take
@@ -116,15 +115,8 @@ class ArrayCache:
     def _write(self, path: Path, data: memoryview) -> None:
         """Makes room where there is none. Raises OSError, and leaves nothing then."""
         while True:
-            partial = path.with_name(f".{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    partial.write_bytes(data)
-                    partial.replace(path)
-                except BaseException:
-                    partial.unlink(missing_ok=True)
-                    raise
+                put_whole(path, data)
                 return
             except OSError as error:
                 if not (is_full(error) and self._remove_unused()):

@@ -44,6 +44,21 @@ def written_whole(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
 
 
+def put_whole(path: Path, data: bytes | memoryview) -> None:
+    """Puts `data` at `path`, all of it or nothing; missing folders are made. Raises OSError.
+
+    Nothing is synced: for caches, whose readers notice what a power cut tore.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
 def remove_abandoned(files: Iterable[Path]) -> None:
     """Frees the room that killed writers took: removes those of `files` that grew old.
 
