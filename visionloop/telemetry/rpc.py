@@ -12,11 +12,12 @@ import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 import grpc.aio
 
+from visionloop.rpc_handlers import Handler, around
 from visionloop.telemetry import metrics
 
 _LABELS = ("grpc_type", "grpc_service", "grpc_method")
@@ -74,18 +75,14 @@ class Method:
         self._seconds.observe(seconds)
 
 
-# Generic in the type stubs only.
-_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-
-
 class MetricsInterceptor(grpc.aio.ServerInterceptor):
     """Give it to `grpc.aio.server(interceptors=[MetricsInterceptor()])`."""
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], "Awaitable[_Handler | None]"],
+        continuation: Callable[[grpc.HandlerCallDetails], "Awaitable[Handler | None]"],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> "_Handler | None":
+    ) -> "Handler | None":
         """The handler of this call, measured; None where there is no such method."""
         handler = await continuation(handler_call_details)
         if handler is None:
@@ -94,19 +91,18 @@ class MetricsInterceptor(grpc.aio.ServerInterceptor):
         return _measured(handler, service, method)
 
 
-def _measured(handler: _Handler, service: str, method: str) -> _Handler:
-    if handler.request_streaming and handler.response_streaming:
-        kind, function, make = "bidi_stream", handler.stream_stream, "stream_stream"
-    elif handler.request_streaming:
-        kind, function, make = "client_stream", handler.stream_unary, "stream_unary"
-    elif handler.response_streaming:
-        kind, function, make = "server_stream", handler.unary_stream, "unary_stream"
-    else:
-        kind, function, make = "unary", handler.unary_unary, "unary_unary"
-    build = getattr(grpc, f"{make}_rpc_method_handler")
-    measured = _wrapped(function, (kind, service, method))
-    counted: _Handler = build(measured, handler.request_deserializer, handler.response_serializer)
-    return counted
+# By whether requests and answers are streams, as go-grpc-prometheus calls them.
+_KINDS = {
+    (False, False): "unary",
+    (True, False): "client_stream",
+    (False, True): "server_stream",
+    (True, True): "bidi_stream",
+}
+
+
+def _measured(handler: Handler, service: str, method: str) -> Handler:
+    kind = _KINDS[handler.request_streaming, handler.response_streaming]
+    return around(handler, lambda behaviour: _wrapped(behaviour, (kind, service, method)))
 
 
 def _wrapped(function: Any, labels: tuple[str, str, str]) -> Callable[[Any, Any], Any]:

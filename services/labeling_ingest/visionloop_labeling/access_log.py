@@ -8,13 +8,14 @@ Bodies, query strings, cookies and tokens are never written: a line has the path
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.parse import unquote
 
 import grpc
 import grpc.aio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from visionloop.rpc_handlers import Handler, around
 from visionloop.telemetry import labeling as metrics
 from visionloop.telemetry.request_lines import RequestLines, short
 from visionloop_labeling.auth import CALLER
@@ -26,8 +27,6 @@ _CLIENT_LEFT = 499  # no answer was begun; nginx's number for it
 # Asked by machines all the time, and nobody's business when they are well.
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 
-# Generic in the type stubs only.
-_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -99,31 +98,16 @@ class LoggedCalls(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], "Awaitable[_Handler | None]"],
+        continuation: Callable[[grpc.HandlerCallDetails], "Awaitable[Handler | None]"],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> "_Handler | None":
+    ) -> "Handler | None":
         """The handler of this call, watched; those of grpcio's own services are left alone."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None or method.startswith("/grpc."):
             return handler
-        if handler.request_streaming and handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(
-                self._stream(method, handler.stream_stream),
-                handler.request_deserializer,
-                handler.response_serializer,
-            )
-        if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
-                self._stream(method, handler.unary_stream),
-                handler.request_deserializer,
-                handler.response_serializer,
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            self._answer(method, handler.unary_unary),
-            handler.request_deserializer,
-            handler.response_serializer,
-        )
+        watched = self._stream if handler.response_streaming else self._answer
+        return around(handler, lambda behaviour: watched(method, behaviour))
 
     def _answer(self, method: str, behaviour: Any) -> Any:
         async def watched(request: Any, context: _Context) -> Any:

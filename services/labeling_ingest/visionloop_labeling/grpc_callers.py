@@ -6,20 +6,19 @@ may outlive its caller's rights, so they are looked up again while it runs.
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn
 
 import grpc
 import grpc.aio
 
 from visionloop.errors import OverloadedError, UnavailableError, VisionloopError
+from visionloop.rpc_handlers import Handler, around
 from visionloop_labeling import permissions
 from visionloop_labeling.auth import CALLER, Gate
 from visionloop_labeling.permissions import Rule
 
 LOOK_AGAIN_SECONDS: Final = 5.0
 
-# Generic in the type stubs only.
-_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -31,29 +30,16 @@ class KnownCallers(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], "Awaitable[_Handler | None]"],
+        continuation: Callable[[grpc.HandlerCallDetails], "Awaitable[Handler | None]"],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> "_Handler | None":
+    ) -> "Handler | None":
         """The handler of this call behind the gate; None where there is no such method."""
         handler = await continuation(handler_call_details)
         rule = permissions.of_method(handler_call_details.method)
         if handler is None or rule.role is None:
             return handler
-        if handler.response_streaming:
-            make, behaviour = (
-                (grpc.stream_stream_rpc_method_handler, handler.stream_stream)
-                if handler.request_streaming
-                else (grpc.unary_stream_rpc_method_handler, handler.unary_stream)
-            )
-            guarded: Any = self._stream(rule, behaviour)
-        else:
-            make, behaviour = (
-                (grpc.stream_unary_rpc_method_handler, handler.stream_unary)
-                if handler.request_streaming
-                else (grpc.unary_unary_rpc_method_handler, handler.unary_unary)
-            )
-            guarded = self._answer(rule, behaviour)
-        return make(guarded, handler.request_deserializer, handler.response_serializer)
+        guarded = self._stream if handler.response_streaming else self._answer
+        return around(handler, lambda behaviour: guarded(rule, behaviour))
 
     def _answer(self, rule: Rule, behaviour: Any) -> Any:
         async def guarded(request: Any, context: _Context) -> Any:
