@@ -9,8 +9,7 @@ every call (40 microseconds of the 200 that a small request takes).
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from time import perf_counter
-from typing import Any, NoReturn
-from urllib.parse import quote
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -21,6 +20,7 @@ from visionloop.errors import (
     UnavailableError,
     VisionloopError,
 )
+from visionloop.rpc_errors import abort
 from visionloop.telemetry import inference as metrics
 from visionloop.telemetry import rpc
 from visionloop_inference.access_log import AccessLog, peer_of
@@ -29,7 +29,6 @@ from visionloop_inference.incidents import shown
 from visionloop_inference.settings import Settings
 from visionloop_inference.traffic import Traffic
 
-MAX_DETAILS = 4096  # bytes; gRPC's clients begin to refuse metadata above 8 KiB
 BUSY_RETRY_SECONDS = 0.1
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -196,28 +195,3 @@ async def _readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         if type(request) is _Unreadable:
             raise request.error
         yield request
-
-
-async def abort(context: Context, error: VisionloopError) -> NoReturn:
-    """Ends the RPC with the error's status, and tells the client when to come back."""
-    trailing: tuple[tuple[str, str], ...] = ()
-    if isinstance(error, OverloadedError | UnavailableError) and error.retry_after_seconds:
-        pushback = max(1, round(error.retry_after_seconds * 1000))
-        trailing = (("grpc-retry-pushback-ms", str(pushback)),)
-    try:
-        await context.abort(grpc.StatusCode[error.grpc_code], _short(str(error)), trailing)
-    except grpc.aio.InternalError as gone:
-        # The caller has left meanwhile; grpc.aio would log a traceback of it.
-        raise asyncio.CancelledError from gone
-
-
-def _short(message: str) -> str:
-    """Cut to what fits a status on the wire, where other bytes than ASCII are three each.
-
-    A message may quote what the caller sent; one too long would reach nobody: clients see
-    RESOURCE_EXHAUSTED of gRPC's own instead.
-    """
-    kept = message[:MAX_DETAILS]
-    while len(quote(kept, errors="replace")) > MAX_DETAILS:
-        kept = kept[: len(kept) * 9 // 10]
-    return kept if kept == message else kept + "…"

@@ -11,7 +11,8 @@ from typing import Any, Final, NoReturn
 import grpc
 import grpc.aio
 
-from visionloop.errors import OverloadedError, UnavailableError, VisionloopError
+from visionloop import rpc_errors
+from visionloop.errors import VisionloopError
 from visionloop.rpc_handlers import Handler, around
 from visionloop_labeling import permissions
 from visionloop_labeling.auth import CALLER, Gate
@@ -81,12 +82,8 @@ class KnownCallers(grpc.aio.ServerInterceptor):
 
 
 async def abort(context: _Context, error: VisionloopError) -> NoReturn:
-    """Ends the RPC with the error's status, and tells the client when to come back."""
-    trailing: tuple[tuple[str, str], ...] = (("reason", error.reason),)
-    if isinstance(error, OverloadedError | UnavailableError) and error.retry_after_seconds:
-        pushback = max(1, round(error.retry_after_seconds * 1000))
-        trailing += (("grpc-retry-pushback-ms", str(pushback)),)
-    await context.abort(grpc.StatusCode[error.grpc_code], str(error), trailing)
+    """Ends the RPC with the error's status, and says its reason in a word."""
+    await rpc_errors.abort(context, error, ("reason", error.reason))
 
 
 def _authorization(context: _Context) -> str:
