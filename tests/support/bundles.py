@@ -68,6 +68,7 @@ def photographs() -> tuple[NDArray[np.uint8], ...]:
     return (*own, *sklearn.datasets.load_sample_images().images)
 
 
+@cache
 def encoded(index: int, *, size: int = 160, kind: str = "JPEG") -> bytes:
     """The index-th real image: a crop of a photograph, encoded. Different indices differ."""
     all_photographs = photographs()
