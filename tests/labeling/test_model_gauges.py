@@ -175,5 +175,5 @@ def test_another_database_knows_nothing_of_a_versions_labels(core, tmp_path, ima
     assert model.told() is not None
 
 
-def test_what_was_added_as_a_file_was_trained_on_nothing_we_know(tmp_path) -> None:
+def test_what_was_added_as_a_file_was_trained_on_nothing_we_know(core, tmp_path) -> None:
     assert TrainedOn.of(tensor_bundle(tmp_path, tiny())) is None
