@@ -53,7 +53,9 @@ class Subject:
         )
         network = Network(
             backbone,
-            pixels.preprocessing(config.pixels.image_size, config.pixels.shape),
+            pixels.preprocessing(
+                config.pixels.image_size, config.pixels.shape, config.pixels.reducing_gap
+            ),
             classes=len(self.data.class_ids),
             frozen=backbone.freeze_point(config.fit.freeze),
         )
@@ -64,7 +66,9 @@ class Subject:
         """What enters the trained stages."""
         config = self.config
         _, pixels = backbones.build(config.backbone.name, "none", config.pixels.image_size)
-        preprocessing = pixels.preprocessing(config.pixels.image_size, config.pixels.shape)
+        preprocessing = pixels.preprocessing(
+            config.pixels.image_size, config.pixels.shape, config.pixels.reducing_gap
+        )
         blobs = Blobs(self.store, self.cache / "blobs")
         return Features(network, blobs, preprocessing, config.augment, self.cache)
 

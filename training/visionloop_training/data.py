@@ -8,8 +8,9 @@ resizing are `visionloop.images` and the bundle's own `Preprocessing`, so traini
 service will see. Everything that makes a snapshot untrainable is found before any work is done.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -242,14 +243,28 @@ class Blobs:
 
     def decoded(self, sha256: str) -> Pixels:
         """The oriented RGB image of its own size. Raises CorruptError where it does not decode."""
-        try:
+        with _undecodable_named(sha256):
             return images.decode(self.read(sha256))
-        except ImageError as error:
-            raise CorruptError(
-                f"image {sha256} cannot be decoded ({error}); make a snapshot without it"
-            ) from error
 
     def prepared(self, shas: Iterable[str], preprocessing: Preprocessing) -> list[Pixels]:
-        """Decoded and preprocessed images, in order; decoding runs in threads."""
+        """Decoded and preprocessed images, in order; decoding runs in threads.
+
+        Raises CorruptError where one does not decode.
+        """
+
+        def one(sha256: str) -> Pixels:
+            with _undecodable_named(sha256):
+                return preprocessing.of_file(self.read(sha256))[1]
+
         with ThreadPoolExecutor() as threads:
-            return list(threads.map(lambda sha: preprocessing(self.decoded(sha)), shas))
+            return list(threads.map(one, shas))
+
+
+@contextmanager
+def _undecodable_named(sha256: str) -> Iterator[None]:
+    try:
+        yield
+    except ImageError as error:
+        raise CorruptError(
+            f"image {sha256} cannot be decoded ({error}); make a snapshot without it"
+        ) from error

@@ -130,7 +130,9 @@ class FullLane:
         backbone, pixels = backbones.build(
             config.backbone.name, config.backbone.weights, config.pixels.image_size
         )
-        self.preprocessing = pixels.preprocessing(config.pixels.image_size, config.pixels.shape)
+        self.preprocessing = pixels.preprocessing(
+            config.pixels.image_size, config.pixels.shape, config.pixels.reducing_gap
+        )
         self.origin = Origin("full", backbone.name, backbone.weights_sha256, None)
         self._network = Network(
             backbone,

@@ -24,7 +24,6 @@ from pydantic import ValidationError
 from visionloop.bundle import ClassifierBundle, GoldenItem, Provenance
 from visionloop.disk_space import temporary_folder
 from visionloop.errors import NotFoundError, RefusedError
-from visionloop.images import decode
 from visionloop.objectstore import ObjectStore
 from visionloop.repository import file_entry
 from visionloop.snapshot import SnapshotRepository
@@ -223,7 +222,7 @@ def _golden(published: Version, session: Session) -> tuple[Floats, Floats]:
     items = pydantic.TypeAdapter(list[GoldenItem]).validate_json(
         (folder / bundle.golden.file).read_bytes()
     )
-    images = [bundle.preprocessing(decode((folder / item.file).read_bytes())) for item in items]
+    images = [bundle.preprocessing.of_file((folder / item.file).read_bytes())[1] for item in items]
     expected = np.array([item.probabilities for item in items])
     return expected, session.batched(images)["probabilities"]
 

@@ -9,7 +9,6 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from visionloop import images
 from visionloop.images import Limits
 from visionloop.preprocessing import Preprocessing
 from visionloop_inference.datatypes import Buffer, Tensor
@@ -29,9 +28,8 @@ def decode(data: Buffer, preprocessing: Preprocessing, limits: Limits) -> tuple[
     """One image, and the seconds that it took. Raises ImageError."""
     start = perf_counter()
     data = bytes(data)  # of a view a copy, for as long as the image is being decoded
-    _, picture = images.decode_picture(data, limits)
-    row = preprocessing.of_picture(picture)
-    decoded = Decoded(row, picture.width, picture.height, hashlib.sha256(data).hexdigest())
+    header, row = preprocessing.of_file(data, limits)
+    decoded = Decoded(row, header.width, header.height, hashlib.sha256(data).hexdigest())
     return decoded, perf_counter() - start
 
 

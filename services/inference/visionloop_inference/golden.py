@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from visionloop import images as pixels
 from visionloop.bundle import ClassifierBundle, GoldenItem
 from visionloop.errors import CorruptError, ImageError, RefusedError
 
@@ -97,7 +96,7 @@ class GoldenTest:
     def __call__(self, image: GoldenImage) -> float:
         """The largest probability difference of one image. Raises RefusedError on a mismatch."""
         try:
-            row = self._bundle.preprocessing.of_picture(pixels.decode_picture(image.data)[1])
+            _, row = self._bundle.preprocessing.of_file(image.data)
         except ImageError as error:
             raise RefusedError(f"the golden image {image.name} is refused: {error}") from error
         return _difference(image, self._run(row), self._allowed, self._where)

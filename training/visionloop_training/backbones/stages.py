@@ -31,7 +31,12 @@ class PixelSpec:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def preprocessing(self, size: int | None, shape: Literal["crop", "squash"]) -> Preprocessing:
+    def preprocessing(
+        self,
+        size: int | None,
+        shape: Literal["crop", "squash"],
+        reducing_gap: float | None = None,
+    ) -> Preprocessing:
         """Steps for a square input of `size` (None: as pretrained).
 
         "crop" resizes the shorter side and cuts out the centre, as in pretraining; "squash"
@@ -44,6 +49,7 @@ class PixelSpec:
             self.mean,
             self.std,
             squash=shape == "squash",
+            reducing_gap=reducing_gap,
         )
 
 
