@@ -259,6 +259,7 @@ class TestFiles:
         target = tmp_path / "new folder" / "target"
         store.download("big/file", target, sha256=digest(data), size=size)
         assert target.read_bytes() == data
+        assert store.download("big/file", target, sha256=None) == digest(data)
 
     def test_upload_replaces(self, store: ObjectStore, tmp_path: Path) -> None:
         store.put("key", b"old")

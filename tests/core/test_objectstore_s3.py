@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import ssl
 import subprocess
 import sys
 import traceback
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.certificates import authority, signed
 from support.faults import ALWAYS, Fault, FaultyProxy, faulty_proxy
 from support.stores import BUCKET, READER_KEY, SECRET_KEY, S3Server, free_ports
 
@@ -22,7 +24,7 @@ from visionloop.errors import (
     UnavailableError,
     VisionloopError,
 )
-from visionloop.objectstore import ObjectStore, open_store
+from visionloop.objectstore import ObjectStore, S3Account, open_store
 from visionloop.objectstore.s3_errors import shown_endpoint
 from visionloop.repository import ModelRepository
 
@@ -370,6 +372,23 @@ class TestConditionsIgnored:
             store.probe()
         assert "Use a store with conditional writes" in str(caught.value)
         assert list(store.list()) == []
+
+
+def test_a_second_server_has_authorities_of_its_own(
+    s3_url: str, s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, of_the_store = authority(tmp_path, "own"), authority(tmp_path, "store")
+    pair = signed(tmp_path, "server", own)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(pair.certificate, pair.key)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(of_the_store.certificate))
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with faulty_proxy(s3_server.endpoint, tls) as proxy:
+        said = {"B_AWS_ENDPOINT_URL_S3": proxy.url}
+        with pytest.raises(UnavailableError, match="check its certificate"):
+            open_store(s3_url, S3Account.from_environment("B_", said)).put("key", b"")
+        said["B_AWS_CA_BUNDLE"] = str(own.certificate)
+        assert open_store(s3_url, S3Account.from_environment("B_", said)).put("key", b"")
 
 
 def test_not_there_says_where(s3_url: str) -> None:

@@ -5,6 +5,7 @@ The signatures stay valid: the client signs the proxy's address, and the Host he
 
 import contextlib
 import http.client
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -179,16 +180,19 @@ class FaultyServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, tls: ssl.SSLContext | None) -> None:
         super().__init__(("127.0.0.1", 0), FaultyHandler)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.upstream = upstream
-        self.proxy = FaultyProxy(f"http://127.0.0.1:{self.server_address[1]}")
+        scheme = "http" if tls is None else "https"
+        self.proxy = FaultyProxy(f"{scheme}://127.0.0.1:{self.server_address[1]}")
 
 
 @contextlib.contextmanager
-def faulty_proxy(upstream: str) -> Iterator[FaultyProxy]:
-    """Runs a proxy before `upstream` (http://host:port)."""
-    with FaultyServer(upstream) as server:
+def faulty_proxy(upstream: str, tls: ssl.SSLContext | None = None) -> Iterator[FaultyProxy]:
+    """Runs a proxy before `upstream` (http://host:port), which itself speaks TLS where told so."""
+    with FaultyServer(upstream, tls) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:

@@ -16,6 +16,7 @@ class S3Account:
     region: str = ""
     access_key: str = ""
     secret_key: str = field(default="", repr=False)
+    ca_bundle: str = ""  # path of the file with the authorities of the server's certificate
 
     @classmethod
     def from_environment(
@@ -27,6 +28,7 @@ class S3Account:
             "AWS_REGION",
             "AWS_ACCESS_KEY_ID",
             "AWS_SECRET_ACCESS_KEY",
+            "AWS_CA_BUNDLE",
         )
         return cls(*(environment.get(prefix + name, "") for name in names))
 
@@ -37,5 +39,6 @@ class S3Account:
             "region_name": self.region,
             "aws_access_key_id": self.access_key,
             "aws_secret_access_key": self.secret_key,
+            "verify": self.ca_bundle,
         }
         return {name: value for name, value in settings.items() if value}

@@ -79,11 +79,11 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def download(self, key: str, path: Path, *, sha256: str, size: int | None = None) -> None:
-        """Fetches the object to `path` (written whole or not at all) and checks its digest.
+    def download(self, key: str, path: Path, *, sha256: str | None, size: int | None = None) -> str:
+        """Fetches the object to `path` (written whole or not at all); returns its sha256.
 
         Large objects are fetched in parallel ranges. Raises NotFoundError, and CorruptError when
-        size or sha256 (64 hex digits) differ; nothing is left at `path` then.
+        size or sha256 (64 hex digits; None: not known) differ; nothing is left at `path` then.
         """
         ...
 

@@ -132,7 +132,7 @@ class FileStore:
             ):
                 yield entry.name
 
-    def download(self, key: str, path: Path, *, sha256: str, size: int | None = None) -> None:
+    def download(self, key: str, path: Path, *, sha256: str | None, size: int | None = None) -> str:
         digest = hashlib.sha256()
         count = 0
         with (
@@ -151,6 +151,7 @@ class FileStore:
                 expected_size=size,
                 expected_sha256=sha256,
             )
+        return digest.hexdigest()
 
     def upload(self, path: Path, key: str) -> str:
         try:

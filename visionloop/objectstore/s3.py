@@ -132,7 +132,7 @@ class S3Store:
             for item in page.get("CommonPrefixes", []):
                 yield item["Prefix"].removeprefix(self._prefix + prefix).rstrip("/")
 
-    def download(self, key: str, path: Path, *, sha256: str, size: int | None = None) -> None:
+    def download(self, key: str, path: Path, *, sha256: str | None, size: int | None = None) -> str:
         with self._translating(key), _translating_disk(path), written_whole(path, size) as file:
             count, digest = self._fetch(key, file, size)
             check_content(
@@ -142,6 +142,7 @@ class S3Store:
                 expected_size=size,
                 expected_sha256=sha256,
             )
+        return digest
 
     def upload(self, path: Path, key: str) -> str:
         try:
