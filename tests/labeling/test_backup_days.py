@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,16 +15,20 @@ from visionloop.errors import (
     CorruptError,
     InvalidInputError,
     NotFoundError,
+    PermissionDeniedError,
     RefusedError,
     UnavailableError,
 )
 from visionloop.objectstore import ObjectStore, StoredObject, open_store
 from visionloop.snapshot import blob_key
-from visionloop_labeling import backup, backup_command, dump_header
+from visionloop.telemetry import labeling as metrics
+from visionloop.telemetry.metrics import values
+from visionloop_labeling import backup, backup_command, backup_report, dump_header
+from visionloop_labeling.backup_report import BackupReport
 
 DUMP = b"PGDMP of a test"
 IMAGE = hashlib.sha256(b"an image").hexdigest()
-NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
+NOON = datetime(2020, 11, 30, 12, tzinfo=UTC)  # before any run that begins now
 
 
 @pytest.fixture
@@ -329,6 +335,7 @@ def test_a_store_with_damaged_objects_has_its_day_and_forgets_none(
         backup_command.run(["finish", *common, "--keep=1"])
     assert len(backup.complete_days(target)) == 2
     assert backup.read_day(target).damaged == 1
+    assert b'"damaged": 1' in store.get(backup_report.KEY).data
 
 
 def test_a_target_takes_the_backups_of_one_store(
@@ -366,3 +373,159 @@ def test_one_server_by_two_spellings_is_one(
     flags = ["--store=s3://models/production", "--target=s3://models/production/backup"]
     with pytest.raises(ConfigurationError, match="copied into itself"):
         backup_command.run(["finish", *flags, f"--folder={tmp_path}"])
+
+
+LARGE = 16  # bytes; in these tests objects above it go as files
+
+
+@pytest.fixture
+def a_few_bytes_at_a_time(
+    target: ObjectStore, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3 takes 5 GiB in one piece, and so much memory no pod has."""
+    monkeypatch.setattr(backup, "_SMALL_BYTES", LARGE)
+    for one in (store, target):
+        monkeypatch.setattr(one, "put", _bounded(one.put))
+        monkeypatch.setattr(one, "get", _bounded(one.get))
+
+
+def _bounded(call: Callable[..., Any]) -> Callable[..., Any]:
+    def bounded(*arguments: Any) -> Any:
+        result = call(*arguments)
+        for data in (*arguments[1:], getattr(result, "data", b"")):
+            assert len(data) <= LARGE, "it is large"
+        return result
+
+    return bounded
+
+
+@pytest.mark.usefixtures("a_few_bytes_at_a_time")
+def test_what_is_too_large_for_memory_goes_by_a_file(
+    store: ObjectStore, target: ObjectStore, tmp_path: Path
+) -> None:
+    image, graph = b"an image of many bytes", b"a graph of many bytes"
+    blob = blob_key(hashlib.sha256(image).hexdigest())
+    model = "models/cells/versions/1/model.onnx"
+    for number, content in enumerate((image, graph)):
+        (tmp_path / str(number)).write_bytes(content)
+    store.upload(tmp_path / "0", blob)
+    store.upload(tmp_path / "1", model)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    assert backup.copy_objects(store, target, scratch).objects == 3
+    assert backup.copy_objects(store, target, scratch) == backup.Copied(0, 0, [])
+    for number, key in enumerate((blob, model)):  # of the same length, and newer than the copy
+        (tmp_path / "torn").write_bytes(bytes(len((image, graph)[number])))
+        os.utime(tmp_path / "target" / "objects" / key, (0, 0))
+        store.upload(tmp_path / "torn", key)
+    assert backup.copy_objects(store, target, scratch) == backup.Copied(0, 0, [blob, model])
+
+    day = backup.CompleteDay(
+        day="d", names=0, dump_bytes=1, dump_sha256="0" * 64, copied=0, copied_bytes=0
+    )
+    new = open_store(f"file://{tmp_path / 'new'}")
+    assert backup.restore(target, day, new, scratch) == 3
+    assert (new.get(blob).data, new.get(model).data) == (image, graph)
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_restore_that_broke_off_among_the_names_goes_on(
+    store: ObjectStore, target: ObjectStore, tmp_path: Path
+) -> None:
+    """They come last, so a store that has all objects and some of them is no strange one."""
+    day = a_day(store, target, days(1)[0], tmp_path)
+    new = open_store(f"file://{tmp_path / 'new'}")
+    backup.restore(target, day, new)
+    new.delete("models/cells/aliases.json")
+    assert backup.restore(target, day, new) == 4
+    assert new.get("models/cells/aliases.json").data == b"{}"
+    new.put("inbox/feedback/another", b"of a program that works with it")
+    with pytest.raises(RefusedError, match="inbox/feedback/another"):
+        backup.restore(target, day, new)
+
+
+def test_a_target_without_conditional_writes_takes_the_backups_of_one_store(
+    store: ObjectStore, target: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(target, "put_if_absent", target.put)
+    backup.claim(store, target)
+    backup.claim(store, target)
+    with pytest.raises(RefusedError, match="a target of its own"):
+        backup.claim(open_store(f"file://{tmp_path / 'other'}"), target)
+
+
+def test_of_two_first_runs_the_later_one_is_refused(
+    store: ObjectStore, target: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have seen that the target is nobody's."""
+    other = open_store(f"file://{tmp_path / 'other'}")
+    write = target.put_if_absent
+
+    def late(key: str, data: bytes) -> str:
+        monkeypatch.setattr(target, "put_if_absent", write)
+        backup.claim(other, target)
+        return write(key, data)
+
+    monkeypatch.setattr(target, "put_if_absent", late)
+    with pytest.raises(RefusedError, match="a target of its own"):
+        backup.claim(store, target)
+
+
+def test_a_clock_that_is_behind_makes_no_day_that_is_forgotten_first(
+    store: ObjectStore, target: ObjectStore, tmp_path: Path
+) -> None:
+    ahead = backup.day_of(datetime.now(UTC) + timedelta(days=365))
+    a_day(store, target, ahead, tmp_path)
+    flags = [f"--store={store.url}", f"--target={target.url}", f"--folder={tmp_path / 'work'}"]
+    begin = ["begin", *flags, "--database=postgresql://db/x", f"--service-file={tmp_path / 's'}"]
+    with pytest.raises(RefusedError, match=f"remove complete/{ahead}.json"):
+        backup_command.run(begin)
+    assert {key.split("/")[1] for key in keys(target, "days/")} == {ahead}
+    target.delete(f"complete/{ahead}.json")
+    assert backup_command.run(begin) == 0
+
+
+def told() -> dict[str, float]:
+    """What the gauges of backups say."""
+    found = values()
+    return {
+        name: numbers[0]
+        for gauge in (metrics.BACKUP_TIMESTAMP, metrics.BACKUP_DAMAGED_OBJECTS)
+        for name, numbers in [(gauge.metric.name, found[gauge.metric.name].get((), []))]
+        if numbers
+    }
+
+
+def test_the_service_tells_what_the_latest_backup_came_to(store: ObjectStore) -> None:
+    """A run with damaged objects fails; that its day is complete must be known all the same."""
+    backup_report.tell(store)
+    assert told() == {}
+    day = backup.day_of(NOON)
+    backup_report.leave(store, BackupReport(day=day, damaged=2))
+    backup_report.tell(store)
+    assert told() == {
+        "visionloop_backup_timestamp_seconds": NOON.timestamp(),
+        "visionloop_backup_damaged_objects": 2,
+    }
+    store.delete(backup_report.KEY)
+    backup_report.tell(store)
+    assert told() == {}
+
+
+def test_a_day_is_complete_though_the_store_takes_no_report(
+    store: ObjectStore,
+    target: ObjectStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(store: ObjectStore, report: BackupReport) -> None:
+        raise PermissionDeniedError("this identity reads the store")
+
+    monkeypatch.setattr(backup_report, "leave", refuse)
+    flags = [f"--store={store.url}", f"--target={target.url}", f"--folder={tmp_path / 'work'}"]
+    backup_command.run(
+        ["begin", *flags, "--database=postgresql://db/x", f"--service-file={tmp_path / 's'}"]
+    )
+    (tmp_path / "work" / backup_command.DUMP).write_bytes(DUMP)
+    assert backup_command.run(["finish", *flags]) == 0
+    assert len(backup.complete_days(target)) == 1

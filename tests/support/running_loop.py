@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -25,6 +26,8 @@ from visionloop.errors import NotFoundError
 from visionloop.objectstore import open_store
 from visionloop.proto.v1 import labeling_pb2 as labeling_pb
 from visionloop.repository import ModelRepository
+from visionloop_labeling import backup, backup_report
+from visionloop_labeling.backup_report import BackupReport
 
 DATASET = "test"  # the one that the test bundles say they were trained on
 MODEL = "cells"
@@ -149,6 +152,8 @@ def running_loop(folder: Path, inference_port: int, labeling_port: int) -> Itera
     publish_bundle(repository, MODEL, seed=2, golden=4)
     now = repository.aliases(MODEL)
     repository.set_canary(MODEL, 2, 5.0, expected=now, who="a test", why="to see both")
+    backed_up = BackupReport(day=backup.day_of(datetime.now(UTC)), damaged=0)
+    backup_report.leave(open_store(store), backed_up)
     with (
         running_server(folder / "inference", store, f"--http-port={inference_port}") as inference,
         running_labeling(
@@ -168,8 +173,9 @@ def running_loop(folder: Path, inference_port: int, labeling_port: int) -> Itera
             "visionloop_suggestions_total",
             "visionloop_feedback_drained_total",
             "visionloop_published_version",
+            "visionloop_backup_timestamp_seconds",
         ):
-            wait_for(lambda told=told: f"\n{told}{{" in labeling.get("/metrics")[1], hint=told)
+            wait_for(lambda told=told: f"\n{told}" in labeling.get("/metrics")[1], hint=told)
         yield loop
 
 

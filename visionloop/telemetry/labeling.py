@@ -63,6 +63,14 @@ UNCLAIMED_OBJECTS = _gauge(
     "visionloop_unclaimed_objects",
     "Objects under blobs/ that no image names, as of the reconciler's last visit of each folder.",
 )
+BACKUP_TIMESTAMP = _gauge(
+    "visionloop_backup_timestamp_seconds",
+    "When the latest complete backup began, in seconds since 1970; no series where there is none.",
+)
+BACKUP_DAMAGED_OBJECTS = _gauge(
+    "visionloop_backup_damaged_objects",
+    "Objects that the latest complete backup found damaged in the store, and did not copy.",
+)
 LABEL_EVENTS = _counter(
     "visionloop_label_events_total",
     "Label events recorded, by what was said (label, retract, skip, flag, unflag or undo) and by "

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 import uvloop
@@ -31,6 +32,7 @@ from visionloop.telemetry.request_lines import RequestLines
 from visionloop_labeling import (
     account_commands,
     backup_command,
+    backup_report,
     doctor,
     migrate_command,
     rebuild_command,
@@ -62,7 +64,7 @@ _THREADS: Final = 16
 _CLOSE_SECONDS: Final = 5.0
 _FEEDBACK_SECONDS: Final = 2.0
 _SUGGESTIONS_SECONDS: Final = 2.0
-_MODELS_SECONDS: Final = 30.0
+_TOLD_SECONDS: Final = 30.0  # what the store says of models and backups
 # What the program does instead of serving, by its first argument.
 _COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "account": account_commands.run,
@@ -235,7 +237,10 @@ def _loops(settings: Settings, service: LabelingService, suggester: Suggester | 
         *import_loops(service, tools),
         Loop("feedback", _FEEDBACK_SECONDS, service.feedback.drain),
         Loop("reconcile", EVERY_SECONDS, reconciler.work),
-        Loop("models", _MODELS_SECONDS, models.measure, one_replica=False),
+        Loop("models", _TOLD_SECONDS, models.measure, one_replica=False),
+        Loop(
+            "backup", _TOLD_SECONDS, partial(backup_report.tell, service.store), one_replica=False
+        ),
     ]
     if settings.snapshot_hours > 0:
         every = timedelta(hours=settings.snapshot_hours)

@@ -13,18 +13,21 @@ days. docs/backup.md says why no other order will do. In the target:
 An object's copy serves all days, so it is never replaced by other bytes: what changed in the store
 is damaged, and is told.
 
-The price: every object passes through this process once, an object's bytes at a time (256 MiB for
-eight small ones), and the listing of the target is held in memory, some 300 bytes an object.
+The price: every object passes through this process once, small ones through memory (eight at a
+time, 256 MiB), large ones through a file; and the listing of the target is held in memory, some
+300 bytes an object.
 """
 
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from itertools import chain, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final, Literal, TypeVar
 
 from pydantic import Field
@@ -57,8 +60,8 @@ DATABASES: Final = "databases/"
 OBJECTS: Final = "objects/"
 COMPLETE: Final = "complete/"
 OWNER: Final = "store.json"
-_DAY: Final = "%Y-%m-%dT%H-%M-%SZ"  # so that names sort by time
-_SMALL_BYTES: Final = 32 * 2**20  # several of these at a time, larger ones one by one
+DAY: Final = "%Y-%m-%dT%H-%M-%SZ"  # so that names sort by time
+_SMALL_BYTES: Final = 32 * 2**20  # several of these at a time; larger ones one by one, as files
 _BATCH: Final = 256
 # Blobs, images in quarantine, parts of snapshots: their name is the sha256 of their bytes.
 _NAMED_BY_CONTENT: Final = re.compile(
@@ -105,23 +108,46 @@ class Owner(Record):
 def claim(store: ObjectStore, target: ObjectStore, server: str = "") -> None:
     """Makes the target the store's, which is at `server`.
 
-    Raises RefusedError where it has another one's backups.
+    It is read before and after it is written, so that this holds for a target that knows no
+    conditions for writes, too. Raises RefusedError where it has another one's backups.
     """
     ours = Owner(store=store.url, server=server)
+    owner = _owner(target)
+    if owner is None:
+        with suppress(ConflictError):
+            target.put_if_absent(OWNER, record_bytes(ours))
+        owner = _owner(target)
+    if owner != ours:
+        raise RefusedError(
+            f"{target.url} has backups of {owner}, and this is {ours}: give each store a "
+            f"target of its own. Where it only moved to another address, remove {OWNER} there"
+        )
+
+
+def _owner(target: ObjectStore) -> Owner | None:
     try:
-        target.put_if_absent(OWNER, record_bytes(ours))
-    except ConflictError:
-        owner = parse_record(Owner, target.get(OWNER).data, OWNER)
-        if owner != ours:
-            raise RefusedError(
-                f"{target.url} has backups of {owner}, and this is {ours}: give each store a "
-                f"target of its own. Where it only moved to another address, remove {OWNER} there"
-            ) from None
+        return parse_record(Owner, target.get(OWNER).data, OWNER)
+    except NotFoundError:
+        return None
 
 
 def day_of(now: datetime) -> str:
     """The name of a run that begins now (UTC)."""
-    return now.astimezone(UTC).strftime(_DAY)
+    return now.astimezone(UTC).strftime(DAY)
+
+
+def check_clock(target: ObjectStore, day: str) -> None:
+    """Raises RefusedError where a complete day is later than the run that begins now.
+
+    Days are kept, and the latest is restored, by their names: of a clock that is behind, this day
+    would be the first to be forgotten.
+    """
+    latest = max(complete_days(target), default="")
+    if latest > day:
+        raise RefusedError(
+            f"by this machine's clock it is {day}, and {target.url} has a backup of {latest}: set "
+            f"the clock. Where it was ahead then, remove {COMPLETE}{latest}.json there"
+        )
 
 
 def is_name(key: str) -> bool:
@@ -172,8 +198,11 @@ def keep_dump(target: ObjectStore, day: str, dump: Path) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def copy_objects(store: ObjectStore, target: ObjectStore) -> Copied:
-    """Step 3: what the target lacks."""
+def copy_objects(store: ObjectStore, target: ObjectStore, scratch: Path | None = None) -> Copied:
+    """Step 3: what the target lacks.
+
+    `scratch` has room for the largest object; None: the system's folder for temporary files.
+    """
     there = {
         one.key.removeprefix(OBJECTS): (one.size, one.modified) for one in target.list(OBJECTS)
     }
@@ -182,22 +211,27 @@ def copy_objects(store: ObjectStore, target: ObjectStore) -> Copied:
         size, modified = there.get(one.key, (-1, one.modified))
         return size != one.size or one.modified > modified
 
+    def digest_expected(key: str) -> str | None:
+        if found := _NAMED_BY_CONTENT.fullmatch(key):
+            return found[1]
+        if key not in there:
+            return None
+        with _content(target, OBJECTS + key, there[key][0], scratch) as (_, sha256):
+            return sha256
+
     damaged: list[str] = []
 
     def copied(one: ObjectStat) -> int | None:
+        expected = digest_expected(one.key)
         try:
-            data = store.get(one.key).data
+            with _content(store, one.key, one.size, scratch) as (content, sha256):
+                if expected not in (None, sha256):
+                    damaged.append(one.key)
+                    return None
+                _write(target, OBJECTS + one.key, content)
+                return one.size
         except NotFoundError:  # out of quarantine, or of a version that never came to be
             return None
-        if found := _NAMED_BY_CONTENT.fullmatch(one.key):
-            whole = hashlib.sha256(data).hexdigest() == found[1]
-        else:
-            whole = one.key not in there or target.get(OBJECTS + one.key).data == data
-        if not whole:
-            damaged.append(one.key)
-            return None
-        target.put(OBJECTS + one.key, data)
-        return len(data)
 
     wanted = (one for one in store.list() if is_object(one.key) and lacks(one))
     count = size = 0
@@ -250,12 +284,14 @@ def forget(target: ObjectStore, keep: int) -> list[str]:
     return days[:-keep]
 
 
-def restore(target: ObjectStore, day: CompleteDay, store: ObjectStore) -> int:
+def restore(
+    target: ObjectStore, day: CompleteDay, store: ObjectStore, scratch: Path | None = None
+) -> int:
     """All objects and the day's names, in this order, into an empty store; their number.
 
-    One that was broken off goes on: what it has copied is not copied again. Raises RefusedError
-    where the store holds anything else, for a program may be working with it, and CorruptError
-    where the target has lost names of the day.
+    One that was broken off goes on: objects that are there are not copied again. `scratch` is that
+    of `copy_objects`. Raises RefusedError where the store holds anything else, for a program may be
+    working with it, and CorruptError where the target has lost names of the day.
     """
     folder = f"{DAYS}{day.day}/"
     names = list(target.list(folder))
@@ -266,13 +302,17 @@ def restore(target: ObjectStore, day: CompleteDay, store: ObjectStore) -> int:
         )
     there = {one.key: one.size for one in store.list()}
     objects = {one.key.removeprefix(OBJECTS) for one in target.list(OBJECTS)}
-    if foreign := sorted(there.keys() - objects):
+    if foreign := sorted(there.keys() - objects - {one.key.removeprefix(folder) for one in names}):
         raise RefusedError(
             f"{store.url} is not empty, it has {foreign[0]}; restore into a new prefix"
         )
 
-    def back(without: str) -> Callable[[ObjectStat], str]:
-        return lambda one: store.put(one.key.removeprefix(without), target.get(one.key).data)
+    def back(without: str) -> Callable[[ObjectStat], None]:
+        def copied(one: ObjectStat) -> None:
+            with _content(target, one.key, one.size, scratch) as (content, _):
+                _write(store, one.key.removeprefix(without), content)
+
+        return copied
 
     listed = target.list(OBJECTS)
     missing = (one for one in listed if there.get(one.key.removeprefix(OBJECTS)) != one.size)
@@ -298,3 +338,25 @@ def _batches(found: Iterable[ObjectStat]) -> Iterator[list[ObjectStat]]:
     rest = iter(found)
     while batch := list(islice(rest, _BATCH)):
         yield batch
+
+
+@contextmanager
+def _content(
+    store: ObjectStore, key: str, size: int, scratch: Path | None
+) -> Iterator[tuple[bytes | Path, str]]:
+    """An object's bytes, or a file of them where they are many (above 5 GiB S3 takes no bytes in
+    one piece), and their sha256. `size` in bytes, as it was listed."""
+    if size <= _SMALL_BYTES:
+        data = store.get(key).data
+        yield data, hashlib.sha256(data).hexdigest()
+        return
+    with TemporaryDirectory(dir=scratch) as folder:
+        file = Path(folder) / "object"
+        yield file, store.download(key, file, sha256=None)
+
+
+def _write(store: ObjectStore, key: str, content: bytes | Path) -> None:
+    if isinstance(content, Path):
+        store.upload(content, key)
+    else:
+        store.put(key, content)

@@ -10,6 +10,7 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -18,10 +19,16 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from visionloop.cli.output import Output
-from visionloop.errors import ConfigurationError, CorruptError, NotFoundError
+from visionloop.errors import (
+    ConfigurationError,
+    CorruptError,
+    NotFoundError,
+    PermissionDeniedError,
+)
 from visionloop.flags import StrictParser
 from visionloop.objectstore import ObjectStore, S3Account, open_store
-from visionloop_labeling import backup, dump_header
+from visionloop_labeling import backup, backup_report, dump_header
+from visionloop_labeling.backup_report import BackupReport
 from visionloop_labeling.commands import database_flags, database_url
 
 SERVICE: Final = "visionloop"  # PGSERVICE, in the file of PGSERVICEFILE
@@ -47,7 +54,8 @@ def parser() -> StrictParser:
         "visionloop-labeling backup",
         description="Backs up store and database of an installation on Postgres. The target's key "
         "and server are in BACKUP_AWS_ACCESS_KEY_ID, BACKUP_AWS_SECRET_ACCESS_KEY, "
-        "BACKUP_AWS_ENDPOINT_URL_S3 and BACKUP_AWS_REGION, or those of the store.",
+        "BACKUP_AWS_ENDPOINT_URL_S3, BACKUP_AWS_REGION and BACKUP_AWS_CA_BUNDLE, or those of the "
+        "store.",
     )
     verbs = made.add_subparsers(required=True, metavar="COMMAND")
 
@@ -83,6 +91,7 @@ def _begin(options: argparse.Namespace, output: Output) -> None:
     store, target = _both(options)
     backup.claim(store, target, _server() if store.url.startswith("s3:") else "")
     day = backup.day_of(datetime.now(UTC))
+    backup.check_clock(target, day)
     _write_private(options.service_file, service_file(database_url(options)))
     names = backup.copy_names(store, target, day)
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -102,13 +111,15 @@ def _finish(options: argparse.Namespace, output: Output) -> None:
         raise NotFoundError(
             f"{error.filename} is not there: `begin` and pg_dump come before"
         ) from None
-    copied = backup.copy_objects(store, target)
+    copied = backup.copy_objects(store, target, options.folder)
     done = backup.CompleteDay(
         day=day, names=int(names), dump_bytes=size, dump_sha256=sha256,
         postgres=postgres, pg_dump=pg_dump,
         copied=copied.objects, copied_bytes=copied.bytes, damaged=len(copied.damaged),
     )  # fmt: skip
     backup.complete(target, done)
+    with suppress(PermissionDeniedError):  # an identity that only reads the store
+        backup_report.leave(store, BackupReport(day=day, damaged=done.damaged))
     if copied.damaged:
         raise CorruptError(
             f"{day} is complete, but {done.damaged} objects of {store.url} are not what their "
@@ -151,7 +162,7 @@ def _restore(options: argparse.Namespace, output: Output) -> None:
     day = backup.read_day(target, options.day)
     store = _store(options)
     backup.fetch_dump(target, day, options.dump)  # first: it may fail at once, objects take hours
-    objects = backup.restore(target, day, store)
+    objects = backup.restore(target, day, store, options.dump.parent)
     output.result({"day": day.day, "objects": objects})
     output.line(f"{day.day}: {objects} objects are in {options.store}, the dump is {options.dump}")
     if major := day.pg_dump.partition(".")[0]:
