@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.built_images import built, built_large, storage
+from support.built_images import built, built_large, postgres_image, storage
 from support.node import Node, node
 from support.pod_cluster import Cluster
 from support.postgres import SUPERUSER, PostgresServer, postgres_programs, running_postgres
 from support.stores import S3Server, running_s3_server, weed_program
 
-__all__ = ["built", "built_large", "node", "storage"]
+__all__ = ["built", "built_large", "node", "postgres_image", "storage"]
 
 
 @pytest.fixture(scope="session")

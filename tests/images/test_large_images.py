@@ -73,6 +73,7 @@ def test_what_the_training_pod_publishes_the_inference_pod_serves(
         "minimal",
         "--set=dataset=digits,model=reader",
         f"--set-json=config={json.dumps(CONFIG)}",
+        kind="CronJob",
     )
     with trains.running():
         trains.assert_confined()

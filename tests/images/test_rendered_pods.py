@@ -16,11 +16,15 @@ from support.bundles import publish_bundle
 from support.command_line import command, environment
 from support.pictures import noise
 from support.pod_cluster import TOKEN, Cluster
+from support.postgres import postgres_programs
+from support.stores import S3Server
 
 from visionloop.client import Client
 from visionloop.errors import PermissionDeniedError, UnauthenticatedError
 from visionloop.objectstore import open_store
 from visionloop.repository import ModelRepository
+from visionloop_labeling import backup, datasets
+from visionloop_labeling.database import open_database
 
 pytestmark = [
     pytest.mark.images,
@@ -122,3 +126,48 @@ def test_labeling_ingest(
         assert pod.stop() == 0, pod.said
         assert "Traceback" not in pod.said
     assert len(list(open_store(s3_url).list("blobs/"))) == 1
+
+
+@pytest.mark.postgres
+@pytest.mark.usefixtures("postgres_image")
+@pytest.mark.parametrize("values", ["minimal", "production"])
+def test_backup(
+    values: str,
+    cluster: Cluster,
+    s3_url: str,
+    s3_server: S3Server,
+    postgres_url: str,
+    tmp_path: Path,
+) -> None:
+    """Three programs of two images, on volumes that they share; of the dump pg_restore reads."""
+    database = open_database(postgres_url)
+    with database.write() as session:
+        datasets.create(session, "pets", None)
+    database.close()
+    open_store(s3_url).put("blobs/sha256/00/00/0", b"an image")
+    target = f"{s3_url}-backup"
+    uri = {"uri": postgres_url}
+    pod = cluster.pod(
+        "labeling-ingest",
+        values,
+        f"--set=backup.enabled=true,backup.storeSecret=backup,backup.target={target}",
+        f"--set=backup.endpoint={s3_server.endpoint}",
+        secrets={"labels-database": uri, "labels-app": uri},
+        kind="CronJob",
+    )
+    with pod.running():
+        assert pod.ended(120) == 0, pod.said
+        assert "is complete" in pod.said
+    backups = open_store(target)
+    day = backup.read_day(backups)
+    assert (day.copied, day.damaged) == (1, 0)
+    backup.fetch_dump(backups, day, tmp_path / "dump")
+    programs = postgres_programs()
+    assert programs is not None
+    listed = subprocess.run(
+        [programs / "pg_restore", "--list", tmp_path / "dump"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "TABLE DATA public dataset " in listed.stdout

