@@ -24,7 +24,7 @@ from visionloop.errors import PermissionDeniedError
 from visionloop.images import Limits
 from visionloop.objectstore import ObjectStore, S3Account, open_store
 from visionloop.repository import ModelRepository
-from visionloop_labeling import datasets, rebuild_command, snapshots
+from visionloop_labeling import backup_report, datasets, rebuild_command, snapshots
 from visionloop_labeling.database import Database, open_database
 from visionloop_labeling.ingest import Ingest
 from visionloop_labeling.receipts import ImageRow, Way
@@ -32,9 +32,13 @@ from visionloop_labeling.receipts import ImageRow, Way
 pytestmark = [pytest.mark.s3, pytest.mark.postgres, pytest.mark.usefixtures("helm_program")]
 DATASET, MODEL = "test", "cells"
 STORE, TARGET = f"s3://{BUCKET}/production", "s3://backup/production"
-# What docs say of the keys: the service's reads its prefix, the target's has the other bucket.
+# What docs say of the keys, as far as backups need it: the service's reads its prefix and writes
+# derived/, the target's has the other bucket.
 KEYS = {
-    "labeling": [f"{what}:{BUCKET}/production/*" for what in ("Read", "List")],
+    "labeling": [
+        *(f"{what}:{BUCKET}/production/*" for what in ("Read", "List")),
+        f"Write:{BUCKET}/production/derived/*",
+    ],
     "keeper": [f"{what}:backup/production/*" for what in ("Read", "List", "Write")],
 }
 MINIMAL = f"--values={VALUES / 'labeling-ingest' / 'minimal.yaml'}"
@@ -172,6 +176,7 @@ def test_what_the_pod_backs_up_is_restored_by_the_page(
     installation(store, database)
     job = cronjob(as_administrator)
     Pod(job, tmp_path / "pod", url).run()
+    assert b'"damaged": 0' in store.get(backup_report.KEY).data
     # Everything is lost; nothing but the target's key is left.
     database.close()
     _empty(as_administrator, BUCKET)
@@ -299,6 +304,19 @@ def test_postgres_comes_from_the_registry_that_is_named(flags: str, registry: st
     assert spec is not None
     [image] = [one["image"] for one in spec["initContainers"] if one["name"] == "database"]
     assert image == f"{registry}/library/postgres:18"
+
+
+def test_the_target_may_have_authorities_of_its_own() -> None:
+    flags = "--set=backup.caBundleConfigMap=elsewhere,global.store.caBundleConfigMap=here"
+    spec = pod_of(one_of(objects_of(template("labeling-ingest", MINIMAL, ON, flags)), "CronJob"))
+    assert spec is not None
+    maps = {one["name"]: one["configMap"]["name"] for one in spec["volumes"] if "configMap" in one}
+    for container in (spec["initContainers"][0], *spec["containers"]):
+        said = {one["name"]: one.get("value", "") for one in container["env"]}
+        mounts = {one["mountPath"]: one["name"] for one in container["volumeMounts"]}
+        for variable, name in (("AWS_CA_BUNDLE", "here"), ("BACKUP_AWS_CA_BUNDLE", "elsewhere")):
+            folder, _, file = said[variable].rpartition("/")
+            assert (maps[mounts[folder]], file) == (name, "ca.crt")
 
 
 def test_a_name_that_leaves_no_room_for_the_cronjobs_is_refused() -> None:

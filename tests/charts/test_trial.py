@@ -8,7 +8,15 @@ from pathlib import Path
 import boto3
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
-from support.charts import TRIAL_PASSWORD, one_of, rendered, value_sets
+from support.charts import (
+    TRIAL_PASSWORD,
+    objects_of,
+    one_of,
+    pod_of,
+    rendered,
+    template,
+    value_sets,
+)
 from support.stores import GRPC_OFFSET, free_ports, weed_program
 
 from visionloop.errors import VisionloopError
@@ -16,6 +24,24 @@ from visionloop.objectstore import open_store
 
 pytestmark = pytest.mark.usefixtures("helm_program")
 LAPTOP = next(one for one in value_sets() if one.name == "visionloop-laptop")
+
+
+@pytest.mark.parametrize(
+    ("flags", "registry"),
+    [
+        ("", "docker.io"),
+        ("global.imageRegistry=all.example", "all.example"),
+        ("global.imageRegistry=all.example,trial.{0}.image.registry=one.example", "one.example"),
+    ],
+)
+@pytest.mark.parametrize("server", ["store", "postgres"])
+def test_servers_come_from_the_registry_that_is_named(
+    server: str, flags: str, registry: str
+) -> None:
+    text = template("visionloop", *LAPTOP.flags, f"--set={flags.format(server)}")
+    spec = pod_of(one_of(objects_of(text), "StatefulSet", f"visionloop-trial-{server}"))
+    assert spec is not None
+    assert spec["containers"][0]["image"].startswith(f"{registry}/")
 
 
 @pytest.mark.s3

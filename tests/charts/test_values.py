@@ -139,6 +139,7 @@ REFUSED = [
     ("training", [STORE, "--set=dataset=d,config.fit.epoch=3"], "epoch"),
     ("training", [STORE, "--set=dataset=d,config.gate.policy=better"], "policy"),
     ("visionloop", [STORE, *OPEN, "--set=inference.enabled=false"], "inference.enabled is false"),
+    ("visionloop", [STORE, *OPEN, "--set=inference.fullnameOverride=x"], "set it to x:8001"),
     ("visionloop", [STORE, *OPEN, *SECURED], "asks it in the clear"),
     ("visionloop", [STORE, *OPEN, *SECURED], "labeling-ingest has none; name its Secret"),
     (
@@ -171,6 +172,7 @@ REFUSED = [
     ("inference", [STORE, "--set=models={Dogs!}"], "models"),
     ("inference", [STORE, "--set=global.store.bucket=x"], "bucket"),
     ("inference", [STORE, r"--set=global.labels.helm\.sh/chart=x"], "invalid propertyName"),
+    ("inference", [STORE, r"--set=podLabels.app\.kubernetes\.io/name=x"], "invalid propertyName"),
 ]
 
 

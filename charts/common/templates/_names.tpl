@@ -38,9 +38,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
-{{/* The image as one string. Takes root, image (the values) and repository (where they name none). */}}
+{{/* The image as one string. Takes root, image (the values), repository and registry (where the values name none: of our
+own images there is no public registry). */}}
 {{- define "visionloop.image" -}}
-{{- $registry := .image.registry | default .root.Values.global.imageRegistry -}}
+{{- $registry := .image.registry | default .root.Values.global.imageRegistry | default .registry -}}
 {{- with $registry }}{{ trimSuffix "/" . }}/{{ end -}}
 {{- .image.repository | default .repository -}}
 :{{ .image.tag | default .root.Chart.AppVersion -}}

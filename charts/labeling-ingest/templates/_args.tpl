@@ -98,6 +98,10 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 - name: BACKUP_AWS_REGION
   value: {{ . | quote }}
 {{- end }}
+{{- if $backup.caBundleConfigMap }}
+- name: BACKUP_AWS_CA_BUNDLE
+  value: /etc/visionloop/backup-ca/ca.crt
+{{- end }}
 {{- with $backup.storeSecret }}
 {{- range $key := list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" }}
 - name: BACKUP_{{ $key }}
@@ -114,6 +118,9 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 - {name: connection, mountPath: /connection}
 - {name: tmp, mountPath: /tmp}
 {{- include "visionloop.storeMounts" . }}
+{{- if .Values.backup.caBundleConfigMap }}
+- {name: backup-ca, mountPath: /etc/visionloop/backup-ca, readOnly: true}
+{{- end }}
 {{- include "labeling.databaseMounts" . }}
 {{- with .Values.extraVolumeMounts }}
 {{ toYaml . }}

@@ -41,7 +41,7 @@ spec:
       {{- include "visionloop.podSecurity" $root | nindent 6 }}
       containers:
         - name: server
-          image: {{ include "visionloop.image" (dict "root" $root "image" (merge (dict "registry" ($root.Values.global.imageRegistry | default .image.registry)) .image)) }}
+          image: {{ include "visionloop.image" (dict "root" $root "image" .image "registry" "docker.io") }}
           imagePullPolicy: {{ .image.pullPolicy }}
           {{- .container | nindent 10 }}
           ports:
