@@ -13,6 +13,7 @@ from charts.grafana.panels import (
 )
 
 WORK = f'{J},grpc_method=~"Recognize|ModelInfer|SubmitFeedback"'
+OURS = 'horizontalpodautoscaler=~".+-inference"'  # a cluster has many others
 
 SERVICE_SLO = Dashboard(
     "service-slo",
@@ -126,10 +127,11 @@ SERVICE_SLO = Dashboard(
                 panel(
                     "Replicas and their limit",
                     (
-                        "kube_horizontalpodautoscaler_status_current_replicas",
+                        f"kube_horizontalpodautoscaler_status_current_replicas{{{OURS}}}",
                         "{{horizontalpodautoscaler}}",
                     ),
-                    ("kube_horizontalpodautoscaler_spec_max_replicas", "limit"),
+                    (f"kube_horizontalpodautoscaler_spec_max_replicas{{{OURS}}}", "limit"),
+                    text="Of objects whose names end as the chart names them.",
                     needs=KUBE,
                 ),
             ),

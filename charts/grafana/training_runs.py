@@ -8,6 +8,10 @@ from charts.grafana.panels import (
     panel,
 )
 
+# Of a cluster's many jobs.
+JOBS = 'job_name=~".+-(training|backup)-.+"'
+CRONJOBS = 'cronjob=~".+-(training|backup)"'
+
 TRAINING_RUNS = Dashboard(
     "training-runs",
     "training",
@@ -101,12 +105,16 @@ TRAINING_RUNS = Dashboard(
             (
                 panel(
                     "Failed jobs",
-                    ('kube_job_failed{condition="true"} == 1', "{{job_name}}"),
+                    (f'kube_job_failed{{condition="true",{JOBS}}} == 1', "{{job_name}}"),
+                    text="Of training and backups, by the names that the charts give.",
                     needs=KUBE,
                 ),
                 panel(
                     "Since the last run that ended well",
-                    ("time() - kube_cronjob_status_last_successful_time", "{{cronjob}}"),
+                    (
+                        f"time() - kube_cronjob_status_last_successful_time{{{CRONJOBS}}}",
+                        "{{cronjob}}",
+                    ),
                     unit="s",
                     kind="stat",
                     needs=KUBE,

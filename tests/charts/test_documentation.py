@@ -149,6 +149,13 @@ def test_values_on_the_pages_are_values_of_the_charts(
     assert objects_of(template(chart, *BASE[chart], f"--values={path}")), page
 
 
+def test_no_page_waits_for_the_success_of_a_job_alone() -> None:
+    """One that has failed would be waited for until the time is up."""
+    for command in commands("kubectl"):
+        if "wait" in command.words:
+            assert not any(word.startswith("job/") for word in command.words), command
+
+
 def test_the_pages_show_values() -> None:
     assert len(values_on_pages()) > 8
     assert len(commands("helm")) > 10

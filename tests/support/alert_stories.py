@@ -27,7 +27,7 @@ class Story:
     what: str
     series: dict[str, str]
     at: str = "30m"
-    labels: dict[str, str] = field(default_factory=dict)  # of the firing alert, beside severity
+    labels: dict[str, str] = field(default_factory=dict)  # beside severity, namespace and job
     interval: str = "1m"
 
 
@@ -51,10 +51,11 @@ def check(cases: list[AlertCase], groups: list[dict[str, Any]], folder: Path) ->
     """Every story comes out as told."""
     rules = folder / "rules.yaml"
     rules.write_text(yaml.safe_dump({"groups": _needed(cases, groups)}))
+    owner = _owner(groups)
     files: dict[str, list[dict[str, Any]]] = defaultdict(list)  # by interval
     for case in cases:
         for story in (*case.fires, *case.quiet):
-            files[story.interval].append(_entry(case, story))
+            files[story.interval].append(_entry(case, story, owner))
     for interval, tests in files.items():
         path = folder / f"stories-{interval}.yaml"
         content = {"rule_files": [str(rules)], "evaluation_interval": interval, "tests": tests}
@@ -98,9 +99,15 @@ def check_complete(cases: list[AlertCase], groups: list[dict[str, Any]]) -> None
             assert set(re.findall(r"\$labels\.(\w+)", words)) <= known, case.alert
 
 
-def _entry(case: AlertCase, story: Story) -> dict[str, Any]:
+def _owner(groups: list[dict[str, Any]]) -> dict[str, str]:
+    """What every alert of a chart says of whose it is."""
+    labels = next(alerts(groups))["labels"]
+    return {name: labels[name] for name in ("namespace", "job")}
+
+
+def _entry(case: AlertCase, story: Story, owner: dict[str, str]) -> dict[str, Any]:
     which = {"alertname": case.alert, "alertstate": "firing", **case.chosen}
-    labels = {**which, "severity": case.severity, **story.labels}
+    labels = {**which, "severity": case.severity, **owner, **story.labels}
     sample = {"labels": series("ALERTS", **labels), "value": 1}
     return {
         "interval": story.interval,

@@ -13,14 +13,26 @@ PodMonitor NAMESPACE/NAME. */}}
 job="{{ include "visionloop.job" . }}"
 {{- end -}}
 
+{{/* True where nobody is served: no pod can be scraped, or those that can are all not ready, which kube-state-metrics
+tells, and one was within the week (before the first promotion inference waits, and that wakes nobody). */}}
+{{- define "visionloop.nobodyServes" -}}
+{{- $deployment := printf `namespace="%s",deployment="%s"` .Release.Namespace (include "visionloop.fullname" .) -}}
+(count(up{ {{- include "visionloop.series" . -}} } == 1) or vector(0)) == 0
+or max(kube_deployment_status_replicas_available{ {{- $deployment -}} }) == 0
+  and max(max_over_time(kube_deployment_status_replicas_available{ {{- $deployment -}} }[1w])) > 0
+{{- end -}}
+
 {{/* The groups of rules/*.yaml. Each file is a plain Prometheus rule file whose values Helm fills in
-first (Prometheus' own templates stand in backquotes there, as {{`{{ $value }}`}}). Rules can be switched off by name; each alert
+first (Prometheus' own templates stand in backquotes there, as {{`{{ $value }}`}}). Rules can be switched off by name. Each alert
+says whose it is (namespace, job), whatever its expression leaves of that: else those of two releases are one to
+Alertmanager, and AlertmanagerConfigs, which route by namespace, never see it. And it
 gets the address of its runbook, or, where nobody said where they are published, its name in our
 repository: a link that leads nowhere costs the one who is paged at night a minute. */}}
 {{- define "visionloop.ruleGroups" -}}
 {{- $rules := .Values.monitoring.rules -}}
 {{- $base := .Values.global.monitoring.runbookBase -}}
 {{- $groups := list -}}
+{{- $owner := dict "namespace" .Release.Namespace "job" (include "visionloop.job" .) -}}
 {{- range $path, $_ := .Files.Glob "rules/*.yaml" -}}
 {{- $file := tpl ($.Files.Get $path) $ | fromYaml -}}
 {{- if $file.Error }}{{ fail (printf "%s is no YAML: %s" $path $file.Error) }}{{ end -}}
@@ -32,7 +44,7 @@ repository: a link that leads nowhere costs the one who is paged at night a minu
 {{- $page := dict "runbook" (printf "docs/runbooks/%s.md" $rule.alert) -}}
 {{- if $base }}{{ $page = dict "runbook_url" (printf "%s/%s.md" (trimSuffix "/" $base) $rule.alert) }}{{ end -}}
 {{- $annotations := merge ($rule.annotations | default dict) $page -}}
-{{- $labels := merge (deepCopy $rules.labels) ($rule.labels | default dict) -}}
+{{- $labels := merge (deepCopy $rules.labels) ($rule.labels | default dict) $owner -}}
 {{- $rule = merge (dict "annotations" $annotations "labels" $labels) $rule -}}
 {{- end -}}
 {{- $kept = append $kept $rule -}}

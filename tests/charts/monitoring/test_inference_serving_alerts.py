@@ -9,8 +9,12 @@ from support.prometheus_rules import rule_group
 
 pytestmark = pytest.mark.usefixtures("helm_program")
 HPA = {"namespace": "vision", "horizontalpodautoscaler": "demo-inference"}
-REPLICAS = series("kube_horizontalpodautoscaler_status_current_replicas", **HPA)
-MOST_REPLICAS = series("kube_horizontalpodautoscaler_spec_max_replicas", **HPA)
+CURRENT = "kube_horizontalpodautoscaler_status_current_replicas"
+MOST = "kube_horizontalpodautoscaler_spec_max_replicas"
+REPLICAS, MOST_REPLICAS = series(CURRENT, **HPA), series(MOST, **HPA)
+AVAILABLE = series(
+    "kube_deployment_status_replicas_available", namespace="vision", deployment="demo-inference"
+)
 
 
 def stage(name: str, *within: int) -> dict[str, str]:
@@ -28,8 +32,13 @@ CASES = [
         fires=[
             Story("all pods are away", {on_pod("up"): "1x5 0x30"}),
             Story("there is no pod", {series("up", job="another"): "1x30"}),
+            Story(
+                "all lost the store and start anew", {on_pod("up"): "1x40", AVAILABLE: "2x5 0x35"}
+            ),
         ],
         quiet=[
+            Story("nothing was ever promoted", {on_pod("up"): "1x40", AVAILABLE: "0x40"}),
+            Story("one is ready", {on_pod("up"): "1x40", AVAILABLE: "2x5 1x35"}),
             Story("one of two is away", {on_pod("up"): "0x30", series("up", job=JOB): "1x30"}),
             Story("a scrape is lost", {on_pod("up"): "1x28 0 1x30"}),
         ],
@@ -145,7 +154,16 @@ CASES = [
                 "the autoscaler has given all it may",
                 {REPLICAS: "4x5 12x30", MOST_REPLICAS: "12x40"},
                 labels=HPA,
-            )
+            ),
+            Story(
+                "kube-state-metrics has two replicas",
+                {
+                    series(name, **HPA, instance=instance): "12x40"
+                    for name in (CURRENT, MOST)
+                    for instance in ("a", "b")
+                },
+                labels=HPA,
+            ),
         ],
         quiet=[
             Story("there is room", {REPLICAS: "11x40", MOST_REPLICAS: "12x40"}),

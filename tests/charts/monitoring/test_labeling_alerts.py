@@ -9,6 +9,8 @@ from support.prometheus_rules import job, rule_groups
 pytestmark = pytest.mark.usefixtures("helm_program")
 JOB = job("labeling-ingest")
 ON_POD = f'job="{JOB}",instance="10.0.0.7:8080",pod="demo-labeling-ingest-5f-x"'
+DEPLOYMENT = 'namespace="vision",deployment="demo-labeling-ingest"'
+AVAILABLE = f"kube_deployment_status_replicas_available{{{DEPLOYMENT}}}"
 RPC = 'grpc_type="unary",grpc_service="visionloop.v1.LabelingIngest",grpc_method="RecordLabel"'
 DAY = 86_400
 
@@ -50,6 +52,7 @@ SERVICE_CASES = [
         fires=[
             Story("the pod is away", {f"up{{{ON_POD}}}": "1x5 0x30"}),
             Story("there is no pod", {'up{job="another"}': "1x30"}),
+            Story("the database is away", {f"up{{{ON_POD}}}": "1x40", AVAILABLE: "2x5 0x35"}),
         ],
         quiet=[
             Story(
@@ -343,14 +346,12 @@ BACKUP_CASES = [
                 {f"kube_cronjob_status_last_successful_time{{{BACKUP}}}": "_x1 3600x60"},
                 at="40h",
                 interval="1h",
-                labels={"namespace": "vision", "cronjob": "demo-labeling-ingest-backup"},
             ),
             Story(
                 "it was switched on two days ago, and none has ever ended well",
                 {f"kube_cronjob_created{{{BACKUP}}}": "_x1 3600x60"},
                 at="40h",
                 interval="1h",
-                labels={"namespace": "vision", "cronjob": "demo-labeling-ingest-backup"},
             ),
         ],
         quiet=[
@@ -363,8 +364,31 @@ BACKUP_CASES = [
                 at="50h",
                 interval="1h",
             ),
+            Story(
+                "the runs of three nights found damaged objects, and their days are complete",
+                {
+                    f"kube_cronjob_status_last_successful_time{{{BACKUP}}}": "_x1 3600x60",
+                    counter("backup_timestamp_seconds"): "3600x24 90000x24 176400x30",
+                },
+                at="60h",
+                interval="1h",
+            ),
         ],
-    )
+    ),
+    AlertCase(
+        "VisionloopBackupDamaged",
+        "critical",
+        fires=[
+            Story(
+                "two objects are not what they were",
+                {counter("backup_damaged_objects"): "0x10 2x30"},
+                labels={"job": JOB},
+            ),
+        ],
+        quiet=[
+            Story("they were mended", {counter("backup_damaged_objects"): "2x10 0x30"}),
+        ],
+    ),
 ]
 
 CASES = [*SERVICE_CASES, *DATA_CASES, *MODEL_CASES, *BACKUP_CASES]

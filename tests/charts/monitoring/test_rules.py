@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.prometheus_rules import ALL_ON, alerts, promtool, rule_groups
+from support.charts import NAMESPACE
+from support.prometheus_rules import ALL_ON, alerts, job, promtool, rule_groups
 
 ROOT = Path(__file__).parents[3]
 RUNBOOKS = ROOT / "docs/runbooks"
@@ -59,7 +60,14 @@ def test_alerts_lead_to_their_runbooks_and_can_be_left_out() -> None:
     url = "https://wiki/x/VisionloopModelPending.md"
     assert pending["annotations"]["runbook_url"] == url
     assert "runbook" not in pending["annotations"]
-    assert pending["labels"] == {"severity": "warning", "team": "vision"}
+    assert pending["labels"].items() >= {"severity": "warning", "team": "vision"}.items()
+
+
+@every_chart
+def test_each_alert_says_whose_it_is(chart: str) -> None:
+    """Without it those of two releases would be one to Alertmanager."""
+    for rule in alerts(rule_groups(chart)):
+        assert rule["labels"].items() >= {"namespace": NAMESPACE, "job": job(chart)}.items()
 
 
 @every_chart
