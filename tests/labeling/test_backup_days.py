@@ -23,7 +23,7 @@ from visionloop.objectstore import ObjectStore, StoredObject, open_store
 from visionloop.snapshot import blob_key
 from visionloop.telemetry import labeling as metrics
 from visionloop.telemetry.metrics import values
-from visionloop_labeling import backup, backup_command, backup_report, dump_header
+from visionloop_labeling import backup, backup_command, backup_report, dump_header, object_copies
 from visionloop_labeling.backup_report import BackupReport
 
 DUMP = b"PGDMP of a test"
@@ -383,7 +383,7 @@ def a_few_bytes_at_a_time(
     target: ObjectStore, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S3 takes 5 GiB in one piece, and so much memory no pod has."""
-    monkeypatch.setattr(backup, "_SMALL_BYTES", LARGE)
+    monkeypatch.setattr(object_copies, "SMALL_BYTES", LARGE)
     for one in (store, target):
         monkeypatch.setattr(one, "put", _bounded(one.put))
         monkeypatch.setattr(one, "get", _bounded(one.get))

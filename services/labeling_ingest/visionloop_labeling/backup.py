@@ -20,15 +20,14 @@ time, 256 MiB), large ones through a file; and the listing of the target is held
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -40,9 +39,9 @@ from visionloop.errors import (
     RefusedError,
 )
 from visionloop.objectstore import ObjectStat, ObjectStore
-from visionloop.objectstore.transfers import in_parallel
 from visionloop.record import Record, Sha256, parse_record, record_bytes
 from visionloop_labeling.dump_header import MAGIC
+from visionloop_labeling.object_copies import each, fetched, write
 
 # Small, and moved or removed: kept for each day. What they name never changes. They are copied in
 # this order, while they move: pointers at snapshots before the snapshots are listed, or the day may
@@ -61,13 +60,10 @@ OBJECTS: Final = "objects/"
 COMPLETE: Final = "complete/"
 OWNER: Final = "store.json"
 DAY: Final = "%Y-%m-%dT%H-%M-%SZ"  # so that names sort by time
-_SMALL_BYTES: Final = 32 * 2**20  # several of these at a time; larger ones one by one, as files
-_BATCH: Final = 256
 # Blobs, images in quarantine, parts of snapshots: their name is the sha256 of their bytes.
 _NAMED_BY_CONTENT: Final = re.compile(
     r"(?:(?:blobs|quarantine)/sha256/../../|datasets/[^/]+/parts/)([0-9a-f]{64})(?:\.parquet)?"
 )
-_Result = TypeVar("_Result")
 
 
 class CompleteDay(Record):
@@ -177,7 +173,7 @@ def copy_names(store: ObjectStore, target: ObjectStore, day: str) -> int:
     count = 0
     for pattern in NAMES:  # one after the other
         listed = store.list(pattern.partition("*")[0])
-        count += sum(_each((one for one in listed if fnmatchcase(one.key, pattern)), copied))
+        count += sum(each((one for one in listed if fnmatchcase(one.key, pattern)), copied))
     return count
 
 
@@ -216,7 +212,7 @@ def copy_objects(store: ObjectStore, target: ObjectStore, scratch: Path | None =
             return found[1]
         if key not in there:
             return None
-        with _content(target, OBJECTS + key, there[key][0], scratch) as (_, sha256):
+        with fetched(target, OBJECTS + key, there[key][0], scratch) as (_, sha256):
             return sha256
 
     damaged: list[str] = []
@@ -224,18 +220,18 @@ def copy_objects(store: ObjectStore, target: ObjectStore, scratch: Path | None =
     def copied(one: ObjectStat) -> int | None:
         expected = digest_expected(one.key)
         try:
-            with _content(store, one.key, one.size, scratch) as (content, sha256):
+            with fetched(store, one.key, one.size, scratch) as (content, sha256):
                 if expected not in (None, sha256):
                     damaged.append(one.key)
                     return None
-                _write(target, OBJECTS + one.key, content)
+                write(target, OBJECTS + one.key, content)
                 return one.size
         except NotFoundError:  # out of quarantine, or of a version that never came to be
             return None
 
     wanted = (one for one in store.list() if is_object(one.key) and lacks(one))
     count = size = 0
-    for done in _each(wanted, copied):
+    for done in each(wanted, copied):
         if done is not None:
             count, size = count + 1, size + done
     return Copied(count, size, sorted(damaged))
@@ -309,14 +305,14 @@ def restore(
 
     def back(without: str) -> Callable[[ObjectStat], None]:
         def copied(one: ObjectStat) -> None:
-            with _content(target, one.key, one.size, scratch) as (content, _):
-                _write(store, one.key.removeprefix(without), content)
+            with fetched(target, one.key, one.size, scratch) as (content, _):
+                write(store, one.key.removeprefix(without), content)
 
         return copied
 
     listed = target.list(OBJECTS)
     missing = (one for one in listed if there.get(one.key.removeprefix(OBJECTS)) != one.size)
-    for _ in chain(_each(missing, back(OBJECTS)), _each(names, back(folder))):
+    for _ in chain(each(missing, back(OBJECTS)), each(names, back(folder))):
         pass
     return len(objects) + len(names)
 
@@ -325,38 +321,3 @@ def fetch_dump(target: ObjectStore, day: CompleteDay, path: Path) -> None:
     """The day's dump, checked by its digest. Raises CorruptError."""
     key = f"{DATABASES}{day.day}.dump"
     target.download(key, path, sha256=day.dump_sha256, size=day.dump_bytes)
-
-
-def _each(found: Iterable[ObjectStat], do: Callable[[ObjectStat], _Result]) -> Iterator[_Result]:
-    """What `do` gives for each: several small ones at a time, large ones one by one."""
-    for batch in _batches(found):
-        yield from in_parallel(do, [one for one in batch if one.size <= _SMALL_BYTES])
-        yield from map(do, [one for one in batch if one.size > _SMALL_BYTES])
-
-
-def _batches(found: Iterable[ObjectStat]) -> Iterator[list[ObjectStat]]:
-    rest = iter(found)
-    while batch := list(islice(rest, _BATCH)):
-        yield batch
-
-
-@contextmanager
-def _content(
-    store: ObjectStore, key: str, size: int, scratch: Path | None
-) -> Iterator[tuple[bytes | Path, str]]:
-    """An object's bytes, or a file of them where they are many (above 5 GiB S3 takes no bytes in
-    one piece), and their sha256. `size` in bytes, as it was listed."""
-    if size <= _SMALL_BYTES:
-        data = store.get(key).data
-        yield data, hashlib.sha256(data).hexdigest()
-        return
-    with TemporaryDirectory(dir=scratch) as folder:
-        file = Path(folder) / "object"
-        yield file, store.download(key, file, sha256=None)
-
-
-def _write(store: ObjectStore, key: str, content: bytes | Path) -> None:
-    if isinstance(content, Path):
-        store.upload(content, key)
-    else:
-        store.put(key, content)
