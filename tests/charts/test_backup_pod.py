@@ -32,6 +32,7 @@ from visionloop_labeling.receipts import ImageRow, Way
 pytestmark = [pytest.mark.s3, pytest.mark.postgres, pytest.mark.usefixtures("helm_program")]
 DATASET, MODEL = "test", "cells"
 STORE, TARGET = f"s3://{BUCKET}/production", "s3://backup/production"
+LARGE = "models/cells/versions/9/model.onnx"  # goes in parts, by keys of least rights
 # What docs say of the keys, as far as backups need it: the service's reads its prefix and writes
 # derived/, the target's has the other bucket.
 KEYS = {
@@ -174,6 +175,7 @@ def test_what_the_pod_backs_up_is_restored_by_the_page(
     url, empty = databases
     store, database = open_store(STORE), open_database(url)
     installation(store, database)
+    store.put(LARGE, bytes(33 * 2**20))
     job = cronjob(as_administrator)
     Pod(job, tmp_path / "pod", url).run()
     assert b'"damaged": 0' in store.get(backup_report.KEY).data
@@ -199,6 +201,7 @@ def test_what_the_pod_backs_up_is_restored_by_the_page(
     )
     assert rebuild_command.run(["--check", "--database", empty]) == 0
     capsys.readouterr()
+    assert open_store(new).stat(LARGE).size == 33 * 2**20
     models = ModelRepository(open_store(new))
     assert models.aliases(MODEL).aliases.stable == 1
     models.fetch(MODEL, 1, tmp_path / "served")
