@@ -1,6 +1,10 @@
 """Values: what is made from them is current, and what cannot work is refused in words."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+import yaml
 from support.charts import CHARTS as FOLDER
 from support.charts import RefusedError, objects_of, one_of, template
 
@@ -211,3 +215,43 @@ def test_an_autoscaler_of_ones_own_is_the_only_one() -> None:
 def test_without_suggestions_the_programs_need_not_fit() -> None:
     none = "--set=labeling-ingest.inference.address="
     assert template("visionloop", STORE, *OPEN, *SECURED, none)
+
+
+@pytest.mark.parametrize(
+    ("chart", "given"),
+    [
+        (
+            "training",
+            {
+                "dataset": "d",
+                "activeDeadlineSeconds": 1_209_600,
+                "startingDeadlineSeconds": 1_209_600,
+                "ttlSecondsAfterFinished": 2_592_000,
+                "checkpointSeconds": 1_209_600,
+            },
+        ),
+        (
+            "labeling-ingest",
+            {
+                "insecure": True,
+                "database": {"existingSecret": "d"},
+                "backup": {
+                    "enabled": True,
+                    "target": "s3://b/p",
+                    "serviceAccountName": "backup",
+                    "activeDeadlineSeconds": 1_209_600,
+                    "keep": 1_209_600,
+                },
+            },
+        ),
+    ],
+)
+def test_large_numbers_of_a_values_file_are_written_out(
+    chart: str, given: dict[str, Any], tmp_path: Path
+) -> None:
+    """Two weeks are 1.2096e+06 to Helm, which a program's flag is not."""
+    path = tmp_path / "values.yaml"
+    path.write_text(yaml.safe_dump(given), encoding="utf-8")
+    text = template(chart, STORE, f"--values={path}")
+    assert "1209600" in text
+    assert "e+" not in text

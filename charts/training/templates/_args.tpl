@@ -9,7 +9,7 @@
 - --config=/etc/visionloop/training/config.yaml
 {{- end }}
 - --cache=/var/cache/visionloop
-- --checkpoint-seconds={{ .Values.checkpointSeconds }}
+- --checkpoint-seconds={{ int64 .Values.checkpointSeconds }}
 - --who={{ .Release.Namespace }}/{{ include "visionloop.fullname" . }}
 {{- if not .Values.promote }}
 - --no-promote
