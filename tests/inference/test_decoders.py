@@ -28,6 +28,7 @@ from visionloop.telemetry import inference as metrics
 from visionloop.telemetry.metrics import values
 from visionloop_inference import decoder_process, wire
 from visionloop_inference import decoding_frames as frames
+from visionloop_inference.bulk_decoding import EACH
 from visionloop_inference.decoder import FIRST_GUESS, Decoder
 from visionloop_inference.decoder_link import DecoderLink
 from visionloop_inference.decoder_pool import LEAST_AHEAD
@@ -210,6 +211,47 @@ def test_the_prediction_counts_the_images_of_all_front_ends_and_the_decoders(gat
             assert one.seconds(1) == pytest.approx(one._seconds / 2)
 
     with decoders(2, "thread") as running:
+        play(scenario)
+    page.close()
+
+
+def test_front_ends_that_share_decoders_share_what_bulk_work_has_of_them(gate: Gate) -> None:
+    page = DecodingLoad.create()
+    loads = [DecodingLoad(os.dup(page.fd), index) for index in (3, 5)]
+
+    async def scenario() -> None:
+        async with linked(running, load=loads[0]) as one, linked(running, load=loads[1]) as other:
+
+            def bulk() -> list[asyncio.Task[Decoded]]:
+                return [
+                    asyncio.create_task(front_end.decode(picture(n), PREPARE, low=True))
+                    for n in range(12)
+                    for front_end in (one, other)
+                ]
+
+            many = bulk()
+            await gate.begun()
+            assert [one._pending, other._pending] == [EACH * 4 // 2] * 2
+            for task in many:
+                task.cancel()
+            await asyncio.gather(*many, return_exceptions=True)
+            assert page.with_bulk == 0
+            # A caller of one front end; bulk work at both makes room for him.
+            single = asyncio.create_task(one.decode(picture(0), PREPARE))
+            await asyncio.sleep(0)
+            many = bulk()
+            await asyncio.sleep(0)
+            assert [one._pending, other._pending] == [1 + 1, 1]
+            gate.open.set()
+            await asyncio.gather(single, *many)
+            assert (page.with_bulk, page.others) == (0, 0)
+            # As when one of them died while it had some.
+            loads[1].tell_bulk(3)
+            assert page.with_bulk == 1
+            page.clear(5)
+            assert page.with_bulk == 0
+
+    with decoders(4, "thread") as running:
         play(scenario)
     page.close()
 

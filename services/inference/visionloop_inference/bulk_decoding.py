@@ -2,9 +2,10 @@
 
 The decoder takes images in the order they come. A bulk caller may hold a hundred; were all of them
 handed over at once, the image of somebody who waits for his answer would stand behind a hundred.
-While there are such callers (`levels`), half of what decodes is kept free of bulk work: an image
-that is being decoded takes a core from all that an answer goes through. Price: bulk work is slower
-then, by 3 % beside 15 calls a second on two cores (`bench.bulk`).
+While there are such callers (`levels`), of any front end, half of what decodes is kept free of bulk
+work: an image that is being decoded takes a core from all that an answer goes through. Front ends
+that share decoders share this half as well. Price: bulk work is slower then, by 3 % beside 15 calls
+a second on two cores (`bench.bulk`).
 """
 
 import asyncio
@@ -15,9 +16,14 @@ from contextlib import asynccontextmanager
 EACH = 2  # images for each that is decoded at once: that one, and one that is there when it is done
 
 
-def most_of_bulk(at_once: int, *, others: bool) -> int:
-    """Images of bulk work under way, where so many are decoded at once; `others` call, too."""
-    return max(1, at_once // 2) if others else EACH * at_once
+def most_of_bulk(at_once: int, *, others: bool, sharing: int = 1) -> int:
+    """Images of bulk work that one front end may have under way, where so many are decoded at once.
+
+    `others` call, too; `sharing` front ends with bulk work have the same decoders. Each has its
+    part of what there is, rounded down, and at least one.
+    """
+    most = at_once // 2 if others else EACH * at_once
+    return max(1, most // max(1, sharing))
 
 
 class BulkTurns:

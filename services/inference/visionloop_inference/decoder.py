@@ -10,7 +10,6 @@ images of a bundle go through the same functions, which is what makes their repl
 
 import asyncio
 import contextlib
-import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -42,9 +41,9 @@ class Decoder:
         self._limits = limits or Limits()
         self._load = load or DecodingLoad.create()
         self._pending = 0
-        self._asked = -math.inf  # when the last image came that is not of low priority
         self._seconds = FIRST_GUESS
-        self._bulk = BulkTurns(lambda: most_of_bulk(self.side_by_side, others=self._others))
+        self._bulk = BulkTurns(self._most_of_bulk)
+        self._bulk_images = 0  # under way, or waiting for their turn
 
     async def decode(
         self, data: Buffer, preprocessing: Preprocessing, *, low: bool = False
@@ -55,9 +54,13 @@ class Decoder:
         caller drops work that has not begun.
         """
         if low:
-            async with self._bulk.turn():
-                return await self._at_once(data, preprocessing)
-        self._asked = time.monotonic()
+            self._count_bulk(+1)
+            try:
+                async with self._bulk.turn():
+                    return await self._at_once(data, preprocessing)
+            finally:
+                self._count_bulk(-1)
+        self._load.tell_asked(time.monotonic())
         return await self._at_once(data, preprocessing)
 
     async def _at_once(self, data: Buffer, preprocessing: Preprocessing) -> Decoded:
@@ -84,10 +87,14 @@ class Decoder:
         self._pending += change
         self._load.tell(self._pending)
 
-    @property
-    def _others(self) -> bool:
-        """Whether callers that are not of low priority are about, as far as this front end sees."""
-        return time.monotonic() < self._asked + AFTERWARDS
+    def _count_bulk(self, change: int) -> None:
+        self._bulk_images += change
+        self._load.tell_bulk(self._bulk_images)
+
+    def _most_of_bulk(self) -> int:
+        others = time.monotonic() < self._load.asked + AFTERWARDS
+        sharing = self._load.with_bulk if self.processes.count else 1  # threads are our own
+        return most_of_bulk(self.side_by_side, others=others, sharing=sharing)
 
     @property
     def side_by_side(self) -> int:
