@@ -228,7 +228,8 @@ def check_range(name: str, value: float, least: float, most: float) -> None:
     """Raises ConfigurationError unless `least` to `most`, both allowed. `name` is the flag's."""
     if not least <= value <= most:  # NaN is not, either
         raise ConfigurationError(
-            f"--{name} is {value}; it must be {least:g} to {most:g}", field=name.replace("-", "_")
+            f"--{name} is {value}; it must be {least:.10g} to {most:.10g}",
+            field=name.replace("-", "_"),
         )
 
 

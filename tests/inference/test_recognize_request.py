@@ -13,6 +13,7 @@ from support.mutations import mutated
 from visionloop.errors import InvalidInputError
 from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop_inference.recognize_request import MAX_FIELDS, read, serialized
+from visionloop_inference.settings import MOST_IMAGES
 
 CASES = int(os.environ.get("FUZZ_CASES", "12000"))
 LARGE = 2**20
@@ -111,6 +112,14 @@ def test_images_are_views_of_what_came() -> None:
     assert all(image.obj is data for image in asked.images)
     assert asked.message.ByteSize() < 100
     assert most < 2**16
+
+
+def test_as_many_images_as_a_server_may_take_fit_beside_the_rest() -> None:
+    sent = pb.RecognizeRequest(
+        model="m", version="1", top_k=3, routing_key="k", priority=3,
+        images=[pb.EncodedImage(data=b"x", id="i")] * MOST_IMAGES,
+    )  # fmt: skip
+    assert len(read(sent.SerializeToString()).images) == MOST_IMAGES
 
 
 @pytest.mark.parametrize("field", [b"\x1a\x00", b"\x0a\x00", b"\x20\x00", b"\xb8\x3e\x07"])

@@ -191,7 +191,12 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         default=512 * MEBIBYTE,
         help="most request bytes held at once per front end, over all models",
     )
-    add("--max-images", type=int, default=64, help="most images or rows in one request")
+    add(
+        "--max-images",
+        type=int,
+        default=64,
+        help="most images or rows in one request, at most 16384",
+    )
     add(
         "--max-message-bytes",
         type=int,

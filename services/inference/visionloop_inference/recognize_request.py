@@ -16,8 +16,9 @@ from visionloop.errors import InvalidInputError
 from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop_inference.datatypes import Buffer
 from visionloop_inference.message_fields import field, length, tag_of, varint, written
+from visionloop_inference.settings import MOST_IMAGES
 
-MAX_FIELDS = 16_384  # of one request, its images included
+MAX_FIELDS = MOST_IMAGES + 64  # of one request: its images, and what stands beside them
 
 _IMAGES, _DATA, _ID = 3, 1, 2  # the fields' numbers
 _IMAGE_TAG, _DATA_TAG, _ID_TAG = tag_of(_IMAGES), tag_of(_DATA), tag_of(_ID)

@@ -27,6 +27,10 @@ MOST_FRONT_ENDS = 64
 # What a decoder takes: 30 MB of its own when it starts, up to twice as much under load.
 DECODER_BYTES = 96 * 2**20
 MOST_DECODERS = 256
+# In one request: each is looked at by itself, on an event loop that answers others, too.
+MOST_IMAGES = 16_384
+# Of one message: gRPC and protobuf count its bytes in 32 bits.
+MOST_MESSAGE_BYTES = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +69,8 @@ class Settings(ServerSettings):
     def check(self) -> None:
         """Raises ConfigurationError for values that cannot work, or not together."""
         positive = (
-            "poll_seconds", "load_seconds", "restart_pause_seconds", "instances",
-            "decode_threads", "max_batch", "queue_rows", "queue_bytes", "max_images",
-            "max_message_bytes", "max_concurrent_requests",
+            "poll_seconds", "load_seconds", "restart_pause_seconds", "decode_threads",
+            "queue_rows", "queue_bytes", "max_concurrent_requests",
         )  # fmt: skip
         for name in positive:
             check_above_zero(name.replace("_", "-"), getattr(self, name))
@@ -91,6 +94,8 @@ class Settings(ServerSettings):
             ("decode_processes", -1, MOST_DECODERS),
             ("instances", 1, 64),
             ("max_batch", 1, 65536),
+            ("max_images", 1, MOST_IMAGES),
+            ("max_message_bytes", 1, MOST_MESSAGE_BYTES),
             ("threads", 0, 1024),
             ("max_connection_age_seconds", 0.0, 10.0 * 365 * 86400),
         ):
