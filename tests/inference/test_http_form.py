@@ -15,7 +15,7 @@ from support.bundles import encoded
 from support.inference_server import Server
 
 from visionloop.proto.v1 import recognition_pb2 as pb
-from visionloop_inference.http_form import MAX_FILES, MAX_PART_HEAD, boundary_of, files
+from visionloop_inference.http_form import MAX_FILES, MAX_PART_HEAD, PIECE, boundary_of, files
 from visionloop_inference.http_front_end import json_reply
 from visionloop_inference.http_message import Head, HttpError, Reply
 from visionloop_inference.http_recognition import HttpRecognition
@@ -180,6 +180,22 @@ def test_any_files_come_out_as_they_went_in(sent: list[tuple[bytes, str]]) -> No
 def test_what_two_readers_could_understand_differently_is_refused(body: bytes, said: str) -> None:
     with pytest.raises(HttpError, match=said):
         files(body, b"B")
+
+
+def test_a_large_form_is_searched_in_pieces() -> None:
+    """Whoever searches holds the interpreter until the search is over."""
+    searched: list[int] = []
+
+    class Body(bytes):
+        def find(self, wanted: Any, start: Any = 0, stop: Any = None) -> int:
+            searched.append(len(self[start:stop]))
+            return super().find(wanted, start, stop)
+
+    for size in (*range(PIECE - 6, PIECE + 7), 3 * PIECE):  # also a boundary across two pieces
+        content = b"\r\n--" + bytes(size - 4)
+        found = files(Body(form((HEAD % b"a", content), (HEAD % b"b", b"x"))), b"B")
+        assert [bytes(one) for one, _ in found] == [content, b"x"]
+    assert max(searched) < PIECE + 70
 
 
 def test_the_content_is_not_copied() -> None:

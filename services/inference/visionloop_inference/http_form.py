@@ -15,6 +15,8 @@ KIND = "multipart/form-data"
 FIELD = "file"  # the name of every part
 MAX_FILES = 4096  # in one form; --max-images is the limit in words
 MAX_PART_HEAD = 4096  # bytes
+# Bytes that are searched at once: the interpreter is held meanwhile, and with it the event loop.
+PIECE = 2**18
 
 _BOUNDARY = re.compile(
     r"""(?:^|;)\s*boundary=(?:"([0-9A-Za-z'()+_,./:=? -]{1,70})"|([^\s;"]{1,70}))""", re.I
@@ -53,14 +55,23 @@ def files(body: bytes, boundary: bytes) -> list[tuple[memoryview, str]]:
         if head_end < 0:
             _bad(f"a part of the form has no head, or one of more than {MAX_PART_HEAD} bytes")
         start = head_end + 4
-        stop = body.find(b"\r\n" + delimiter, start)
+        stop = _found(body, b"\r\n" + delimiter, start)
         if stop < 0:
             _bad("the form is cut off: the boundary at its end is missing")
         found.append((view[start:stop], _file_name(body[place + 2 : head_end])))
         place = stop + 2 + len(delimiter)
-    if body[place + 2 :] not in (b"", b"\r\n"):
+    if body[place + 2 : place + 5] not in (b"", b"\r\n"):
         _bad("something follows the form's end")
     return found
+
+
+def _found(body: bytes, wanted: bytes, start: int) -> int:
+    """As `body.find(wanted, start)`, a piece at a time."""
+    for begin in range(start, len(body), PIECE):
+        place = body.find(wanted, begin, begin + PIECE + len(wanted) - 1)
+        if place >= 0:
+            return place
+    return -1
 
 
 def _file_name(head: bytes) -> str:
