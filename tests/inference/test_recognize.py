@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from PIL import Image
-from support.bundles import LABELS, NOT_SURE, answers, build_bundle, encoded, graph
+from support.bundles import (
+    LABELS,
+    NOT_SURE,
+    answers,
+    build_bundle,
+    encoded,
+    graph,
+    of_several,
+)
 from support.inference_server import Server, running_server
 from support.waiting import wait_for
 
@@ -25,7 +33,7 @@ from visionloop.proto.v1 import recognition_pb2 as pb
 from visionloop.proto.v1 import recognition_pb2_grpc
 from visionloop_inference.datatypes import Answer, Tensor
 from visionloop_inference.decoding import Decoded
-from visionloop_inference.results import TURN, Classification
+from visionloop_inference.results import TURN, Classification, MultiLabel, Results
 
 GRAPH = graph(1).SerializeToString()
 
@@ -221,17 +229,24 @@ def test_wrong_requests_are_said(
     assert words in refusal.value.details()
 
 
-def test_others_have_their_turns_while_many_classes_are_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("several", [False, True])
+def test_others_have_their_turns_while_many_classes_are_told(tmp_path: Path, several: bool) -> None:
+    """Of several classes an image all that it shows are told, whatever top_k is."""
     bundle = build_bundle(tmp_path, golden=1, before_ready=1)
     labels = [BundleLabel(id=str(number), name=str(number)) for number in range(1000)]
-    task = Classification(bundle.model_copy(update={"labels": labels}))
+    many = {"labels": labels}
+    task: Results = Classification(bundle.model_copy(update=many))
+    if several:
+        multi_label = of_several(bundle)
+        low = multi_label.thresholds.model_copy(update={"present": [0.0005] * len(labels)})
+        task = MultiLabel(multi_label.model_copy(update=many | {"thresholds": low}))
 
     async def turns(count: int) -> int:
         """Of the event loop, while all classes of so many images are told."""
         rows = np.full((count, len(labels)), 0.001, np.float32)
         answer = Answer({"probabilities": Tensor("FP32", rows.shape, rows.tobytes())})
         decoded = [Decoded(np.zeros((1, 1, 3), np.uint8), 1, 1, "0" * 64)] * count
-        request = pb.RecognizeRequest(images=[pb.EncodedImage()] * count)
+        request = pb.RecognizeRequest(images=[pb.EncodedImage()] * count, top_k=several)
         working = asyncio.ensure_future(task.respond(request, decoded, answer))
         counted = 0
         while not working.done():

@@ -66,8 +66,7 @@ class Results(ABC):
             elif probabilities is not None:
                 if np.isfinite(probabilities[row]).all():
                     strange = unfamiliar is not None and bool(unfamiliar[row])
-                    self._tell(result, probabilities[row], strange, request.top_k)
-                    told += min(probabilities.shape[1], request.top_k or MAX_TOP_K)
+                    told += self._tell(result, probabilities[row], strange, request.top_k)
                     result.prediction_id = str(
                         PredictionId.new(bundle.model, bundle.version, image.sha256)
                     )
@@ -89,8 +88,9 @@ class Results(ABC):
         probabilities: NDArray[np.float32],
         unfamiliar: bool,
         top_k: int,
-    ) -> None:
-        """Fills the result. `probabilities` is (labels,). Ties keep the order of the labels."""
+    ) -> int:
+        """Fills the result; how many classes it tells. `probabilities` is (labels,). Ties keep the
+        order of the labels."""
 
     @abstractmethod
     def _unfamiliar(self, answer: Answer) -> NDArray[np.bool_] | None:
@@ -144,7 +144,7 @@ class Classification(Results):
         probabilities: NDArray[np.float32],
         unfamiliar: bool,
         top_k: int,
-    ) -> None:
+    ) -> int:
         labels = self.bundle.labels
         order = np.argsort(-probabilities, kind="stable")[: top_k or MAX_TOP_K].tolist()
         told = result.classification
@@ -160,6 +160,7 @@ class Classification(Results):
             told.not_sure_reason = LOW_PROBABILITY
         told.not_sure = bool(told.not_sure_reason)
         self._count(labels[order[0]].id, told.not_sure)
+        return len(order)
 
 
 class MultiLabel(Results):
@@ -177,15 +178,14 @@ class MultiLabel(Results):
         probabilities: NDArray[np.float32],
         unfamiliar: bool,
         top_k: int,
-    ) -> None:
+    ) -> int:
         labels = self.bundle.labels
         shown = probabilities >= self._present
         order = np.argsort(-probabilities, kind="stable")
+        first = np.arange(len(order)) < (top_k or MAX_TOP_K)
         told = result.multi_label
-        for rank, index in enumerate(order.tolist()):
+        for index in order[first | shown[order]].tolist():
             present = bool(shown[index])
-            if not present and rank >= (top_k or MAX_TOP_K):
-                continue
             label = labels[index]
             told.labels.add(
                 class_id=label.id,
@@ -201,6 +201,7 @@ class MultiLabel(Results):
         told.not_sure = unfamiliar
         if unfamiliar:
             told.not_sure_reason = UNFAMILIAR
+        return len(told.labels)
 
     def _unfamiliar(self, answer: Answer) -> NDArray[np.bool_] | None:
         return None if self._limit is None else self._further(answer, self._limit)
