@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from visionloop.telemetry import inference as metrics
 from visionloop.telemetry import rpc as _rpc_metrics  # noqa: F401 — front ends count on them
 from visionloop_inference import doctor
 from visionloop_inference.answers import Answers
+from visionloop_inference.children import ended_how
 from visionloop_inference.decoding_processes import DecodingProcesses
 from visionloop_inference.front_ends import FrontEnds
 from visionloop_inference.http import HttpServer
@@ -161,13 +163,22 @@ async def _unless_stopped(readiness: Readiness, starting: asyncio.Future[T]) -> 
 
 
 def _prove(provider: str) -> None:
-    """Raises ConfigurationError for an execution provider that cannot be loaded."""
+    """Raises ConfigurationError for an execution provider that cannot be loaded.
+
+    In a process of its own: what a session takes of a GPU for its context and libraries, hundreds
+    of megabytes there and as much here, is given back at the end of its process only.
+    """
     if provider == "cpu":
         return
-    # Here, because onnxruntime is 40 MB which a supervisor on a CPU does without.
-    from visionloop_inference import providers
-
-    providers.prove(provider)
+    command = [sys.executable, "-m", "visionloop_inference.providers", provider]
+    proved = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False
+    )
+    if proved.returncode:
+        said = proved.stdout.strip().splitlines() or [
+            f"--provider {provider} cannot be loaded: trying it {ended_how(proved.returncode)}"
+        ]
+        raise ConfigurationError(said[-1], field="provider")
 
 
 async def _until_stopped(

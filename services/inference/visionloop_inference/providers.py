@@ -17,6 +17,7 @@ that must do for every size of the range is a little slower than one made for a 
 """
 
 import ctypes
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,10 +88,13 @@ def session(
     # onnxruntime's own lines are no JSON. On a CPU it raises what it writes, and we log that; a
     # GPU's libraries write errors that they do not raise.
     options.log_severity_level = 3 if target.gpu else 4
+    # Without its fallback, which goes on with a CPU session where a GPU fails: at start, and later
+    # in the middle of a run.
     made = onnxruntime.InferenceSession(
         graph if isinstance(graph, bytes) else str(graph),
         options,
         providers=provider_options(target, ranges or {}),
+        enable_fallback=0,
     )
     if wanted not in made.get_providers():  # built in, but its libraries or device are missing
         raise _missing(target.provider)
@@ -154,12 +158,13 @@ def shrinking(target: Target) -> onnxruntime.RunOptions:
     return options
 
 
-def _missing(provider: str) -> ConfigurationError:
+def _missing(provider: str, problem: str = "") -> ConfigurationError:
+    """`problem` is what onnxruntime says of it, where it says something."""
     available = onnxruntime.get_available_providers()
     offered = ", ".join(name for name, known in PROVIDERS.items() if known in available)
     built_in = PROVIDERS[provider] in available
     why = (
-        _missing_library(provider)
+        _missing_library(provider, problem)
         if built_in
         else f"this onnxruntime {onnxruntime.__version__} was built for {offered}"
     )
@@ -170,14 +175,14 @@ def _missing(provider: str) -> ConfigurationError:
     )
 
 
-def _missing_library(provider: str) -> str:
+def _missing_library(provider: str, problem: str = "") -> str:
     """Why a provider that onnxruntime has does not load, in the words of the dynamic loader."""
     library = f"libonnxruntime_providers_{provider}.so"
     try:
         ctypes.CDLL(str(Path(onnxruntime.__file__).parent / "capi" / library))
     except OSError as error:
         return str(error)
-    return f"{library} is there, but finds no device that it can use"
+    return problem or f"{library} is there, but finds no device that it can use"
 
 
 def built_for_cuda() -> str:
@@ -187,6 +192,25 @@ def built_for_cuda() -> str:
     return str(getattr(build_and_package_info, "cuda_version", ""))
 
 
-def prove(provider: str) -> None:
+def prove(provider: str, device: int = 0) -> None:
     """Raises ConfigurationError unless a session on `provider` can really be made here."""
-    session(PROBE_GRAPH, Target(provider), threads=1)
+    try:
+        session(PROBE_GRAPH, Target(provider, device), threads=1)
+    except ConfigurationError:
+        raise
+    except Exception as error:  # of the probe nothing can be wrong
+        raise _missing(provider, " ".join(str(error).split())) from error
+
+
+def main() -> int:
+    """`python -m visionloop_inference.providers PROVIDER`: nothing, or why it cannot be used."""
+    try:
+        prove(sys.argv[1])
+    except ConfigurationError as error:
+        sys.stdout.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
