@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visionloop.signature import Signature, TensorSpec
-from visionloop_inference.batching import LONG, BatchBuffer, BatchQueue, Job, Piece
+from visionloop_inference.batching import LONG, BatchQueue, Job, Piece
 from visionloop_inference.datatypes import Arrays
+from visionloop_inference.gathering import BatchBuffer
 from visionloop_inference.levels import AFTERWARDS, BULK, NORMAL
 from visionloop_inference.rows import HEADER, Arena
 from visionloop_inference.wire import JobFrame, Layout, Reason

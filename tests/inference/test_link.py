@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import gc
+import json
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partialmethod
 from pathlib import Path
@@ -38,7 +40,8 @@ from visionloop_inference.datatypes import Tensor
 from visionloop_inference.levels import BULK
 from visionloop_inference.routed_version import RoutedVersion
 from visionloop_inference.runner_link import RunnerLink
-from visionloop_inference.session import Session
+from visionloop_inference.session import Carried, Session
+from visionloop_inference.tuning_file import FORMAT
 
 Scenario = Callable[[RunnerLink], Awaitable[None]]
 
@@ -310,10 +313,9 @@ def test_a_job_cancelled_while_its_batch_fails_gives_its_space_back(
     cancelled = threading.Event()
     begin = Session.begin
 
-    def begin_and_wait(session: Session, inputs: list[np.ndarray]) -> object:
-        begun = begin(session, inputs)
+    def begin_and_wait(session: Session, carried: Carried) -> None:
+        begin(session, carried)
         assert cancelled.wait(30)
-        return begun
 
     def fail(*_: object) -> None:
         raise RuntimeError("a fault of ours")
@@ -332,6 +334,35 @@ def test_a_job_cancelled_while_its_batch_fails_gives_its_space_back(
             await until(lambda: not link.rows_waiting)
 
         play(runner, scenario)
+
+
+def test_a_full_batch_is_on_the_card_before_the_one_before_it_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overlap(monkeypatch)
+    seen: list[str] = []
+
+    def watched(name: str) -> None:
+        real = getattr(Session, name)
+
+        def called(session: Session, given: Any) -> Any:
+            seen.append(name)
+            return real(session, given)
+
+        monkeypatch.setattr(Session, name, called)
+
+    for name in ("carry", "begin", "finish"):
+        watched(name)
+    bundle = tensor_bundle(tmp_path, tiny()).model_copy(update={"warm_up": None})
+    (tmp_path / "bundle.json").write_text(bundle.model_dump_json())  # not measured: batches of 8
+    with running(bundle, tmp_path, max_batch=8) as runner:
+
+        async def scenario(link: RunnerLink) -> None:
+            x = floats(4 * 8)
+            np.testing.assert_array_equal(output(await link.run([tensor(x)], 32, None)), 2 * x + 1)
+
+        play(runner, scenario)
+    assert seen == ["carry", "begin", *["carry", "finish", "begin"] * 3, "finish"]
 
 
 def test_a_storm_of_cancels_never_mixes_answers_up(runner: RunningRunner) -> None:
@@ -445,6 +476,44 @@ def test_a_batch_without_memory_is_split_and_none_is_that_large_again(tmp_path: 
             assert link.batch == 2
 
         play(runner, scenario)
+
+
+def test_a_graph_is_loaded_for_as_many_rows_as_there_is_memory_for(tmp_path: Path) -> None:
+    """Nothing is wrong with a graph because two versions of it share a card for a while."""
+    file = tmp_path / "tuning.json"
+    bundle = tensor_bundle(tmp_path, hungry())
+    with running(bundle, tmp_path, max_batch=8, tuning=str(file)) as runner:
+        assert 1 <= runner.said["loaded"]["batch"] <= 2
+    # As it was measured while there was more, and none of it is there now.
+    [found] = json.loads(file.read_text())["entries"].values()
+    assert found["quiet"] is False  # to be measured again
+    found |= {"batch": 8, "seconds": {str(rows): 0.001 * rows for rows in (1, 2, 4, 8)}}
+    [name] = json.loads(file.read_text())["entries"]
+    file.write_text(json.dumps({"format": FORMAT, "entries": {name: found}}))
+    with running(bundle, tmp_path, max_batch=8, tuning=str(file)) as runner:
+        said = runner.said["loaded"]
+        assert (said["cold"], said["batch"]) == (False, 4)
+
+
+def test_a_graph_for_which_there_is_no_memory_is_worth_another_try(tmp_path: Path) -> None:
+    made = model(
+        [
+            helper.make_node("ConstantOfShape", ["much"], ["nothing"]),
+            helper.make_node("ReduceMax", ["nothing"], ["none"], keepdims=0),
+            helper.make_node("Add", ["x", "none"], ["y"]),
+        ],
+        [("x", "FP32", [4])],
+        [("y", "FP32", [4])],
+        constants={"much": np.asarray([2**45], np.int64)},
+    )
+    runner, thread = start(tensor_bundle(tmp_path, made), tmp_path)
+    said = runner.hear()
+    assert said is not None
+    assert (said["said"], said["for_good"]) == ("refused", False)
+    assert "no memory" in said["problem"]
+    runner.control.close()
+    assert thread is not None
+    thread.join(timeout=30)
 
 
 @pytest.mark.usefixtures("order")
@@ -562,12 +631,23 @@ def test_a_16_bit_graph_that_answers_differently_here_gives_way(
     (tmp_path / "bundle.json").write_text(bundle.model_dump_json())
     # Only a GPU has 16-bit arithmetic; which graph is taken is what counts here.
     monkeypatch.setattr(loaded_model, "choose_graph", lambda *_: ("model.fp16.onnx", "fp16"))
+    made: list[weakref.ref[Session]] = []
+    beside: list[int] = []  # sessions that are there when one is made
+    init = Session.__init__
+
+    def counted(session: Session, *how: Any, **more: Any) -> None:
+        beside.append(sum(one() is not None for one in made))
+        made.append(weakref.ref(session))
+        init(session, *how, **more)
+
+    monkeypatch.setattr(Session, "__init__", counted)
     caplog.set_level("INFO")
     with running(bundle, tmp_path) as runner:
         assert runner.said["tested"]["difference"] < 1e-4
     loaded = [record for record in caplog.records if "is loaded" in record.getMessage()]
     assert loaded[-1].precision == used  # type: ignore[attr-defined]
     assert ("model.onnx is" in caplog.text) == (used == "fp32")
+    assert beside == ([0, 0] if used == "fp32" else [0])  # a card may have no room for two
 
 
 def test_a_wrong_golden_image_among_the_rest_demotes(tmp_path: Path) -> None:

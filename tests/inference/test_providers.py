@@ -1,6 +1,8 @@
 """Execution providers: proved, never swapped in silence; and what a session does on a GPU's."""
 
 import ctypes
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,16 @@ from support.bundles import build_bundle
 from support.runners import model
 
 from visionloop.bundle import BundleFile, ClassificationBundle, Signature
-from visionloop.errors import ConfigurationError, RefusedError
+from visionloop.errors import ConfigurationError, CorruptError
 from visionloop_inference import providers
 from visionloop_inference import session as session_module
 from visionloop_inference.providers import CPU, Target, profiles, provider_options
-from visionloop_inference.session import GraphRunFailedError, Session, choose_graph
+from visionloop_inference.session import (
+    GraphRunFailedError,
+    OutOfMemoryError,
+    Session,
+    choose_graph,
+)
 
 
 def pixels(*shape: int) -> Signature:
@@ -108,12 +115,112 @@ def test_what_runs_while_a_run_is_under_way_leaves_its_inputs_and_outputs_alone(
         return [np.full((3, 2), value, np.float32)]
 
     for turn in range(3):
-        first = session.begin(rows(turn))
+        first = session.carry(rows(turn))
+        session.begin(first)
         assert (session.run(rows(50.0))[0] == -50.0).all()
-        second = session.begin(rows(turn + 10))
+        second = session.carry(rows(turn + 10))
+        session.begin(second)
         assert (session.run(rows(60.0))[0] == -60.0).all()
         assert (session.finish(first)[0] == -turn).all()
         assert (session.finish(second)[0] == -turn - 10).all()
+
+
+@pytest.mark.parametrize("memory", ["cpu", None])
+def test_outputs_may_be_of_other_sizes_than_those_of_the_last_run(
+    tmp_path: Path, memory: str | None
+) -> None:
+    """What memory a binding has of the last run does not do for them."""
+    made = model(
+        [helper.make_node("Range", ["zero", "x", "one"], ["y"])],
+        [("x", "INT64", [])],
+        [("y", "INT64", [-1])],
+        batched=False,
+        constants={"zero": np.int64(0), "one": np.int64(1)},
+    )
+    path = tmp_path / "model.onnx"
+    path.write_bytes(made[0])
+    session = Session(providers.session(path, CPU, 1), made[1], CPU, memory)
+    for size in (3, 5, 0, 2):
+        wanted = list(range(size))
+        inputs = [np.asarray(size, np.int64)]
+        assert session.run(inputs)[0].tolist() == wanted
+        if session.overlaps:
+            carried = session.carry(inputs)
+            session.begin(carried)
+            assert session.finish(carried)[0].tolist() == wanted
+
+
+def test_onnxruntime_does_not_go_on_with_another_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself it tries a CPU session where one on a GPU cannot be made, and where a run fails."""
+    given: list[dict[str, object]] = []
+
+    def fail(*_: object, **how: object) -> None:
+        given.append(how)
+        raise RuntimeError("CUDA failure 2: out of memory")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
+    with pytest.raises(RuntimeError):
+        providers.session(providers.PROBE_GRAPH, CPU, threads=1)
+    assert given[0]["enable_fallback"] == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "probe", "raised", "words"),
+    [
+        ("CUDA failure 2: out of memory", "", OutOfMemoryError, "no memory to load model.onnx"),
+        ("INVALID_GRAPH : it is wrong", "", CorruptError, "does not load model.onnx.*it is wrong"),
+        (
+            "CUDA failure 100: no CUDA-capable device is detected",
+            "CUDA failure 100: no CUDA-capable device is detected",
+            ConfigurationError,
+            "--provider cuda cannot be loaded: CUDA failure 100",
+        ),
+    ],
+)
+def test_a_load_that_fails_on_a_gpu_blames_the_graph_only_where_a_probe_runs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    said: str,
+    probe: str,
+    raised: type[Exception],
+    words: str,
+) -> None:
+    def make(graph: object, *_: object, **__: object) -> None:
+        if graph is not providers.PROBE_GRAPH:
+            raise RuntimeError(said)
+        if probe:
+            raise RuntimeError(probe)
+
+    monkeypatch.setattr(session_module, "session", make)
+    monkeypatch.setattr(providers, "session", make)
+    known = [*onnxruntime.get_available_providers(), "CUDAExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: known)
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: None)  # the library is there
+    with pytest.raises(raised, match=words):
+        Session.load(tmp_path / "model.onnx", pixels(1), Target("cuda"), 1, 8)
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(),
+    reason="this onnxruntime is built for CUDA",
+)
+def test_the_supervisor_proves_a_provider_in_another_process() -> None:
+    """What onnxruntime takes of a GPU is given back at the end of its process only."""
+    proving = (
+        "import sys\n"
+        "from visionloop.errors import ConfigurationError\n"
+        "from visionloop_inference.app import _prove\n"
+        "try:\n"
+        "    _prove('cuda')\n"
+        "except ConfigurationError as error:\n"
+        "    print(error.field, error)\n"
+        "print('onnxruntime' in sys.modules)\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", proving], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert said[0].startswith("provider --provider cuda cannot be loaded: this onnxruntime ")
+    assert said[1] == "False"
 
 
 def test_the_options_of_gpus(tmp_path: Path) -> None:
@@ -148,11 +255,8 @@ def sibling(folder: Path, allowed: dict[str, float]) -> ClassificationBundle:
 
 def test_the_sixteen_bit_sibling_runs_where_it_passed_its_gate(tmp_path: Path) -> None:
     passed = sibling(tmp_path, {"default": 1e-4, "fp16/cuda": 1e-2})
-    assert choose_graph(passed, "cuda", "auto") == ("model.fp16.onnx", "fp16")
-    assert choose_graph(passed, "cuda", "fp32") == ("model.onnx", "fp32")
-    assert choose_graph(passed, "tensorrt", "auto") == ("model.onnx", "fp32")
-    assert choose_graph(passed, "cpu", "auto") == ("model.onnx", "fp32")
+    assert choose_graph(passed, "cuda") == ("model.fp16.onnx", "fp16")
+    assert choose_graph(passed, "tensorrt") == ("model.onnx", "fp32")
+    assert choose_graph(passed, "cpu") == ("model.onnx", "fp32")
     untested = sibling(tmp_path, {"default": 1e-4})
-    assert choose_graph(untested, "cuda", "auto") == ("model.onnx", "fp32")
-    with pytest.raises(RefusedError, match=r"no model\.fp16\.onnx that was tested for fp16/cuda"):
-        choose_graph(untested, "cuda", "fp16")
+    assert choose_graph(untested, "cuda") == ("model.onnx", "fp32")

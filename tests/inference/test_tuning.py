@@ -18,11 +18,13 @@ from support.runners import running, start, tensor_bundle, tiny
 from support.waiting import wait_for
 
 from visionloop_inference import pace as pace_module
-from visionloop_inference import tuning
+from visionloop_inference import tuning, tuning_file
 from visionloop_inference.machine import cores
 from visionloop_inference.pace import Board, Pace
 from visionloop_inference.providers import CPU, Target
-from visionloop_inference.tuning import Tuned, TuningFile, candidates, example_of, key, tune
+from visionloop_inference.session import OutOfMemoryError
+from visionloop_inference.tuning import candidates, example_of, run_each, tune
+from visionloop_inference.tuning_file import Tuned, TuningFile, key
 
 
 def test_what_was_put_is_found_again(tmp_path: Path) -> None:
@@ -42,8 +44,8 @@ def test_figures_of_a_busy_machine_are_not_for_tomorrow(
     file.put("busy", busy)
     file.put("quiet", Tuned(1, 1, {1: 0.5}))
     assert file.get("busy") == busy
-    now = tuning.time()
-    monkeypatch.setattr(tuning, "time", lambda: now + tuning.PROVISIONAL + 2)
+    now = tuning_file.time()
+    monkeypatch.setattr(tuning_file, "time", lambda: now + tuning_file.PROVISIONAL + 2)
     assert file.get("busy") is None
     assert file.get("quiet") is not None
 
@@ -131,7 +133,7 @@ def test_many_writers_lose_nothing_and_old_entries_go(
     for writer in writers:
         writer.join()
     assert len(json.loads(path.read_text())["entries"]) == 40
-    monkeypatch.setattr(tuning, "MOST_ENTRIES", 5)
+    monkeypatch.setattr(tuning_file, "MOST_ENTRIES", 5)
     TuningFile(path).put("last", Tuned(1, 1, {1: 0.5}))
     assert len(json.loads(path.read_text())["entries"]) == 5
 
@@ -202,7 +204,7 @@ def test_all_cores_must_be_worth_it(clock: "Clock", speed_up: float, chosen: int
     assert (tuned.threads, tuned.batch) == (chosen, 1)
     assert isinstance(session, TimedSession)
     took = 0.004 / (speed_up if chosen == 2 else 1)
-    assert tuned.rows_a_second == pytest.approx(1 / (tuning.TURN + took))
+    assert tuned.rows_a_second == pytest.approx(1 / (tuning_file.TURN + took))
 
 
 @pytest.mark.parametrize(("disturbed", "speed_up", "chosen"), [(2, 1.6, 2), (1, 1.1, 1)])
@@ -234,6 +236,39 @@ def test_measuring_ends_with_its_budget() -> None:
 
     assert Pace.measure(run, 4096, lambda: clock.now, budget=1.5).batch == max(sizes)
     assert clock.now < 1.5 + 2 * (0.2 + 0.01 * max(sizes))
+
+
+class SmallSession(TimedSession):
+    """Has memory for so many rows."""
+
+    def __init__(self, clock: "Clock", most: int) -> None:
+        super().__init__(clock, lambda rows: 0.01 + 0.001 * rows)  # ever cheaper a row
+        self._most = most
+
+    def run(self, inputs: list[np.ndarray]) -> None:
+        if len(inputs[0]) > self._most:
+            raise OutOfMemoryError("no memory")
+        super().run(inputs)
+
+
+def rows(count: int) -> list[np.ndarray]:
+    return [np.zeros((count, 1))]
+
+
+def test_measuring_ends_where_memory_does_and_is_done_again_another_time(clock: "Clock") -> None:
+    _, tuned = tune(lambda _: SmallSession(clock, 5), rows, [1], 16)
+    assert (tuned.batch, sorted(tuned.seconds), tuned.quiet) == (4, [1, 2, 4], False)
+    with pytest.raises(OutOfMemoryError):
+        tune(lambda _: SmallSession(clock, 0), rows, [1], 16)
+
+
+def test_what_was_found_is_used_as_far_as_there_is_memory(clock: "Clock") -> None:
+    found = Tuned(1, 8, {size: 0.001 * size for size in (1, 2, 4, 8)})
+    assert run_each(SmallSession(clock, 8), rows, found, [1, 2, 4, 8]) == found
+    limited = run_each(SmallSession(clock, 5), rows, found, [1, 2, 4, 8])
+    assert (limited.batch, sorted(limited.seconds)) == (4, [1, 2, 4])
+    with pytest.raises(OutOfMemoryError):
+        run_each(SmallSession(clock, 0), rows, found, [1, 2, 4, 8])
 
 
 def test_a_warm_start_measures_nothing(tmp_path: Path) -> None:

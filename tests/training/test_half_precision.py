@@ -12,7 +12,6 @@ from support.training_site import FIRST, PROBE, Site, make_site
 from torch import nn
 
 from visionloop.cli import main as cli
-from visionloop.errors import RefusedError
 from visionloop_inference.providers import CPU
 from visionloop_inference.session import Session as Served
 from visionloop_inference.session import choose_graph
@@ -263,9 +262,9 @@ def test_the_service_takes_it_from_the_published_bundle(
     published: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     bundle = published.repository.fetch("reader", 1, tmp_path)  # digests are checked
-    assert choose_graph(bundle, "cuda", "auto") == ("model.fp16.onnx", "fp16")
-    assert choose_graph(bundle, "tensorrt", "auto") == ("model.fp16.onnx", "fp16")
-    assert choose_graph(bundle, "cpu", "auto") == ("model.onnx", "fp32")
+    assert choose_graph(bundle, "cuda") == ("model.fp16.onnx", "fp16")
+    assert choose_graph(bundle, "tensorrt") == ("model.fp16.onnx", "fp16")
+    assert choose_graph(bundle, "cpu") == ("model.onnx", "fp32")
     files = [tmp_path / name for name in (bundle.graph, bundle.half_graph)]
     served = [Served.load(file, bundle.signature, CPU, 1, 8).run([IMAGES_64]) for file in files]
     for exact, half in zip(*served, strict=True):
@@ -289,7 +288,7 @@ def test_a_new_head_gets_the_stable_versions_body(published: Site, tmp_path: Pat
     fast = (*PROBE, "export.half_max_probability_difference=0.1")  # auto: stable has one
     assert site.train(*fast, lane="fast").summary["half_precision"]["reason"] == ""
     bundle = site.repository.read("reader", 2)
-    assert choose_graph(bundle, "cuda", "auto") == ("model.fp16.onnx", "fp16")
+    assert choose_graph(bundle, "cuda") == ("model.fp16.onnx", "fp16")
     for number in (1, 2):
         assert reproduce(site.store, "reader", number, site.cache).identical
 
@@ -303,8 +302,7 @@ def test_a_new_head_on_a_body_without_one_says_so(probed: Site):
     assert "model.fp16.onnx" not in bundle.files
     assert bundle.golden.max_probability_difference == {"default": 1e-3}
     assert "half_max_abs_probability_difference" not in bundle.metrics
-    with pytest.raises(RefusedError):
-        choose_graph(bundle, "cuda", "fp16")
+    assert choose_graph(bundle, "cuda") == ("model.onnx", "fp32")
     page = site.store.get("models/reader/versions/2/report/report.html").data.decode()
     assert "No graph in 16 bits: version 1, whose body it has" in page
 

@@ -1,35 +1,40 @@
 """One batch after another: rows from the queue through the graph and back to their jobs.
 
-A batch on which the graph fails is split in halves until the guilty rows are alone: the others get
-their answers, at the cost of at most twice the runs. One that finds no memory is split the same
-way, and no batch is that large again; a single row for which there is none refuses its job, because
-the next try may well succeed. Where batches are padded, only whole ones are: halves run as they
-are.
+Where the graph fails on a batch (`batch_run`), only guilty rows go without an answer. After one
+that found no memory no batch is that large again; a single row for which there is none refuses its
+job, because the next try may well succeed.
 
-On a GPU a full batch is put together while the one before it runs, and answers are handed out while
-the next one runs: the card waits for neither. With fewer rows than a batch holds nothing is put
-together ahead, because the batch would miss those that are about to come.
+On a GPU a full batch is put together, and carried to the card's memory, while the one before it
+runs, and answers are handed out while the next one runs: the card waits for none of it. With fewer
+rows than a batch holds nothing is put together ahead, because the batch would miss those that are
+about to come.
+
+A fault on a GPU (an access to memory that is not there, a card that fell off the bus) leaves a
+process without a card: every run fails from then on. So where all rows of a batch fail, what ran
+when the graph was loaded is run once more, and where that fails, too, the runner ends; the next one
+may well find the card in order.
 """
 
+import contextlib
 import logging
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic, perf_counter
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from visionloop.bundle import Bundle, TensorSpec
-from visionloop_inference import bfloat16
+from visionloop.bundle import Bundle
 from visionloop_inference.batch_metrics import BatchMetrics
-from visionloop_inference.batching import CANCELLED, BatchBuffer, BatchQueue, Job, Piece
-from visionloop_inference.datatypes import DATATYPES, Arrays
+from visionloop_inference.batch_run import BatchRun
+from visionloop_inference.batching import CANCELLED, BatchQueue, Job, Piece
+from visionloop_inference.datatypes import Arrays
+from visionloop_inference.gathering import BatchBuffer
 from visionloop_inference.pace import Pace
 from visionloop_inference.session import (
-    Begun,
+    Carried,
+    DeviceLostError,
     GraphRunFailedError,
     OutOfMemoryError,
     Session,
@@ -43,14 +48,22 @@ class Execution:
     """The graph of one version, and what runs on it."""
 
     def __init__(
-        self, session: Session, layout: Layout, queue: BatchQueue, pace: Pace, bundle: Bundle
+        self,
+        session: Session,
+        layout: Layout,
+        queue: BatchQueue,
+        pace: Pace,
+        bundle: Bundle,
+        example: Callable[[int], Arrays] | None = None,
     ) -> None:
+        """`example(rows)` are inputs on which the graph ran; None: nobody knows any."""
         self.pace = pace
         self._session = session
         self._layout = layout
         self._queue = queue
         self._model = bundle.model
         self._buffers = deque([BatchBuffer(layout), BatchBuffer(layout)])  # taken in turns
+        self._example = example
         self._metrics = BatchMetrics(bundle)
         self._under_way: _Batch | None = None  # begun, on a GPU
 
@@ -62,14 +75,16 @@ class Execution:
     def step(self) -> None:
         """Runs one batch, if rows wait, and hands its jobs their answers.
 
-        On a GPU it begins the next batch, or answers the last one, or both.
+        On a GPU it begins the next batch, or answers the last one, or both. Raises DeviceLostError.
         """
         last = self._under_way
         ahead = last is None or self._queue.rows >= self._queue.most
         batch = self._take() if ahead else None
+        if batch is not None and self._session.overlaps:
+            self._carry(batch)
         outputs = self._ended(last) if last is not None else None
         self._under_way = None
-        if batch is not None and self._session.overlaps and self._begin(batch):
+        if batch is not None and self._begin(batch):
             self._under_way = batch
             batch = None
         if last is not None and outputs is not None:
@@ -105,24 +120,33 @@ class Execution:
             self._failed(pieces, error)
             return None
         ready = perf_counter()
-        run = _Run(self._session, self._layout, rows)
+        run = BatchRun(self._session, self._layout, rows)
         return _Batch(pieces, inputs, size, queued, ready - began, run)
+
+    def _carry(self, batch: "_Batch") -> None:
+        began = perf_counter()
+        with contextlib.suppress(Exception):  # it is run in one then, which tells the same
+            batch.carried = self._session.carry(batch.inputs)
+        batch.gathering += perf_counter() - began
 
     def _begin(self, batch: "_Batch") -> bool:
         """False where it does not even begin."""
+        if batch.carried is None:
+            return False
         batch.since = perf_counter()
         try:
-            batch.begun = self._session.begin(batch.inputs)
+            self._session.begin(batch.carried)
         except Exception:  # noqa: BLE001 — it is run once more, which tells the same
+            batch.carried = None
             return False
         return True
 
     def _ended(self, batch: "_Batch") -> Arrays | None:
         """The outputs; None when the batch failed as a whole."""
-        if batch.begun is None:
+        if batch.carried is None:
             batch.since = perf_counter()
         try:
-            outputs = batch.run(batch.inputs, batch.begun)
+            outputs = batch.run(batch.inputs, batch.carried)
         except Exception as error:  # noqa: BLE001 — a fault of ours
             self._failed(batch.pieces, error)
             return None
@@ -137,6 +161,7 @@ class Execution:
 
     def _hand_out(self, batch: "_Batch", outputs: Arrays) -> None:
         pieces, run = batch.pieces, batch.run
+        self._check_device(run)
         ran = perf_counter()
         try:
             if run.spoilt:
@@ -150,7 +175,21 @@ class Execution:
         seconds = (batch.gathering, batch.ended - batch.since, perf_counter() - ran)
         self._metrics.ran(run.rows, len(pieces), batch.queued, seconds)
 
-    def _report(self, run: "_Run") -> None:
+    def _check_device(self, run: BatchRun) -> None:
+        """Raises DeviceLostError where the graph runs on nothing any more. The callers of all jobs
+        here are told to try again then."""
+        if len(run.failures) < run.rows or self._example is None or not self._session.target.gpu:
+            return
+        try:
+            self._session.run(self._example(1))
+        except OutOfMemoryError:  # which may come back
+            return
+        except GraphRunFailedError as error:
+            raise DeviceLostError(
+                f"the graph of {self._model} does not run any more on what it ran on: {error}"
+            ) from error
+
+    def _report(self, run: BatchRun) -> None:
         for text in dict.fromkeys(run.failures.values()):
             log.error("the graph of %s failed on a row: %s", self._model, text)
         # Only what memory says counts: a row that is wrong says nothing about the batch's size.
@@ -161,7 +200,7 @@ class Execution:
             )  # fmt: skip
             self.pace.batch = self._queue.most = run.fits
 
-    def _answer(self, pieces: Sequence[Piece], outputs: Arrays, run: "_Run") -> None:
+    def _answer(self, pieces: Sequence[Piece], outputs: Arrays, run: BatchRun) -> None:
         whole = len(pieces) == 1
         place = 0
         for piece in pieces:
@@ -184,7 +223,7 @@ class Execution:
             else:
                 job.source.answer(job, part)
 
-    def _spoilt(self, piece: Piece, place: int, run: "_Run") -> bool:
+    def _spoilt(self, piece: Piece, place: int, run: BatchRun) -> bool:
         """Notes what went wrong with a piece's rows; True when its job was refused for it."""
         for row in range(piece.size):
             if (text := run.no_memory.get(place + row)) is not None:
@@ -208,93 +247,8 @@ class _Batch:
     inputs: Arrays
     size: int  # rows, padding included
     queued: Sequence[float]  # seconds that requests waited which are in a batch for the first time
-    gathering: float  # seconds it took to put together
-    run: "_Run"
-    begun: Begun | None = None
+    gathering: float  # seconds it took to put together, and to carry to a GPU
+    run: BatchRun
+    carried: Carried | None = None  # to a GPU, which runs it
     since: float = 0.0  # when the graph began, on the clock of perf_counter
     ended: float = 0.0
-
-
-class _Run:
-    """One batch through the graph, in halves where it must be."""
-
-    def __init__(self, session: Session, layout: Layout, rows: int) -> None:
-        self.failures: dict[int, str] = {}  # row of the batch -> what the graph said
-        self.no_memory: dict[int, str] = {}
-        self.fits: int | None = None  # where memory ran out: rows for which it was found
-        self._session = session
-        self._layout = layout
-        self.rows = rows
-
-    @property
-    def spoilt(self) -> bool:
-        return bool(self.failures or self.no_memory) or self.fits is not None
-
-    def __call__(self, inputs: Arrays, begun: Begun | None) -> Arrays:
-        """The outputs of all rows, padding left out; NaN, 0 or "" for guilty rows."""
-        rows = self.rows
-        try:
-            session = self._session
-            outputs = session.finish(begun) if begun is not None else session.run(inputs)
-        except (GraphRunFailedError, OutOfMemoryError) as error:
-            parts = self._after(error, self._cut(inputs, 0, rows), 0, rows)
-            return self._joined(parts)
-        if self._layout.batched and len(inputs[0]) > rows:
-            return [array[:rows] for array in outputs]
-        return outputs
-
-    def _halves(self, inputs: Arrays, first: int, rows: int) -> list[tuple[int, Arrays | None]]:
-        """(rows, outputs or None) of consecutive parts."""
-        try:
-            return [(rows, self._session.run(inputs))]
-        except (GraphRunFailedError, OutOfMemoryError) as error:
-            return self._after(error, inputs, first, rows)
-
-    def _after(
-        self, error: Exception, inputs: Arrays, first: int, rows: int
-    ) -> list[tuple[int, Arrays | None]]:
-        no_memory = isinstance(error, OutOfMemoryError)
-        if no_memory:
-            self.fits = max(1, min(self.fits or rows, rows // 2))
-        if rows == 1:
-            (self.no_memory if no_memory else self.failures)[first] = str(error)
-            return [(1, None)]
-        middle = rows // 2
-        return [
-            *self._halves(self._cut(inputs, 0, middle), first, middle),
-            *self._halves(self._cut(inputs, middle, rows), first + middle, rows - middle),
-        ]
-
-    def _cut(self, inputs: Arrays, start: int, stop: int) -> Arrays:
-        return [array[start:stop] for array in inputs] if self._layout.batched else inputs
-
-    def _joined(self, parts: list[tuple[int, Arrays | None]]) -> Arrays:
-        known = next((outputs for _, outputs in parts if outputs is not None), None)
-        joined = []
-        for index, spec in enumerate(self._layout.signature.outputs):
-            like = None if known is None else known[index]
-            arrays = [
-                _nothing(spec, rows, like, batched=self._layout.batched)
-                if outputs is None
-                else outputs[index]
-                for rows, outputs in parts
-            ]
-            joined.append(np.concatenate(arrays) if len(arrays) > 1 else arrays[0])
-        return joined
-
-
-def _nothing(
-    spec: TensorSpec, rows: int, like: NDArray[Any] | None, *, batched: bool
-) -> NDArray[Any]:
-    """What stands for an output that there is not: it can never be taken for an answer where the
-    datatype allows it. Free sizes are those of `like`, or 0."""
-    sizes = [max(size, 0) for size in spec.shape]
-    if like is not None:
-        sizes = list(like.shape[1:] if batched else like.shape)
-    shape = (rows, *sizes) if batched else tuple(sizes)
-    dtype = DATATYPES[spec.datatype].numpy
-    if spec.datatype == "BF16":
-        return np.full(shape, bfloat16.NAN, dtype)
-    if dtype.kind == "f":
-        return np.full(shape, np.nan, dtype)
-    return np.full(shape, "", dtype) if dtype.hasobject else np.zeros(shape, dtype)

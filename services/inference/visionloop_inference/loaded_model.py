@@ -29,13 +29,9 @@ from visionloop_inference.graph import check_graph
 from visionloop_inference.pace import Pace
 from visionloop_inference.providers import Target
 from visionloop_inference.rows import Arena
-from visionloop_inference.session import (
-    GraphRunFailedError,
-    OutOfMemoryError,
-    Session,
-    choose_graph,
-)
-from visionloop_inference.tuning import Tuned, TuningFile, candidates, example_of, key, tune
+from visionloop_inference.session import GraphRunFailedError, Session, choose_graph
+from visionloop_inference.tuning import candidates, example_of, run_each, tune
+from visionloop_inference.tuning_file import Tuned, TuningFile, key
 from visionloop_inference.wire import Layout
 
 log = logging.getLogger(__name__)
@@ -59,7 +55,6 @@ class LoadOptions:
     threads: int = 0  # 0: measured
     max_batch: int = 32
     tuning: Path | None = None
-    precision: str = "auto"  # or fp32, fp16
     pad: str = "auto"  # where the provider is a GPU; or always, never
     engine_cache: Path | None = None
 
@@ -80,23 +75,28 @@ class LoadedModel:
 
     @classmethod
     def of_bundle(cls, options: LoadOptions) -> "LoadedModel":
-        """With the graph that `options.precision` names.
+        """With the graph that is best here.
 
-        Where that is left open, a 16-bit graph which does not run here, or whose first golden
-        images come out differently, gives way to the one that it stands for: a card may lack what
-        the one had on which it was made. Raises CorruptError, RefusedError or ConfigurationError
-        for what must not serve.
+        A 16-bit graph which does not run here, or whose first golden images come out differently,
+        gives way to the one that it stands for: a card may lack what the one had on which it was
+        made. Raises CorruptError, RefusedError or ConfigurationError for what must not serve, and
+        OutOfMemoryError for what may find room later.
         """
         bundle = _read_bundle(options.folder)
-        graph, precision = choose_graph(bundle, options.provider, options.precision)
-        if precision == "fp32" or options.precision != "auto":
-            return cls(options, bundle, graph, precision)
+        graph, precision = choose_graph(bundle, options.provider)
+        model = cls._of_half(options, bundle, graph) if precision == "fp16" else None
+        return model or cls(options, bundle, bundle.graph, "fp32")
+
+    @classmethod
+    def _of_half(cls, options: LoadOptions, bundle: Bundle, graph: str) -> "LoadedModel | None":
+        """None where it is not good enough. Nothing of it is left on the card then: the other graph
+        wants the room."""
         try:
-            model = cls(options, bundle, graph, precision)
+            model = cls(options, bundle, graph, "fp16")
             model.test()
         except (CorruptError, RefusedError) as error:
-            log.warning("%s is not used: %s; %s is", graph, error, bundle.graph)
-            return cls(options, bundle, bundle.graph, "fp32")
+            log.warning("%s is not used: %s; %s is", graph, str(error), bundle.graph)
+            return None
         return model
 
     def __init__(self, options: LoadOptions, bundle: Bundle, graph: str, precision: str) -> None:
@@ -105,6 +105,7 @@ class LoadedModel:
         self._bundle = bundle
         self._layout = Layout(bundle.signature)
         self._golden = _golden(bundle, options.folder)
+        self._example = example_of(bundle)
         target = Target(
             options.provider, options.device, options.engine_cache, fp16=precision == "fp16"
         )
@@ -112,7 +113,9 @@ class LoadedModel:
         padded = options.pad == "always" or (options.pad == "auto" and target.gpu)
         pace = Pace.of(self._tuned.seconds, self._tuned.batch, padded=padded)
         self.queue = BatchQueue(pace.batch, lambda: pace.rows_within(SOON), pace.padded_to)
-        self._execution = Execution(self._session, self._layout, self.queue, pace, bundle)
+        self._execution = Execution(
+            self._session, self._layout, self.queue, pace, bundle, self._example
+        )
         self._test = self._golden_test(options.provider, precision)
         self._tested = False
         self._replaying = False
@@ -134,7 +137,7 @@ class LoadedModel:
             return Session.load(options.folder / graph, signature, target, threads, most)
 
         tried = candidates(options.threads, target)
-        example = example_of(self._bundle)
+        example = self._example
         if example is None:
             log.warning("%s has no example to run, so it is not measured", self._bundle.model)
             return load(tried[-1]), Tuned.guess(tried[-1], most), True
@@ -146,14 +149,14 @@ class LoadedModel:
                 session, measured = tune(load, example, tried, most)
                 file.put(name, measured)
             else:
-                session, measured = load(tuned.threads), tuned
+                session = load(tuned.threads)
                 # A GPU prepares for every size it meets, so it meets all of them now.
-                for rows in measured.seconds if target.gpu else [measured.batch]:
-                    session.run(example(rows))
+                sizes = sorted(tuned.seconds) if target.gpu else [tuned.batch]
+                measured = run_each(session, example, tuned, sizes)
             # The sizes that were tried and not chosen must not keep their memory (for
             # EfficientNet-Lite0 600 MB after 32 rows, 105 MB shrunk).
             self._check_finite(graph, session.run(example(1), shrink=True))
-        except (GraphRunFailedError, OutOfMemoryError) as error:
+        except GraphRunFailedError as error:
             raise CorruptError(f"{graph} does not run: {error}") from error
         return session, measured, tuned is None
 
@@ -189,10 +192,11 @@ class LoadedModel:
         if output is None:
             raise RefusedError("the bundle declares no output of kind probabilities")
         place = [spec.name for spec in bundle.signature.outputs].index(output.name)
+        session = self._session  # not by way of us: a model that is let go is to be gone at once
 
         def run(row: NDArray[np.uint8]) -> NDArray[Any]:
             try:
-                found: NDArray[Any] = self._session.run([row[None]])[place][0]
+                found: NDArray[Any] = session.run([row[None]])[place][0]
             except GraphRunFailedError as error:
                 raise RefusedError(f"the graph fails on a golden image: {error}") from error
             return found

@@ -17,6 +17,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from time import perf_counter
 
+from visionloop.errors import OverloadedError
+
 FORGETTING = 0.2  # weight of the newest run in the moving average
 WORTH_IT = 0.95  # a larger batch must bring a row's cost below this share of the best so far
 TRIES = 2  # the best one counts: other work on the machine only ever adds time
@@ -69,18 +71,21 @@ class Pace:
 
         After `budget` seconds no larger one is begun. `warm_ups` are the runs of each size that do
         not count: a GPU chooses kernels and grows its memory for each. `turn` seconds are what a
-        batch of any size costs around its run: they count when sizes are compared, and no more.
+        batch of any size costs around its run: they count when sizes are compared, and no more. A
+        size for which `run` finds no memory (OverloadedError) ends the search, one row's is raised.
         """
         began = clock()
         seconds: dict[int, float] = {}
         size, best, failed = 1, 1, 0
         while failed < PATIENCE:
-            for _ in range(warm_ups):
-                run(size)
-            # The first run of a size allocates, which only short ones feel.
-            first = _timed(run, size, clock)
-            again = _best(run, size, clock, TRIES if first < SHORT else TRIES - 1)
-            seconds[size] = again if first < SHORT else min(first, again)
+            try:
+                for _ in range(warm_ups):
+                    run(size)
+                seconds[size] = _cost(run, size, clock)
+            except OverloadedError:
+                if size == 1:
+                    raise
+                break
             best_row, row = (turn + seconds[best]) / best, (turn + seconds[size]) / size
             if size > 1 and row > WORTH_IT * best_row:
                 failed += 1
@@ -205,6 +210,14 @@ class Board:
         """Lets go of the header. To be called before the arena is closed."""
         self._whole.release()
         self._real.release()
+
+
+def _cost(run: Callable[[int], object], size: int, clock: Callable[[], float]) -> float:
+    """Seconds of a run."""
+    # The first run of a size allocates, which only short ones feel.
+    first = _timed(run, size, clock)
+    again = _best(run, size, clock, TRIES if first < SHORT else TRIES - 1)
+    return again if first < SHORT else min(first, again)
 
 
 def _best(run: Callable[[int], object], size: int, clock: Callable[[], float], tries: int) -> float:

@@ -7,13 +7,14 @@ everything is to be in one.
     control channel, from the supervisor        and back
         load {folder, provider, device,         loaded {batch, row_seconds, threads, cold}, then
             threads, max_batch, tuning,         tested {difference}; or
-            precision, pad}                     refused {reason, for_good, problem}
+            pad, engine_cache}                  refused {reason, for_good, problem}
         replay                                  proven {difference} or demoted {problem}
         link, log, close: see `link_loop`
 
-`load` comes once, before any link. Nothing that a graph does ends this process but a native crash,
-and that takes only the jobs along that were here. Price: a run of the graph is not interrupted for
-anything, so everything here waits for as long as one batch takes.
+`load` comes once, before any link. Nothing that a graph does ends this process but a native crash
+or the loss of its GPU (`execution`), and that takes only the jobs along that were here. Price: a
+run of the graph is not interrupted for anything, so everything here waits for as long as one batch
+takes.
 """
 
 import logging
@@ -30,7 +31,10 @@ log = logging.getLogger(__name__)
 
 
 def serve(control: Control) -> None:
-    """Lives until `close` or the end of the channel. Takes the channel over."""
+    """Lives until `close` or the end of the channel. Takes the channel over.
+
+    Raises DeviceLostError.
+    """
     _Runner(control).live()
 
 

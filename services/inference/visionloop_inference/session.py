@@ -20,10 +20,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from visionloop.bundle import Bundle, ClassifierBundle, Signature, TensorSpec
-from visionloop.errors import CorruptError, OverloadedError, RefusedError, VisionloopError
+from visionloop.errors import CorruptError, OverloadedError, VisionloopError
 from visionloop_inference.by_value import run_by_value
 from visionloop_inference.datatypes import DATATYPES, Arrays
-from visionloop_inference.providers import CPU, Target, profiles, session, shrinking
+from visionloop_inference.providers import CPU, Target, profiles, prove, session, shrinking
 
 MOST_BOUND = 16  # shapes of inputs that keep device memory
 
@@ -53,6 +53,10 @@ class OutOfMemoryError(OverloadedError):
     """A run needed more memory than there is; fewer rows may fit."""
 
 
+class DeviceLostError(VisionloopError):
+    """The GPU runs nothing any more for this process: another one may well use it."""
+
+
 @dataclass(slots=True)
 class _Bound:
     """Inputs in device memory, and the run that reads them."""
@@ -62,10 +66,10 @@ class _Bound:
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """A run that the GPU is working on."""
+class Carried:
+    """The inputs of one run, in the GPU's memory."""
 
-    binding: onnxruntime.IOBinding
+    bound: _Bound
     rows: int | None  # of the batch; None: the graph has none
 
 
@@ -96,7 +100,7 @@ class Session:
         plain = all(spec.datatype not in ("BF16", "BYTES") for spec in specs)
         self._memory = (memory or ("cuda" if target.gpu else None)) if plain else None
         self._bound: dict[tuple[tuple[int, ...], ...], _Bound] = {}
-        # Of runs that are begun, in turns: the GPU may still read what the last one was given.
+        # Of runs that are begun, in turns: the GPU still reads what the last one was given.
         self._turns: deque[dict[tuple[tuple[int, ...], ...], _Bound]] = deque([{}, {}])
         self._going = onnxruntime.RunOptions()
         self._going.add_run_config_entry("disable_synchronize_execution_providers", "1")
@@ -106,12 +110,16 @@ class Session:
         cls, graph: Path, signature: Signature, target: Target, threads: int, max_batch: int
     ) -> "Session":
         """Raises CorruptError for a graph that onnxruntime refuses or that is not the signature's,
-        and ConfigurationError when the provider cannot be loaded."""
+        ConfigurationError when the provider cannot be loaded, OutOfMemoryError."""
         try:
             made = session(graph, target, threads, profiles(signature, max_batch))
         except VisionloopError:
             raise
         except Exception as error:
+            if _is_of_memory(error):
+                raise OutOfMemoryError(f"no memory to load {graph.name}: {error}") from error
+            if target.gpu:
+                prove(target.provider, target.device)  # raises where the graph is not to blame
             words = runtime_words(error)
             raise CorruptError(f"onnxruntime does not load {graph.name}: {words}") from error
         return cls(made, signature, target)
@@ -130,7 +138,8 @@ class Session:
                     self._session, self.signature.inputs, self.signature.outputs, feeds, options
                 )
             elif self._memory is not None:
-                bound = self._run_bound(inputs, self._bound, options)
+                bound = self._filled(inputs, self._bound)
+                self._session.run_with_iobinding(bound.binding, options)
                 outputs = bound.binding.copy_outputs_to_cpu()
             else:
                 outputs = self._session.run(self._outputs, feeds, options)
@@ -142,23 +151,28 @@ class Session:
         """Whether `begin` leaves this thread free while the graph runs: on a GPU."""
         return self._memory is not None
 
-    def begin(self, inputs: Sequence[NDArray[Any]]) -> Begun:
-        """Carries the inputs over and starts a run; `finish` waits for it and gives its outputs.
+    def carry(self, inputs: Sequence[NDArray[Any]]) -> Carried:
+        """Carries the inputs of a run over, for `begin`; the run before may be under way.
 
-        One run may be begun, and any number be `run`, while another is not finished. Raises as
-        `run` does, here or there.
+        Any number may be `run` meanwhile. Raises as `run` does, here or in what follows.
         """
         self._turns.rotate()
         with _own_errors():
-            bound = self._run_bound(inputs, self._turns[0], self._going)
-        return Begun(bound.binding, len(inputs[0]) if self._batched else None)
+            bound = self._filled(inputs, self._turns[0])
+        return Carried(bound, len(inputs[0]) if self._batched else None)
 
-    def finish(self, begun: Begun) -> Arrays:
-        """The outputs, when they are there."""
+    def begin(self, carried: Carried) -> None:
+        """Starts the run, once the one before is finished; `finish` waits for it."""
         with _own_errors():
-            begun.binding.synchronize_outputs()
-            outputs: Arrays = begun.binding.copy_outputs_to_cpu()
-        self._check(outputs, begun.rows)
+            self._session.run_with_iobinding(carried.bound.binding, self._going)
+
+    def finish(self, carried: Carried) -> Arrays:
+        """The outputs, when they are there."""
+        binding = carried.bound.binding
+        with _own_errors():
+            binding.synchronize_outputs()
+            outputs: Arrays = binding.copy_outputs_to_cpu()
+        self._check(outputs, carried.rows)
         return outputs
 
     def _check(self, outputs: Arrays, rows: int | None) -> None:
@@ -179,21 +193,22 @@ class Session:
                 f"bundle.json says {list(wanted)}"
             )
 
-    def _run_bound(
+    def _filled(
         self,
         inputs: Sequence[NDArray[Any]],
         known: dict[tuple[tuple[int, ...], ...], _Bound],
-        options: onnxruntime.RunOptions | None,
     ) -> _Bound:
+        """The device memory for inputs of these shapes, with the inputs in it."""
         shapes = tuple([array.shape for array in inputs])
         bound = known.get(shapes)
         if bound is None:
             if len(known) == MOST_BOUND:
                 known.clear()
             bound = known[shapes] = self._bind(inputs)
+        elif any(self._free):  # the outputs of the last run are of sizes that these need not have
+            self._bind_outputs(bound.binding)
         for value, array in zip(bound.values, inputs, strict=True):
             value.update_inplace(array)
-        self._session.run_with_iobinding(bound.binding, options)
         return bound
 
     def _bind(self, inputs: Sequence[NDArray[Any]]) -> "_Bound":
@@ -206,9 +221,13 @@ class Session:
             )
             binding.bind_ortvalue_input(name, value)
             values.append(value)
-        for name in self._outputs:
-            binding.bind_output(name, self._memory, device)
+        self._bind_outputs(binding)
         return _Bound(binding, values)
+
+    def _bind_outputs(self, binding: onnxruntime.IOBinding) -> None:
+        binding.clear_binding_outputs()
+        for name in self._outputs:
+            binding.bind_output(name, self._memory, self.target.device)
 
 
 @contextlib.contextmanager
@@ -219,10 +238,14 @@ def _own_errors() -> Iterator[None]:
     except MemoryError as error:
         raise OutOfMemoryError(f"no memory to run the graph: {error}") from error
     except Exception as error:
-        text = str(error)
-        if any(words in text.lower() for words in _NO_MEMORY):
-            raise OutOfMemoryError(f"no memory to run the graph: {text}") from error
+        if _is_of_memory(error):
+            raise OutOfMemoryError(f"no memory to run the graph: {error}") from error
         raise GraphRunFailedError(runtime_words(error)) from error
+
+
+def _is_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return any(words in text for words in _NO_MEMORY)
 
 
 def runtime_words(error: Exception) -> str:
@@ -231,12 +254,11 @@ def runtime_words(error: Exception) -> str:
     return text if len(text) <= MAX_WORDS else f"{text[: MAX_WORDS - 1]}…"
 
 
-def choose_graph(bundle: Bundle, provider: str, precision: str) -> tuple[str, str]:
+def choose_graph(bundle: Bundle, provider: str) -> tuple[str, str]:
     """The bundle's file to run, and its precision: "fp32" (as the bundle was made) or "fp16".
 
-    "auto" takes the 16-bit sibling on a GPU, where the bundle has one that passed its gate there,
-    which is to say that it states how far its answers may be off. Raises RefusedError when "fp16"
-    is asked for and there is none.
+    The latter is its 16-bit sibling, on a GPU, where it has one that passed its gate there, which
+    is to say that the bundle states how far its answers may be off.
     """
     sibling = bundle.half_graph
     passed = (
@@ -244,14 +266,7 @@ def choose_graph(bundle: Bundle, provider: str, precision: str) -> tuple[str, st
         and isinstance(bundle, ClassifierBundle)
         and f"fp16/{provider}" in bundle.golden.max_probability_difference
     )
-    if precision == "fp32" or (precision == "auto" and (provider == "cpu" or not passed)):
-        return bundle.graph, "fp32"
-    if not passed:
-        raise RefusedError(
-            f"precision fp16 was asked for, and version {bundle.version} of {bundle.model} has no "
-            f"{sibling} that was tested for fp16/{provider}"
-        )
-    return sibling, "fp16"
+    return (sibling, "fp16") if passed and provider != "cpu" else (bundle.graph, "fp32")
 
 
 def check_signature(made: onnxruntime.InferenceSession, signature: Signature) -> None:

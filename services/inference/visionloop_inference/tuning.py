@@ -4,40 +4,32 @@ One thread is compared with all cores at warm-up, because no rule tells: on two 
 twice as fast on both, while a graph that mostly reads its input is slower on both than on one. All
 cores must be worth it (1.2 times the rows a second), for whoever decodes and parses wants them too;
 where that is close, both run again in turns.
-Measuring costs a few seconds, bounded; what was found is kept in a JSON file under the digest of
-the graph's structure, the kind of machine and all that would change the answer. So it is found
-again at the next start, and by the next version of a network, which has other weights and costs the
-same: a swap measures nothing beside the traffic. The kernel says how long our threads waited for a
-core: where that was much, other work had its hand in the figures, and they are good for an hour
-only (a runner that dies under load is soon back), not for tomorrow. Price: where neighbours never
-rest, a start always measures.
+Measuring costs a few seconds, bounded, and what was found is kept (`tuning_file`). The kernel says
+how long our threads waited for a core: where that was much, other work had its hand in the figures,
+and they are good for an hour only (a runner that dies under load is soon back), not for tomorrow.
+So are figures that end where memory ran out, as it may while two versions are beside each other on
+a GPU. Price: where neighbours never rest, a start always measures.
 """
 
 import contextlib
 import ctypes
-import fcntl
-import json
 import logging
 import math
-import os
-import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from time import perf_counter, time
-from typing import Any
+from time import perf_counter
 
 import numpy as np
-import onnxruntime
 
 from visionloop.bundle import Bundle, TensorsBundle
-from visionloop.doctor.accelerators import gpu_name
 from visionloop_inference import bfloat16
 from visionloop_inference.datatypes import DATATYPES, Arrays
 from visionloop_inference.machine import cores
 from visionloop_inference.pace import Pace
 from visionloop_inference.providers import Target
-from visionloop_inference.session import Session
+from visionloop_inference.session import OutOfMemoryError, Session
+from visionloop_inference.tuning_file import TURN, Tuned
 
 log = logging.getLogger(__name__)
 
@@ -49,120 +41,8 @@ BUDGET = 1.5  # seconds after which no larger batch is tried, for each number of
 GPU_BUDGET = 15.0  # the same on a GPU, whose first run loads libraries and kernels
 GPU_WARM_UPS = 4  # runs of each size that do not count
 BUSY = 0.2  # share of the time that threads may wait for a core on a quiet machine
-# Seconds that a batch costs a runner and a front end around its run: a wake-up, a turn of the loop,
-# a send (bench.link). Without them a cheap graph that does not gain by batches runs row by row.
-TURN = 100e-6
-PROVISIONAL = 3600.0  # seconds that figures from a busy machine are good for
-MOST_ENTRIES = 256
-FORMAT = 3  # changes with all that makes older figures wrong
-FIRST_GUESS = 0.001  # seconds of a batch, where no example could be run
 
 Example = Callable[[int], Arrays]  # rows -> inputs on which the graph runs
-
-
-@dataclass(frozen=True, slots=True)
-class Tuned:
-    """What was found: `seconds` maps rows to what a batch of them takes."""
-
-    threads: int
-    batch: int
-    seconds: Mapping[int, float] = field(repr=False)
-    quiet: bool = True  # nothing else wanted the cores
-
-    @classmethod
-    def guess(cls, threads: int, batch: int) -> "Tuned":
-        """For a graph that no example runs on; its pace corrects itself with the first requests."""
-        return cls(threads, batch, dict.fromkeys((1, batch), FIRST_GUESS))
-
-    @property
-    def rows_a_second(self) -> float:
-        return self.batch / (TURN + self.seconds[self.batch])
-
-
-class TuningFile:
-    """The findings of this machine, shared by all runners on it. Without a path it keeps nothing.
-
-    A file that cannot be read or written costs the measuring and nothing else.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-
-    def get(self, key: str) -> Tuned | None:
-        """What was found under this key, if something was."""
-        if self._path is None:
-            return None
-        try:
-            found = self._read()[key]
-            seconds = {int(rows): float(took) for rows, took in found["seconds"].items()}
-            quiet = bool(found.get("quiet", True))
-            tuned = Tuned(int(found["threads"]), int(found["batch"]), seconds, quiet)
-            if not quiet and time() - found["measured"] > PROVISIONAL:
-                return None
-            if tuned.threads < 1 or not 0 < seconds[tuned.batch] < float("inf"):
-                raise ValueError("it makes no sense")
-        except KeyError:
-            return None
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            log.warning("%s is not used: %s", self._path, error)
-            return None
-        return tuned
-
-    def put(self, key: str, tuned: Tuned) -> None:
-        """Keeps a finding; the oldest go when there are too many."""
-        if self._path is None:
-            return
-        try:
-            with self._locked():
-                entries = {}
-                with contextlib.suppress(OSError, ValueError):
-                    entries = self._read()
-                entries[key] = {
-                    "threads": tuned.threads,
-                    "batch": tuned.batch,
-                    "seconds": {str(rows): took for rows, took in tuned.seconds.items()},
-                    "quiet": tuned.quiet,
-                    "measured": round(time()),
-                }
-                newest = sorted(entries, key=lambda known: entries[known].get("measured", 0))
-                kept = {known: entries[known] for known in newest[-MOST_ENTRIES:]}
-                new = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-                new.write_text(json.dumps({"format": FORMAT, "entries": kept}, indent=1))
-                new.replace(self._path)
-        except OSError as error:
-            log.warning(
-                "%s cannot be written, the next start measures again: %s", self._path, error
-            )
-
-    def _read(self) -> dict[str, dict[str, Any]]:
-        if self._path is None or not self._path.exists():
-            return {}
-        content = json.loads(self._path.read_text())
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ValueError("its format is not known here")
-        entries = content.get("entries")
-        if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
-            raise ValueError("it holds no entries")
-        return entries
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One writer at a time; the lock goes with the process that holds it."""
-        if self._path is None:
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.with_name(f"{self._path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-
-def key(structure: str, target: Target, threads: int, max_batch: int, *, pad: str) -> str:
-    """Names all that a finding depends on. `threads` is what was asked for, 0: measure."""
-    where = f"{target.provider}{target.device} {gpu_name(target.device)}" if target.gpu else "cpu"
-    return (
-        f"{structure} on {_machine()}, onnxruntime {onnxruntime.__version__} {where}, "
-        f"threads {threads} batch {max_batch} pad {pad}"
-    )
 
 
 def tune(
@@ -192,21 +72,47 @@ def tune(
 
 def _measure(session: Session, example: Example, threads: int, max_batch: int) -> Tuned:
     """Batches of growing size, and whether anything else wanted the cores meanwhile."""
-    on_gpu = session.target.gpu
+    on_gpu, enough = session.target.gpu, True
+
+    def run(rows: int) -> None:
+        nonlocal enough
+        try:
+            session.run(example(rows))
+        except OutOfMemoryError:
+            enough = False
+            raise
+
     began, waited = perf_counter(), _waited()
     pace = Pace.measure(
-        lambda rows: session.run(example(rows)),
+        run,
         max_batch,
         budget=GPU_BUDGET if on_gpu else BUDGET,
         warm_ups=GPU_WARM_UPS if on_gpu else 0,
         turn=TURN,
     )
-    quiet = _waited() - waited <= BUSY * threads * (perf_counter() - began)
+    quiet = enough and _waited() - waited <= BUSY * threads * (perf_counter() - began)
     seconds = dict(zip(pace.sizes, pace.times, strict=True))
     tuned = Tuned(threads, pace.batch, seconds, quiet)
     log.info(
         "%d threads: %.1f rows a second in batches of %d", threads, tuned.rows_a_second, tuned.batch
     )
+    return tuned
+
+
+def run_each(session: Session, example: Example, tuned: Tuned, sizes: Sequence[int]) -> Tuned:
+    """Runs batches of these sizes, ascending; what was found, as far as there is memory for it.
+
+    Raises OutOfMemoryError where there is none for the smallest that was measured.
+    """
+    for rows in sizes:
+        try:
+            session.run(example(rows))
+        except OutOfMemoryError:
+            fewer = {size: took for size, took in tuned.seconds.items() if size < rows}
+            if not fewer:
+                raise
+            log.warning("no memory for %d rows at once; batches have %d at most", rows, max(fewer))
+            return replace(tuned, batch=max(fewer), seconds=fewer)
     return tuned
 
 
@@ -290,15 +196,3 @@ def _waited() -> float:
         with contextlib.suppress(OSError, IndexError, ValueError):
             total += int((task / "schedstat").read_text().split()[1])
     return total / 1e9
-
-
-def _machine() -> str:
-    """The processor's name and the cores of it that are ours; not the host's name, which a pod
-    changes with every start."""
-    name = platform.machine()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    return f"{name} x{cores()}"
