@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from itertools import islice
 from types import TracebackType
 from typing import Self
@@ -60,10 +60,10 @@ class AsyncClient(ClientBase):
 
     async def recognize(
         self,
-        images: Image | Sequence[Image],
+        images: Image | Iterable[Image],
         *,
         model: str = "",
-        version: str = "",
+        version: str | int = "",
         top_k: int = 0,
         routing_key: str = "",
         priority: int = 0,
@@ -80,7 +80,6 @@ class AsyncClient(ClientBase):
         try:
             while some := list(islice(sources, IMAGES_PER_REQUEST)):
                 loaded = [(name_of(n, source), await _read_async(source)) for n, source in some]
-                self._check_open()  # it may have been closed while the files were read
                 self._open()
                 for names, request in requests_of(loaded, template):
                     if len(waiting) == self._count:
@@ -97,15 +96,15 @@ class AsyncClient(ClientBase):
 
     def recognize_stream(
         self,
-        images: Iterable[Image] | AsyncIterable[Image],
+        images: Image | Iterable[Image] | AsyncIterable[Image],
         *,
         model: str = "",
-        version: str = "",
+        version: str | int = "",
         top_k: int = 0,
         routing_key: str = "",
         priority: int = 0,
         timeout: float | None = None,
-    ) -> AsyncIterator[Recognition]:
+    ) -> AsyncGenerator[Recognition, None]:
         """See `Client.recognize_stream`; `async for` goes through the results."""
         self._check_open()
         limit = None if timeout is None else self._seconds(timeout)
@@ -113,7 +112,8 @@ class AsyncClient(ClientBase):
         self._open()
         options = {"timeout": limit, "metadata": self._metadata}
         service = Service(self._stubs, self.target, self._failure(limit), options)
-        return streamed_async(service, batches_async(images, template))
+        sources = images if isinstance(images, AsyncIterable) else sources_of(images)
+        return streamed_async(service, batches_async(sources, template))
 
     async def submit_feedback(
         self,
@@ -176,6 +176,7 @@ class AsyncClient(ClientBase):
         return results_of(names, response, self.target)
 
     def _open(self) -> None:
+        self._check_open()  # it may have been closed while a file was read
         loop = asyncio.get_running_loop()
         if self._channels:
             if self._loop is not loop:

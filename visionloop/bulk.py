@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from visionloop.client import Client, Image, Recognition
-from visionloop.errors import OverloadedError, UnavailableError
+from visionloop.errors import InvalidInputError, OverloadedError, UnavailableError
 from visionloop.recognition_messages import name_of
 from visionloop.recognition_stream import IMAGES
 
@@ -38,13 +38,28 @@ def recognize_all(
     *,
     tell: Callable[[str], None] = _log.warning,
     **asked: Any,
-) -> Iterator[Recognition]:
+) -> Generator[Recognition, None, None]:
     """One result for each image, in their order. `asked` is what `Client.recognize_stream` takes;
     `tell` is told of each break.
 
     Raises UnavailableError or OverloadedError when a service stays away, and what
-    `Client.recognize_stream` raises otherwise. What was yielded until then is good.
+    `Client.recognize_stream` raises otherwise. What was yielded until then is good. Raises
+    InvalidInputError at once for images that are no sequence: some are sent more than once.
     """
+    if not isinstance(images, Sequence) or isinstance(images, str | bytes | bytearray | memoryview):
+        raise InvalidInputError(
+            f"images is of type {type(images).__name__}; give a list of encoded bytes or paths",
+            field="images",
+        )
+    return _recognized(client, images, tell, asked)
+
+
+def _recognized(
+    client: Client,
+    images: Sequence[Image],
+    tell: Callable[[str], None],
+    asked: Mapping[str, Any],
+) -> Generator[Recognition, None, None]:
     done = fruitless = 0
     suspects = 0  # images from `done` on, one of which may have ended a process: each goes alone
     answered: int | None = None  # the place of one that was
@@ -138,5 +153,4 @@ def _answered(
     except _AWAY as error:
         raise _AwayError(error, None) from error
     finally:
-        if isinstance(stream, Generator):
-            stream.close()  # the server drops what it has of it
+        stream.close()  # the server drops what it has of it

@@ -14,7 +14,7 @@ own knows better, and a retry under overload makes it worse.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -94,10 +94,10 @@ class Client(ClientBase):
 
     def recognize(
         self,
-        images: Image | Sequence[Image],
+        images: Image | Iterable[Image],
         *,
         model: str = "",
-        version: str = "",
+        version: str | int = "",
         top_k: int = 0,
         routing_key: str = "",
         priority: int = 0,
@@ -107,11 +107,11 @@ class Client(ClientBase):
 
         Images are encoded bytes (JPEG, PNG, WebP, BMP, TIFF, GIF) or paths of files to read. Long
         lists are sent as several requests, a few at a time, under one deadline. `model` empty is
-        the server's default; `version` is a number, an alias, or empty for stable (or the canary,
-        for its share of the calls: the same for the same `routing_key`); `top_k` 0 is all classes,
-        up to the server's limit of 1,000; `priority` 1 goes before 2 (0, the normal one, is 2) and
-        that before 3, which is for work that may wait, and is refused first. Raises NotFoundError
-        for a file, model or version that is not there, UnavailableError,
+        the server's default; `version` is a number (7 or "7"), an alias, or empty for stable (or
+        the canary, for its share of the calls: the same for the same `routing_key`); `top_k` 0 is
+        all classes, up to the server's limit of 1,000; `priority` 1 goes before 2 (0, the normal
+        one, is 2) and that before 3, which is for work that may wait, and is refused first. Raises
+        NotFoundError for a file, model or version that is not there, UnavailableError,
         OverloadedError, DeadlineExceededError and other errors of `visionloop.errors`; an image
         that the service refuses is no error of the call.
         """
@@ -138,18 +138,19 @@ class Client(ClientBase):
 
     def recognize_stream(
         self,
-        images: Iterable[Image],
+        images: Image | Iterable[Image],
         *,
         model: str = "",
-        version: str = "",
+        version: str | int = "",
         top_k: int = 0,
         routing_key: str = "",
         priority: int = 0,
         timeout: float | None = None,
-    ) -> Iterator[Recognition]:
+    ) -> Generator[Recognition, None, None]:
         """One result per image, in their order, for any number of images.
 
-        Images are taken from the iterable as the server works them off. An image that cannot be
+        Images are taken from the iterable as the server works them off, the first ones when the
+        first result is asked for; closing the iterator ends the call. An image that cannot be
         read, or is refused, or was in a request that failed, has its error in its own result; only
         a call that breaks off raises. `timeout` (seconds, for the whole) is none unless given.
         `priority` 0 is 3 here: calls of others go first. 2 is as good as theirs.
@@ -159,7 +160,7 @@ class Client(ClientBase):
         template = template_of(model, version, top_k, routing_key, priority)
         options = {"timeout": limit, "metadata": self._metadata}
         service = Service(self._stubs, self.target, self._failure(limit), options)
-        return streamed(service, batches(images, template))
+        return streamed(service, batches(sources_of(images), template))
 
     def submit_feedback(
         self,

@@ -81,9 +81,11 @@ class Recognition:
 
 
 def template_of(
-    model: str, version: str, top_k: int, routing_key: str = "", priority: int = 0
+    model: str, version: str | int, top_k: int, routing_key: str = "", priority: int = 0
 ) -> pb.RecognizeRequest:
     """A request without images. Raises InvalidInputError for what no message can hold."""
+    if isinstance(version, int) and not isinstance(version, bool):  # as a result tells it
+        version = str(version)
     for name, text, example in (
         ("model", model, "cells"),
         ("version", version, "3"),
@@ -248,7 +250,7 @@ def feedback_of(
     return request
 
 
-def sources_of(images: Image | Sequence[Image]) -> Sequence[Image]:
+def sources_of(images: Image | Iterable[Image]) -> Iterable[Image]:
     """One image or many, as many. Raises InvalidInputError for what is neither."""
     if isinstance(images, bytes | bytearray | memoryview | str | os.PathLike):
         return [images]

@@ -9,7 +9,16 @@ goes on. Needs grpcio and protobuf alone.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -192,7 +201,7 @@ class _Lane:
         self._call.cancel()
 
 
-def streamed(service: Service, source: Iterable[Batch]) -> Iterator[Recognition]:
+def streamed(service: Service, source: Iterable[Batch]) -> Generator[Recognition, None, None]:
     """The results of all batches. Connections are opened as there is work for them."""
     lanes: list[_Lane] = []
     waiting: deque[tuple[_Lane | None, Batch]] = deque()
@@ -275,7 +284,7 @@ class _AsyncLane:
 
 async def streamed_async(
     service: Service, source: AsyncIterator[Batch]
-) -> AsyncIterator[Recognition]:
+) -> AsyncGenerator[Recognition, None]:
     """As `streamed`. A task of its own writes: reading never waits for writing."""
     lanes: list[_AsyncLane] = []
     waiting: asyncio.Queue[tuple[_AsyncLane | None, Batch] | None] = asyncio.Queue()

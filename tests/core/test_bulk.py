@@ -8,7 +8,7 @@ import pytest
 
 from visionloop.bulk import LONGEST_WISH, TRIES, recognize_all
 from visionloop.client import Client, Recognition, ScoredLabel
-from visionloop.errors import ImageError, UnavailableError, VisionloopError
+from visionloop.errors import ImageError, InvalidInputError, UnavailableError, VisionloopError
 from visionloop.recognition_stream import IMAGES as TOGETHER
 
 IMAGES = list("abcdefgh")
@@ -176,3 +176,9 @@ def test_a_service_that_stays_away_is_given_up(slept: list[float]) -> None:
             results.extend(recognize_all(client, IMAGES, tell=lambda _: None, top_k=1))
         assert not any(one.error for one in results)  # no image is blamed for it
         assert len(service.asked) <= 2 * TRIES
+
+
+@pytest.mark.parametrize("images", ["cell.png", b"bytes", iter(IMAGES)])
+def test_what_is_no_list_fails_at_the_call(images: object) -> None:
+    with pytest.raises(InvalidInputError, match="give a list of encoded bytes or paths"):
+        recognize_all(Service(), images, top_k=1)  # type: ignore[arg-type]

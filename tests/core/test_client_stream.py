@@ -314,6 +314,26 @@ def test_a_deadline_for_the_whole(service: Service, ask: Ask) -> None:
         released.set()
 
 
+@pytest.mark.parametrize("ask", [stream_sync, stream_async])
+def test_one_image_needs_no_list(service: Service, ask: Ask, tmp_path: Path) -> None:
+    """The letters of a path, or the numbers of its bytes, are no images."""
+    path = tmp_path / "cell.png"
+    path.write_bytes(b"12345")
+    for image in (path, str(path), b"12345"):
+        assert lengths(ask(service.target, image)) == [5]
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_what_is_no_image_and_no_list_fails_at_the_call(service: Service, kind: type) -> None:
+    client = kind(service.target)
+
+    async def call() -> None:
+        client.recognize_stream(5)
+
+    with pytest.raises(InvalidInputError, match="images is of type int"):
+        asyncio.run(call())
+
+
 @pytest.mark.parametrize("wrong", [{"top_k": -1}, {"priority": -1}, {"timeout": 0}, {"model": 7}])
 def test_wrong_arguments_fail_at_the_call(service: Service, wrong: dict[str, Any]) -> None:
     with Client(service.target) as client, pytest.raises(InvalidInputError):
