@@ -8,6 +8,7 @@ grpcio alone.
 import json
 import re
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Protocol, runtime_checkable
 
 import grpc
@@ -26,6 +27,7 @@ from visionloop.errors import (
 # take; answers are small, but embeddings and masks of many images are not.
 MAX_RECEIVE_BYTES = 128 * 2**20
 MAX_REQUEST_BYTES = 32 * 2**20
+MAX_RETRIED_BYTES = 64 * 2**20  # the largest message that a service takes
 
 Options = Sequence[tuple[str, int | str]]
 
@@ -41,7 +43,11 @@ def channel_options(retries: int = 0, server_name: str = "") -> Options:
     one (a tunnel, `kubectl port-forward`).
     """
     method: dict[str, object] = {"name": [{}]}
+    kept: Options = ()
     if retries:
+        # What may be sent again is kept until it is answered; of more than 256 kB, gRPC's own
+        # limit, nothing would be sent again, without a word.
+        kept = (("grpc.per_rpc_retry_buffer_size", MAX_RETRIED_BYTES),)
         method["retryPolicy"] = {
             "maxAttempts": retries + 1,
             "initialBackoff": "0.1s",
@@ -53,6 +59,7 @@ def channel_options(retries: int = 0, server_name: str = "") -> Options:
     named = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
     return (
         *named,
+        *kept,
         ("grpc.service_config", json.dumps(service)),
         ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
         ("grpc.max_send_message_length", -1),
@@ -66,9 +73,13 @@ def channel_options(retries: int = 0, server_name: str = "") -> Options:
     )
 
 
+# gRPC takes them for the name of a host and says that it cannot be resolved.
+_NO_SCHEMES = ("http://", "https://", "grpc://", "grpcs://")
+
+
 def check_target(target: str, timeout: float) -> None:
     """Raises InvalidInputError for what no call could work with."""
-    if not target or target.startswith(("http://", "https://")) or " " in target:
+    if not target or target.startswith(_NO_SCHEMES) or " " in target:
         raise InvalidInputError(
             f"target is {target!r}; it must be host:port or a gRPC name as dns:///host:port",
             field="target",
@@ -83,9 +94,9 @@ def check_target(target: str, timeout: float) -> None:
 
 def check_timeout(timeout: float) -> None:
     """Raises InvalidInputError unless a number of seconds above 0."""
-    if not 0 < timeout < float("inf"):
+    if not (isinstance(timeout, Real) and 0 < timeout < float("inf")):
         raise InvalidInputError(
-            f"timeout is {timeout}; it must be a number of seconds above 0", field="timeout"
+            f"timeout is {timeout!r}; it must be a number of seconds above 0", field="timeout"
         )
 
 
@@ -163,8 +174,11 @@ def error_from(error: grpc.RpcError, service: str, target: str, timeout: float) 
 _NO_METHOD = re.compile(
     r"^$|(method|service).*(not found|unimplemented)|unknown (method|service)|http", re.IGNORECASE
 )
-# What gRPC's TLS says of a certificate by a stranger, and of one with another name.
-_DISTRUSTED = re.compile(r"certificate|hostname verification", re.IGNORECASE)
+# What gRPC says of a certificate by a stranger, and of one with another name. It speaks of
+# certificates, too, where the other side has no TLS at all.
+_DISTRUSTED = re.compile(
+    r"^(?!.*WRONG_VERSION_NUMBER).*(certificate|hostname verification)", re.IGNORECASE | re.DOTALL
+)
 _TOO_LARGE = re.compile(r"message larger than max")
 _UNREACHABLE = ("connect", "dns", "resol", "refused", "unreachable", "http1", "handshak", "address")
 

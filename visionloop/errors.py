@@ -5,7 +5,7 @@ Exit codes are those of BSD's sysexits.h, so that a Kubernetes Job can tell a ba
 (64: do not retry) from an unreachable store (69: retry).
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class VisionloopError(Exception):
@@ -15,11 +15,20 @@ class VisionloopError(Exception):
     http_status: ClassVar[int] = 500
     exit_code: ClassVar[int] = 70
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its state, since not every kind can be made of its message: results with an error in
+        them travel between the processes of a pool."""
+        return _again, (type(self), self.args), self.__dict__
+
     @property
     def reason(self) -> str:
         """A stable machine-readable word for the error: the class name in snake case."""
         name = type(self).__name__.removesuffix("Error")
         return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
+
+
+def _again(kind: type[VisionloopError], args: tuple[Any, ...]) -> VisionloopError:
+    return kind.__new__(kind, *args)
 
 
 class InvalidInputError(VisionloopError):

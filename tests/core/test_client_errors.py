@@ -1,6 +1,8 @@
 """What goes wrong between an app and the server, as the clients tell it; deadlines and retries."""
 
 import asyncio
+import copy
+import pickle
 import threading
 import time
 from collections.abc import Iterator
@@ -12,10 +14,12 @@ import grpc
 import pytest
 from support.recognition_service import Ask, Service, ask_async, ask_sync, echo
 
-from visionloop.client import IMAGES_PER_REQUEST, AsyncClient, Client
+from visionloop import async_client
+from visionloop.client import IMAGES_PER_REQUEST, AsyncClient, Client, Recognition
 from visionloop.errors import (
     ConflictError,
     DeadlineExceededError,
+    DiskFullError,
     ImageError,
     InvalidInputError,
     NotFoundError,
@@ -108,7 +112,8 @@ def test_bytes_that_no_message_holds_are_refused_before_they_are_sent(
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"version": 3}, "version is 3; it must be a string, as '3'"),
+        ({"version": 3.5}, "version is 3.5; it must be a string, as '3'"),
+        ({"version": True}, "version is True; it must be a string, as '3'"),
         ({"model": None}, "model is None; it must be a string"),
         ({"top_k": "3"}, "top_k is '3'; it must be 0"),
         ({"top_k": 1.5}, "top_k is 1.5; it must be 0"),
@@ -117,6 +122,12 @@ def test_bytes_that_no_message_holds_are_refused_before_they_are_sent(
 def test_a_value_of_another_type_is_told_by_its_field(wrong: dict[str, Any], said: str) -> None:
     with Client() as client, pytest.raises(InvalidInputError, match=said):
         client.recognize(b"x", **wrong)
+
+
+def test_a_version_may_be_the_number_that_a_result_tells(service: Service, ask: Ask) -> None:
+    (first,) = ask(service.target, b"x")
+    ask(service.target, b"x", version=first.version)
+    assert [request.version for request in service.servicer.requests] == ["", "7"]
 
 
 def test_what_is_neither_an_image_nor_a_list_is_told() -> None:
@@ -136,6 +147,14 @@ def test_a_bug_in_the_server_is_not_the_callers(service: Service, ask: Ask) -> N
 def test_nobody_there_names_the_target(ask: Ask) -> None:
     with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:9 cannot be reached"):
         ask("127.0.0.1:9", b"x")
+
+
+def test_a_server_without_tls_is_not_taken_for_one_with_a_wrong_certificate(
+    service: Service, ask: Ask
+) -> None:
+    tls = {"credentials": grpc.ssl_channel_credentials()}
+    with pytest.raises(UnavailableError, match="do both sides speak TLS, or neither"):
+        ask(service.target, b"x", client=tls)
 
 
 def test_another_program_at_the_target_is_told(ask: Ask) -> None:
@@ -182,10 +201,13 @@ def test_one_deadline_for_all_parts_of_a_long_list(service: Service, ask: Ask) -
     assert left[0] > left[1] > left[2]
 
 
-def test_calls_are_retried_only_when_that_is_asked_for(service: Service, ask: Ask) -> None:
+@pytest.mark.parametrize("size", [3, 3 * 2**20])  # a photograph is larger than what gRPC keeps
+def test_calls_are_retried_only_when_that_is_asked_for(
+    service: Service, ask: Ask, size: int
+) -> None:
     service.fail(grpc.StatusCode.UNAVAILABLE, "draining", times=2)
-    (result,) = ask(service.target, b"xyz", client={"retries": 2})
-    assert result.label.name == "3"
+    (result,) = ask(service.target, b"x" * size, client={"retries": 2})
+    assert result.label.name == str(size)
     assert len(service.servicer.requests) == 3
 
 
@@ -217,9 +239,12 @@ def test_images_and_values_that_cannot_be_sent_are_told(
     [
         {"target": ""},
         {"target": "http://127.0.0.1:8001"},
+        {"target": "grpc://127.0.0.1:8001"},
         {"target": "a b"},
         {"timeout": 0},
         {"timeout": float("nan")},
+        {"timeout": "5"},
+        {"timeout": None},
         {"channels": 0},
         {"retries": 5},
         {"retries": -1},
@@ -237,6 +262,50 @@ def test_a_closed_client_says_so(service: Service) -> None:
     client.close()
     with pytest.raises(InvalidInputError, match="closed"):
         client.recognize(b"x")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImageError("it is cut off", reason="truncated", field="images"),
+        InvalidInputError("no", field="top_k"),
+        OverloadedError("busy", retry_after_seconds=2.0),
+        UnavailableError("away", retry_after_seconds=3.0),
+        DiskFullError("cannot write x", "--cache"),
+        NotFoundError("nothing there"),
+    ],
+)
+def test_an_error_comes_whole_out_of_another_process(error: VisionloopError) -> None:
+    """As that of a result, from a pool of processes that ask for many images."""
+    result = Recognition("a.png", "cells", 7, error=error)
+    moved = pickle.loads(pickle.dumps(result)).error  # noqa: S301 - our own
+    for again in (moved, copy.copy(error)):
+        assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
+        assert again.reason == error.reason
+
+
+@pytest.mark.parametrize("call", ["recognize", "submit_feedback"])
+def test_a_client_that_is_closed_while_it_reads_a_file_opens_no_connection(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    async def run() -> None:
+        client, loop = AsyncClient(service.target), asyncio.get_running_loop()
+
+        def read(_: object) -> bytes:
+            asyncio.run_coroutine_threadsafe(client.close(), loop).result(20)
+            return b"x"
+
+        monkeypatch.setattr(async_client, "read_image", read)
+        asked = {
+            "recognize": lambda: client.recognize(tmp_path),
+            "submit_feedback": lambda: client.submit_feedback("id", image=tmp_path),
+        }
+        with pytest.raises(InvalidInputError, match="the client is closed"):
+            await asked[call]()
+        assert client._channels == []
+
+    asyncio.run(run())
+    assert service.servicer.requests == []
 
 
 def test_an_asynchronous_client_of_another_loop_says_so(service: Service) -> None:
