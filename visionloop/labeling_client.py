@@ -80,7 +80,7 @@ __all__ = [
 ]
 
 DEFAULT_TARGET = "127.0.0.1:8081"
-DEFAULT_TIMEOUT = 30.0  # seconds, of each call but submit_images
+DEFAULT_TIMEOUT = 30.0  # seconds, of each call that does not stream
 # A stream is cut and resumed after so many seconds, which finds servers that went silent and lets
 # long imports move to new replicas.
 STREAM_SECONDS = 300.0
@@ -95,10 +95,10 @@ _SERVICE = "labeling-ingest"
 class LabelingClient:
     """Calls a labeling-ingest service; threads may share it.
 
-    `timeout` (seconds) is the deadline of each call except `submit_images`. With `credentials` the
-    connection is TLS, without it is not encrypted. `token` is the API token that a service with
-    accounts wants. `server_name` is the name in the service's certificate, where `target` has
-    another one (a tunnel).
+    `timeout` (seconds) is the deadline of each call but those that stream (`submit_images`,
+    `export`, `export_labels`). With `credentials` the connection is TLS, without it is not
+    encrypted. `token` is the API token that a service with accounts wants. `server_name` is the
+    name in the service's certificate, where `target` has another one (a tunnel).
     """
 
     def __init__(
@@ -139,13 +139,15 @@ class LabelingClient:
             answer = self._call(self._stub.ListDatasets, pb.ListDatasetsRequest())
         return [dataset_from(dataset) for dataset in answer.datasets]
 
-    def submit_images(self, rows: Iterable[SubmitImage]) -> Iterator[Receipt]:
+    def submit_images(self, rows: Iterable[SubmitImage]) -> Generator[Receipt, None, None]:
         """Sends rows as they come and yields their receipts, in order, as they come.
 
-        `rows` is read in a thread of its own, never far ahead of the receipts. When the connection
-        breaks, rows without a receipt are sent again; after ten tries in a row without a single
-        receipt UnavailableError is raised, and repeating the import then doubles nothing. An
-        exception from `rows` is raised here, after the receipts of the rows before it.
+        The receipts have to be read: nothing is sent before the first one is asked for, and who
+        stops reading them stops the sending. `rows` is read in a thread of its own, never far ahead
+        of the receipts. When the connection breaks, rows without a receipt are sent again; after
+        ten tries in a row without a single receipt UnavailableError is raised, and repeating the
+        import then doubles nothing. An exception from `rows` is raised here, after the receipts of
+        the rows before it.
         """
         window = Window(map(Row.of, rows), size_of=Row.size)
         fruitless = 0
@@ -232,10 +234,13 @@ class LabelingClient:
     def export_labels(
         self, dataset: str, *, timeout: float | None = None
     ) -> Iterator[ExportedLabel]:
-        """The current labels, in the order of the images' arrival."""
+        """The current labels, in the order of the images' arrival.
+
+        Without `timeout` it may take as long as it takes.
+        """
         request = pb.ExportLabelsRequest(dataset=dataset)
         with self._errors(timeout):
-            for label in self._call(self._stub.ExportLabels, request, timeout):
+            for label in self._started(self._stub.ExportLabels, request, timeout):
                 yield label_from(label)
 
     def export(

@@ -316,6 +316,11 @@ def settings_message(settings: DatasetSettings) -> pb.DatasetSettings:
         raise InvalidInputError(
             f"task is {settings.task!r}; it must be {', '.join(_TASKS)}", field="settings.task"
         )
+    if len(settings.splits) != 3:
+        raise InvalidInputError(
+            f"splits is {settings.splits!r}; give the shares of train, val and test: 0.7, 0.1, 0.2",
+            field="settings.splits",
+        )
     train, val, test = settings.splits
     return pb.DatasetSettings(
         task=_TASKS[settings.task],

@@ -373,6 +373,8 @@ def test_settings_of_a_dataset(service: Service, client: LabelingClient) -> None
     assert not service.servicer.requests[-1].HasField("settings")
     with pytest.raises(InvalidInputError, match="task is 'guessing'; it must be classification"):
         client.create_dataset("cells", DatasetSettings("guessing"))
+    with pytest.raises(InvalidInputError, match="shares of train, val and test"):
+        client.create_dataset("cells", DatasetSettings(splits=(0.8, 0.2)))
 
 
 def test_labels_and_their_history(service: Service, client: LabelingClient) -> None:
@@ -408,6 +410,17 @@ def test_export(client: LabelingClient) -> None:
     assert labels[0].attributes == {"module": "mono"}
     with pytest.raises(UnavailableError, match="draining"):
         list(client.export_labels("breaks"))
+
+
+def test_an_export_may_take_longer_than_other_calls(
+    service: Service, client: LabelingClient
+) -> None:
+    list(client.export_labels("d"))
+    list(client.export("d"))
+    for left in service.servicer.seconds_left:
+        assert left is None or left > 1000 > client.timeout
+    list(client.export_labels("d", timeout=10))
+    assert 0 < service.servicer.seconds_left[-1] < 20
 
 
 def test_export_as_a_file(service: Service, client: LabelingClient) -> None:

@@ -26,6 +26,7 @@ class Servicer(labeling_pb2_grpc.LabelingIngestServicer):
         self.received = 0
         self.interrupt: Callable[[int, grpc.ServicerContext], None] = lambda rows, context: None
         self.requests: list[object] = []
+        self.seconds_left: list[float | None] = []
 
     def SubmitImages(
         self, requests: Iterator[pb.SubmitImageRequest], context: grpc.ServicerContext
@@ -81,6 +82,7 @@ class Servicer(labeling_pb2_grpc.LabelingIngestServicer):
     def ExportLabels(
         self, request: pb.ExportLabelsRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.ExportedLabel]:
+        self.seconds_left.append(context.time_remaining())
         for number in range(3):
             label = pb.ExportedLabel(
                 sha256=str(number), class_id="c1", class_name="crack", split="train", group="g",
@@ -94,6 +96,7 @@ class Servicer(labeling_pb2_grpc.LabelingIngestServicer):
     def Export(
         self, request: pb.ExportRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.ExportPiece]:
+        self.seconds_left.append(context.time_remaining())
         self.requests.append(request)
         yield pb.ExportPiece(data=b"ab")
         if request.dataset == "breaks":

@@ -14,7 +14,6 @@ from visionloop.errors import ConfigurationError, InvalidInputError
 from visionloop.labeling_client import LabelingClient
 from visionloop.objectstore.local import written_whole
 
-EXPORT_SECONDS = 3600.0  # a million labels take minutes; it holds nobody up
 ARCHIVES = ("yolo", "folder")  # formats that are ZIP files
 
 
@@ -23,7 +22,7 @@ def export(options: argparse.Namespace, output: Output) -> int:
     _check(options, output)
     with open_labeling(options) as client:
         if output.as_json and options.output == "-":
-            labels = client.export_labels(options.dataset, timeout=EXPORT_SECONDS)
+            labels = client.export_labels(options.dataset)
             output.result([asdict(label) for label in labels])
             return 0
         return _export_file(client, options, output)
