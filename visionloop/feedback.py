@@ -25,7 +25,13 @@ from pydantic import (
     model_validator,
 )
 
-from visionloop.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError
+from visionloop.errors import (
+    ConflictError,
+    CorruptError,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+)
 from visionloop.objectstore import ObjectStore
 from visionloop.prediction_id import PredictionId
 from visionloop.record import Record, Sha256, parse_record
@@ -35,6 +41,8 @@ LONGEST_NOTE = 2000  # characters
 LONGEST_CLASS_ID = 200
 MOST_CLASS_IDS = 64  # of one image
 LARGEST_HEADER = 128 * 1024  # bytes; the longest note and ids, escaped, fit
+
+_ROUNDS = 8  # of a write that finds it there and a look that does not; a drain in between is one
 
 ClassId = Annotated[str, Field(min_length=1, max_length=LONGEST_CLASS_ID)]
 
@@ -152,12 +160,12 @@ def feedback_key(feedback_id: str) -> str:
 def store_feedback(store: ObjectStore, feedback: Feedback) -> bool:
     """Writes it, once. True when it is new, False when the very same was there already.
 
-    Durable when this returns. Raises ConflictError when the UUID stands for other content, and
-    what the store raises.
+    Durable when this returns. Raises ConflictError when the UUID stands for other content,
+    UnavailableError for a store that has it and has it not, and what the store raises.
     """
     key = feedback_key(feedback.header.id)
     data = feedback.to_bytes()
-    while True:
+    for _ in range(_ROUNDS):
         try:
             store.put_if_absent(key, data)
         except ConflictError:
@@ -172,6 +180,10 @@ def store_feedback(store: ObjectStore, feedback: Feedback) -> bool:
                 "feedback needs a new id"
             ) from None
         return True
+    raise UnavailableError(
+        f"{store.url}/{key} is there to whoever writes it, and not there to whoever reads it; try "
+        "again, and look at the store if that goes on"
+    )
 
 
 def check_id(text: str) -> str:

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visionloop.errors import ConflictError, CorruptError, InvalidInputError, NotFoundError
+from visionloop.errors import (
+    ConflictError,
+    CorruptError,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+)
 from visionloop.feedback import (
     FOLDER,
     LARGEST_HEADER,
@@ -166,6 +172,20 @@ def test_a_drain_in_between_loses_nothing(file_store: ObjectStore) -> None:
     store_feedback(file_store, first)
     assert store_feedback(DrainedMeanwhile(file_store), first)  # type: ignore[arg-type]
     assert file_store.get(feedback_key(first.header.id)).data == first.to_bytes()
+
+
+class Contradicting(DrainedMeanwhile):
+    """A store that has an object for whoever writes it and none for whoever reads it."""
+
+    url = "s3://odd"
+
+    def put_if_absent(self, key: str, data: bytes) -> str:
+        raise ConflictError("exists already")
+
+
+def test_a_store_that_contradicts_itself_is_not_asked_for_ever(file_store: ObjectStore) -> None:
+    with pytest.raises(UnavailableError, match=r"s3://odd/inbox/feedback/.* not there to whoever"):
+        store_feedback(Contradicting(file_store), feedback())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
