@@ -8,7 +8,6 @@ the others.
 """
 
 import csv
-import gzip
 import hashlib
 import io
 import json
@@ -27,13 +26,10 @@ from visionloop.snapshot_rows import (
     SnapshotRow,
     Text,
     canonical,
-    rows_from_parquet,
-    rows_to_parquet,
 )
 
 __all__ = [
     "SPLITS",
-    "TASKS",
     "About",
     "LargeGroup",
     "LeakReport",
@@ -46,11 +42,7 @@ __all__ = [
     "csv_header",
     "csv_lines",
     "harmless_cell",
-    "labels_csv",
-    "part_rows",
     "plain_policy",
-    "rows_from_parquet",
-    "rows_to_parquet",
     "snapshot_id",
     "sorted_parts",
 ]
@@ -69,7 +61,6 @@ CSV_COLUMNS: Final = (
 FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 Task = Literal["classification", "multi_label", "detection"]
-TASKS: Final[tuple[Task, ...]] = ("classification", "multi_label", "detection")
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -182,11 +173,6 @@ def class_weights(images: dict[str, int]) -> dict[str, float]:
     return {name: round(mean / count, 6) for name, count in present.items()}
 
 
-def part_rows(rows: Sequence[SnapshotRow]) -> Iterator[list[SnapshotRow]]:
-    """The rows of each part, in the order of sha256."""
-    return sorted_parts(sorted(rows, key=lambda row: row.sha256))
-
-
 def sorted_parts(rows: Iterable[SnapshotRow]) -> Iterator[list[SnapshotRow]]:
     """The parts of rows that come in the order of sha256; holds one part and a row more.
 
@@ -234,13 +220,6 @@ def _parts_below(rows: _Ahead, prefix: str) -> Iterator[list[SnapshotRow]]:
     rows.put_back(taken)
     for digit in "0123456789abcdef":
         yield from _parts_below(rows, prefix + digit)
-
-
-def labels_csv(rows: Sequence[SnapshotRow], classes: Sequence[SnapshotClass]) -> bytes:
-    """The rows as gzipped CSV for people and spreadsheets; the same content, the same bytes."""
-    names = {entry.id: entry.name for entry in classes}
-    text = csv_header() + csv_lines(sorted(rows, key=lambda row: row.sha256), names)
-    return gzip.compress(text.encode(), compresslevel=6, mtime=0)
 
 
 def csv_header() -> str:

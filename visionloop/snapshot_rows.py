@@ -172,15 +172,11 @@ def rows_to_parquet(rows: Sequence[SnapshotRow]) -> bytes:
     return sink.getvalue()
 
 
-def rows_from_parquet(data: bytes, name: str) -> list[SnapshotRow]:
-    """The rows of a part. Raises CorruptError that names `name` for anything else."""
-    return list(stream_parquet(data, name))
-
-
 def stream_parquet(data: bytes, name: str) -> Iterator[SnapshotRow]:
-    """The same, holding a few hundred rows at a time: a row with a hundred boxes has 100 kB here.
+    """The rows of a part, a few hundred at a time: one with a hundred boxes has 100 kB here.
 
-    Errors come with the row that has them, the others before the first.
+    Raises CorruptError that names `name` with the row that is wrong, before the first one where
+    it is no such file.
     """
     taken = 0
     try:

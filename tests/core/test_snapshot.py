@@ -20,8 +20,8 @@ from visionloop.errors import (
 from visionloop.objectstore import ObjectStore, open_store
 from visionloop.snapshot import SnapshotRepository, blob_key, snapshot_id
 from visionloop.snapshot_content import spooled
-from visionloop.snapshot_format import part_rows, rows_to_parquet
 from visionloop.snapshot_latest import LatestPointer, LatestSnapshot
+from visionloop.snapshot_rows import rows_to_parquet
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -114,10 +114,10 @@ class TestParts:
     ) -> None:
         monkeypatch.setattr(visionloop.snapshot_format, "MAX_PART_ROWS", 20)
         rows = [make_row(number) for number in range(200)]
-        assert all(len(part) <= 20 for part in part_rows(rows))
         first, _ = write(file_store, rows)
         second, _ = write(file_store, [*rows[:-1], make_row(199, class_id="good")])
         assert len(first.parts) > 10
+        assert all(part.rows <= 20 for part in first.parts)
         assert len({part.key for part in first.parts} ^ {part.key for part in second.parts}) == 2
         read = SnapshotRepository(file_store).read("cells", second.id).rows
         assert len(read) == 200
