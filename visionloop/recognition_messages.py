@@ -84,17 +84,11 @@ def template_of(
     model: str, version: str | int, top_k: int, routing_key: str = "", priority: int = 0
 ) -> pb.RecognizeRequest:
     """A request without images. Raises InvalidInputError for what no message can hold."""
-    if isinstance(version, int) and not isinstance(version, bool):  # as a result tells it
-        version = str(version)
-    for name, text, example in (
-        ("model", model, "cells"),
-        ("version", version, "3"),
-        ("routing_key", routing_key, "line-3"),
-    ):
-        if not isinstance(text, str):
-            raise InvalidInputError(
-                f"{name} is {text!r}; it must be a string, as {example!r}", field=name
-            )
+    if isinstance(version, int) and not isinstance(version, bool):
+        version = str(version)  # a result tells its number
+    named = _text("model", model, "cells")
+    which = _text("version", version, "3")
+    key = _text("routing_key", routing_key, "line-3")
     for name, number, rule in (
         ("top_k", top_k, "0 (all) or more"),
         ("priority", priority, "0 (normal), 1 (first) or more (later)"),
@@ -103,13 +97,21 @@ def template_of(
             raise InvalidInputError(f"{name} is {number!r}; it must be {rule}", field=name)
     try:
         return pb.RecognizeRequest(
-            model=model, version=version, top_k=top_k, routing_key=routing_key, priority=priority
+            model=named, version=which, top_k=top_k, routing_key=key, priority=priority
         )
     except (TypeError, ValueError) as error:
         raise InvalidInputError(
             f"model {model!r}, version {version!r}, top_k {top_k!r}, routing_key {routing_key!r} "
             f"or priority {priority!r} cannot be sent: {error}"
         ) from error
+
+
+def _text(name: str, given: object, example: str) -> str:
+    if not isinstance(given, str):
+        raise InvalidInputError(
+            f"{name} is {given!r}; it must be a string, as {example!r}", field=name
+        )
+    return given
 
 
 def requests_of(
