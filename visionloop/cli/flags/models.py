@@ -28,13 +28,15 @@ def add_models(verbs: Verbs, common: StrictParser) -> None:
         action="store_true",
         help="instead, the model's answer to each test image: a table in Parquet",
     )
-    promote = verb(models, "promote", "models.promote", [common, store], "make a version stable")
+    promote = verb(
+        models, "promote", "alias_moves.promote", [common, store], "make a version stable"
+    )
     promote.add_argument("model")
     promote.add_argument("version", type=int)
     rollback = verb(
         models,
         "rollback",
-        "models.rollback",
+        "alias_moves.rollback",
         [common, store],
         "make the version that was stable before stable again",
     )
@@ -42,7 +44,7 @@ def add_models(verbs: Verbs, common: StrictParser) -> None:
     canary = verb(
         models,
         "canary",
-        "models.canary",
+        "alias_moves.canary",
         [common, store],
         "give a version a share of the requests, or end that",
     )
@@ -53,7 +55,7 @@ def add_models(verbs: Verbs, common: StrictParser) -> None:
     pin = verb(
         models,
         "pin",
-        "models.pin",
+        "alias_moves.pin",
         [common, store],
         "keep stable where it is: no retraining promotes over it",
     )

@@ -13,6 +13,7 @@ DEFAULT_DATA = "visionloop-data"
 GRPC_PORTS = {"inference": 8001, "labeling": 8081}
 # The verbs' modules whose libraries are not in the bare install, and the extra that brings them.
 NEEDS = {
+    "alias_moves": "core",
     "doctor": "core",
     "imports": "core",
     "model_check": "core",
