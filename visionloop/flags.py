@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import visionloop
 from visionloop.disk_space import room_for
@@ -27,7 +27,13 @@ _FALSE = frozenset({"0", "false", "no", "off"})
 
 
 class StrictParser(argparse.ArgumentParser):
-    """An ArgumentParser whose mistakes are errors of the suite: one line and exit code 64."""
+    """An ArgumentParser whose mistakes are errors of the suite: one line and exit code 64.
+
+    Names are never abbreviated: a flag added later would make a short form mean something else.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
         """Raises ConfigurationError instead of printing the usage and exiting with 2."""
@@ -37,8 +43,7 @@ class StrictParser(argparse.ArgumentParser):
 class FlagParser(StrictParser):
     """The parser of one program. Help shows defaults and speaks of the environment.
 
-    Names are never abbreviated: a flag added later would make a short form mean something else. A
-    program that adds `--config` (of type Path) takes a file of settings by it.
+    A program that adds `--config` (of type Path) takes a file of settings by it.
     """
 
     def __init__(self, prog: str, description: str) -> None:
@@ -47,7 +52,6 @@ class FlagParser(StrictParser):
             description=description,
             epilog="Each flag can be given as an environment variable: VISIONLOOP_<FLAG>.",
             formatter_class=_HelpFormatter,
-            allow_abbrev=False,
         )
         self.register("type", Path, _path)
         self.add_argument("--version", action="version", version=f"{prog} {visionloop.__version__}")
@@ -127,7 +131,7 @@ def _config(
     """The file of settings that the command line or the environment names."""
     if "config" not in flags:
         return None
-    first = StrictParser(add_help=False, allow_abbrev=False)
+    first = StrictParser(add_help=False)
     first.add_argument("--config", default=environment.get(_variable(flags["config"])))
     named: str | None = first.parse_known_args(arguments)[0].config
     return Path(named) if named else None

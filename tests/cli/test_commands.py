@@ -201,6 +201,17 @@ def test_labels_export_as_csv(suite: Suite, tmp_path: Path) -> None:
     assert "cannot write" in said
 
 
+def test_datasets_are_listed_with_their_counts(suite: Suite, tmp_path: Path) -> None:
+    photographs(tmp_path, 12, start=300)
+    visionloop("import", tmp_path, "--dataset", "listed", "--target", suite.labeling)
+    listed = {one["name"]: one for one in result("datasets", "list", "--target", suite.labeling)}
+    assert (listed["listed"]["images"], listed["listed"]["labelled"]) == (12, 12)
+    assert {one["name"] for one in listed["listed"]["classes"]} <= {"functional", "defective"}
+    told = visionloop("datasets", "list", "--target", suite.labeling)
+    [line] = [line.split() for line in told.splitlines() if line.startswith("listed ")]
+    assert line[1:4] == ["classification", "12", "12"]
+
+
 def test_snapshots_create_list_show_diff(suite: Suite, tmp_path: Path) -> None:
     service, store = ("--target", suite.labeling), ("--store", suite.store)
     photographs(tmp_path / "one", 30, start=100)
@@ -468,9 +479,12 @@ def test_mistakes_against_a_running_suite(suite: Suite) -> None:
     assert "--why" in visionloop("models", "rollback", MODEL, "--why", "", *store, code=64)
     assert "99" in visionloop("models", "promote", MODEL, "99", "--why", "x", *store, code=66)
     assert "nobody" in visionloop("models", "rollback", "nobody", "--why", "x", *store, code=66)
+    image = solar_cells.load()[0].path
+    told = visionloop("predict", image, "--tls", "--target", suite.inference, code=69)
+    assert "both sides speak TLS, or neither" in told
     said = visionloop(
         "predict",
-        solar_cells.load()[0].path,
+        image,
         "--model",
         "nobody",
         "--target",

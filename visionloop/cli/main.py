@@ -5,9 +5,10 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from visionloop import __version__
-from visionloop.cli.flags.datasets import add_import, add_labels, add_snapshots
+from visionloop.cli.flags.datasets import add_datasets, add_import, add_labels, add_snapshots
 from visionloop.cli.flags.models import add_evaluate, add_models, add_reproduce
 from visionloop.cli.flags.programs import add_doctor, add_up
 from visionloop.cli.flags.recognition import add_feedback, add_predict
@@ -26,15 +27,10 @@ exit codes: 0 done · 64 wrong flag, value or input · 65 refused, or some rows 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb; returns its exit code. Only faults of ours leave a traceback."""
     given = sys.argv[1:] if arguments is None else arguments
+    _open_what_was_closed()
     output = Output(as_json="--json" in given)
     try:
-        options = parser().parse_args(given)
-        if options.needs:
-            require(options.needs)
-        verb = importlib.import_module(f"visionloop.cli.{options.module}")
-        with room_anywhere({}):
-            code: int = getattr(verb, options.function)(options, output)
-            output.flush()
+        return _run(given, output)
     except VisionloopError as error:
         output.error(error)
         return error.exit_code
@@ -44,7 +40,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output (`| head`) has gone; stop without a word, as cat does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _run(given: Sequence[str], output: Output) -> int:
+    try:
+        options = parser().parse_args(given)
+    except SystemExit as done:  # --help and --version
+        output.flush()
+        return int(done.code or 0)
+    if options.needs:
+        require(options.needs)
+    if "target" in options:  # gRPC's own lines of log are no part of what a verb says
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    verb = importlib.import_module(f"visionloop.cli.{options.module}")
+    with room_anywhere({}):
+        code: int = getattr(verb, options.function)(options, output)
+        output.flush()
     return code
+
+
+def _open_what_was_closed() -> None:
+    """Python has no stream where a parent closed one (`>&-`). What goes to stdout then fails with a
+    plain word, as in other programs; what goes to stderr is lost, as its caller wished."""
+    if sys.stdout is None:
+        sys.stdout = _on_nothing(1, os.O_RDONLY)
+    if sys.stderr is None:
+        sys.stderr = _on_nothing(2, os.O_WRONLY)
+
+
+def _on_nothing(number: int, mode: int) -> TextIO:
+    found = os.open(os.devnull, mode)
+    if found != number:
+        os.dup2(found, number)
+        os.close(found)
+    os.set_inheritable(number, True)
+    return os.fdopen(number, "w", closefd=False)
 
 
 def parser() -> StrictParser:
@@ -68,6 +98,7 @@ def parser() -> StrictParser:
         add_doctor,
         add_evaluate,
         add_reproduce,
+        add_datasets,
         add_snapshots,
         add_labels,
     ):

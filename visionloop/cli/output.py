@@ -6,6 +6,7 @@ the result alone.
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from typing import Any
 
 from visionloop.disk_space import is_full
 from visionloop.errors import ConfigurationError, DiskFullError, VisionloopError
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class Output:
@@ -78,15 +81,24 @@ class Output:
 
     def note(self, text: str) -> None:
         """A remark on stderr, with --json too."""
-        sys.stderr.write(text + "\n")
+        _say(_one_line(text))
 
     def error(self, error: VisionloopError) -> None:
         """The one line a failing verb leaves on stderr."""
         if self.as_json:
             body: dict[str, Any] = {"reason": error.reason, "message": str(error)}
-            sys.stderr.write(json.dumps({"error": body}, ensure_ascii=False) + "\n")
+            _say(json.dumps({"error": body}, ensure_ascii=False))
         else:
-            sys.stderr.write(f"visionloop: {error}\n")
+            _say(f"visionloop: {_one_line(str(error))}")
+
+
+def _say(line: str) -> None:
+    """On stderr; where nobody reads it any more (`2>&1 | head`), nothing else changes."""
+    try:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 @contextmanager
@@ -124,7 +136,13 @@ def _cell(value: object) -> str:
         return f"{value:.4g}"
     if isinstance(value, datetime):
         return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    return str(value)
+    return _one_line(str(value))
+
+
+def _one_line(text: str) -> str:
+    """The text with \\n for a line end, and so on: what others wrote (a reason, the name of a file)
+    neither breaks a table nor steers the terminal."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def _plain(value: object) -> object:

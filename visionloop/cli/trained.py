@@ -43,4 +43,5 @@ def _run(options: argparse.Namespace, *flags: str) -> int:
     command = [sys.executable, "-m", "visionloop_training", "--store", store_url(options), *flags]
     command += ["--cache", options.cache] if options.cache else []
     command += ["--json"] if options.json else []
-    return subprocess.run(command, check=False).returncode
+    code = subprocess.run(command, check=False).returncode
+    return code if code >= 0 else 128 - code  # by a signal, as a shell says it

@@ -248,7 +248,7 @@ def _announce(
         f"inference        gRPC {inference.get('grpc')}  metrics http://{inference.get('http')}/metrics"
     )
     output.line(f"data in {data}; Ctrl-C stops everything")
-    sys.stdout.flush()
+    output.flush()
 
 
 def _restart_if_dead(program: Program, output: Output) -> None:

@@ -1,4 +1,4 @@
-"""`visionloop import`, `snapshots` and `labels`: what goes into a dataset and comes out."""
+"""`visionloop import`, `datasets`, `snapshots`, `labels`: what a dataset takes and gives."""
 
 from visionloop.cli.flags.shared import Verbs, environment, group, service_flags, store_flags, verb
 from visionloop.flags import StrictParser
@@ -83,6 +83,18 @@ def add_import(verbs: Verbs, common: StrictParser) -> None:
         default=None,
         help="name of this import (default: from its content, so that "
         "repeating an interrupted import goes on where it stopped)",
+    )
+
+
+def add_datasets(verbs: Verbs, common: StrictParser) -> None:
+    """`datasets` and its verb."""
+    datasets = group(verbs, "datasets", "the datasets of the labeling-ingest service")
+    verb(
+        datasets,
+        "list",
+        "datasets.list_datasets",
+        [common, service_flags("labeling")],
+        "all datasets, with the counts of their images and labels",
     )
 
 
