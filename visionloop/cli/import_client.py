@@ -66,11 +66,14 @@ class ImportClient:
         self._tls = tls
         self._server_name = server_name
 
-    def create_dataset(self, task: str) -> None:
-        """Makes the dataset unless it is there, of whatever task that is."""
-        if self._dataset not in {one["name"] for one in self._call("GET", "")}:
-            body = json.dumps({"name": self._dataset, "settings": {"task": task}}).encode()
-            self._call("POST", "", body=[body], headers={"Content-Type": "application/json"})
+    def create_dataset(self, task: str) -> str:
+        """Makes the dataset unless it is there; returns its task, which may be another then."""
+        there = {one["name"]: one["settings"]["task"] for one in self._call("GET", "")}
+        if self._dataset in there:
+            return str(there[self._dataset])
+        body = json.dumps({"name": self._dataset, "settings": {"task": task}}).encode()
+        self._call("POST", "", body=[body], headers={"Content-Type": "application/json"})
+        return task
 
     def begin(
         self,

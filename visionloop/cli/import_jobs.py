@@ -38,7 +38,8 @@ def import_job(options: argparse.Namespace, format_name: str, output: Output) ->
         tls=_tls(options),
         server_name=options.tls_server_name,
     )
-    client.create_dataset(options.task or _TASKS.get(format_name, "classification"))
+    task = client.create_dataset(options.task or _TASKS.get(format_name, "classification"))
+    check_task(options, task)
     if format_name == "s3":
         # A sync is not its file: asking again looks for what is new.
         job = client.begin("s3", {**parameters, "url": options.source}, None, options.batch or "")
@@ -158,6 +159,16 @@ def _parameters(options: argparse.Namespace, format_name: str) -> dict[str, Any]
         except ValueError:
             said[name.strip()] = value
     return said
+
+
+def check_task(options: argparse.Namespace, task: str) -> None:
+    """Raises ConfigurationError where a task is asked for that the dataset does not have."""
+    if options.task not in (None, task):
+        raise ConfigurationError(
+            f"dataset {options.dataset!r} is there already, and its task, {task}, never changes; "
+            "leave --task out, or import into another dataset",
+            field="task",
+        )
 
 
 def listed(names: str) -> tuple[str, ...]:

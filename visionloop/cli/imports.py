@@ -15,7 +15,7 @@ from pathlib import Path
 
 from visionloop.annotation import Annotation
 from visionloop.cli.connection import open_labeling
-from visionloop.cli.import_jobs import import_job, listed
+from visionloop.cli.import_jobs import check_task, import_job, listed
 from visionloop.cli.import_sources import format_of, is_streamed
 from visionloop.cli.labelled_files import Columns, LabelledFile, batch_name, find, passed_over
 from visionloop.cli.output import Output
@@ -120,8 +120,11 @@ def import_images(options: argparse.Namespace, output: Output) -> int:
     author = options.author or user_name()
     with open_labeling(options) as client:
         # Making one needs an administrator, sending images to one that is there does not.
-        if options.dataset not in {one.name for one in client.list_datasets()}:
+        tasks = {one.name: one.settings.task for one in client.list_datasets()}
+        if options.dataset not in tasks:
             _create_dataset(client, options)
+        else:
+            check_task(options, tasks[options.dataset])
         rows = _readable_rows(files, report, author)
         receipts = client.submit_images(rows)
         for receipt in progress(receipts, total=len(files), description="import", unit="image"):

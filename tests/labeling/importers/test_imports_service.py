@@ -219,6 +219,10 @@ def test_the_cli_makes_a_dataset_of_the_task_that_the_labels_need(
     tasks = {one["name"]: one["settings"]["task"] for one in http.get("/v1/datasets").json()}
     assert (tasks["boxes"], tasks["class"]) == ("detection", "classification")
     assert (tasks["a"], tasks["b"]) == ("multi_label", "multi_label")
+    for source in ("one.tar", "images"):  # sent over HTTP, and row by row
+        other = ("--dataset", "a", "--task", "detection")
+        said = visionloop("import", tmp_path / source, *target, *other, code=64)
+        assert "'a' is there already, and its task, multi_label, never changes" in said
 
 
 # The suite dies at the first of these on SQLite and files; KILL_ROUNDS asks for all of them, each
