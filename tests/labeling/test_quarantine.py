@@ -1,6 +1,7 @@
 """What looks like an image and cannot be decoded is kept aside, shown, thrown away, tried again."""
 
 import hashlib
+import threading
 from collections.abc import AsyncIterator
 
 import httpx
@@ -8,6 +9,7 @@ import pytest
 from sqlalchemy import func, select
 from support.pictures import noise
 
+from visionloop.errors import UnavailableError
 from visionloop.images import Limits
 from visionloop_labeling import quarantine
 from visionloop_labeling.api import make_api
@@ -23,6 +25,11 @@ DIGEST = hashlib.sha256(CUT).hexdigest()
 FIELDS = {"group": "g", "attributes": {"line": "3"}, "source": "a.png", "author": "ada"}
 pytestmark = pytest.mark.anyio
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+both_databases = pytest.mark.parametrize(
+    "database_url",
+    ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)],
+    indirect=True,
+)
 
 
 def count(core, table) -> int:
@@ -151,3 +158,41 @@ def test_bytes_that_two_datasets_put_aside_stay_for_the_other(core) -> None:
     assert core.store.get(quarantine_key(DIGEST)).data == CUT
     quarantine.remove(core.database, core.store, "other", DIGEST)
     assert list(core.store.list("quarantine/")) == []
+
+
+@both_databases
+@pytest.mark.parametrize("dataset", ["cells", "other"])
+def test_bytes_that_come_anew_while_they_are_thrown_away_are_kept(
+    core, monkeypatch, dataset: str
+) -> None:
+    core.create("other")
+    core.add(CUT)
+    writes, delete = threading.Event(), core.store.delete
+    write = core.ingest.write
+    monkeypatch.setattr(core.ingest, "write", lambda rows: (writes.set(), write(rows))[1])
+    again = threading.Thread(target=core.add, args=(CUT,), kwargs={"dataset": dataset})
+
+    def delete_later(key: str) -> None:
+        again.start()
+        assert writes.wait(30)
+        delete(key)
+
+    monkeypatch.setattr(core.store, "delete", delete_later)
+    quarantine.remove(core.database, core.store, "cells", DIGEST)
+    again.join()
+    assert quarantine.row_of(core.database, core.store, dataset, DIGEST).image == CUT
+
+
+@one_database
+def test_what_the_store_does_not_delete_is_not_thrown_away(core, monkeypatch) -> None:
+    core.add(CUT)
+
+    def away(key: str) -> None:
+        raise UnavailableError("away")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(core.store, "delete", away)
+        with pytest.raises(UnavailableError):
+            quarantine.remove(core.database, core.store, "cells", DIGEST)
+    quarantine.remove(core.database, core.store, "cells", DIGEST)
+    assert (aside(core), list(core.store.list("quarantine/"))) == ([], [])

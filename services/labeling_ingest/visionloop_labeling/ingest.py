@@ -6,7 +6,8 @@ crash after any step is repaired by sending the rows again:
 
   1. objects  the bytes are put if absent, under their digest; "already there" is success
               (crash: an object that no row names; it waits for the row that comes again)
-  2. effects  one transaction: blobs, items, groups, labels, splits, quarantine, receipts
+  2. effects  one transaction: blobs, items, groups, labels, splits, quarantine (its bytes, too,
+              for those may be deleted), receipts
               (crash: all there, the caller unsure; the same key gives the stored receipt)
   3. receipts
 
@@ -42,16 +43,15 @@ from visionloop.images import Limits, Refusal
 from visionloop.objectstore import ObjectStore
 from visionloop.snapshot import blob_key
 from visionloop.telemetry import labeling as metrics
-from visionloop_labeling import datasets, labels, validation
+from visionloop_labeling import datasets, labels, quarantine, validation
+from visionloop_labeling.answered_rows import AnsweredRows
 from visionloop_labeling.database import Database, insert_missing
 from visionloop_labeling.duplicates import pack_hash
 from visionloop_labeling.effects import Effects
 from visionloop_labeling.inspection import Inspection
 from visionloop_labeling.inspectors import Inspected, Inspector, OwnProcess
 from visionloop_labeling.neighbours import Neighbours
-from visionloop_labeling.quarantine import quarantine_key
 from visionloop_labeling.receipts import (
-    AnsweredRows,
     ImageRow,
     Outcome,
     Prepared,
@@ -215,10 +215,8 @@ class Ingest:
         except (NotFoundError, InvalidInputError) as refusal:
             receipts = [refused(row.row, row.refusal or refusal) for row in rows]
             return Stored(dataset_name, rows, receipts=receipts)
-        put_aside = {row.sha256: row for row in rows if row.quarantine and row.answer is None}
         with _store_reachable():
             self._store_all(blob_key, new, "ingest.blob_stored")
-            self._store_all(quarantine_key, put_aside, "ingest.quarantined")
         return Stored(dataset_name, rows, new)
 
     def _write_run(self, stored: Stored) -> Sequence[Receipt]:
@@ -226,6 +224,7 @@ class Ingest:
             return stored.receipts
         with self._database.write() as session:
             dataset = datasets.find(session, stored.dataset, lock=True)
+            self._put_aside(session, stored.rows)
             neighbourhood = self._neighbours.of(session, dataset)
             _note_blobs(session, stored.new)
             effects = Effects(session, dataset, neighbourhood, stored.rows)
@@ -235,6 +234,14 @@ class Ingest:
         self._answered.note(row.row for row in stored.rows)
         effects.measure()
         return receipts
+
+    def _put_aside(self, session: Session, rows: Sequence[Prepared]) -> None:
+        """Bytes for the quarantine, which nobody deletes until they have their rows."""
+        aside = {row.sha256: row for row in rows if row.quarantine and row.answer is None}
+        if aside:
+            quarantine.hold(session, aside)
+            with _store_reachable():
+                self._store_all(quarantine.quarantine_key, aside, "ingest.quarantined")
 
     def _store_all(
         self, key_of: Callable[[str], str], images: Mapping[str, Prepared], passed: str
@@ -282,8 +289,7 @@ def _with(unseen: Prepared, inspected: Inspected) -> Prepared:
     """A checked row with what its image is, or why it is refused."""
     if isinstance(inspected, Inspection):
         return replace(unseen, inspection=inspected)
-    quarantine = inspected.reason in _QUARANTINED
-    return replace(unseen, refusal=inspected, quarantine=quarantine)
+    return replace(unseen, refusal=inspected, quarantine=inspected.reason in _QUARANTINED)
 
 
 def _measure(way: Way, receipt: Receipt) -> None:

@@ -5,13 +5,18 @@ trained on, with what came with them. A person looks why (a broken camera, a tru
 attack), and throws them away or has them looked at again: after an update of the decoder, or with
 higher limits. The same image that comes in whole some other way, or is accepted later, leaves the
 quarantine by itself.
+
+Several datasets may have the same bytes here, and unlike images these are deleted. So they are put
+and deleted within the transaction of the row that names them, by one writer at a time (`hold`): a
+row whose bytes somebody else deletes at that moment could never be looked at again.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from visionloop.errors import CorruptError, NotFoundError
@@ -24,6 +29,7 @@ from visionloop_labeling.schema import Dataset, Quarantined
 
 FOLDER: Final = "quarantine/"
 _KEPT_MESSAGE: Final = 1000  # characters
+_LOCKS: Final = 0x71_75_61_72  # "quar": Postgres' advisory locks on bytes in quarantine
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,16 @@ class PutAside:
 def quarantine_key(sha256: str) -> str:
     """Where the bytes of an image in quarantine are stored."""
     return f"{FOLDER}sha256/{sha256[:2]}/{sha256[2:4]}/{sha256}"
+
+
+def hold(session: Session, sha256s: Iterable[str]) -> None:
+    """Until the transaction ends nobody else puts these bytes aside or deletes them, in whichever
+    dataset. The dataset is locked."""
+    if session.get_bind().dialect.name != "postgresql":
+        return  # there is one writer
+    # In one order for all writers, or two of them could wait for each other.
+    for key in sorted({int.from_bytes(bytes.fromhex(one[:8]), signed=True) for one in sha256s}):
+        session.execute(select(func.pg_advisory_xact_lock(_LOCKS, key)))
 
 
 def keep(session: Session, dataset: Dataset, prepared: Prepared) -> None:
@@ -94,16 +110,17 @@ def page(
 def remove(database: Database, store: ObjectStore, dataset_name: str, sha256: str) -> None:
     """Throws an image away; its bytes as well, unless another dataset has it in quarantine.
 
-    Raises NotFoundError.
+    Raises NotFoundError, and what the store raises: then it is still there.
     """
     digest = validation.sha256(sha256)
     with database.write() as session:
         dataset = datasets.find(session, validation.dataset_name(dataset_name), lock=True)
         session.delete(_found(session, dataset, digest))
         session.flush()
+        hold(session, [digest])
         others = session.scalar(select(Quarantined.id).where(Quarantined.sha256 == digest).limit(1))
-    if others is None:
-        store.delete(quarantine_key(digest))
+        if others is None:
+            store.delete(quarantine_key(digest))
 
 
 def row_of(database: Database, store: ObjectStore, dataset_name: str, sha256: str) -> ImageRow:

@@ -7,27 +7,24 @@ as a conflict. Only a refusal may be replaced: a refused row is looked at anew e
 
 import hashlib
 import json
-import threading
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from visionloop.errors import ConflictError, InvalidInputError, VisionloopError
 from visionloop_labeling import validation
 from visionloop_labeling.annotation import MAX_NOTE, Draft
-from visionloop_labeling.database import Database
 from visionloop_labeling.inspection import Inspection
 from visionloop_labeling.labels import AuthorKind
 from visionloop_labeling.schema import Dataset, IngestBatch, IngestRow, plain
 
 _KEPT_MESSAGE: Final = 1000  # characters
-_KEPT_BATCHES: Final = 4096  # whose highest ordinal is remembered
 
 
 class Outcome(StrEnum):
@@ -233,56 +230,6 @@ class ReceiptBook:
             self._session.flush()
             self._batches[name] = batch
         return self._batches[name]
-
-
-class AnsweredRows:
-    """Up to which ordinal the rows of recent batches have receipts, so that most rows of an import
-    need not be looked up one by one. Safe to use from several threads.
-
-    It may be behind what other replicas have answered meanwhile, never before what is stored.
-    """
-
-    def __init__(self) -> None:
-        self._highest: OrderedDict[tuple[str, str], int] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def may_have(self, database: Database, row: ImageRow) -> bool:
-        """Whether the (checked) row may have been answered."""
-        key = (row.dataset, row.batch)
-        with self._lock:
-            highest = self._highest.get(key)
-        if highest is None:
-            with database.read() as session:
-                highest = _highest_ordinal(session, row)
-            self._remember(key, highest)
-        return row.ordinal <= highest
-
-    def note(self, rows: Iterable[ImageRow]) -> None:
-        """These rows have receipts now."""
-        for row in rows:
-            key = (row.dataset, row.batch)
-            with self._lock:
-                known = key in self._highest
-            if known:
-                self._remember(key, row.ordinal)
-
-    def _remember(self, key: tuple[str, str], ordinal: int) -> None:
-        with self._lock:
-            self._highest[key] = max(ordinal, self._highest.get(key, ordinal))
-            self._highest.move_to_end(key)
-            if len(self._highest) > _KEPT_BATCHES:
-                self._highest.popitem(last=False)
-
-
-def _highest_ordinal(session: Session, row: ImageRow) -> int:
-    query = (
-        select(func.max(IngestRow.ordinal))
-        .join(IngestBatch, IngestBatch.id == IngestRow.batch_id)
-        .join(Dataset, Dataset.id == IngestBatch.dataset_id)
-        .where(Dataset.name == row.dataset, IngestBatch.name == row.batch)
-    )
-    highest = session.scalar(query)
-    return -1 if highest is None else highest
 
 
 def find_stored(session: Session, row: ImageRow) -> IngestRow | None:
