@@ -220,6 +220,30 @@ def test_the_page_stays_until_all_that_was_pressed_is_done(visit, line, site) ->
     assert dialogs == []
 
 
+@pytest.mark.parametrize("refused_first", [True, False])
+def test_what_is_done_while_something_else_is_refused_can_be_pressed_again(
+    visit, line, site, refused_first: bool
+) -> None:
+    """The refusal is to be read on this page, so the page that comes next waits."""
+    made = site()
+    made.ask("POST", f"{made.root}/classes/cracked/retire")
+    page = visit(made, "classes")
+    add, restore = (page.get_by_role("button", name=name) for name in ("Add class", "Restore"))
+    page.fill("#name", "sound")  # there is one
+    slow, held = ("/restore", restore) if refused_first else ("/classes", add)
+    line.faults.append(Fault("POST", "slow", 1, slow))
+    held.click()
+    (add if refused_first else restore).click()
+    expect(page.locator(".form-error:visible")).to_contain_text("sound")
+    expect(page.locator("[data-toasts]")).to_contain_text("cracked is offered again.")
+    expect(restore).to_be_enabled()
+    expect(add).to_be_enabled()
+    page.fill("#name", "dusty")
+    add.click()
+    expect(page.locator("tbody tr", has_text="dusty")).to_be_visible()
+    expect(page.locator("tbody tr", has_text="cracked")).to_be_visible()
+
+
 def test_nothing_about_attributes_can_be_pressed_while_it_would_be_lost(visit, line, site) -> None:
     made = site()
     specs = [{"name": name, "kind": "colour", "detail": {}} for name in ("tint", "rim")]

@@ -3,7 +3,7 @@
 
 import { hold, insist } from "./connection.js";
 import { ApiError, call, get, say } from "./http.js";
-import { renew, sayNext, whatNow } from "./forms.js";
+import { pressed, refused, whatNow } from "./forms.js";
 
 const form = document.getElementById("new-attribute");
 const signedOut = (error) => error instanceof ApiError && error.signedOut;
@@ -23,16 +23,17 @@ function setBusy(wanted) {
 async function put(change, message) {
   if (busy) return;
   setBusy(true);
+  const done = pressed(() => setBusy(false));
   try {
     const { path } = form.dataset;
     await insist(async () => call("PUT", path, change(await get(path))), "", signedOut);
-    sayNext(message);
     hold(form, false); // its buttons stay as they are: a press before the page is anew would be lost
-    renew();
+    done(message);
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
     say(whatNow(error, true), "bad");
     setBusy(false);
+    refused();
   }
 }
 

@@ -10,13 +10,8 @@
 import { explain, hold, holding, insist } from "./connection.js";
 import { ApiError, call, say, uuid } from "./http.js";
 
-const MESSAGE = "visionloop-message";
+const MESSAGE = "visionloop-message"; // said on the page that comes next
 const SLOW = 4_000; // milliseconds, after which it is said that nothing has come yet
-
-// Shows a message on the page that comes next.
-export function sayNext(text) {
-  sessionStorage.setItem(MESSAGE, text);
-}
 
 const left = sessionStorage.getItem(MESSAGE);
 if (left) {
@@ -102,7 +97,8 @@ async function submit(form) {
   const ask = async () => {
     let answer = await call(method, path, body);
     while (form.dataset.onward !== undefined && answer.next) {
-      answer = await call(method, `${path}?after=${encodeURIComponent(answer.next)}`, body);
+      const further = `${path.includes("?") ? "&" : "?"}after=${encodeURIComponent(answer.next)}`;
+      answer = await call(method, path + further, body);
     }
     return answer;
   };
@@ -124,19 +120,46 @@ async function submit(form) {
   }
 }
 
-let next; // where to go once nothing is on its way any more; "" for this page anew
+const done = []; // what waits for the page that comes next: {words, release}
+let next; // that page, once nothing is on its way any more; "" for this one anew
+let refusals = 0;
+
+/**
+ * Something is pressed. Gives what to call once it is done: then the page that comes next says
+ * `words`, this one anew or `then`. Where something else was refused meanwhile, that is to be read
+ * first: the words are said here, and it can be pressed again.
+ * @param {() => void} release lets it be pressed again
+ * @returns {(words: string | undefined, then?: string) => void}
+ */
+export function pressed(release) {
+  const before = refusals;
+  return (words, then = "") => {
+    done.push({ words, release });
+    if (refusals === before) next = then;
+    goOn();
+  };
+}
+
+// Something was refused: whoever pressed it reads that on this page.
+export function refused() {
+  refusals += 1;
+  next = undefined;
+  goOn();
+}
 
 // What is on its way would break off with the page.
 function goOn() {
-  if (next === undefined || holding()) return;
+  if (holding()) return;
+  const settled = done.splice(0);
+  const words = settled.map((one) => one.words).filter(Boolean);
+  if (next === undefined) {
+    for (const one of settled) one.release();
+    words.forEach((text) => say(text));
+    return;
+  }
+  if (words.length) sessionStorage.setItem(MESSAGE, words.join(" "));
   if (next) location.href = next;
   else location.reload();
-}
-
-// The page is fetched anew.
-export function renew() {
-  next ??= "";
-  goOn();
 }
 
 document.addEventListener("submit", async (event) => {
@@ -147,25 +170,23 @@ document.addEventListener("submit", async (event) => {
   form.ariaBusy = "true";
   for (const field of form.elements) field.removeAttribute?.("aria-invalid");
   const buttons = form.querySelectorAll("button");
-  for (const button of buttons) button.disabled = true;
+  const allow = (allowed) => buttons.forEach((button) => (button.disabled = !allowed));
+  allow(false);
+  const finish = pressed(() => allow(true));
   try {
     const answer = await submit(form);
     sent.delete(form);
-    const done = new CustomEvent("done", { detail: answer, bubbles: true, cancelable: true });
-    if (form.dispatchEvent(done)) {
-      const words = form.getAttribute(`data-done-${answer?.outcome}`) ?? form.dataset.done;
-      if (words) sayNext(words);
-      next = form.dataset.then ?? "";
-    }
+    const told = new CustomEvent("done", { detail: answer, bubbles: true, cancelable: true });
+    if (!form.dispatchEvent(told)) goOn();
+    else finish(form.getAttribute(`data-done-${answer?.outcome}`) ?? form.dataset.done, form.dataset.then);
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    for (const button of buttons) button.disabled = false;
+    allow(true);
     refuse(form, error);
-    next = undefined; // that is to be read first
+    refused();
   } finally {
     form.ariaBusy = "false";
   }
-  goOn();
 });
 
 // Back from the page that came next, its buttons can be pressed again.

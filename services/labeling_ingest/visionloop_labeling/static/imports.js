@@ -3,7 +3,7 @@
 import { explain, hold, insist, settled, tell } from "./connection.js";
 import { takeDrops } from "./drops.js";
 import { ApiError, checkSession, ownHeaders, say, uuid } from "./http.js";
-import { renew, sayNext } from "./forms.js";
+import { pressed, refused } from "./forms.js";
 
 const form = document.getElementById("new-import");
 const fields = form.elements;
@@ -147,15 +147,17 @@ form.addEventListener("submit", async (event) => {
   lock(true);
   upload.hidden = false;
   hold(form, true);
+  const done = pressed(() => lock(false));
   try {
     await insist(() => start(body), "", (error) => error instanceof ApiError && error.signedOut);
     hold(form, false);
-    sayNext("The import is queued.");
-    renew();
+    done("The import is queued.");
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    refuse(whatBecameOf(error));
+    hold(form, false);
     lock(false);
+    refuse(whatBecameOf(error));
+    refused();
   } finally {
     hold(form, false);
     upload.hidden = true;

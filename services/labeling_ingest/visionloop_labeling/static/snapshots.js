@@ -1,8 +1,6 @@
 // Says what became of a cut: a new snapshot, or the one that says the same already.
 
-import { sayNext } from "./forms.js";
-
-document.getElementById("cut")?.addEventListener("done", ({ detail }) => {
+document.getElementById("cut")?.addEventListener("done", ({ target, detail }) => {
   const id = detail.id.slice(7, 15);
-  sayNext(detail.created ? `Snapshot ${id} is cut.` : `Nothing is new since snapshot ${id}.`);
+  target.dataset.done = detail.created ? `Snapshot ${id} is cut.` : `Nothing is new since snapshot ${id}.`;
 });
