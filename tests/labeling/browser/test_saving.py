@@ -171,6 +171,69 @@ def test_taking_back_twice_takes_back_two_words(
     assert made.kinds(before) == ["label"]
 
 
+def test_what_is_taken_back_together_comes_in_that_order(
+    chromium: Chromium, site: MakeSite, cells: list[bytes]
+) -> None:
+    """However long each of the images is on its way."""
+    made = site()
+    made.add(cells[:6])
+    held: list[Route] = []
+    with chromium.page() as page:
+        labeller = Labeller(page, made).open()
+        first, second = (labeller.decide("1") for _ in range(2))
+        labeller.wait_saved()
+        page.route(f"**/images/{second}", lambda route: held.append(route))
+        labeller.open()
+        with page.expect_request(f"**/images/{second}"):
+            labeller.press("z", "z")
+        for image in (first, second):
+            made.server.wait(lambda image=image: made.kinds(image) == ["label", "undo"])
+        labeller.wait_saved()
+        held.pop().continue_()
+        expect(page.locator("#strip li")).to_have_count(3)
+        assert labeller.shown == first
+        labeller.decide("2")
+        assert labeller.shown == second
+
+
+def test_an_image_of_which_two_words_are_taken_back_comes_once(
+    chromium: Chromium, site: MakeSite, cells: list[bytes]
+) -> None:
+    made = site()
+    image, *_ = made.add(cells[:6])
+    say(made, image, "sound")
+    say(made, image, kind="flag")
+    with chromium.page() as page:
+        labeller = Labeller(page, made).open()
+        labeller.press("z", "z")
+        labeller.wait_shown(image)
+        assert labeller.decide("2") == image
+        labeller.wait_saved()
+        labeller.decide("1")
+        labeller.wait_saved()
+    assert made.kinds(image) == ["label", "flag", "undo", "undo", "label"]
+    assert made.classes(image) == ["cracked"]
+
+
+def test_what_is_taken_back_of_the_image_on_screen_is_gone_from_it(
+    chromium: Chromium, site: MakeSite, cells: list[bytes]
+) -> None:
+    """Also where it was said before this page was opened."""
+    made = site()
+    image, *_ = made.add(cells[:6])
+    say(made, image, "sound")
+    with chromium.page() as page:
+        labeller = Labeller(page, made).open(image=image)
+        pressed = page.locator("#classes [aria-pressed=true]")
+        expect(pressed).to_have_count(1)
+        labeller.press("z")
+        expect(pressed).to_have_count(0)
+        assert labeller.shown == image
+        labeller.decide("2")
+        labeller.wait_saved()
+    assert made.classes(image) == ["cracked"]
+
+
 def test_a_key_that_is_held_decides_one_conflict(
     chromium: Chromium, site: MakeSite, cells: list[bytes]
 ) -> None:

@@ -44,6 +44,10 @@ export class Session extends EventTarget {
     this.hiddenSince = 0;
     /** @type {Promise<Said[]> | undefined} */
     this.remembered = undefined;
+    /** @type {Map<string, string>} sha256 → the last undo after which it comes from the service */
+    this.undone = new Map();
+    /** @type {Promise<void>} */
+    this.fetched = Promise.resolve();
     document.addEventListener("visibilitychange", () => this.#watchClock());
     queue.addEventListener("change", () => this.visit || this.advance());
   }
@@ -148,7 +152,9 @@ export class Session extends EventTarget {
       { event_id, sha256: last.sha256, kind: "undo" },
       { undoes: { event: last.event_id, otherwise: last.sequence } },
     );
-    const place = this.trail.findIndex((one) => one.item.sha256 === last.sha256);
+    const place = this.trail.findIndex(({ statements }) =>
+      statements.some((one) => one.event_id === last.event_id),
+    );
     if (place < 0) {
       await this.#fetchUndone(last.sha256, event_id);
       return last.kind;
@@ -230,17 +236,32 @@ export class Session extends EventTarget {
     return last;
   }
 
-  /** Undone in an earlier visit of the page: the image comes from the service, without the label. */
-  async #fetchUndone(/** @type {string} */ sha256, /** @type {string} */ event_id) {
+  /**
+   * Undone in an earlier visit of the page: the image comes from the service, without the label.
+   * Several come one after the other, as they were undone; one of which two things were taken back
+   * comes once, without both.
+   * @param {string} sha256
+   * @param {string} event_id
+   */
+  async #fetchUndone(sha256, event_id) {
     const answer = this.journal.answered(event_id, UNDO_PATIENCE);
-    await this.#fetch(sha256, answer);
+    answer.catch(() => {}); // it may have to wait before it is listened to
+    this.undone.set(sha256, event_id);
+    const isLast = () => this.undone.get(sha256) === event_id;
+    this.fetched = this.fetched.then(() => this.#fetch(sha256, answer, isLast));
+    await this.fetched;
   }
 
-  /** @param {string} sha256 @param {Promise<unknown>} [before] what is waited for first */
-  async #fetch(sha256, before) {
+  /**
+   * @param {string} sha256
+   * @param {Promise<unknown>} [before] what is waited for first
+   * @param {() => boolean} [isWanted] whether it is still to be shown
+   */
+  async #fetch(sha256, before, isWanted = () => true) {
     try {
       await before;
-      this.#enter(await this.api.item(sha256));
+      const item = await this.api.item(sha256);
+      if (isWanted()) this.#enter(item);
     } catch {
       setTimeout(() => this.dispatchEvent(new Event("unreachable"))); // the last word, not the first
     }
@@ -248,10 +269,15 @@ export class Session extends EventTarget {
 
   /** @param {Item} item shown now; the image on screen comes after it */
   #enter(item) {
-    const place = Math.max(0, this.cursor);
     const preview = this.queue.preview(item.sha256);
-    this.trail.splice(place, 0, { item, preview, statements: [] });
-    this.cursor = place;
+    const there = this.trail.findIndex((one) => one.item.sha256 === item.sha256);
+    this.cursor = there < 0 ? Math.max(0, this.cursor) : there;
+    if (there < 0) {
+      this.trail.splice(this.cursor, 0, { item, preview, statements: [] });
+    } else {
+      const visit = Object.assign(this.trail[there], { item, preview });
+      if (!isSettled(visit)) visit.last = undefined;
+    }
     this.#show();
   }
 
