@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from visionloop.errors import ConfigurationError, VisionloopError
 from visionloop.objectstore import open_store
-from visionloop_labeling.safe_fetch import FetchRules
+from visionloop_labeling.fetch_rules import FetchRules
 
 
 def fetch_rules(networks: Sequence[str], ports: Sequence[str], max_bytes: int) -> FetchRules:

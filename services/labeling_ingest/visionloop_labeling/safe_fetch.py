@@ -19,7 +19,6 @@ import socket
 import ssl
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TimeIsUpError
@@ -31,24 +30,16 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 import visionloop
 from visionloop.errors import InvalidInputError
+from visionloop_labeling.fetch_rules import PORTS, FetchRules
 
-IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
-IpNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 # (host, port) → addresses. Raises OSError.
 Resolve: TypeAlias = Callable[[str, int], Sequence[str]]
 
-_PORTS: Final = {"http": 80, "https": 443}
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _MAX_URL: Final = 2000  # characters
 _CHUNK: Final = 64 * 2**10
 _ADDRESSES: Final = 4  # of one host that are tried
 _HOST: Final = re.compile(r"[A-Za-z0-9._:-]{1,253}", re.ASCII)
-# IPv6 ranges that carry an IPv4 address, which is where a gateway would go: (network, shift).
-_CARRIERS: Final = (
-    (ipaddress.IPv6Network("64:ff9b::/96"), 0),  # NAT64
-    (ipaddress.IPv6Network("2002::/16"), 80),  # 6to4
-    (ipaddress.IPv6Network("::/96"), 0),  # IPv4-compatible
-)
 
 
 class FetchError(InvalidInputError):
@@ -63,36 +54,14 @@ class FetchError(InvalidInputError):
         return self._reason
 
 
-@dataclass(frozen=True, slots=True)
-class FetchRules:
-    """What may be fetched. `networks` are not public ones that an operator allows all the same."""
-
-    max_bytes: int = 20 * 2**20
-    seconds: float = 30.0  # for one URL with its redirects
-    redirects: int = 3
-    per_host: int = 4  # fetches at a time
-    ports: frozenset[int] = frozenset(_PORTS.values())
-    networks: tuple[IpNetwork, ...] = ()
-
-    def allows(self, address: IpAddress) -> bool:
-        """Whether an address may be connected to."""
-        if any(address in network for network in self.networks):
-            return True
-        inner = _inner(address)
-        if inner is not None:
-            return self.allows(inner)
-        return address.is_global and not (address.is_multicast or address.is_reserved)
-
-
 class SafeFetcher:
     """Fetches URLs by the rules. Threads may share it; each host is asked by a few at a time."""
 
     def __init__(self, rules: FetchRules, resolve: Resolve | None = None) -> None:
         self._rules = rules
         self._resolve = resolve or _addresses
-        self._hosts = defaultdict[str, threading.Semaphore](
-            lambda: threading.Semaphore(rules.per_host)
-        )
+        # Of hosts that are being asked: a list of URLs may name a million.
+        self._hosts: dict[str, _Turns] = {}
         self._hosts_lock = threading.Lock()
         self._resolvers = ThreadPoolExecutor(8, thread_name_prefix="resolve")
         self._open: set[socket.socket] = set()
@@ -125,15 +94,27 @@ class SafeFetcher:
             reason="too_many_redirects",
         )
 
-    def _turn(self, host: str, deadline: float) -> "_Turn":
+    @contextmanager
+    def _turn(self, host: str, deadline: float) -> Iterator[None]:
+        host = host.lower()
         with self._hosts_lock:
-            turns = self._hosts[host.lower()]
-        if not turns.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise _too_slow(host, self._rules)
-        return _Turn(turns)
+            turns = self._hosts.setdefault(host, _Turns(threading.Semaphore(self._rules.per_host)))
+            turns.wanted += 1
+        try:
+            if not turns.free.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                raise _too_slow(host, self._rules)
+            try:
+                yield
+            finally:
+                turns.free.release()
+        finally:
+            with self._hosts_lock:
+                turns.wanted -= 1
+                if not turns.wanted:
+                    del self._hosts[host]
 
     def _get(self, parts: SplitResult, deadline: float) -> "bytes | _Redirect":
-        host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
+        host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
         try:
             addresses = self._addresses(host, port, deadline)
             with _connected(addresses, port, deadline) as raw:
@@ -226,15 +207,10 @@ class _Redirect:
     location: str
 
 
-class _Turn:
-    def __init__(self, turns: threading.Semaphore) -> None:
-        self._turns = turns
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        self._turns.release()
+@dataclass(slots=True)
+class _Turns:
+    free: threading.Semaphore
+    wanted: int = 0  # fetches that have a turn or wait for one
 
 
 class _TimedSocket:
@@ -293,10 +269,10 @@ def _checked(url: str, rules: FetchRules) -> SplitResult:
         if len(url) > _MAX_URL or not url.isascii() or not url.isprintable() or " " in url:
             raise ValueError("it must be ASCII without spaces, at most 2,000 characters")
         parts = urlsplit(url)
-        port = parts.port or _PORTS.get(parts.scheme, 0)
+        port = parts.port or PORTS.get(parts.scheme, 0)
     except ValueError as error:
         raise FetchError(f"{_shown(url)} is no URL: {error}", reason="bad_url") from None
-    if parts.scheme not in _PORTS:
+    if parts.scheme not in PORTS:
         raise FetchError(
             f"{_shown(url)} is not http:// or https://; nothing else is fetched", reason="bad_url"
         )
@@ -327,7 +303,7 @@ def _redirected(url: str, location: str) -> str:
 def _request(parts: SplitResult) -> bytes:
     host = parts.hostname or ""
     host = f"[{host}]" if ":" in host else host
-    if parts.port is not None and parts.port != _PORTS[parts.scheme]:
+    if parts.port is not None and parts.port != PORTS[parts.scheme]:
         host = f"{host}:{parts.port}"
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     lines = (
@@ -344,18 +320,6 @@ def _request(parts: SplitResult) -> bytes:
 def _addresses(host: str, port: int) -> list[str]:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(one[4][0]) for one in found))
-
-
-def _inner(address: IpAddress) -> ipaddress.IPv4Address | None:
-    """The IPv4 address within an IPv6 one."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return None
-    if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    for network, shift in _CARRIERS:
-        if address in network:
-            return ipaddress.IPv4Address((int(address) >> shift) & 0xFFFF_FFFF)
-    return None
 
 
 def _too_slow(host: str, rules: FetchRules) -> FetchError:

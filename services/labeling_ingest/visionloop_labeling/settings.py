@@ -10,9 +10,9 @@ from visionloop.flags import check_above_zero, check_port, check_range
 from visionloop.images import Limits
 from visionloop.server_settings import ServerSettings
 from visionloop_labeling import flags
+from visionloop_labeling.fetch_rules import FetchRules
 from visionloop_labeling.grpc_api import MAX_MESSAGE_BYTES
 from visionloop_labeling.import_rules import check_prefixes, fetch_rules
-from visionloop_labeling.safe_fetch import FetchRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from support.imports import picture, receipts, run
 
+from visionloop_labeling.fetch_rules import FetchRules
 from visionloop_labeling.import_jobs import JobState
-from visionloop_labeling.safe_fetch import FetchRules
 
 LOOPBACK = ipaddress.ip_network("127.0.0.0/8")
 PICTURES = {f"/{number}.png": picture(number) for number in range(3)}

@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from visionloop.images import Limits
 from visionloop_labeling.database import Database
+from visionloop_labeling.fetch_rules import FetchRules
 from visionloop_labeling.importers import documents, names
 from visionloop_labeling.importers.archive import Archive, ArchiveLimits, is_archive, open_archive
 from visionloop_labeling.importers.coco import CocoImporter
@@ -32,7 +33,7 @@ from visionloop_labeling.importers.pictures import Pictures
 from visionloop_labeling.importers.s3_prefix import S3Importer
 from visionloop_labeling.importers.urls import UrlsImporter
 from visionloop_labeling.importers.yolo import YoloImporter
-from visionloop_labeling.safe_fetch import FetchRules, Resolve, SafeFetcher
+from visionloop_labeling.safe_fetch import Resolve, SafeFetcher
 from visionloop_labeling.schema import Blob, Item
 
 _MAX_TABLE: Final = 2 * 2**30  # bytes, of a CSV in an archive; it is read by lines
