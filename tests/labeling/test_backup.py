@@ -27,6 +27,7 @@ from visionloop.snapshot import SnapshotRepository, blob_key
 from visionloop_labeling import backup as backups
 from visionloop_labeling import rebuild_command, snapshots
 from visionloop_labeling.database import open_database
+from visionloop_labeling.feedback_effect import FeedbackEffect
 from visionloop_labeling.feedback_inbox import FeedbackInbox
 from visionloop_labeling.ingest import Ingest
 from visionloop_labeling.reconcile import Reconciler
@@ -150,7 +151,8 @@ def test_what_was_backed_up_comes_back_whole(
 ) -> None:
     store_feedback(core.store, correction(9))
     backup.copy_names()
-    FeedbackInbox(core.database, core.store, core.ingest).drain()  # its object is gone
+    effect = FeedbackEffect(core.database, core.store, core.ingest)
+    FeedbackInbox(core.store, effect).drain()  # its object is gone
     core.add(encoded(10), "cat", dataset=DATASET)
     kept = labels_of(core)
     backup.dump_database()

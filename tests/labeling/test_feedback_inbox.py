@@ -27,14 +27,24 @@ from visionloop.record import record_bytes
 from visionloop.repository import ModelRepository
 from visionloop.telemetry import labeling as metrics
 from visionloop.telemetry.metrics import values
-from visionloop_labeling import datasets, feedback_classes, history, labels, refused_feedback
+from visionloop_labeling import (
+    datasets,
+    feedback_classes,
+    feedback_effect,
+    feedback_retaking,
+    history,
+    labels,
+    refused_feedback,
+)
 from visionloop_labeling import feedback_inbox as module
 from visionloop_labeling.annotation import Draft
 from visionloop_labeling.classes import ClassBook
 from visionloop_labeling.datasets import DatasetSettings
 from visionloop_labeling.feedback_classes import Offered
-from visionloop_labeling.feedback_inbox import FeedbackInbox, Retaken
-from visionloop_labeling.fold import AuthorKind, EventKind
+from visionloop_labeling.feedback_effect import FeedbackEffect
+from visionloop_labeling.feedback_inbox import FeedbackInbox
+from visionloop_labeling.feedback_retaking import Naming, Retaken, Retaking
+from visionloop_labeling.fold import CLOCKS_APART, AuthorKind, EventKind
 from visionloop_labeling.grpc_messages import event_message
 from visionloop_labeling.refused_feedback import REFUSED, RefusedFeedback
 from visionloop_labeling.schema import Item, LabelEvent
@@ -59,7 +69,17 @@ def inbox(core, models: Path, tmp_path: Path) -> FeedbackInbox:
     core.create(DATASET)
     for number, name in enumerate(("cat", "coffee", "rocket")):
         core.add(encoded(number), name, dataset=DATASET)
-    return FeedbackInbox(core.database, core.store, core.ingest)
+    return inbox_of(core)
+
+
+def inbox_of(core) -> FeedbackInbox:
+    return FeedbackInbox(core.store, FeedbackEffect(core.database, core.store, core.ingest))
+
+
+@pytest.fixture
+def retaking(core) -> Retaking:
+    """Of what the inbox put aside."""
+    return Retaking(core.store, FeedbackEffect(core.database, core.store, core.ingest))
 
 
 def sha256_of(number: int) -> str:
@@ -156,7 +176,7 @@ def test_all_that_an_image_shows_becomes_a_label_of_several(
         core.add(encoded(number), name, dataset=DATASET)
     one = feedback(8, "cat")
     leave(core, feedback(9, verdict="classes", class_ids=class_ids), one)
-    FeedbackInbox(core.database, core.store, core.ingest).drain()
+    inbox_of(core).drain()
     label = core.labels(DATASET)[sha256_of(9)]
     assert (label.annotation.classes, label.author_kind) == (class_ids, "app")
     assert refusal(core, one) == "one_class"
@@ -239,7 +259,9 @@ def test_what_cannot_be_used_is_kept_with_its_reason_and_holds_up_nothing(core, 
     assert all(len(events_of(core, 20 + number)) == 1 for number in range(3))
 
 
-def test_refused_feedback_is_counted_listed_and_taken_once_its_cause_is_gone(core, inbox) -> None:
+def test_refused_feedback_is_counted_listed_and_taken_once_its_cause_is_gone(
+    core, inbox, retaking
+) -> None:
     before = refused_by_reason("unknown_class")
     teapot, other = feedback(1, "teapot", note="see the handle"), feedback(2, "teapot")
     unknown = feedback(3, "cat", model="nobody-made-it")
@@ -257,12 +279,12 @@ def test_refused_feedback_is_counted_listed_and_taken_once_its_cause_is_gone(cor
     assert [first.name, *(one.name for one in rest)] == sorted(found)
     assert end == ""
     with pytest.raises(RefusedError, match="has no class 'teapot'"):
-        inbox.retry(teapot.header.id)
+        retaking.retry(teapot.header.id)
     core.add(encoded(11), "teapot", dataset=DATASET)  # a row brings the class
-    assert inbox.retry(teapot.header.id) == "labelled"
+    assert retaking.retry(teapot.header.id) == "labelled"
     assert [event.author_kind for event in events_of(core, 1)] == ["import", "app"]
     with pytest.raises(NotFoundError, match="was refused, or it was taken again"):
-        inbox.retry(teapot.header.id)
+        retaking.retry(teapot.header.id)
     refused_feedback.remove(core.store, other.header.id)
     assert [one.name for one in listed(core)] == [unknown.header.id]
     assert waiting(core) == []
@@ -290,13 +312,13 @@ def test_of_two_corrections_the_one_that_was_said_last_counts(core, inbox, first
     assert item_of(core, 9).state == "open", "no dispute: the same app changed its mind"
 
 
-def test_what_is_taken_again_replaces_nothing_that_was_said_since(core, inbox) -> None:
+def test_what_is_taken_again_replaces_nothing_that_was_said_since(core, inbox, retaking) -> None:
     old = feedback(9, "teapot", received=NOW - timedelta(days=3))
     leave(core, old, feedback(9, "rocket", received=NOW - timedelta(days=1)))
     inbox.drain()
     core.add(encoded(11), "teapot", dataset=DATASET)
     before = drained("outdated")
-    assert inbox.retry(old.header.id) == "outdated"
+    assert retaking.retry(old.header.id) == "outdated"
     assert drained("outdated") == before + 1
     assert core.labels(DATASET)[sha256_of(9)].class_key == "rocket"
     assert item_of(core, 9).state == "open"
@@ -316,12 +338,14 @@ def test_the_history_tells_by_grpc_too_when_it_was_said(core, inbox) -> None:
     assert late.said_at.ToDatetime(UTC) == said.header.received
 
 
-def test_what_is_taken_again_after_a_person_spoke_has_the_image_reviewed(core, inbox) -> None:
+def test_what_is_taken_again_after_a_person_spoke_has_the_image_reviewed(
+    core, inbox, retaking
+) -> None:
     """The person had not seen it."""
     leave(core, old := feedback(0, "teapot", received=NOW - timedelta(days=3)))
     inbox.drain()
     core.add(encoded(11), "teapot", dataset=DATASET)
-    assert inbox.retry(old.header.id) == "labelled"
+    assert retaking.retry(old.header.id) == "labelled"
     assert core.labels(DATASET)[sha256_of(0)].class_key == "cat"
     assert item_of(core, 0).state == "review"
 
@@ -364,12 +388,35 @@ def test_a_clock_that_is_ahead_does_not_shut_out_what_is_said_later(core, inbox)
     assert core.labels(DATASET)[sha256_of(9)].class_key == "rocket"
 
 
-def test_taking_again_does_not_count_as_a_slow_inbox(core, inbox) -> None:
+def test_a_clock_that_is_ahead_keeps_the_order_in_which_things_were_said(
+    core, inbox, retaking
+) -> None:
+    ahead = datetime.now(UTC) + CLOCKS_APART
+    leave(core, old := feedback(9, "teapot", received=ahead - timedelta(seconds=120)))
+    inbox.drain()
+    leave(core, feedback(9, "rocket", received=ahead - timedelta(seconds=60)))
+    inbox.drain()
+    core.add(encoded(11), "teapot", dataset=DATASET)
+    assert retaking.retry(old.header.id) == "outdated"
+    assert core.labels(DATASET)[sha256_of(9)].class_key == "rocket"
+
+
+def test_a_clock_that_is_behind_loses_no_verdict_on_what_a_person_decided(core, inbox) -> None:
+    person = Statement(
+        author_kind=AuthorKind.HUMAN, author="ada", annotation=Draft(classes=("cat",))
+    )
+    labels.submit(core.database, DATASET, sha256_of(0), person)
+    leave(core, feedback(0, received=datetime.now(UTC) - CLOCKS_APART + timedelta(minutes=1)))
+    inbox.drain()
+    assert item_of(core, 0).state == "review"
+
+
+def test_taking_again_does_not_count_as_a_slow_inbox(core, inbox, retaking) -> None:
     leave(core, old := feedback(9, "teapot", received=NOW - timedelta(days=3)))
     inbox.drain()
     core.add(encoded(11), "teapot", dataset=DATASET)
     before = values()[metrics.FEEDBACK_LAG.metric.name]
-    inbox.retry(old.header.id)
+    retaking.retry(old.header.id)
     assert values()[metrics.FEEDBACK_LAG.metric.name] == before
 
 
@@ -383,15 +430,15 @@ def test_a_class_is_found_by_the_name_that_people_gave_it(core, inbox) -> None:
 
 
 @pytest.mark.parametrize("meant", ["rocket", "Rocket"])
-def test_a_person_may_say_which_class_is_meant(core, inbox, meant: str) -> None:
+def test_a_person_may_say_which_class_is_meant(core, inbox, retaking, meant: str) -> None:
     core.add(encoded(11), "Rocket", dataset=DATASET)  # beside the one whose id is rocket
     odd = "r\u00f6cket\n\x00"  # nothing that a class can be called
     leave(core, said := feedback(9, odd))
     inbox.drain()
     assert refusal(core, said) == "unknown_class"
     with pytest.raises(RefusedError, match="has no class 'rokcet', by id or by name"):
-        inbox.retry(said.header.id, {odd: "rokcet"})
-    assert inbox.retry(said.header.id, {odd: meant, "other": "cat"}) == "labelled"
+        retaking.retry(said.header.id, {odd: "rokcet"})
+    assert retaking.retry(said.header.id, {odd: meant, "other": "cat"}) == "labelled"
     key = {"rocket": "rocket", "Rocket": core.labels(DATASET)[sha256_of(11)].class_key}[meant]
     assert core.labels(DATASET)[sha256_of(9)].class_key == key
     before = drained("repeated")
@@ -422,19 +469,58 @@ def drained(outcome: str) -> float:
     return values()[metrics.FEEDBACK_DRAINED.metric.name].get((outcome,), [0.0])[0]
 
 
-def test_all_of_it_is_taken_again_once_the_class_is_there(core, inbox) -> None:
+def test_all_of_it_is_taken_again_once_the_class_is_there(core, inbox, retaking) -> None:
     corrections = [feedback(number, "teapot") for number in range(3)]
     unknown = feedback(3, "cat", model="nobody-made-it")
     leave(core, *corrections, unknown)
     inbox.drain()
-    assert inbox.retry_all() == Retaken(0, 4, next="")
+    assert retaking.retry_all() == Retaken(0, 4, next="")
     core.add(encoded(11), "teapot", dataset=DATASET)
-    assert inbox.retry_all() == Retaken(3, 1, next="")
+    assert retaking.retry_all() == Retaken(3, 1, next="")
     assert [len(events_of(core, number)) for number in range(3)] == [2, 2, 2]
     assert [one.name for one in listed(core)] == [unknown.header.id]
 
 
-def test_what_cannot_be_taken_does_not_keep_back_those_behind_it(core, inbox, monkeypatch) -> None:
+def test_all_that_names_the_same_is_taken_for_the_class_that_is_meant(
+    core, inbox, retaking
+) -> None:
+    alike = [feedback(number, "Tea pot") for number in range(2)]
+    others = [feedback(2, "Kettle"), feedback(3, "Tea pot", model="nobody-made-it")]
+    leave(core, *alike, *others)
+    inbox.drain()
+    core.add(encoded(11), "teapot", dataset=DATASET)
+    tea_pot = Naming(DATASET, "Tea pot")
+    assert retaking.retry_all("", tea_pot, "tipot") == Retaken(0, 2, next="")
+    assert retaking.retry_all("", tea_pot, "teapot") == Retaken(2, 0, next="")
+    taken = [one.header.id for one in alike]
+    assert [events_of(core, number)[-1].event_id for number in range(2)] == taken
+    assert {one.name for one in listed(core)} == {one.header.id for one in others}
+
+
+def test_all_that_names_the_same_is_thrown_away_and_nothing_else(core, inbox, retaking) -> None:
+    others = [feedback(2, "kettle"), feedback(3, "craack", model="nobody-made-it")]
+    leave(core, *(feedback(number, "craack") for number in range(2)), *others)
+    inbox.drain()
+    assert retaking.throw_away_all(Naming("other", "craack")) == Retaken(0, 0, next="")
+    assert retaking.throw_away_all(Naming(DATASET, "craack")) == Retaken(2, 0, next="")
+    assert {one.name for one in listed(core)} == {one.header.id for one in others}
+    assert len(list(core.store.list(REFUSED))) == 4, "each with its reason"
+
+
+def test_what_an_app_sends_anew_while_it_is_taken_again_is_looked_at(core, inbox, retaking) -> None:
+    """It may be something else under the same UUID."""
+    leave(core, old := feedback(9, "teapot"))
+    inbox.drain()
+    core.add(encoded(11), "teapot", dataset=DATASET)
+    leave(core, other := feedback(0, "cat", id=old.header.id))
+    assert retaking.retry(old.header.id) == "labelled"
+    inbox.drain()
+    assert refusal(core, other) == "conflict"
+
+
+def test_what_cannot_be_taken_does_not_keep_back_those_behind_it(
+    core, inbox, retaking, monkeypatch
+) -> None:
     """Neither by the time it takes nor by a fault of ours."""
     ids = sorted(str(uuid.uuid4()) for _ in range(4))
     leave(
@@ -444,24 +530,24 @@ def test_what_cannot_be_taken_does_not_keep_back_those_behind_it(core, inbox, mo
     )
     inbox.drain()
     core.add(encoded(11), "teapot", dataset=DATASET)
-    monkeypatch.setattr(module, "RETAKE_SECONDS", 0.0)
-    assert inbox.retry_all() == Retaken(0, 1, next=ids[0])
-    assert inbox.retry_all(ids[0]) == Retaken(1, 0, next=ids[1])
-    statement = module._statement
+    monkeypatch.setattr(feedback_retaking, "RETAKE_SECONDS", 0.0)
+    assert retaking.retry_all() == Retaken(0, 1, next=ids[0])
+    assert retaking.retry_all(ids[0]) == Retaken(1, 0, next=ids[1])
+    statement = feedback_effect._statement
 
     def stumbles(one: Feedback, shown):
         if one.header.id == ids[2]:
             raise ZeroDivisionError
         return statement(one, shown)
 
-    monkeypatch.setattr(module, "RETAKE_SECONDS", 60.0)
-    monkeypatch.setattr(module, "_statement", stumbles)
-    assert inbox.retry_all(ids[1]) == Retaken(1, 1, next="")
+    monkeypatch.setattr(feedback_retaking, "RETAKE_SECONDS", 60.0)
+    monkeypatch.setattr(feedback_effect, "_statement", stumbles)
+    assert retaking.retry_all(ids[1]) == Retaken(1, 1, next="")
     assert [one.name for one in listed(core)] == [ids[0], ids[2]]
 
 
 def test_refused_feedback_survives_a_store_that_fails_while_it_is_taken(
-    core, inbox, monkeypatch
+    core, inbox, retaking, monkeypatch
 ) -> None:
     leave(core, said := feedback(1, "teapot"))
     inbox.drain()
@@ -473,9 +559,9 @@ def test_refused_feedback_survives_a_store_that_fails_while_it_is_taken(
     with monkeypatch.context() as patch:
         patch.setattr(core.store, "delete", away)
         with pytest.raises(UnavailableError):
-            inbox.retry(said.header.id)
+            retaking.retry(said.header.id)
     assert refusal(core, said) == "unknown_class"
-    assert inbox.retry(said.header.id) == "repeated"
+    assert retaking.retry(said.header.id) == "repeated"
     assert len(events_of(core, 1)) == 2
 
 
@@ -529,9 +615,9 @@ def test_what_is_no_feedback_by_its_name_is_listed_and_thrown_away_as_well(core,
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "%2e", "", "x" * 300])
-def test_only_names_of_feedback_lead_to_feedback(core, inbox, name: str) -> None:
+def test_only_names_of_feedback_lead_to_feedback(core, inbox, retaking, name: str) -> None:
     with pytest.raises(NotFoundError):
-        inbox.retry(name)
+        retaking.retry(name)
     with pytest.raises(NotFoundError):
         refused_feedback.remove(core.store, name)
 
@@ -547,15 +633,15 @@ def test_an_unknown_version_or_dataset_is_refused(core, inbox) -> None:
     inbox.drain()
     assert refusal(core, unpublished) == "unknown_model"
     publish_bundle(ModelRepository(core.store), "elsewhere", golden=4, before_ready=1)
-    inbox._origin_of.cache_clear()
-    bundle = inbox._models.read("elsewhere", 1)
-    inbox._models = _OneBundle(
+    effect = FeedbackEffect(core.database, core.store, core.ingest)
+    bundle = effect._models.read("elsewhere", 1)
+    effect._models = _OneBundle(
         bundle.model_copy(
             update={"provenance": bundle.provenance.model_copy(update={"dataset": "gone"})}
         )
     )
     leave(core, homeless := feedback(3, "cat", model="elsewhere"))
-    inbox.drain()
+    FeedbackInbox(core.store, effect).drain()
     assert refusal(core, homeless) == "unknown_dataset"
 
 
@@ -626,14 +712,14 @@ def test_a_store_that_fails_midway_loses_nothing(core, inbox, monkeypatch) -> No
 def test_a_fault_of_ours_leaves_one_and_takes_the_others(core, inbox, monkeypatch, caplog) -> None:
     unlucky = feedback(4, "cat", note="unlucky")
     leave(core, unlucky, feedback(5, "cat"))
-    statement = module._statement
+    statement = feedback_effect._statement
 
     def stumbles(one: Feedback, shown):
         if one.header.note == "unlucky":
             raise ZeroDivisionError
         return statement(one, shown)
 
-    monkeypatch.setattr(module, "_statement", stumbles)
+    monkeypatch.setattr(feedback_effect, "_statement", stumbles)
     inbox.drain()
     assert waiting(core) == [feedback_key(unlucky.header.id)]
     assert len(events_of(core, 5)) == 1

@@ -58,10 +58,11 @@ import sys
 from visionloop.images import Limits
 from visionloop.objectstore import open_store
 from visionloop_labeling.database import open_database
+from visionloop_labeling.feedback_effect import FeedbackEffect
 from visionloop_labeling.feedback_inbox import FeedbackInbox
 from visionloop_labeling.ingest import Ingest
 store, database = open_store(sys.argv[1]), open_database(sys.argv[2])
-inbox = FeedbackInbox(database, store, Ingest(database, store, Limits()))
+inbox = FeedbackInbox(store, FeedbackEffect(database, store, Ingest(database, store, Limits())))
 print("draining", flush=True)
 while inbox.drain():
     pass

@@ -9,7 +9,10 @@ where the correction was to take the label back.
 Among equals the last word counts. Feedback waits before it is recorded, in the inbox or aside until
 its class is there. It counts as of the time when it was said, so it does not replace what an app
 has said since, and where it only says that the model was wrong, it flags no image that a person has
-decided since.
+decided since. When it was said is told by the clock of the program that took it, when a person
+decided by ours: between the two, "since" means later by more than such clocks are apart
+(`CLOCKS_APART`). So a report is never lost to a clock that is behind; its price is a look at an
+image whose report waited while a person decided, by less than that.
 
 The label is also disputed when two rows bring the same image with different content: the later row
 counts (rank permitting), and the dispute stays visible until somebody who may decide sends a label
@@ -22,7 +25,7 @@ is asked where a label is read. Folding anew at each event costs one query for t
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -56,6 +59,8 @@ _RANKS: Final = {
     AuthorKind.HUMAN: 3,
 }
 _NOBODY: Final = -1
+# The clock of whoever took a word that waited may be behind ours, or ahead, by so much.
+CLOCKS_APART: Final = timedelta(minutes=5)
 
 
 class EventKind(StrEnum):
@@ -83,7 +88,8 @@ class Standing:
     """Where an image stands. `retracted_by`: who took its label away, if nobody gave one since.
 
     `said`: when those who may change the label last spoke, be it to confirm it. `decided`: when a
-    person last labelled the image or took its label or flag away.
+    person last labelled the image or took its label or flag away. Both at the earliest, by the
+    clock of what waited.
     """
 
     label: LabelEvent | None = None
@@ -199,7 +205,7 @@ def _retract(standing: Standing, event: LabelEvent) -> Standing:
 
 
 def _said(event: LabelEvent) -> datetime:
-    return event.said_at or event.at
+    return event.said_at or event.at - CLOCKS_APART
 
 
 def _skip(standing: Standing, _event: LabelEvent) -> Standing:

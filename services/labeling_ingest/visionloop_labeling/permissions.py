@@ -105,6 +105,7 @@ ROUTES: Final[dict[tuple[str, str], Rule]] = {
     ("POST", f"{_D}/quarantine/{{sha256}}/retry"): ADMIN,
     # Feedback of apps
     ("GET", "/v1/feedback/refused"): ADMIN,
+    ("DELETE", "/v1/feedback/refused"): ADMIN,
     ("POST", "/v1/feedback/refused/retry"): ADMIN,
     ("POST", "/v1/feedback/refused/{feedback_id}/retry"): ADMIN,
     ("DELETE", "/v1/feedback/refused/{feedback_id}"): ADMIN,

@@ -23,6 +23,7 @@ from visionloop.objectstore.transfers import in_parallel
 from visionloop.record import Record, parse_record
 
 REFUSED: Final = "inbox/refused/"
+_READ_AHEAD: Final = 64  # reasons
 
 
 class RefusedFeedback(Record):
@@ -79,6 +80,15 @@ def page(
     shown = heapq.nsmallest(limit, (name for name in names(store) if name > after))
     found = in_parallel(lambda name: _read(store, name), shown)
     return [one for one in found if one is not None], shown[-1] if len(shown) == limit else ""
+
+
+def each(store: ObjectStore, after: str = "") -> Iterator[RefusedFeedback]:
+    """All that was put aside, by name, behind `after`; what is taken again meanwhile is passed
+    over."""
+    behind = sorted(name for name in names(store) if name > after)
+    for start in range(0, len(behind), _READ_AHEAD):
+        found = in_parallel(lambda name: _read(store, name), behind[start : start + _READ_AHEAD])
+        yield from (one for one in found if one is not None)
 
 
 def content(store: ObjectStore, name: str) -> bytes:

@@ -19,7 +19,9 @@ from visionloop_labeling.database import Database
 from visionloop_labeling.datasets import DatasetSettings, DatasetSummary
 from visionloop_labeling.exporters import Export, open_export
 from visionloop_labeling.exports import ExportedLabel
+from visionloop_labeling.feedback_effect import FeedbackEffect
 from visionloop_labeling.feedback_inbox import FeedbackInbox
+from visionloop_labeling.feedback_retaking import Retaking
 from visionloop_labeling.gauges import StoredGauges
 from visionloop_labeling.held_bytes import HeldBytes
 from visionloop_labeling.history import HistoryEntry
@@ -64,7 +66,9 @@ class LabelingService:
         self.overviews = Overviews(database)
         self.snapshots = SnapshotList(store)
         self.ingest = Ingest(database, store, limits, self.inspector)
-        self.feedback = FeedbackInbox(database, store, self.ingest)
+        effect = FeedbackEffect(database, store, self.ingest)
+        self.feedback = FeedbackInbox(store, effect)
+        self.refused_feedback = Retaking(store, effect)
         self._stream = IngestStream(self.ingest)
         self.uploads = HeldBytes(UPLOAD_BYTES)
         self._gauges = StoredGauges(database, store)

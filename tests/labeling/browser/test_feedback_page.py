@@ -115,3 +115,34 @@ def test_what_an_app_calls_otherwise_is_taken_for_the_class_that_a_person_names(
         (event,) = [one for one in made.history(typed) if not one["applied"]]
         assert event["said_at"] < event["at"]
     assert made.classes(typed) == ["rocket"]
+
+
+def test_what_several_say_alike_is_taken_or_thrown_away_at_once(
+    chromium, server, made, images
+) -> None:
+    store = open_store(server.store)
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    for image in images[:2]:
+        leave(store, image, "Cat & dog", received=yesterday)
+        leave(store, image, "craack", received=yesterday)
+    leave(store, images[0], "kettle")
+    with chromium.page(viewport={"width": 360, "height": 740}) as page:
+        server.wait(lambda: len(made.ask("GET", "/v1/feedback/refused")["items"]) == 5)
+        page.goto(f"http://{server.http_address}/feedback")
+        taken = page.get_by_role("region", name="“Cat & dog” is said 2 times here")
+        thrown = page.get_by_role("region", name="“craack” is said 2 times here")
+        expect(page.get_by_role("region")).to_have_count(2)
+        assert violations(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        taken.get_by_label("All “Cat & dog” means").fill("cat")
+        taken.get_by_role("button", name="Take all").click()
+        expect(page.get_by_text("What could be taken is taken.")).to_be_visible()
+        expect(taken).to_have_count(0)
+        thrown.get_by_text("Throw all of these away").click()
+        thrown.get_by_role("button", name="Throw away").click()
+        expect(thrown).to_have_count(0)
+        expect(page.locator("li.card")).to_have_count(1)
+    (left,) = made.ask("GET", "/v1/feedback/refused")["items"]
+    assert left["shown"] == ["kettle"]
+    said = [[event["annotation"] for event in made.history(image)] for image in images[:2]]
+    assert all({"classes": ["cat"]} in one for one in said)

@@ -11,6 +11,7 @@ from visionloop.objectstore.keys import MAX_KEY_BYTES
 from visionloop_labeling import refused_feedback
 from visionloop_labeling.api.errors import ERRORS
 from visionloop_labeling.api.resources import RequestBody
+from visionloop_labeling.feedback_retaking import Naming
 from visionloop_labeling.refused_feedback import RefusedFeedback
 from visionloop_labeling.service import LabelingService
 
@@ -58,6 +59,10 @@ class RefusedFeedbackPage(BaseModel):
     next: str | None
 
 
+_Dataset = Annotated[str, Query(max_length=100)]
+_Said = Annotated[
+    str, Query(max_length=LONGEST_CLASS_ID, description="What apps call a class of the dataset.")
+]
 _AS_SAID: Final[dict[str, str]] = {}
 
 
@@ -74,6 +79,18 @@ class RetryIn(RequestBody):
     ] = _AS_SAID
 
 
+class RetryAllIn(RequestBody):
+    """How to take all of it again."""
+
+    meant: Annotated[
+        str,
+        Field(
+            max_length=LONGEST_CLASS_ID,
+            description="With `said`: the id or name of the class that is meant.",
+        ),
+    ] = ""
+
+
 class TakenOut(BaseModel):
     """What became of a feedback: labelled, reported (called wrong), outdated (kept in the
     history, for something newer was said of the image) or repeated (known already)."""
@@ -87,6 +104,14 @@ class RetakenOut(BaseModel):
 
     taken: int
     left: int
+    next: str | None
+
+
+class ThrownAwayOut(BaseModel):
+    """How much was thrown away, and the `after` of the next call, where time was up before all was
+    looked at."""
+
+    thrown_away: int
     next: str | None
 
 
@@ -110,11 +135,29 @@ def routes(service: LabelingService) -> APIRouter:
 
     @api.post("/retry")
     async def retry_all(
+        dataset: _Dataset = "",
+        said: _Said = "",
         after: Annotated[str, Query(max_length=MAX_KEY_BYTES)] = "",
+        how: RetryAllIn | None = None,
     ) -> RetakenOut:
-        """Takes all of it again, as after a class was added; what still cannot be used stays."""
-        found = await service.run(service.feedback.retry_all, after)
+        """Takes all of it again, as after a class was added; with `said` only what names this,
+        which is no class of the dataset. What still cannot be used stays."""
+        naming = Naming(dataset, said) if said else None
+        meant = "" if how is None else how.meant
+        found = await service.run(service.refused_feedback.retry_all, after, naming, meant)
         return RetakenOut(taken=found.taken, left=found.left, next=found.next or None)
+
+    @api.delete("")
+    async def throw_all_away(
+        dataset: _Dataset,
+        said: _Said,
+        after: Annotated[str, Query(max_length=MAX_KEY_BYTES)] = "",
+    ) -> ThrownAwayOut:
+        """Removes for good all that was put aside because it names this class, which the dataset
+        does not have."""
+        naming = Naming(dataset, said)
+        found = await service.run(service.refused_feedback.throw_away_all, naming, after)
+        return ThrownAwayOut(thrown_away=found.taken, next=found.next or None)
 
     @api.post("/{feedback_id}/retry")
     async def retry(feedback_id: str, how: RetryIn | None = None) -> TakenOut:
@@ -123,7 +166,9 @@ def routes(service: LabelingService) -> APIRouter:
         A class that the dataset calls otherwise can be told in `classes`.
         """
         meant = {} if how is None else how.classes
-        return TakenOut(outcome=await service.run(service.feedback.retry, feedback_id, meant))
+        return TakenOut(
+            outcome=await service.run(service.refused_feedback.retry, feedback_id, meant)
+        )
 
     @api.delete("/{feedback_id}", status_code=204)
     async def throw_away(feedback_id: str) -> None:

@@ -1,5 +1,6 @@
 """Refused feedback: what apps said that could not be used, why, and what to do about it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,6 +29,14 @@ class _Missing:
 
     of: dict[str, list[UnknownClass]] = field(default_factory=dict)  # by the feedback's id
     offered: dict[str, list[str]] = field(default_factory=dict)  # a dataset's, to choose from
+    times: Counter[tuple[str, UnknownClass]] = field(
+        default_factory=Counter
+    )  # by the dataset's name
+
+    @property
+    def often(self) -> list[tuple[str, UnknownClass, int]]:
+        """Those that several name, the most often named first: (dataset, class, times)."""
+        return [(*named, times) for named, times in self.times.most_common() if times > 1]
 
 
 def routes(service: LabelingService) -> APIRouter:
@@ -67,4 +76,5 @@ def _missing(database: Database, found: Sequence[RefusedFeedbackOut]) -> _Missin
                 for one in of_class:
                     if one.dataset == name:
                         missing.of[one.id] = unknown(book, offered, one.shown or ())
+                        missing.times.update((name, named) for named in missing.of[one.id])
     return missing
