@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from visionloop_labeling import datasets, labels, validation
-from visionloop_labeling.annotation import Annotation
+from visionloop_labeling.annotation import stored_class_ids
 from visionloop_labeling.classes import ClassBook
 from visionloop_labeling.fold import AuthorKind, EventKind
 from visionloop_labeling.schema import Dataset, Item, LabelEvent, LabelHead
@@ -83,7 +83,7 @@ def _entries(
         )
     )
     book = ClassBook(session, dataset)
-    named = {event.id: _class_ids(event) for event in events}
+    named = {event.id: stored_class_ids(event.annotation) for event in events}
     book.learn_named(event.annotation for event in events if event.annotation)
     keys = {event_id: (found or ("",))[0] for event_id, found in named.items()}
     return [
@@ -123,7 +123,3 @@ def _possible(event: LabelEvent) -> Iterable[str]:
 def _digests(session: Session, item_ids: Iterable[int]) -> dict[int, str]:
     query = select(Item.id, Item.sha256).where(Item.id.in_(list(item_ids)))
     return dict(session.execute(query).tuples().all())
-
-
-def _class_ids(event: LabelEvent) -> tuple[str, ...]:
-    return Annotation.model_validate(event.annotation or {}).class_ids()

@@ -149,7 +149,7 @@ def test_what_happens_is_said_aloud_and_focus_stays_with_the_image(
     chromium: Chromium, site: MakeSite, cells: list[bytes]
 ) -> None:
     made = site()
-    made.add(cells[:3])
+    made.add(cells[:4])
     with chromium.page() as page:
         labeller = Labeller(page, made).open()
         before = labeller.shown
@@ -159,6 +159,10 @@ def test_what_happens_is_said_aloud_and_focus_stays_with_the_image(
         assert page.evaluate("document.activeElement.id") == "stage"
         labeller.decide("s")
         assert labeller.text("#live") == "Skipped. Next image."
+        said = page.locator("#live").text_content()
+        labeller.decide("s")
+        assert labeller.text("#live") == "Skipped. Next image."
+        assert page.locator("#live").text_content() != said, "or it would not be read aloud again"
         # By Tab alone: the class's button keeps Enter for itself.
         before = labeller.shown
         page.focus('.class-button[data-id="cracked"]')

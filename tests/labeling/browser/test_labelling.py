@@ -1,7 +1,9 @@
 """Labelling by keys, as a person does it all day, on real photographs."""
 
 import hashlib
+import re
 import sqlite3
+import uuid
 from collections.abc import Callable
 
 import pytest
@@ -279,3 +281,80 @@ def test_attributes_are_said_beside_the_class(
         "attributes": {"module": "poly", "severity": 7.5, "tint": "#aa3300"},
     }
     assert made.item(second)["annotation"] == {"classes": ["sound"]}
+
+
+def test_of_many_classes_the_chosen_ones_are_there_to_be_taken_back(
+    chromium: Chromium, site: MakeSite, cells: list[bytes]
+) -> None:
+    made = site(tuple(f"class-{number:02}" for number in range(70)), "multi_label")
+    made.add(cells[:2])
+    with chromium.page() as page:
+        labeller = Labeller(page, made).open()
+        image = labeller.shown
+        chosen = page.locator('.class-button[aria-pressed="true"]')
+        for word in ("63", "07", "69"):
+            labeller.press("/", *word, "Enter")
+        expect(chosen).to_have_text([re.compile("63"), re.compile("69"), re.compile("07")])
+        expect(page.locator(".class-button")).to_have_count(62)
+        expect(page.locator("#classes-more")).to_have_text("8 more: press / and type.")
+        assert labeller.text("#live") == "class-69: chosen."
+        chosen.first.click()
+        assert labeller.text("#live") == "class-63: not chosen."
+        labeller.press("Enter")
+        labeller.wait_left(image)
+        expect(chosen).to_have_count(0)
+        labeller.wait_saved()
+    assert made.classes(image) == ["class-07", "class-69"]
+
+
+def test_the_field_that_finds_classes_chooses_nothing_that_nobody_asked_for(
+    chromium: Chromium, site: MakeSite, cells: list[bytes]
+) -> None:
+    made = site()
+    made.add(cells[:2])
+    with chromium.page() as page:
+        labeller = Labeller(page, made).open()
+        image = labeller.shown
+        labeller.press("/", "Enter")  # thought better of it
+        expect(page.locator("#find")).not_to_be_focused()
+        assert labeller.shown == image
+        labeller.press("/", "c", "r")
+        page.evaluate(
+            "document.getElementById('find').dispatchEvent(new KeyboardEvent('keydown',"
+            " { key: 'Enter', isComposing: true, bubbles: true, cancelable: true }))"
+        )
+        expect(page.locator("#find")).to_be_focused()
+        assert labeller.shown == image
+        labeller.press("Enter")
+        labeller.wait_left(image)
+        labeller.wait_saved()
+    assert made.classes(image) == ["cracked"]
+
+
+def test_names_from_right_to_left_leave_the_numbers_where_they_belong(
+    chromium: Chromium, site: MakeSite, cells: list[bytes]
+) -> None:
+    """ "2 × A, 1 × B" is not drawn as "2 × B × 1 ,A"."""
+    names = ("\u05e9\u05dc\u05d5\u05dd", "\u05d7\u05ea\u05d5\u05dc")
+    made = site(names, "detection")
+    image, *_ = made.add(cells[:2])
+    ids = [one["id"] for one in made.ask("GET", f"{made.root}/classes")]
+    boxes = [{"class_id": ids[at], "x": 9, "y": 9, "width": 20, "height": 20} for at in (0, 0, 1)]
+    event = {"event_id": str(uuid.uuid4()), "sha256": image, "annotation": {"boxes": boxes}}
+    made.ask("POST", f"{made.root}/events", event)
+    with chromium.page() as page:
+        Labeller(page, made).open(image=image)
+        expect(page.locator("#stored")).to_contain_text("2 ×")
+        left = page.evaluate(
+            """(words) => {
+              const text = document.querySelector("#stored").firstChild;
+              return words.map((word) => {
+                const range = document.createRange();
+                range.setStart(text, text.data.indexOf(word));
+                range.setEnd(text, text.data.indexOf(word) + word.length);
+                return range.getBoundingClientRect().left;
+              });
+            }""",
+            ["Label", "2 ×", names[0], "1 ×", names[1]],
+        )
+        assert left == sorted(left)

@@ -84,6 +84,7 @@ def test_the_grid_leaves_alone_what_somebody_labelled_meanwhile(visitor, site, c
     say(made, images[0], "dirty")
     tiles = page.locator("#grid-tiles li")
     shown = page.locator("#grid-tiles img").nth(3).get_attribute("src")
+    expect(tiles.locator("option")).to_have_count(0)  # of 500 classes in 48 tiles: 24,000
     tiles.nth(3).locator("button").click()
     tiles.nth(3).locator("select").select_option("dirty")
     page.click("#grid-accept")
@@ -428,3 +429,22 @@ def test_nothing_can_be_entered_that_would_go_with_the_page_once_the_upload_is_d
     page.unroute_all()
     page.locator("form button", has_text="Import").click()
     expect(page.locator("#jobs")).to_contain_text("2 accepted", timeout=60_000)
+
+
+def test_a_class_that_is_called_by_one_long_word_widens_no_page(chromium, site, cells) -> None:
+    made = site(("x" * 200, "y" * 200))
+    image, *more = made.add(cells[:3])
+    ids = [one["id"] for one in made.ask("GET", f"{made.root}/classes")]
+    predict(made, {one: {ids[0]: 0.9, ids[1]: 0.1} for one in more})
+    say(made, image, ids[0])
+    names = ("grid", "browse", f"images/{image}", f"classes?edit={ids[0]}", f"label?image={image}")
+    with chromium.page(viewport={"width": 360, "height": 740}) as page:
+        wide = {}
+        for name in names:
+            page.goto(f"http://{made.server.http_address}/datasets/{made.dataset}/{name}")
+            page.wait_for_load_state("networkidle")
+            page.evaluate(
+                "document.querySelectorAll('details').forEach((one) => (one.open = true))"
+            )
+            wide[name] = page.evaluate("document.documentElement.scrollWidth")
+        assert wide == dict.fromkeys(names, 360)

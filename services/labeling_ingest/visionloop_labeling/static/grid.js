@@ -2,6 +2,7 @@
 // instead, Enter accepts the rest: one request for all, each label with the label it was based on.
 
 import { explain, hold, insist } from "./connection.js";
+import { inSentence } from "./label/describe.js";
 import { byId, html } from "./label/dom.js";
 import { assignKeys, Keys } from "./label/keys.js";
 import { labels } from "./label/unsent.js";
@@ -22,7 +23,8 @@ const api = `/v1/datasets/${encodeURIComponent(dataset)}`;
 const classes = JSON.parse(byId("grid-classes").textContent);
 const keys = assignKeys(classes);
 const named = new Map(classes.map((one) => [one.id, one.name]));
-const mine = named.get(predicted);
+const called = (id) => inSentence(named.get(id) ?? "");
+const mine = called(predicted);
 // With two classes, what is not the one is the other.
 const theOther = classes.length === 2 ? classes.find(({ id }) => id !== predicted).id : "";
 
@@ -66,13 +68,7 @@ function makeTile(item, index) {
     html("span", { class: "picture" }, html("img", { src: preview(item), alt: "", width: 256, height: 256 })),
     html("span", { class: "grid-text" }),
   );
-  const select = html(
-    "select",
-    { "aria-label": "What it is", hidden: !theOther || classes.length > 2 },
-    html("option", { value: "" }, "Not now"),
-    ...classes.filter(({ id }) => id !== predicted).map(({ id, name }) => html("option", { value: id }, name)),
-  );
-  select.hidden = true;
+  const select = html("select", { "aria-label": "What it is", hidden: true });
   const tile = { item, button, select, probability, wrong: false, choice: "" };
   button.addEventListener("click", () => mark(tile, !tile.wrong, theOther));
   button.addEventListener("focus", () => rove(tile));
@@ -82,13 +78,23 @@ function makeTile(item, index) {
   return tile;
 }
 
+function choices() {
+  const others = classes.filter(({ id }) => id !== predicted);
+  return [
+    html("option", { value: "" }, "Not now"),
+    ...others.map(({ id, name }) => html("option", { value: id }, name)),
+  ];
+}
+
 function describe(tile) {
   const { button, select, wrong, choice } = tile;
-  const words = tile.unseen && !wrong ? "cannot be shown" : wrong ? (choice ? `→ ${named.get(choice)}` : `not ${mine}`) : `${Math.round(100 * tile.probability)} %`;
+  const words = tile.unseen && !wrong ? "cannot be shown" : wrong ? (choice ? `→ ${called(choice)}` : `not ${mine}`) : `${Math.round(100 * tile.probability)} %`;
   button.querySelector(".grid-text").textContent = words;
   button.setAttribute("aria-pressed", String(wrong));
   button.setAttribute("aria-label", `${tile.item.source || "Image"}: ${wrong ? words.replace("→ ", "") : `${mine}, ${words}`}`);
   select.hidden = !wrong || classes.length < 3;
+  // Only where it is asked: 500 classes in each of 48 tiles are 24,000 options.
+  if (!select.hidden && !select.options.length) select.append(...choices());
   select.value = choice;
 }
 

@@ -9,7 +9,7 @@ import { html, setVariable } from "./dom.js";
 import { assignKeys } from "./keys.js";
 import { count } from "./progress.js";
 
-const SHOWN = 60; // buttons; the field finds the rest
+const SHOWN = 60; // buttons, beside those that are chosen; the field finds the rest
 const FILTER_FROM = 10; // classes
 
 // Told apart also by people who see red and green alike, on light and on dark pictures; names and
@@ -46,6 +46,8 @@ export class ClassPanel extends EventTarget {
     /** @type {Map<string, number>} */
     this.images = new Map();
     this.most = 0; // images of the largest class
+    /** @type {string[]} ids of those that have a button only because they are chosen */
+    this.farther = [];
     /** @type {Set<string>} ids of those that were taken out since: the keys of the others stay */
     this.withdrawn = new Set();
     field.addEventListener("input", () => this.#draw());
@@ -97,6 +99,7 @@ export class ClassPanel extends EventTarget {
     this.pressed = new Set(pressed);
     this.suggested = new Set(suggested);
     this.probabilities = new Map(suggestion?.scores ?? []);
+    if (this.#farther(this.#found).join() !== this.farther.join()) this.#draw();
     for (const button of this.list.querySelectorAll("button")) this.#dress(button);
   }
 
@@ -132,10 +135,21 @@ export class ClassPanel extends EventTarget {
     return [...found.filter(begins), ...found.filter((one) => !begins(one))];
   }
 
+  /**
+   * What is chosen stands there to be seen and taken back, however many classes come before it.
+   * @param {LabelClass[]} found
+   */
+  #farther(found) {
+    return found.slice(SHOWN).flatMap(({ id }) => (this.pressed.has(id) ? [id] : []));
+  }
+
   #draw() {
     const found = this.#found;
-    this.list.replaceChildren(...found.slice(0, SHOWN).map((one) => this.#button(one)));
-    const hidden = found.length - SHOWN;
+    this.farther = this.#farther(found);
+    const shown = found.filter((one, place) => place < SHOWN || this.farther.includes(one.id));
+    const buttons = shown.map((one) => this.#button(one));
+    this.list.replaceChildren(...buttons.splice(SHOWN), ...buttons);
+    const hidden = found.length - shown.length;
     this.more.hidden = this.classes.length === 0 || (found.length > 0 && hidden <= 0);
     this.more.textContent =
       found.length === 0 ? "No class of that name." : `${hidden} more: press / and type.`;
@@ -191,7 +205,8 @@ export class ClassPanel extends EventTarget {
 
   /** @param {KeyboardEvent} event in the field */
   #typed(event) {
-    if (event.key === "Escape") {
+    if (event.isComposing) return; // Enter ends a word that is being put together
+    if (event.key === "Escape" || (event.key === "Enter" && !this.field.value.trim())) {
       this.#close();
     } else if (event.key === "Enter") {
       const first = this.#found[0];

@@ -11,7 +11,7 @@ import { AttributeForm } from "./attributes.js";
 import { boxList } from "./box_list.js";
 import { BoxEditor } from "./boxes.js";
 import { ClassPanel } from "./classes.js";
-import { inWords } from "./describe.js";
+import { inSentence, inWords } from "./describe.js";
 import { byId } from "./dom.js";
 import { Draft, outcome, suggestedClasses } from "./draft.js";
 import { Drafts } from "./drafts.js";
@@ -120,12 +120,13 @@ export class Desk {
     if (this.atOnce && !this.#isShown()) return undefined;
     if (this.detection) {
       this.boxes.setClass(id);
-      announce(`Class ${this.look(id).name}`);
+      announce(`Class ${inSentence(this.look(id).name)}`);
       return undefined;
     }
     this.draft.toggle(id);
     if (this.atOnce) return this.#save();
     this.changed();
+    announce(`${inSentence(this.look(id).name)}: ${this.draft.classes.has(id) ? "chosen" : "not chosen"}.`);
     return undefined;
   }
 

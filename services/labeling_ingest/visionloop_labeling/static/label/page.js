@@ -8,7 +8,7 @@
 import { Api } from "./api.js";
 import { Balance } from "./balance.js";
 import { Conflicts } from "./conflicts.js";
-import { saidInWords } from "./describe.js";
+import { inSentence, saidInWords } from "./describe.js";
 import { Desk } from "./desk.js";
 import { byId } from "./dom.js";
 import { Journal } from "./journal.js";
@@ -64,7 +64,7 @@ const commands = {
 /** @param {string} id */
 function choose(id) {
   if (classes.withdrawn.has(id)) {
-    announce(`${desk.look(id).name} is no longer offered; choose another class.`, true);
+    announce(`${inSentence(desk.look(id).name)} is no longer offered; choose another class.`, true);
     return;
   }
   if (seen()) next(saved(desk.choose(id)));

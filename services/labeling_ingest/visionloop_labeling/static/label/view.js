@@ -10,7 +10,7 @@
 
 import { hold, settled, tell } from "../connection.js";
 import { percent } from "./classes.js";
-import { inWords } from "./describe.js";
+import { inSentence, inWords } from "./describe.js";
 import { byId, html } from "./dom.js";
 import { suggestedClasses } from "./draft.js";
 import { status, trouble } from "./unsent.js";
@@ -21,7 +21,9 @@ import { why } from "./why.js";
  * @param {string} text
  */
 export function announce(text, mistake = false) {
-  byId("live").textContent = text;
+  const live = byId("live");
+  // What was said before, word for word, is read aloud again only if it is not the same text.
+  live.textContent = live.textContent === text ? `${text}\u00a0` : text;
   const place = byId("hint");
   place.textContent = mistake ? text : "";
   place.hidden = !mistake;
@@ -98,7 +100,7 @@ function showSuggestion({ suggestion }, task, look) {
   byId("suggestion").hidden = suggested.length === 0;
   if (!suggestion || suggested.length === 0) return;
   const sure = suggestion.sure ? "" : " (unsure)";
-  byId("suggestion-class").textContent = suggested.map((id) => look(id).name).join(", ");
+  byId("suggestion-class").textContent = suggested.map((id) => inSentence(look(id).name)).join(", ");
   byId("suggestion-probability").textContent = percent(suggestion.scores[0][1]) + sure;
   byId("suggestion-model").textContent = `${suggestion.model}:${suggestion.version}`;
 }

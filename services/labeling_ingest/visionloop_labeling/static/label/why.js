@@ -3,6 +3,7 @@
 /** @import { Item } from "./wire.js" */
 
 import { percent } from "./classes.js";
+import { inSentence } from "./describe.js";
 
 /** @type {Record<string, string>} */
 const SENTENCES = {
@@ -45,6 +46,6 @@ function sentence(word) {
 
 /** @param {unknown} score @param {(id: string) => {name: string}} look */
 function said(score, look) {
-  if (!Array.isArray(score)) return look(String(score)).name;
-  return `${look(String(score[0])).name} ${percent(Number(score[1]))}`;
+  if (!Array.isArray(score)) return inSentence(look(String(score)).name);
+  return `${inSentence(look(String(score[0])).name)} ${percent(Number(score[1]))}`;
 }
