@@ -12,6 +12,7 @@ from visionloop_training.backbones.stages import Backbone, PixelSpec, pool
 from visionloop_training.checkpoint import Checkpoints
 from visionloop_training.config import TrainingConfig, load
 from visionloop_training.data import Blobs, dataset
+from visionloop_training.distributed import Workers
 from visionloop_training.features import Features
 from visionloop_training.fit import fit
 from visionloop_training.fitted import Fitted
@@ -53,6 +54,7 @@ def fitted(
     *settings: str,
     checkpoints: Checkpoints | None = None,
     stop: Stop | None = None,
+    workers: Workers | None = None,
 ) -> Fitted:
     """The tiny network, trained on the site's digits."""
     config = load(overrides=(*BASE, *settings))
@@ -61,4 +63,4 @@ def fitted(
     blobs = Blobs(site.store, site.cache / "blobs")
     preprocessing = PIXELS.preprocessing(32, "squash")
     features = Features(network, blobs, preprocessing, config.augment, site.cache)
-    return fit(network, features, data, config, checkpoints, stop)
+    return fit(network, features, data, config, checkpoints, stop, workers)

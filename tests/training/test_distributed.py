@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from support.training_site import PROBE, Site
+from torch import distributed
 
 from visionloop.errors import ConfigurationError
 from visionloop.failpoints import ENVIRONMENT_VARIABLE
+from visionloop_training import distributed as distributed_module
 from visionloop_training.app import main
 from visionloop_training.config import load
 from visionloop_training.distributed import Workers, tree_sum
@@ -121,3 +123,34 @@ def test_an_environment_that_says_too_little_is_said(
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=words):
         Workers.joined()
+
+
+def test_a_slow_process_is_never_far_behind(monkeypatch: pytest.MonkeyPatch):
+    """Each part is computed when it is its turn: for all of them at once others would wait for
+    hours, and an exchange bears half of one."""
+    told: list[int | str] = []
+    monkeypatch.setattr(distributed, "broadcast", lambda *_: told.append("exchange"))
+
+    def compute(part: int) -> torch.Tensor:
+        told.append(part)
+        return torch.full((1,), float(part))
+
+    found = list(Workers(0, 2).gather(4, compute))
+    assert [float(one) for one in found[::2]] == [0.0, 2.0]
+    assert [one for one in told if one != "exchange"] == [0, 2]
+    assert told.index(2) > told.index("exchange")
+
+
+def test_partners_are_as_patient_as_all_together(monkeypatch: pytest.MonkeyPatch):
+    """NCCL's own patience is a third of it."""
+    asked: list[object] = []
+    monkeypatch.setattr(distributed, "new_group", lambda *_, timeout: asked.append(timeout))
+    Workers(0, 4)._make_pairs()
+    assert len(asked) == 4
+    assert set(asked) == {distributed_module._PATIENCE}
+
+
+def test_numbers_are_the_leading_ones(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(distributed, "broadcast", lambda told, _: told.copy_(told + 1))
+    assert Workers(1, 2).leaders_numbers([0.1, 3.0]) == [1.1, 4.0]
+    assert Workers().leaders_numbers([0.1, 3.0]) == [0.1, 3.0]

@@ -21,6 +21,7 @@ from visionloop_training.data import Blobs, Dataset, dataset
 from visionloop_training.distributed import Workers
 from visionloop_training.features import Features
 from visionloop_training.network import Network
+from visionloop_training.stop import PreemptedError, Stop
 
 FLIPPED = AugmentConfig(symmetries=["flip_horizontal"], brightness=0.3, variants=3)
 
@@ -43,11 +44,12 @@ def features(
     frozen: int,
     augmentation: AugmentConfig = FLIPPED,
     workers: Workers | None = None,
+    stop: Stop | None = None,
 ) -> Features:
     net, preprocessing = network(frozen)
     blobs = Blobs(site.store, site.folder / "cache" / "blobs")
     cached = site.folder / "cache"
-    return Features(net, blobs, preprocessing, augmentation, cached, workers=workers)
+    return Features(net, blobs, preprocessing, augmentation, cached, stop, workers)
 
 
 def test_frozen_activations_are_what_torch_computes(site: Site, data: Dataset):
@@ -286,3 +288,36 @@ def test_images_count_as_done_when_their_features_are_there(caplog: pytest.LogCa
     assert "done" not in caplog.text  # 32 were taken and none is made yet
     assert [len(batch) for batch in batches] == [32, 6]
     assert "features done: 70 of 70 images (100 %)" in caplog.text
+
+
+def test_processes_look_at_one_another_while_they_compute(
+    site: Site, data: Dataset, monkeypatch: pytest.MonkeyPatch
+):
+    """One that has nothing to compute waits a turn at most, and not for all that another has."""
+    monkeypatch.setattr(features_module, "_BATCH", 4)
+    monkeypatch.setattr(features_module, "_TURN_SECONDS", 0.0)
+    told: list[bool] = []
+
+    class Two(Workers):
+        def any(self, told_here: bool) -> bool:
+            told.append(told_here)
+            return told_here or len(told) < 9  # the other one needs nine turns
+
+    features(site, 3, workers=Two()).prepare(data.train, 1)
+    assert len(data.train) > 8
+    assert told[:3] == [True] * 3
+    assert told[-1] is False
+    assert len(told) == 9
+
+
+def test_one_that_waits_for_another_can_be_stopped(site: Site, data: Dataset):
+    stop = Stop()
+
+    class Waiting(Workers):
+        def any(self, _told: bool) -> bool:
+            stop.tell()
+            return True
+
+    made = features(site, 0, workers=Waiting(), stop=stop)
+    with pytest.raises(PreemptedError, match="while another process computed features"):
+        made.prepare([], 1)

@@ -1,6 +1,7 @@
 """Fitting: repeatable, leaves frozen stages alone, and notices when it went wrong."""
 
 import shutil
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from visionloop_training import fit as fit_module
 from visionloop_training import heads
 from visionloop_training.checkpoint import Checkpoint, Checkpoints
 from visionloop_training.cores import usable_cores
+from visionloop_training.distributed import Workers
 from visionloop_training.recipe import collapse
 from visionloop_training.stop import PreemptedError
 
@@ -176,6 +178,23 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_run(digits: Site):
     losses = [epoch.val_loss for epoch in run.history]
     assert run.kept_epoch == losses.index(min(losses))
     assert len(losses) - 1 == run.kept_epoch + 2 < 30
+
+
+def test_processes_keep_the_epoch_that_the_leading_one_finds_best(digits: Site):
+    """On another kind of machine the last digits of a loss are others; two that kept different
+    epochs would answer for two different networks, and patience end one before the other."""
+    losses = iter([0.9, 0.5, 0.4, 0.6, 0.7])
+
+    class Follower(Workers):
+        def leaders_numbers(self, numbers: Sequence[float]) -> list[float]:
+            return [
+                next(losses) if place == len(numbers) - 2 else n for place, n in enumerate(numbers)
+            ]
+
+    settings = ("fit.keep=best", "fit.epochs=9", "fit.patience=2")
+    run = fitted(digits, *settings, workers=Follower())
+    assert [epoch.val_loss for epoch in run.history] == [0.9, 0.5, 0.4, 0.6, 0.7]
+    assert run.kept_epoch == 2
 
 
 def test_divergence_is_said_not_published(digits: Site):

@@ -33,7 +33,7 @@ from visionloop.errors import ConfigurationError, UnavailableError
 from visionloop_training.launched import AS_TORCHRUN, Launched
 from visionloop_training.stop import PreemptedError, Stop
 
-_PATIENCE = timedelta(minutes=30)  # one process may compute features while the others wait
+_PATIENCE = timedelta(minutes=30)  # with a process that is slower than the others
 _JOINING = timedelta(minutes=15)  # images are pulled meanwhile
 _FAREWELL = timedelta(seconds=10)
 _POLL_SECONDS = 0.5
@@ -201,12 +201,6 @@ class Workers:
         """Whether piece `number` of work on this machine's disk is ours."""
         return number % self.local == self.local_rank
 
-    def wait(self) -> None:
-        """Blocks until all processes are here."""
-        if self.count > 1:
-            with self._partners():
-                distributed.barrier()
-
     def any(self, told: bool) -> bool:
         """Whether `told` is true in any of the processes; all get the same answer."""
         if self.count == 1:
@@ -229,6 +223,16 @@ class Workers:
             tensor.copy_(flat[at : at + tensor.numel()].view_as(tensor))
             at += tensor.numel()
 
+    def leaders_numbers(self, numbers: Sequence[float]) -> list[float]:
+        """What the leading process has counted, in all. On another kind of machine the last digits
+        of the same sum are others, and what is decided by them must not be."""
+        told = torch.tensor(numbers, dtype=torch.float64, device=self._device)
+        if self.count > 1:
+            with self._partners():
+                distributed.broadcast(told, 0)
+        found: list[float] = told.tolist()
+        return found
+
     @torch.no_grad()
     def copy_leader(self, network: nn.Module) -> None:
         """Gives this network the weights and statistics that the leading process's has."""
@@ -247,18 +251,22 @@ class Workers:
         if self.count == 1:
             yield from map(compute, range(parts))
             return
-        mine = {part: compute(part) for part in range(self.rank, parts, self.count)}
+        mine = torch.empty(0)
         for part in range(parts):
             source = part % self.count
+            if source == 0 and part + self.rank < parts:
+                mine = compute(
+                    part + self.rank
+                )  # now, and not all at first: nobody falls far behind
             header = torch.zeros(8, dtype=torch.int64, device=self._device)
             if source == self.rank:
-                size = mine[part].shape
+                size = mine.shape
                 header[: len(size) + 1] = torch.tensor([len(size), *size])
             with self._partners():
                 distributed.broadcast(header, source)
             shape = header[1 : 1 + int(header[0])].tolist()
             found = (
-                mine.pop(part).contiguous()
+                mine.contiguous()
                 if source == self.rank
                 else torch.empty(shape, device=self._device)
             )
@@ -278,7 +286,7 @@ class Workers:
             for rank in range(self.count):
                 if rank & distance:
                     continue
-                group = distributed.new_group([rank, rank | distance])
+                group = distributed.new_group([rank, rank | distance], timeout=_PATIENCE)
                 if isinstance(group, distributed.ProcessGroup) and self.rank in (
                     rank,
                     rank | distance,

@@ -14,6 +14,7 @@ import hashlib
 import logging
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -44,6 +45,7 @@ from visionloop_training.weights import tensor_bytes
 
 ACTIVATIONS = "activations"  # the output of the frozen stages' graph
 _BATCH = 32
+_TURN_SECONDS = 60.0  # that a process computes before it looks at the others
 _FLOAT16_MAX = 65504.0
 _log = logging.getLogger(__name__)
 
@@ -99,7 +101,9 @@ class Features:
         """Computes what the cache lacks of the items' first `variants` variants.
 
         Processes that share a disk share the work, by the places of the images: what is missing
-        changes while one of them looks, since another has begun.
+        changes while one of them looks, since another has begun. They work in turns of a minute:
+        one whose disk has everything waits for another whose disk has nothing, for hours perhaps,
+        and no exchange bears that.
         """
         if not self._network.frozen:
             variants = 1
@@ -115,11 +119,12 @@ class Features:
             for place, sha256, number in lacking
             if self._workers.on_this_node(place // _BATCH)
         ]
-        if ours:
-            self._compute(ours)
-        self._workers.wait()
+        work = self._computed(ours) if ours else iter(())
+        while self._workers.any(_goes_on(work, _TURN_SECONDS)):
+            self._stop.check("while another process computed features")
 
-    def _compute(self, wanted: Sequence[tuple[str, int]]) -> None:
+    def _computed(self, wanted: Sequence[tuple[str, int]]) -> Iterator[None]:
+        """Computes the features, a batch for each that is asked for."""
         bottom: Callable[[NDArray[np.uint8]], NDArray[np.float32]] | None = None
         for batch in _told(wanted):
             self._stop.check("while it computed features")
@@ -128,6 +133,7 @@ class Features:
             if not self._network.frozen:
                 for sha, variant in batch:
                     self._cache.put(sha, pixels[sha], variant)
+                yield
                 continue
             bottom = bottom or self._bottom()  # exported after the first images proved readable
             varied = np.stack(
@@ -135,6 +141,7 @@ class Features:
             )
             for (sha, variant), array in zip(batch, bottom(varied), strict=True):
                 self._cache.put(sha, _compact(array), variant)
+            yield
 
     def batch(self, wanted: Sequence[tuple[str, int]]) -> Tensor:
         """The network's inputs for (digest, variant) pairs, float32, channels last where 4-D."""
@@ -268,6 +275,12 @@ def _compact(array: NDArray[np.float32]) -> NDArray[np.generic]:
     if float(np.abs(array).max(initial=0.0)) > _FLOAT16_MAX:
         return array
     return array.astype(np.float16)
+
+
+def _goes_on(work: Iterator[None], seconds: float) -> bool:
+    """Works for so long; whether there is something left."""
+    end = time.monotonic() + seconds
+    return any(time.monotonic() >= end for _ in work)
 
 
 def _told(wanted: Sequence[tuple[str, int]]) -> Iterator[list[tuple[str, int]]]:

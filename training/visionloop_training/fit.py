@@ -25,7 +25,6 @@ from visionloop_training.features import Features
 from visionloop_training.fit_state import Epoch, Failure, Progress, weights_of
 from visionloop_training.fitted import Fitted
 from visionloop_training.heads import fit_head
-from visionloop_training.judge import Judge
 from visionloop_training.learner import Learner
 from visionloop_training.network import Network
 from visionloop_training.recipe import collapse, freezing, mixing, optimisers, schedules
@@ -33,6 +32,7 @@ from visionloop_training.recipe.collapse import CollapsedError, DivergedError
 from visionloop_training.recipe.moving_average import MovingAverage
 from visionloop_training.recipe.rates import Rates, rates_for
 from visionloop_training.stop import Stop
+from visionloop_training.validation import Validation
 from visionloop_training.watch import Watch
 
 _log = logging.getLogger(__name__)
@@ -69,8 +69,8 @@ def fit(
         state = run.fine_tune(checkpoint) if tuned else run.probe()
         run.end(state)
     network.eval()
-    logits = run.judge.logits(data.val)
-    run.judge.check_alive(logits)
+    logits = run.validation.logits(data.val)
+    run.validation.check_alive(logits)
     return Fitted(
         network=network.cpu(),
         history=state.history,
@@ -111,7 +111,7 @@ class _Run:
         self._checkpoints = checkpoints if workers.leads else None
         self._stop = stop
         self._pending: tuple[Tensor, int] | None = None  # the last step's loss, and its images
-        self.judge = Judge(network, features, data, config.fit, workers, watch)
+        self.validation = Validation(network, features, data, config.fit, workers, watch)
 
     def rates(self, state: Progress) -> Rates:
         """Lower after each failure."""
@@ -120,13 +120,13 @@ class _Run:
     def probe(self) -> Progress:
         """Fits the head on the pretrained embeddings."""
         started = time.perf_counter()
-        train = self.judge.embeddings(self._data.train)
-        val = self.judge.embeddings(self._data.val)
+        train = self.validation.embeddings(self._data.train)
+        val = self.validation.embeddings(self._data.val)
         head, truth, soft = self._network.head, self._learner.truth, self._learner.soft
         found = fit_head(
             head,
             (train, truth, self._learner.weights),
-            (val, self.judge.truth),
+            (val, self.validation.truth),
             self._config.probe_penalty,
             self._seed,
             self._learner.positives,
@@ -135,7 +135,8 @@ class _Run:
         )
         self._workers.copy_leader(head)
         seconds = time.perf_counter() - started
-        first = Epoch(0, found.train_loss, found.val_loss, found.val_accuracy, 0.0, seconds)
+        counted = (found.train_loss, found.val_loss, found.val_accuracy)
+        first = Epoch(0, *self._workers.leaders_numbers(counted), 0.0, seconds)
         self._watch.epoch(first)
         return Progress(found.penalty, [first])
 
@@ -199,7 +200,7 @@ class _Run:
             self._network.load_state_dict(average.state())
             self._workers.copy_leader(self._network)
             rate = self.rates(state).head * self._share(state, state.step - 1)
-            self.judge.end_epoch(state, rate, started)
+            self.validation.end_epoch(state, rate, started)
             if state.best == state.epoch:
                 best = weights_of(self._network)
             self._network.load_state_dict(raw)

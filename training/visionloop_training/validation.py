@@ -20,8 +20,8 @@ from visionloop_training.watch import Watch
 _BATCH = 64
 
 
-class Judge:
-    """Asks the network about images as they are, with all processes."""
+class Validation:
+    """Asks the network about images as they are, with all processes; notes what val says."""
 
     def __init__(
         self,
@@ -71,13 +71,15 @@ class Judge:
         Raises CollapsedError from half of the epochs on; a slow start is no collapse.
         """
         logits = self.logits(self._data.val)
-        loss = log_loss(logits, self.truth, reduction="mean").item()
+        loss, accuracy = self._workers.leaders_numbers(
+            [log_loss(logits, self.truth, reduction="mean").item(), score(logits, self.truth)]
+        )
         state.history.append(
             Epoch(
                 epoch=state.epoch,
                 train_loss=state.total / len(self._data.train),
                 val_loss=loss,
-                val_accuracy=score(logits, self.truth),
+                val_accuracy=accuracy,
                 learning_rate=rate,
                 seconds=time.perf_counter() - started,
             )
