@@ -14,11 +14,19 @@ from support.training_site import FIRST, PROBE, Site
 from visionloop.errors import ConfigurationError, NotFoundError, RefusedError
 from visionloop.repository import ModelRepository
 from visionloop.snapshot import SnapshotRepository
-from visionloop_training import body, export, features, lanes, pipeline, publish
-from visionloop_training import judged as judging
+from visionloop_training import (
+    body,
+    costs,
+    earlier_verdict,
+    export,
+    features,
+    lanes,
+    pipeline,
+    software,
+)
 from visionloop_training.clock import Clock
+from visionloop_training.earlier_verdict import JudgedVersion, judged_before
 from visionloop_training.job import opened
-from visionloop_training.judged import Judged, judged_before
 from visionloop_training.looks import Judgement, earlier_looks
 from visionloop_training.triggers import Decision
 from visionloop_training.words import told
@@ -162,6 +170,42 @@ def test_a_run_that_is_killed_goes_on_from_where_it_was(
     assert list(site.store.list("models/reader/checkpoints/")) == []
 
 
+def test_a_candidate_refused_for_its_latency_alone_is_timed_again(
+    probed: Site, monkeypatch: pytest.MonkeyPatch
+):
+    """It says as much of the machine that night; nothing is trained, and no test image asked."""
+    site = probed
+    busy, quiet = [9.0, 1.0], [1.0, 1.0]  # milliseconds of candidate and stable version
+    taken = [busy, busy, busy, quiet]
+    monkeypatch.setattr(costs, "milliseconds", lambda _: taken.pop(0))
+    limited = (*PROBE, "gate.max_latency_ratio=2")
+    large = (*limited, "gate.max_megabytes=0.001")
+    assert site.train(*large).verdict.failed == ["latency", "size"]
+    refused = site.train(*limited)
+    assert (refused.version, refused.verdict.failed) == (3, ["latency"])
+
+    def learns(*_: object) -> None:
+        raise AssertionError("it trains again")
+
+    monkeypatch.setattr(lanes, "fit", learns)
+    still = site.train(*limited)
+    assert (still.version, still.promoted, still.timed_again) == (3, False, True)
+    assert still.as_json()["verdict"] == refused.as_json()["verdict"]
+    assert "only the latency, for which alone it was refused, was measured again" in told(
+        "reader", still
+    )
+    assert not site.train(*large).timed_again  # a smaller file is not what time brings
+    now = site.train(*limited)
+    assert (now.version, now.promoted, now.stable) == (3, True, 3)
+    assert now.as_json()["timed_again"]
+    assert now.verdict.looks == refused.verdict.looks
+    latency = [check for check in now.verdict.checks if check.name == "latency"]
+    assert [check.numbers["ratio"] for check in latency] == [1.0]
+    newest = site.repository.history("reader")[-1]
+    assert newest.why.endswith(f"; timed again: {latency[0].words}")
+    assert taken == []
+
+
 def test_what_is_gone_on_from_was_made_and_judged_as_it_would_be_now(probed: Site):
     """Another setting, stable version or program makes another candidate; and what was stable once
     was taken back by somebody."""
@@ -170,7 +214,7 @@ def test_what_is_gone_on_from_was_made_and_judged_as_it_would_be_now(probed: Sit
     assert site.train(*manual).version == 2
     decision = Decision("full", "asked for")
 
-    def found(*settings: str, **options: Any) -> Judged | None:
+    def found(*settings: str, **options: Any) -> JudgedVersion | None:
         request = site.request(*settings, **options)
         job = opened(request, Clock(request))
         lane = pipeline._lane(job, decision)
@@ -184,9 +228,9 @@ def test_what_is_gone_on_from_was_made_and_judged_as_it_would_be_now(probed: Sit
     assert found(*manual, "seed=1") is None
     assert found(*manual, "gate.alpha=0.1") is None
     others: tuple[tuple[object, str, object], ...] = (
-        (publish, "libraries", lambda: {"torch": "0"}),
-        (publish, "code_version", lambda: "0"),
-        (judging, "FORMAT_VERSION", 4),
+        (software, "libraries", lambda: {"torch": "0"}),
+        (software, "code_version", lambda: "0"),
+        (earlier_verdict, "FORMAT_VERSION", 4),
         (lanes.FullLane, "on_gpu", True),  # which gets a 16-bit sibling as well
     )
     for owner, name, value in others:

@@ -207,7 +207,7 @@ def test_a_trial_that_falls_behind_is_pruned_at_an_equal_share_of_its_epochs():
 
     def judged(loss: float) -> int:
         """After which of 8 epochs it ends."""
-        judge = trials._Judge(study.ask(choices), 8)
+        judge = trials._TrialWatch(study.ask(choices), 8)
         for epoch in range(9):
             try:
                 judge.epoch(Epoch(epoch, loss, loss, 0.5, 0.1, 1.0))
@@ -279,6 +279,32 @@ def test_where_the_fast_lane_is_chosen_it_is_said_that_nothing_is_searched(
     job: Any = SimpleNamespace(request=SimpleNamespace(search_seconds=60.0))
     assert pipeline._searched(job, Decision("fast", "60 new labels")) == (job, None)
     assert "--search is left out" in caplog.text
+
+
+def test_after_a_refusal_the_search_and_its_verdict_are_found(
+    digits: Site, monkeypatch: pytest.MonkeyPatch
+):
+    """As a schedule does each night; only `--again` spends the time once more."""
+    ticks = itertools.count(0.0, 0.01)
+    monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    settings = (*BASE, "gate.max_megabytes=0.001")
+    refused = digits.train(*settings, search_seconds=0.5)
+    assert "size" in refused.verdict.failed
+    assert refused.searched is not None
+    assert refused.searched.tried != []
+
+    def tries(*_: object) -> None:
+        raise AssertionError("it searches again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trials._Search, "_tried", tries)
+        for _ in range(2):
+            again = digits.train(*settings, search_seconds=0.5)
+            assert (again.version, again.already_judged) == (1, True)
+            assert again.searched is not None
+            assert again.searched.tried == refused.searched.tried
+        with pytest.raises(AssertionError, match="it searches again"):
+            digits.train(*settings, search_seconds=0.5, again=True)
 
 
 @pytest.mark.long

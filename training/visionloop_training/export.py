@@ -30,6 +30,7 @@ OPSET = 20
 INPUT = "images"
 OUTPUTS = ("logits", "probabilities", "embedding")
 _MAX_BATCH = 4096
+_EXPORTER = ("torch", "onnx", "onnxscript", "onnx-ir")  # onnx-ir folds and names the nodes
 
 
 class Graph(nn.Module):
@@ -57,7 +58,7 @@ def export(graph: nn.Module, path: Path, height: int, width: int, metadata: dict
 
 def exporter_versions() -> dict[str, str]:
     """What decides the bytes of a graph beside the module it is made of."""
-    return {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxscript")}
+    return {name: importlib.metadata.version(name) for name in _EXPORTER}
 
 
 def export_module(

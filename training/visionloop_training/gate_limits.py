@@ -12,6 +12,8 @@ from visionloop_training.gate_checks import Check
 from visionloop_training.intervals import Interval
 from visionloop_training.parity import Parity
 
+LATENCY = "latency"
+
 
 @dataclass(frozen=True, slots=True)
 class Costs:
@@ -49,11 +51,12 @@ def budgets(
         )
     )
     if costs is not None:
-        checks += [_latency(costs, config), _size(costs, config)]
+        checks += [latency(costs, config), _size(costs, config)]
     return checks
 
 
-def _latency(costs: Costs, config: GateConfig) -> Check:
+def latency(costs: Costs, config: GateConfig) -> Check:
+    """One image of the candidate against one of the stable version."""
     ours, theirs, limit = (
         costs.candidate_milliseconds,
         costs.stable_milliseconds,
@@ -66,7 +69,7 @@ def _latency(costs: Costs, config: GateConfig) -> Check:
     words += f", {_limit(limit, '{:g} times')}"
     passed = limit is None or ratio is None or ratio <= limit
     numbers = {"milliseconds": ours, "stable_milliseconds": theirs, "ratio": ratio, "limit": limit}
-    return Check("latency", passed, words, numbers)
+    return Check(LATENCY, passed, words, numbers)
 
 
 def _size(costs: Costs, config: GateConfig) -> Check:

@@ -37,10 +37,10 @@ from visionloop_training.clock import Clock
 from visionloop_training.cores import usable_cores
 from visionloop_training.costs import measured_costs
 from visionloop_training.data import Dataset
+from visionloop_training.earlier_verdict import JudgedVersion, judged_before
 from visionloop_training.export import Session
 from visionloop_training.fast_lane import FastLane
 from visionloop_training.job import Job, opened
-from visionloop_training.judged import Judged, judged_before
 from visionloop_training.lanes import FullLane, Lane, Learned, open_checkpoints
 from visionloop_training.looks import Judgement, earlier_looks
 from visionloop_training.machine import Machine
@@ -95,7 +95,7 @@ def run(request: Request) -> Result | None:
         # Not before: a run that is killed in between goes on from here, and learns nothing twice.
         lane.finished()
         if found is not None:
-            found.file.remove()
+            found.ended(bundle.version, promoted=promoted)
     cache.trim(request.cache)
     numbers = VersionNumbers(request.store, request.model)
     return Result(
@@ -106,6 +106,7 @@ def run(request: Request) -> Result | None:
         decision=decision,
         verdict=verdict,
         already_judged=already,
+        timed_again=judged.timed_again,
         conflict=conflict,
         pinned=pinned_words(request.model, job.before.aliases),
         report=f"{request.store.url}/{numbers.folder(bundle.version)}report/report.html",
@@ -175,7 +176,7 @@ def _searched(job: Job, decision: Decision) -> "tuple[Job, Found | None]":
     with job.clock("search"):
         found = search.best(
             job.data, request.config, job.around, request.store, request.model,
-            request.checkpoint_seconds, request.search_seconds,
+            request.checkpoint_seconds, request.search_seconds, again=request.again,
         )  # fmt: skip
     return replace(job, request=replace(request, config=found.config)), found
 
@@ -188,10 +189,10 @@ def _lane(job: Job, decision: Decision) -> Lane:
     return FullLane(job.data, request.config, job.around, checkpoints)
 
 
-def _judged_before(job: Job, lane: Lane) -> tuple[bool, Judged | None]:
+def _judged_before(job: Job, lane: Lane) -> tuple[bool, JudgedVersion | None]:
     """Whether a version is there that this run would only make and judge again; the leading process
     looks for all, and has it."""
-    found: Judged | None = None
+    found: JudgedVersion | None = None
 
     def look() -> str:
         nonlocal found
@@ -203,12 +204,12 @@ def _judged_before(job: Job, lane: Lane) -> tuple[bool, Judged | None]:
     if number:
         _log.info(
             "version %s was made of this snapshot with this configuration and judged against "
-            "today's stable version; its verdict stands (--again trains anyway)", number,
+            "today's stable version; nothing is trained (--again trains anyway)", number,
         )  # fmt: skip
     return bool(number), found
 
 
-def _made(job: Job, lane: Lane, found: "Found | None", told: list[str]) -> Judged | None:
+def _made(job: Job, lane: Lane, found: "Found | None", told: list[str]) -> JudgedVersion | None:
     """A new version: learned, proven, judged and published; None in a process that only helps."""
     with job.clock("fit"):
         learned = lane.fit()
@@ -283,7 +284,7 @@ def _judged(job: Job, candidate: Candidate, told: list[str]) -> Verdict:
     return replace(verdict, notes=[*verdict.notes, *told])
 
 
-def _published(job: Job, candidate: Candidate, verdict: Verdict) -> Judged:
+def _published(job: Job, candidate: Candidate, verdict: Verdict) -> JudgedVersion:
     """The new version, with its report."""
     with job.clock("publish"):
         model, run_id = job.request.model, publish.new_run_id()
@@ -295,7 +296,7 @@ def _published(job: Job, candidate: Candidate, verdict: Verdict) -> Judged:
         fields = publish.bundle_fields(candidate, claim, job.task.headline(candidate.parity))
         bundle = job.task.bundle(fields, candidate.distance)
         job.repository.publish(bundle, candidate.folder)
-    return Judged(bundle, verdict, document)
+    return JudgedVersion(bundle, verdict, document)
 
 
 def _sizes(data: Dataset) -> str:

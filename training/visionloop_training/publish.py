@@ -5,8 +5,6 @@ said no, leaves the version published and unpromoted: nothing is hidden, nothing
 """
 
 import getpass
-import importlib.metadata
-import platform
 import socket
 import uuid
 from collections.abc import Mapping, Sequence
@@ -28,6 +26,7 @@ from visionloop.bundle import (
     TensorOutput,
 )
 from visionloop.repository import file_entry
+from visionloop_training import software
 from visionloop_training.candidate import Candidate, Claim
 from visionloop_training.data import Blobs, Dataset, Item
 from visionloop_training.export import INPUT
@@ -41,7 +40,6 @@ from visionloop_training.turns import in_turns
 GRAPH = "model.onnx"
 HALF = "model.fp16.onnx"  # `Bundle.half_graph` of it
 GOLDEN = "golden/golden.json"
-_LIBRARIES = ("numpy", "onnx", "onnxruntime", "pillow", "timm", "torch", "torchvision")
 
 
 def new_run_id() -> str:
@@ -143,7 +141,7 @@ def bundle_fields(
             snapshot=data.snapshot,
             parent_version=claim.parent_version,
             run_id=claim.run_id,
-            code_version=code_version(),
+            code_version=software.code_version(),
             seed=config.seed,
             backbone=origin.backbone,
             backbone_sha256=origin.backbone_sha256,
@@ -151,7 +149,7 @@ def bundle_fields(
             body_version=origin.body_version or claim.version,
             **asdict(candidate.machine),
             config=config.model_dump(mode="json"),
-            libraries=libraries(),
+            libraries=software.libraries(),
         ),
         "files": _entries(candidate.folder),
     }
@@ -205,17 +203,6 @@ def counts(parity: Parity, data: Dataset) -> dict[str, float]:
         "val_images": len(data.val),
         "test_images": len(data.test),
     }
-
-
-def code_version() -> str:
-    """Of this suite."""
-    return importlib.metadata.version("visionloop")
-
-
-def libraries() -> dict[str, str]:
-    """The versions that can change a result."""
-    found = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    return {"python": platform.python_version(), **found}
 
 
 def _entries(folder: Path) -> dict[str, BundleFile]:

@@ -27,7 +27,7 @@ from visionloop.errors import NotFoundError, RefusedError
 from visionloop.objectstore import ObjectStore
 from visionloop.repository import file_entry
 from visionloop.snapshot import SnapshotRepository
-from visionloop_training import familiarity, parity, publish
+from visionloop_training import familiarity, parity, publish, software
 from visionloop_training.config import TrainingConfig
 from visionloop_training.data import Blobs, Dataset, dataset
 from visionloop_training.export import Session
@@ -247,11 +247,11 @@ def _surroundings(then: Provenance) -> Iterator[Difference]:
         "processes": (then.processes, here.processes),
         "device": (then.device, here.device),
         "cpu": (then.cpu, here.cpu),
-        "visionloop": (then.code_version, publish.code_version()),
+        "visionloop": (then.code_version, software.code_version()),
     }
     for name, (before, after) in pairs.items():
         yield Difference(name, str(before), str(after), before == after)
-    now = publish.libraries()
+    now = software.libraries()
     for name in sorted(set(then.libraries) | set(now)):
         before_version = then.libraries.get(name, "(none)")
         after_version = now.get(name, "(none)")

@@ -21,6 +21,7 @@ class Result:
     decision: Decision
     verdict: Verdict | None = None
     already_judged: bool = False  # by an earlier run, whose version this is
+    timed_again: bool = False  # it was refused for its latency alone, which is measured anew
     conflict: str = ""
     pinned: str = ""  # who keeps stable where it is, and why
     report: str = ""  # address of the page in the store
@@ -43,6 +44,7 @@ class Result:
             "snapshot": self.snapshot,
             "verdict": self.verdict.as_json() if self.verdict else None,
             "already_judged": self.already_judged,
+            "timed_again": self.timed_again,
             "conflict": self.conflict,
             "pinned": self.pinned,
             "report": self.report,

@@ -6,7 +6,7 @@ task's: `gate` and `multi_label.gate`.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from visionloop_training import gate_limits
@@ -74,6 +74,16 @@ class Verdict:
             "label_change": None if change is None else LabelChange(**change),
         }
         return cls(**{**plain, **parts})
+
+    @property
+    def failed(self) -> list[str]:
+        """The names of the checks that refuse."""
+        return [check.name for check in self.checks if not check.passed]
+
+    def with_check(self, check: Check) -> "Verdict":
+        """With this one in place of the check of its name, and what follows from it."""
+        checks = [check if one.name == check.name else one for one in self.checks]
+        return replace(self, **_outcome(checks, self.mode))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +185,7 @@ def first(case: Case, check: Check, *, score: float, commonest: float, images: i
         majority_share=commonest,
         looks=case.looks,
         label_change=case.change,
-        **_outcome([check, *case.others], case.config),
+        **_outcome([check, *case.others], case.config.mode),
     )
 
 
@@ -205,11 +215,11 @@ def compared(case: Case, stable: Known, found: Comparison, checks: Sequence[Chec
         lost=found.lost,
         label_change=case.change,
         notes=_notes_on(stable),
-        **_outcome([*checks, *case.others], config),
+        **_outcome([*checks, *case.others], config.mode),
     )
 
 
-def _outcome(checks: list[Check], config: GateConfig) -> dict[str, Any]:
+def _outcome(checks: list[Check], mode: str) -> dict[str, Any]:
     """Passed if all checks are; the reason is that of those that are not, or else of the first."""
     failed = [check for check in checks if not check.passed]
     told = failed or checks[:1]
@@ -219,7 +229,7 @@ def _outcome(checks: list[Check], config: GateConfig) -> dict[str, Any]:
         "passed": not failed,
         "policy": checks[0].name,
         "reason": "; ".join(check.words for check in told),
-        "mode": config.mode,
+        "mode": mode,
         "checks": checks,
     }
 

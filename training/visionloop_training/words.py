@@ -10,8 +10,10 @@ if TYPE_CHECKING:
 
 _ALREADY = (
     "an earlier run made it of this snapshot with this configuration and judged it against the "
-    "same version; nothing was trained, and that verdict stands (--again trains anyway)"
+    "same version; nothing was trained, and %s (--again trains anyway)"
 )
+_STANDS = "that verdict stands"
+_TIMED_AGAIN = "only the latency, for which alone it was refused, was measured again"
 
 
 def told(model: str, result: "Result") -> str:
@@ -49,7 +51,8 @@ def _trained(model: str, result: "Result") -> str:
     if result.verdict:
         lines.append(f"  gate            {result.verdict.reason}")
     if result.already_judged:
-        lines.append(f"  note            {_ALREADY}")
+        what = _TIMED_AGAIN if result.timed_again else _STANDS
+        lines.append(f"  note            {_ALREADY % what}")
     lines += [f"  note            {note}" for note in result.notes]
     if result.searched:
         first, *others = table(result.searched)

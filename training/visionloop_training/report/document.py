@@ -6,7 +6,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from visionloop_training import publish
+from visionloop_training import software
 from visionloop_training.candidate import Candidate, Claim
 from visionloop_training.data import Dataset
 from visionloop_training.report import predictions
@@ -43,7 +43,7 @@ def document(
         "backbone": {"name": lane.origin.backbone, "weights_sha256": lane.origin.backbone_sha256},
         "lane": lane.origin.lane,
         "config": candidate.config.model_dump(mode="json"),
-        "libraries": publish.libraries(),
+        "libraries": software.libraries(),
         "fit": {
             "curves": learned.curves(),
             "kept_epoch": learned.kept_epoch,

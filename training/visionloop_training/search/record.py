@@ -3,7 +3,9 @@
     models/<model>/checkpoints/<search>/search.json
 
 It is written when a trial begins (its settings, so that after a kill the same trial goes on from
-its own checkpoint) and when it ends. `<search>` is a digest of all that decides the search.
+its own checkpoint) and when it ends. `<search>` is a digest of all that decides the search. It
+stays where the version that was made with the winner is not promoted: the same command then finds
+the same settings, and by them that version's verdict, and spends no other half an hour on both.
 """
 
 import logging
@@ -39,6 +41,7 @@ class SearchRecord(Record):
     tried: list[Tried] = Field(default_factory=list)
     running: dict[str, Value] | None = None
     over: Annotated[float, Field(ge=0.0)] | None = None  # the budget that it used up, in seconds
+    published: Annotated[int, Field(ge=1)] | None = None  # the version with the winner's settings
 
     @property
     def seconds(self) -> float:
@@ -53,7 +56,7 @@ class SearchRecord(Record):
 
     def begun(self, settings: Settings) -> "SearchRecord":
         """With a trial running."""
-        return self.model_copy(update={"running": settings})
+        return self.model_copy(update={"running": settings, "published": None})
 
     def ended(self, tried: Tried) -> "SearchRecord":
         """With the running trial over."""
@@ -85,7 +88,7 @@ class RecordFile:
             _log.warning("the search's record is not saved: %s", error)
 
     def remove(self) -> None:
-        """The search's model is published."""
+        """The search's model is in production."""
         try:
             self._store.delete(self._key)
         except VisionloopError as error:

@@ -42,12 +42,15 @@ def best(
     model: str,
     checkpoint_seconds: float,
     seconds: float,
+    *,
+    again: bool = False,
 ) -> "Found":
-    """The best settings that are found in `seconds`; the log tells what was tried."""
+    """The best settings that are found in `seconds`, as `trials.search`; the log tells what was
+    tried."""
     from visionloop_training.search.trials import search
 
     checkpoints = open_checkpoints(store, model, checkpoint_seconds)
-    found = search(data, config, around, store, model, checkpoints, seconds)
+    found = search(data, config, around, store, model, checkpoints, seconds, again=again)
     for line in table(found.record):
         _log.info("search: %s", line)
     if found.record.best is None:

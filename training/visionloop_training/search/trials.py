@@ -53,6 +53,14 @@ class Found:
     record: SearchRecord
     file: RecordFile
 
+    def ended(self, version: int, *, promoted: bool) -> None:
+        """The run has made `version` of it. Where that is not in production the same command runs
+        again, and must find the settings by which it finds the version's verdict."""
+        if promoted:
+            self.file.remove()
+        else:
+            self.file.write(self.record.model_copy(update={"published": version}))
+
 
 def search(
     data: Dataset,
@@ -63,17 +71,23 @@ def search(
     checkpoints: Callable[[str], Checkpoints],
     seconds: float,
     budget: Callable[[float], Budget] = Budget,
+    *,
+    again: bool = False,
 ) -> Found:
     """Tries settings for `seconds` (those of trials before a kill count) and gives the best.
 
-    Raises PreemptedError when told to stop; the same call goes on from there.
+    `again` begins anew where a version was made of what an earlier search found. Raises
+    PreemptedError when told to stop; the same call goes on from there.
     """
     blind = replace(data, test=())
     backbone, _ = backbones.build(
         config.backbone.name, config.backbone.weights, config.pixels.image_size
     )
     file = RecordFile(store, model, _key(data, config))
-    run = _Search(blind, config, around, checkpoints, space(config, backbone), file)
+    record = file.read()
+    if again and record.published is not None:
+        record = SearchRecord()
+    run = _Search(blind, config, around, checkpoints, space(config, backbone), file, record)
     if run.record.over is None or run.record.over < seconds:
         run.until_over(budget(seconds - run.record.seconds), seconds)
     best = run.record.best
@@ -90,6 +104,7 @@ class _Search:
         checkpoints: Callable[[str], Checkpoints],
         around_it: Space,
         file: RecordFile,
+        record: SearchRecord,
     ) -> None:
         self._data = data
         self._config = config
@@ -97,7 +112,7 @@ class _Search:
         self._checkpoints = checkpoints
         self._file = file
         self._truth = targets(data.val, data)
-        self.record = file.read()
+        self.record = record
         self._distributions = _distributions(around_it)
         self.given = around_it.given
         # Drawn anew after a kill: the same stream would give the same trials again.
@@ -134,7 +149,7 @@ class _Search:
     def _tried(self, trial: Trial, budget: Budget) -> Tried | None:
         """Runs one trial to its end; None where the time is over before it."""
         settings: Settings = dict(trial.params)
-        watch = _Judge(trial, int(settings["epochs"]))
+        watch = _TrialWatch(trial, int(settings["epochs"]))
         around = replace(self._around, stop=Deadline(self._around.stop, budget), watch=watch)
         lane = FullLane(self._data, applied(self._config, settings), around, self._checkpoints)
         _log.info("trial %d: %s", trial.number + 1, _words(settings))
@@ -198,7 +213,7 @@ class _Search:
         self._file.write(record)
 
 
-class _Judge(Watch):
+class _TrialWatch(Watch):
     """Reports a trial's val loss at each quarter of its epochs, and ends it where it falls behind.
 
     At equal shares of the epochs trials of different lengths stand at the same place of their
