@@ -18,7 +18,7 @@ from visionloop_inference.session import choose_graph
 from visionloop_training import half_precision, lanes
 from visionloop_training.backbones.stages import Backbone, PixelSpec, pool
 from visionloop_training.config import ExportConfig
-from visionloop_training.data import Item
+from visionloop_training.data import Blobs, Item
 from visionloop_training.export import OUTPUTS, Graph, Session, export
 from visionloop_training.familiarity import Familiarity
 from visionloop_training.half_graph import HalfGraph, fold_norms
@@ -69,8 +69,11 @@ class OneLane:
         export(graph, path, SIDE, SIDE, metadata)
 
 
-class SomeImages:
+class SomeImages(Blobs):
     """Blobs that hold IMAGES."""
+
+    def __init__(self):
+        pass
 
     def prepared(self, shas, preprocessing):
         return [IMAGES[int(sha, 16)] for sha in shas]

@@ -28,6 +28,7 @@ from visionloop.snapshot import SPLITS, Snapshot, SnapshotRow
 Pixels = NDArray[np.uint8]  # (height, width, 3) RGB
 Task = Literal["classification", "multi_label"]
 SEVERAL = -1  # the `label` of an item that may have any number of classes
+BATCH = 32  # images that a graph is asked about at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +259,13 @@ class Blobs:
 
         with ThreadPoolExecutor() as threads:
             return list(threads.map(one, shas))
+
+    def batches(
+        self, shas: Sequence[str], preprocessing: Preprocessing
+    ) -> Iterator[NDArray[np.uint8]]:
+        """As `prepared`, (BATCH or fewer, height, width, 3) at a time, for a graph."""
+        for start in range(0, len(shas), BATCH):
+            yield np.stack(self.prepared(shas[start : start + BATCH], preprocessing))
 
 
 @contextmanager

@@ -16,15 +16,13 @@ from visionloop.preprocessing import Preprocessing
 from visionloop.telemetry import progress
 from visionloop_training import intervals, metrics
 from visionloop_training.auroc import auroc
-from visionloop_training.data import Blobs, Item
+from visionloop_training.data import BATCH, Blobs, Item
 from visionloop_training.export import Session
 from visionloop_training.familiarity import OUTPUT
 from visionloop_training.intervals import Interval
 from visionloop_training.metrics import Flags, Floats, Integers
 from visionloop_training.significance import group_numbers
 from visionloop_training.slices import Slice, by_slice
-
-_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -66,14 +64,13 @@ def score(
     items: Sequence[Item],
     output: str = "probabilities",
 ) -> Scored:
-    """Runs the graph on the items' encoded images, `_BATCH` at a time; `output` is its name for
+    """Runs the graph on the items' encoded images, a batch at a time; `output` is its name for
     the calibrated probabilities."""
     parts: list[Floats] = []
     distances: list[Floats] = []
-    starts = range(0, len(items), _BATCH)
-    for start in progress(starts, description="evaluate", unit="batches"):
-        shas = [item.sha256 for item in items[start : start + _BATCH]]
-        images = np.stack(blobs.prepared(shas, preprocessing))
+    batches = blobs.batches([item.sha256 for item in items], preprocessing)
+    total = -(-len(items) // BATCH)
+    for images in progress(batches, description="evaluate", unit="batches", total=total):
         outputs = session(images)
         parts.append(outputs[output])
         if OUTPUT in outputs:

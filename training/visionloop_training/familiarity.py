@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from visionloop.errors import RefusedError
 from visionloop.preprocessing import Preprocessing
-from visionloop_training.data import Blobs, Dataset, Item
+from visionloop_training.data import BATCH, Blobs, Dataset, Item
 from visionloop_training.export import Session
 from visionloop_training.metrics import Floats
 from visionloop_training.not_sure import distance_limit
@@ -30,7 +30,6 @@ _EMBEDDING = "embedding"
 _PREFIX = "visionloop.familiarity."
 _KNOWN = 512  # embeddings in the graph: 2 bytes a value, 1.3 MB at a width of 1,280
 _JUDGED = 2_000  # val images that the limit is fitted on, at most
-_BATCH = 32
 _TINY = 1e-12
 _SAME = 1e-4  # of a distance, between the graph's arithmetic and numpy's
 
@@ -103,19 +102,16 @@ def add(
         return session, None, None
 
     def embedded(items: Sequence[Item], using: Session, output: str) -> Floats:
-        parts = [
-            using(np.stack(blobs.prepared([i.sha256 for i in part], preprocessing)))[output]
-            for part in (items[at : at + _BATCH] for at in range(0, len(items), _BATCH))
-        ]
-        return np.concatenate(parts)
+        batches = blobs.batches([item.sha256 for item in items], preprocessing)
+        return np.concatenate([using(images)[output] for images in batches])
 
     found = Familiarity.of(embedded(known(data.train), session, _EMBEDDING))
     judged = data.val[:_JUDGED]
     distances = found.distances(embedded(judged, session, _EMBEDDING))
     found.into(path)
     grown = Session(path, torch.get_num_threads())
-    told = embedded(judged[:_BATCH], grown, OUTPUT)[:, 0]
-    difference = float(np.abs(told - distances[:_BATCH]).max())
+    told = embedded(judged[:BATCH], grown, OUTPUT)[:, 0]
+    difference = float(np.abs(told - distances[:BATCH]).max())
     if not difference <= _SAME:
         raise RefusedError(
             f"the distances that model.onnx gives differ by {difference:.2g} from those of its "

@@ -32,7 +32,6 @@ from visionloop_training.links import Link
 from visionloop_training.parity import difference, disagreements
 
 IMAGES = 256  # compared, if there are so many
-_BATCH = 32
 _EXACT, _ROUNDED = ".exact", ".rounded"
 _log = logging.getLogger(__name__)
 
@@ -104,9 +103,7 @@ def _compared(
         raise RefusedError("its inputs and outputs are not those of model.onnx")
     probability = distance = 0.0
     others = wrong = 0
-    for start in range(0, len(items), _BATCH):
-        shas = [item.sha256 for item in items[start : start + _BATCH]]
-        images = np.stack(blobs.prepared(shas, lane.preprocessing))
+    for images in blobs.batches([item.sha256 for item in items], lane.preprocessing):
         found, expected = session(images), exact(images)
         finite = [np.isfinite(values).all(axis=1) for values in found.values()]
         wrong += int((~np.logical_and.reduce(finite)).sum())

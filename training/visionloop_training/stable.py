@@ -30,7 +30,6 @@ from visionloop_training.export import Session
 from visionloop_training.gate import Opponent
 from visionloop_training.search.space import SEARCHED
 
-_BATCH = 32
 # Sections of the configuration that do not change what is made.
 _BESIDE: dict[str, Any] = {"triggers": True, "card": True}
 _log = logging.getLogger(__name__)
@@ -139,9 +138,9 @@ class Version:
     ) -> dict[str, NDArray[np.float32]]:
         """The outputs of these names, each (items, …), from one pass."""
         parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
-        for start in range(0, len(items), _BATCH):
-            shas = [item.sha256 for item in items[start : start + _BATCH]]
-            found = self.session(np.stack(blobs.prepared(shas, self.bundle.preprocessing)))
+        shas = [item.sha256 for item in items]
+        for images in blobs.batches(shas, self.bundle.preprocessing):
+            found = self.session(images)
             for name in names:
                 parts[name].append(found[name])
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
