@@ -46,6 +46,12 @@ def test_where_images_have_several_classes_each_drifts_by_itself():
     assert presence_drift({}, 10, {}, 10) == {}
 
 
+def test_a_class_that_all_images_have_then_and_now_has_not_moved():
+    found = presence_drift({"cell": 1000, "crack": 300}, 1000, {"cell": 100, "crack": 70}, 100)
+    assert (found["cell"].psi, found["cell"].p_value) == (pytest.approx(0.0, abs=0.02), 1.0)
+    assert found["crack"].p_value < 1e-6
+
+
 def sample(n: int, moved: float = 0.0, seed: int = 0, width: int = 40) -> np.ndarray:
     """Embeddings with a few strong directions; moved along the strongest by standard deviations."""
     random = np.random.default_rng(seed)

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit, logit
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score, roc_auc_score
 
 from visionloop_training import intervals
-from visionloop_training.auroc import auroc
+from visionloop_training.auroc import auroc, auroc_of
 from visionloop_training.data import Item
 from visionloop_training.evaluate import Evaluation, Scored, evaluate
 from visionloop_training.metrics import softmax
@@ -136,6 +137,31 @@ def test_one_scene_is_one_observation():
     for name in ("accuracy", "macro_f1", "ece"):
         interval = getattr(found, name)
         assert interval.high - interval.low > 0.5, name
+
+
+def test_the_area_has_delongs_variance():
+    random = np.random.default_rng(6)
+    scores, inside = random.normal(size=30), np.arange(30) < 6
+    scores[inside] += 0.7
+    wins = (scores[inside][:, None] > scores[~inside]).astype(float)  # (of the class, others)
+    variance = wins.mean(axis=1).var(ddof=1) / 6 + wins.mean(axis=0).var(ddof=1) / 24
+    [found] = auroc_of(scores[:, None], inside[:, None], np.arange(30))[1]
+    area = wins.mean()
+    half = 1.959964 * np.sqrt(variance) / (area * (1 - area))
+    assert (found.low, found.high) == pytest.approx(
+        (expit(logit(area) - half), expit(logit(area) + half)), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("frames", [1, 8])
+def test_one_image_of_a_class_says_little_of_its_area(frames: int):
+    """Nor do eight frames of one scene, however many others there are."""
+    inside = np.arange(1000) < frames
+    groups = np.where(inside, 0, np.arange(1000))
+    scores = np.where(inside, 0.9, np.linspace(0.0, 1.0, 1000))
+    [found] = auroc_of(scores[:, None], inside[:, None], groups)[1]
+    assert found.value == pytest.approx(0.9, abs=0.01)
+    assert found.low < 0.1
 
 
 def test_without_images_of_a_class_its_area_is_left_out():

@@ -3,9 +3,12 @@
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from support.training_site import FIRST, PROBE, Site, fired, trigger
 
 from visionloop.errors import ConfigurationError
@@ -13,6 +16,8 @@ from visionloop.record import record_bytes
 from visionloop.repository import ModelRepository
 from visionloop_training import body
 from visionloop_training.app import main
+from visionloop_training.data import Item
+from visionloop_training.fresh import NewImages
 
 
 def test_nothing_new_is_told_with_every_number(probed: Site, capsys: pytest.CaptureFixture[str]):
@@ -120,3 +125,16 @@ def test_a_head_that_answers_otherwise_than_its_parts_is_not_published(
     with pytest.raises(Exception, match="parity"):
         site.train(*PROBE, lane="fast")
     assert ModelRepository(site.store).versions("reader") == [1]
+
+
+@pytest.mark.parametrize("wrong", [0, 7, 12, 40])
+def test_errors_on_new_images_are_tested_exactly(wrong: int):
+    stable: Any = SimpleNamespace(
+        class_ids=("a", "b"), bundle=SimpleNamespace(metrics={"accuracy_low": 0.8})
+    )
+    items = tuple(Item(f"{n:064x}", int(n < wrong), f"g{n}", (), 1.0) for n in range(40))
+    answered = NewImages(items, stable, np.tile(np.array([0.9, 0.1], np.float32), (40, 1)), None)
+    found = answered.errors(("a", "b"))
+    assert found is not None
+    expected = binomtest(wrong, 40, 0.2, alternative="greater").pvalue
+    assert (found.wrong, found.p_value) == (wrong, pytest.approx(expected))

@@ -1,5 +1,7 @@
 """Any number of classes an image: metrics against scikit-learn, calibration, thresholds, tests."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -7,9 +9,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from visionloop_training import intervals
 from visionloop_training.config import GateConfig, LabelsConfig
 from visionloop_training.data import SEVERAL, Item
 from visionloop_training.evaluate import Scored
+from visionloop_training.multi_label import evaluate as evaluate_module
 from visionloop_training.multi_label import gate, ranking
 from visionloop_training.multi_label.calibrate import FEW, calibrate
 from visionloop_training.multi_label.evaluate import ScoredLabels, evaluate, jaccard
@@ -294,3 +298,39 @@ def test_answers_are_compared_in_the_precision_that_serves():
     scored = Scored(made_items(np.array([[True]])), chances)
     assert ScoredLabels.of(scored, [0.3]).answers.all()
     assert torch.tensor(0.3).item() != 0.3
+
+
+def test_many_images_and_classes_take_little_more_than_their_probabilities(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """100,000 images and 1,000 classes are 800 MB in float64: no array of that kind is made of all
+    of them at once, neither in calibration nor in evaluation, where there were a dozen."""
+    n, classes = 8_000, 40
+    for module in (ranking, evaluate_module):
+        for name, value in (("_WORK", 0), ("_FEWEST_DRAWS", 20), ("_AT_ONCE", 50_000)):
+            monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(intervals, "_NUMBERS_AT_ONCE", 50_000)
+    random = np.random.default_rng(9)
+    truth = random.random((n, classes)) < 0.02
+    logits = random.normal(size=(n, classes)).astype(np.float32) + 2 * truth - 3
+    logits = logits.astype(np.float32)
+    scored = ScoredLabels(made_items(truth), expit(logits), np.full(classes, 0.5))
+    names = [str(place) for place in range(classes)]
+    calibrate(logits[:100], truth[:100], LabelsConfig())  # imports, which are counted, too
+    for work in (
+        lambda: calibrate(logits, truth, LabelsConfig()),
+        lambda: evaluate(scored, names),
+    ):
+        tracemalloc.start()
+        work()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 4 * 8 * n * classes
+
+
+def test_one_image_of_a_class_says_little_of_its_average_precision():
+    truth = np.zeros((1000, 1), dtype=bool)
+    truth[99] = True
+    _, [found] = ranking.with_intervals(-np.arange(1000.0)[:, None], truth, np.arange(1000))
+    assert found.value == 0.01
+    assert found.high > 0.5  # the next image of the class may be ranked first

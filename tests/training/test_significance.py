@@ -82,6 +82,34 @@ def test_near_duplicates_that_err_together_count_once():
     assert copies.smallest_visible_difference == pytest.approx(single.smallest_visible_difference)
 
 
+def test_groups_that_agree_count_once():
+    """100 scenes of ten frames on which both models are right are 100 observations, not 1,000."""
+    right, scenes = np.ones(1000, dtype=bool), np.repeat(np.arange(100), 10)
+    assert significance.pairs(right, right, scenes).effective == (0, 0, 100)
+    one_gained = right.copy()
+    one_gained[0] = False
+    effect = significance.pairs(right, one_gained, scenes).design_effect
+    assert 5 < effect < 10  # one image says little of how they come
+
+
+def test_models_worse_on_whole_groups_pass_as_seldom_as_promised():
+    """Worse by exactly the margin, by scenes that are lost at once; and equal ones still pass."""
+    random, margin, frames = np.random.default_rng(7), 0.03, 10
+
+    def passed(scenes: int, lost: float, gained: float, rounds: int = 2000) -> float:
+        groups, found = np.repeat(np.arange(scenes), frames), 0
+        for drawn in random.uniform(size=(rounds, scenes)):
+            stable, candidate = drawn >= gained, drawn < 1 - lost
+            table = significance.pairs(*(np.repeat(x, frames) for x in (candidate, stable)), groups)
+            found += float(significance.non_inferiority(*table.effective, margin)) < 0.05
+        return found / rounds
+
+    for scenes in (40, 120):
+        assert passed(scenes, lost=margin, gained=0.0) < 0.06
+        assert passed(scenes, lost=margin + 0.02, gained=0.02) < 0.06
+    assert passed(200, lost=0.005, gained=0.005, rounds=300) > 0.5
+
+
 def test_a_gap_between_two_slices_is_one_question():
     random = np.random.default_rng(2)
     inside = random.uniform(size=400) < 0.5

@@ -4,13 +4,15 @@ The area is the chance that an image of the class gets a higher probability of i
 DeLong (1988) writes it as a mean over images, so each image's influence is known, the variance is
 the sum of their squares, and the mean over classes has the mean influence: no resampling is needed.
 Influences are summed within near-duplicate groups first. O(n log n) for each class.
+
+Of a class with one image, or whose images are one group, no spread can be seen, and that is not
+certainty: it counts as having the most that there can be (`_scaled`).
 """
 
 import math
 
 import numpy as np
-from scipy.special import expit, logit
-from scipy.stats import norm, rankdata
+from scipy.special import expit, logit, ndtri
 
 from visionloop_training.intervals import CONFIDENCE, Interval, share
 from visionloop_training.metrics import Flags, Floats, Integers
@@ -43,7 +45,7 @@ def auroc_of(
         if not fewer:
             by_class.append(None)
             continue
-        area, influence = _delong(probabilities[:, index], inside)
+        area, influence = _delong(probabilities[:, index], inside, places)
         by_class.append(_interval(area, influence, places, fewer))
         areas.append(area)
         total += influence
@@ -54,17 +56,36 @@ def auroc_of(
     return _interval(mean, total / len(areas), places, min(smallest)), by_class
 
 
-def _delong(scores: Floats, inside: Flags) -> tuple[float, Floats]:
-    """The area, and how far each image (n,) moves it."""
-    positives, negatives = int(inside.sum()), int((~inside).sum())
-    ranks = rankdata(scores)
-    placed = np.empty(
-        len(scores)
-    )  # the share of the other side that an image is ranked correctly against
-    placed[inside] = (ranks[inside] - rankdata(scores[inside])) / negatives
-    placed[~inside] = 1 - (ranks[~inside] - rankdata(scores[~inside])) / positives
+def _delong(scores: Floats, inside: Flags, places: Integers) -> tuple[float, Floats]:
+    """The area, and how far each image (n,) moves it; `places` (n,) are the groups'."""
+    ranks = _ranks(scores)
+    placed = np.empty(len(scores))  # the share of the other side that it is ranked right against
+    placed[inside] = (ranks[inside] - _ranks(scores[inside])) / (~inside).sum()
+    placed[~inside] = 1 - (ranks[~inside] - _ranks(scores[~inside])) / inside.sum()
     area = float(placed[inside].mean())
-    return area, (placed - area) / np.where(inside, positives, negatives)
+    influence = placed - area
+    for side in (inside, ~inside):
+        influence[side] = _scaled(influence[side], places[side], area)
+    return area, influence
+
+
+def _scaled(spread: Floats, places: Integers, area: float) -> Floats:
+    """What the images of one side, in groups at `places`, add to the variance.
+
+    Squares around a mean that is their own are too small by (groups - 1) / groups. Of one group
+    nothing is left of them; an area's variance is at most area · (1 - area) then.
+    """
+    count, groups = len(spread), len(np.unique(places))
+    if groups == 1:
+        return np.full(count, math.sqrt(area * (1 - area)) / count)
+    return spread / count * math.sqrt(groups / (groups - 1))
+
+
+def _ranks(scores: Floats) -> Floats:
+    """(n,) from 1 on; what is equal has the mean of its ranks."""
+    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks: Floats = (counts.cumsum() - (counts - 1) / 2)[places]
+    return ranks
 
 
 def _interval(area: float, influence: Floats, places: Integers, fewer: int) -> Interval:
@@ -78,6 +99,6 @@ def _interval(area: float, influence: Floats, places: Integers, fewer: int) -> I
         certain = share(fewer, fewer)
         low, high = (certain.low, 1.0) if area > 0.5 else (0.0, 1 - certain.low)
         return Interval(area, min(area, low), max(area, high), n)
-    half = float(norm.ppf(0.5 + CONFIDENCE / 2)) * error / (area * (1 - area))
+    half = float(ndtri(0.5 + CONFIDENCE / 2)) * error / (area * (1 - area))
     low, high = float(expit(logit(area) - half)), float(expit(logit(area) + half))
     return Interval(area, min(area, low), max(area, high), n)  # rounding must not part them

@@ -9,7 +9,6 @@ is `not_sure`.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq, minimize_scalar
 
 from visionloop_training import not_sure
 from visionloop_training.config import NotSureConfig
@@ -79,6 +78,8 @@ def _temperature(logits: Floats, labels: Integers) -> float:
     exactly 1 learned from a handful of images. Then the mean confidence is made (n + 1) / (n + 2),
     what n hits out of n say about the next one (Laplace's rule of succession).
     """
+    from scipy.optimize import brentq, minimize_scalar  # late: most commands fit nothing
+
     coldest, hottest = np.log(_COLDEST), np.log(_HOTTEST)
     n = len(labels)
     if bool((logits.argmax(axis=1) == labels).all()):

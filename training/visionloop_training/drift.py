@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
-from scipy.stats import chi2, f
+from scipy.special import chdtrc, fdtrc
 
 from visionloop.errors import CorruptError
 from visionloop_training.significance import holm
@@ -51,7 +51,9 @@ def label_drift(before: Mapping[str, int], now: Mapping[str, int]) -> LabelDrift
     table = np.stack([a, b])[:, (a + b) > 0]
     expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
     statistic = float(((table - expected) ** 2 / expected).sum())
-    return LabelDrift(psi, float(chi2.sf(statistic, table.shape[1] - 1)), int(b.sum()))
+    degrees = table.shape[1] - 1  # none where all images are of one kind, then and now
+    p_value = float(chdtrc(degrees, statistic)) if degrees else 1.0
+    return LabelDrift(psi, p_value, int(b.sum()))
 
 
 def presence_drift(
@@ -132,6 +134,6 @@ def embedding_drift(reference: Sketch, embeddings: Floats) -> EmbeddingDrift:
     moved = reference.directions @ (embeddings.mean(axis=0) - reference.mean)
     squared = float((moved**2 / reference.variances).sum())
     t_squared = squared * n * m / (n + m)
-    p_value = float(f.sf(t_squared * (m - k) / (k * (m - 1)), k, m - k))
+    p_value = float(fdtrc(k, m - k, t_squared * (m - k) / (k * (m - 1))))
     chance = k * (1 / n + 1 / m)
     return EmbeddingDrift(float(np.sqrt(max(0.0, squared - chance))), p_value, n)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.special import bdtrc
 
 from visionloop.bundle import MultiLabelBundle
 from visionloop.preprocessing import Preprocessing
@@ -21,7 +21,6 @@ from visionloop_training.stable import Version
 from visionloop_training.targets import multi_hot
 
 _SKETCHED, _ENOUGH = 512, 64  # images of a sketch: at most, and from how many on val and test do
-_BATCH = 32
 
 
 def new_items(data: Dataset, stable: Version) -> list[Item]:
@@ -75,7 +74,7 @@ class NewImages:
         if n == 0:
             return None
         wrong = n - sum(right)
-        p_value = float(binomtest(wrong, n, 1.0 - best, alternative="greater").pvalue)
+        p_value = float(bdtrc(wrong - 1, n, 1.0 - best))  # of `wrong` or more
         return Errors(wrong, n, 1.0 - best, p_value)
 
     def _right(self, class_ids: Sequence[str]) -> list[bool]:
@@ -141,9 +140,5 @@ def _held_out(snapshot: Snapshot) -> list[str]:
 def _sketched(
     shas: Sequence[str], session: Session, output: str, preprocessing: Preprocessing, blobs: Blobs
 ) -> Sketch:
-    chosen = shas[:_SKETCHED]
-    parts = [
-        session(np.stack(blobs.prepared(chosen[start : start + _BATCH], preprocessing)))[output]
-        for start in range(0, len(chosen), _BATCH)
-    ]
-    return Sketch.of(np.concatenate(parts))
+    batches = blobs.batches(shas[:_SKETCHED], preprocessing)
+    return Sketch.of(np.concatenate([session(images)[output] for images in batches]))

@@ -96,16 +96,19 @@ def notes(data: Dataset, stable: Known | None, config: GateConfig) -> list[str]:
 
 
 def comparable(data: Dataset, stable: Known | None) -> int:
-    """The test images that candidate and stable version can both be asked; see `gate`."""
+    """The test images that candidate and stable version can both be asked (see `gate`), counted as
+    independent ones: a group of near-duplicates is one."""
     if stable is None:
-        return len(data.test)
+        return len({item.group for item in data.test})
     seen = data.learned_groups | stable.seen
     known = {place for place, name in enumerate(data.class_ids) if name in stable.class_ids}
     several = data.task == "multi_label"
-    return sum(
-        seen.isdisjoint((item.group, item.sha256)) and (several or item.label in known)
+    asked = {
+        item.group
         for item in data.test
-    )
+        if seen.isdisjoint((item.group, item.sha256)) and (several or item.label in known)
+    }
+    return len(asked)
 
 
 def _points(share: float) -> str:

@@ -1,6 +1,7 @@
 """Images that may have any number of classes, or none: each class is a question of its own.
 
     ranking      average precision
+    reliability  do probabilities mean what they say?
     calibrate    a temperature and a bias for each class, on val
     thresholds   from which probability on an image has a class, on val
     evaluate     the numbers of a test split, with intervals

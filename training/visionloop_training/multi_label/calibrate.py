@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import expit
 
-from visionloop_training import metrics
 from visionloop_training.config import LabelsConfig
 from visionloop_training.metrics import Flags, Floats, ReliabilityBin
+from visionloop_training.multi_label.reliability import Reliability
 from visionloop_training.multi_label.thresholds import Chosen, choose
 
 FEW = 10
@@ -45,48 +44,64 @@ class Calibrated:
 
 
 def calibrate(logits: Floats, truth: Flags, config: LabelsConfig) -> Calibrated:
-    """Fits everything on val: logits and truth (n, classes)."""
-    logits = logits.astype(np.float64)
-    common = _fit(logits.ravel(), truth.ravel(), with_bias=False)
+    """Fits everything on val: logits and truth (n, classes).
+
+    Class by class, and each in float64 only while it is at work: of 100,000 images and 1,000
+    classes each array of that precision is 800 MB.
+    """
     few = [bool(min(having.sum(), (~having).sum()) < FEW) for having in truth.T]
-    fitted = [
-        common if scarce else _fit(score, having)
-        for score, having, scarce in zip(logits.T, truth.T, few, strict=True)
-    ]
-    temperatures, biases = (list(values) for values in zip(*fitted, strict=True))
-    scaled = logits / temperatures + biases
-    before, after = expit(logits), expit(scaled)
+    common = _fit(logits, truth, with_bias=False) if any(few) else None
+    temperatures: list[float] = []
+    biases: list[float] = []
+    thresholds: list[Chosen] = []
+    loss_before = loss_after = 0.0
+    before, after = Reliability(), Reliability()
+    for place, scarce in enumerate(few):
+        scores, having = logits[:, place].astype(np.float64), truth[:, place]
+        fitted = common if common is not None and scarce else _fit(scores[:, None], having[:, None])
+        temperature, bias = fitted
+        scaled = scores / temperature + bias
+        chances = expit(scaled)
+        temperatures.append(temperature)
+        biases.append(bias)
+        thresholds.append(choose(chances, having, config, few=having.sum() < FEW))
+        loss_before += _log_loss(scores, having)
+        loss_after += _log_loss(scaled, having)
+        before.add(expit(scores), having)
+        after.add(chances, having)
     return Calibrated(
         temperatures=temperatures,
         biases=biases,
         few=few,
-        thresholds=[
-            choose(chances, having, config, few=having.sum() < FEW)
-            for chances, having in zip(after.T, truth.T, strict=True)
-        ],
-        ece_before=float(calibration_errors(before, truth).mean()),
-        ece_after=float(calibration_errors(after, truth).mean()),
-        loss_before=_log_loss(logits, truth),
-        loss_after=_log_loss(scaled, truth),
-        reliability_before=reliability(before, truth),
-        reliability_after=reliability(after, truth),
+        thresholds=thresholds,
+        ece_before=float(np.mean(before.errors)),
+        ece_after=float(np.mean(after.errors)),
+        loss_before=loss_before / len(few),
+        loss_after=loss_after / len(few),
+        reliability_before=before.bins,
+        reliability_after=after.bins,
     )
 
 
 def _fit(logits: Floats, truth: Flags, *, with_bias: bool = True) -> tuple[float, float]:
-    """(temperature, bias) of the lowest log loss for Platt's targets; logits and truth (n,).
+    """(temperature, bias) of the lowest log loss for Platt's targets; logits and truth (n, classes)
+    share them. In 1 / temperature and bias it is convex."""
+    from scipy.optimize import minimize  # late: most commands fit nothing
 
-    In 1 / temperature and bias it is convex.
-    """
     having, lacking = int(truth.sum()), int((~truth).sum())
-    targets = np.where(truth, (having + 1) / (having + 2), 1 / (lacking + 2))
+    yes, no = (having + 1) / (having + 2), 1 / (lacking + 2)
 
     def loss(point: Floats) -> tuple[float, Floats]:
         slope, bias = float(point[0]), float(point[1])
-        scaled = slope * logits + bias
-        wrong = expit(scaled) - targets
-        value = float((np.logaddexp(0.0, scaled) - targets * scaled).mean())
-        return value, np.array([(wrong * logits).mean(), wrong.mean()])
+        sums = np.zeros(3)  # of the loss, and of its slopes along both
+        for column, has in zip(logits.T, truth.T, strict=True):
+            scores = column.astype(np.float64)
+            scaled, targets = slope * scores + bias, np.where(has, yes, no)
+            wrong = expit(scaled) - targets
+            losses = np.logaddexp(0.0, scaled) - targets * scaled
+            sums += losses.sum(), (wrong * scores).sum(), wrong.sum()
+        means = sums / truth.size
+        return float(means[0]), means[1:]
 
     bias_bounds = (-_LARGEST_BIAS, _LARGEST_BIAS) if with_bias else (0.0, 0.0)
     found: Any = minimize(
@@ -97,32 +112,6 @@ def _fit(logits: Floats, truth: Flags, *, with_bias: bool = True) -> tuple[float
         bounds=[(1 / _HOTTEST, 1 / _COLDEST), bias_bounds],
     )
     return float(1 / found.x[0]), float(found.x[1])
-
-
-def calibration_errors(probabilities: Floats, truth: Flags) -> Floats:
-    """(classes,) expected calibration error: mean |probability - share that has the class|, over 15
-    equal-width bins, weighted by their images."""
-    found = []
-    for chances, having in zip(probabilities.T, truth.T, strict=True):
-        sums = np.bincount(metrics.bin_of(chances), having - chances, metrics.ECE_BINS)
-        found.append(np.abs(sums).sum() / len(having))
-    return np.array(found)
-
-
-def reliability(probabilities: Floats, truth: Flags) -> list[ReliabilityBin]:
-    """The non-empty bins over all probabilities (n, classes); "images" counts image and class."""
-    chances, having = probabilities.ravel(), truth.ravel()
-    places = metrics.bin_of(chances)
-    return [
-        ReliabilityBin(
-            low=int(place) / metrics.ECE_BINS,
-            high=(int(place) + 1) / metrics.ECE_BINS,
-            images=int((places == place).sum()),
-            confidence=float(chances[places == place].mean()),
-            accuracy=float(having[places == place].mean()),
-        )
-        for place in np.unique(places)
-    ]
 
 
 def _log_loss(logits: Floats, truth: Flags) -> float:

@@ -7,7 +7,8 @@
     subset accuracy                  images whose every class is answered right
     ECE                              mean over classes of |probability - share that has the class|
 
-Intervals count near-duplicate groups, as everywhere (`intervals`).
+Intervals count near-duplicate groups, as everywhere (`intervals`). Where there are many images and
+classes nothing is made of all of them in float64 at once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,10 +26,14 @@ from visionloop_training.evaluate import Scored
 from visionloop_training.intervals import Interval
 from visionloop_training.metrics import Flags, Floats, Integers
 from visionloop_training.multi_label import ranking
-from visionloop_training.multi_label.calibrate import calibration_errors, reliability
+from visionloop_training.multi_label.reliability import Reliability
 from visionloop_training.significance import group_numbers
 from visionloop_training.slices import Slice, by_slice
 from visionloop_training.targets import multi_hot
+
+_WORK = 2_000_000_000  # images × classes × draws of the ECE; beyond it fewer draws
+_FEWEST_DRAWS = 100
+_AT_ONCE = 2_000_000  # images × classes, 100 MB in all
 
 
 @dataclass(frozen=True)
@@ -110,10 +115,10 @@ class LabelEvaluation:
 def evaluate(scored: ScoredLabels, class_ids: Sequence[str]) -> LabelEvaluation:
     """All the numbers of one scored split."""
     truth, answers, groups = scored.truth, scored.answers, scored.groups
-    probabilities = scored.probabilities.astype(np.float64)
+    probabilities = scored.probabilities
     mean_precision, precisions = ranking.with_intervals(probabilities, truth, groups)
     macro_auroc, areas = auroc_of(probabilities, truth, groups)
-    errors = calibration_errors(probabilities, truth)
+    reliability = Reliability.of(probabilities, truth)
     classes = [
         _class_scores(
             truth[:, place],
@@ -121,13 +126,14 @@ def evaluate(scored: ScoredLabels, class_ids: Sequence[str]) -> LabelEvaluation:
             groups,
             average_precision=precisions[place],
             auroc=areas[place],
-            ece=float(errors[place]),
+            ece=reliability.errors[place],
             threshold=float(scored.thresholds[place]),
         )
         for place in range(len(class_ids))
     ]
     present = [scores for scores in classes if scores.support]
-    macro_f1, micro_f1, overlap, ece = _bootstrapped(probabilities, truth, answers, groups)
+    mean_error = float(np.mean(reliability.errors))
+    macro_f1, micro_f1, overlap, ece = _bootstrapped(scored, mean_error)
     exact: Flags = (truth == answers).all(axis=1)
     return LabelEvaluation(
         images=len(truth),
@@ -143,7 +149,7 @@ def evaluate(scored: ScoredLabels, class_ids: Sequence[str]) -> LabelEvaluation:
         commonest_jaccard=_commonest(truth),
         classes=dict(zip(class_ids, classes, strict=True)),
         slices=by_slice(exact, groups, [item.attributes for item in scored.items]),
-        reliability=reliability(probabilities, truth),
+        reliability=reliability.bins,
     )
 
 
@@ -171,56 +177,76 @@ def _class_scores(
 
 
 def _bootstrapped(
-    probabilities: Floats, truth: Flags, answers: Flags, groups: Integers
+    scored: ScoredLabels, ece: float
 ) -> tuple[Interval, Interval, Interval, Interval]:
-    """(macro F1, micro F1, mean Jaccard, ECE): all of them functions of sums over images, so one
-    matrix product makes all draws."""
+    """(macro F1, micro F1, mean Jaccard, ECE) with intervals: all of them functions of sums over
+    images, so matrix products make all draws. `ece` is the last one's value."""
+    truth, answers, groups = scored.truth, scored.answers, scored.groups
     n, classes = truth.shape
-    overlap = jaccard(truth, answers)
     columns = sparse.hstack(
         [
-            *(sparse.csr_array(part.astype(np.float64)) for part in (truth, answers)),
-            sparse.csr_array((truth & answers).astype(np.float64)),
-            _bins(probabilities, truth),
-            sparse.csr_array(np.stack([overlap, np.ones(n)], axis=1)),
+            *(sparse.csr_array(part) for part in (truth, answers, truth & answers)),
+            sparse.csr_array(np.stack([jaccard(truth, answers), np.ones(n)], axis=1)),
         ],
         format="csr",
+        dtype=np.float64,
     )
     once = np.asarray(columns.sum(axis=0)).reshape(1, -1)
     drawn = intervals.resampled_sums(columns, groups)
     values, draws = _of_sums(once, classes), _of_sums(drawn, classes)
     independent = len(np.unique(groups))
-    macro, micro, mean, ece = (
+    macro, micro, mean = (
         intervals.of_draws(float(value[0]), draw, n, independent)
         for value, draw in zip(values, draws, strict=True)
     )
-    return macro, micro, mean, ece
+    error = intervals.of_draws(ece, _ece_draws(scored.probabilities, truth, groups), n, independent)
+    return macro, micro, mean, error
 
 
-def _bins(probabilities: Floats, truth: Flags) -> "sparse.csr_array":
-    """(n, classes × bins): label less probability, in the bin of the probability."""
-    n, classes = truth.shape
-    bins = metrics.bin_of(probabilities) + metrics.ECE_BINS * np.arange(classes)
-    rows = np.repeat(np.arange(n), classes)
-    values = (truth - probabilities).ravel()
-    return sparse.csr_array((values, (rows, bins.ravel())), shape=(n, classes * metrics.ECE_BINS))
-
-
-def _of_sums(sums: Floats, classes: int) -> tuple[Floats, Floats, Floats, Floats]:
-    """(macro F1, micro F1, mean Jaccard, ECE), (draws,) each, of sums (draws, columns)."""
+def _of_sums(sums: Floats, classes: int) -> tuple[Floats, Floats, Floats]:
+    """(macro F1, micro F1, mean Jaccard), (draws,) each, of sums (draws, columns)."""
     counted = metrics.Counts(*np.split(sums[:, : 3 * classes], 3, axis=1))
     either = (counted.support + counted.answered).sum(axis=1)
     micro = 2 * counted.hits.sum(axis=1) / np.maximum(1.0, either)
-    images = sums[:, -1]
-    ece = np.abs(sums[:, 3 * classes : -2]).sum(axis=1) / (images * classes)
-    return counted.macro(counted.f1), micro, sums[:, -2] / images, ece
+    return counted.macro(counted.f1), micro, sums[:, -2] / sums[:, -1]
+
+
+def _ece_draws(probabilities: Floats, truth: Flags, groups: Integers) -> Floats:
+    """(draws,) of the mean over classes.
+
+    Every probability counts in it, so it is most of the work and the memory: some classes at a
+    time, and fewer draws for many of both.
+    """
+    n, classes = truth.shape
+    draws = int(np.clip(_WORK // (n * classes), _FEWEST_DRAWS, intervals.DRAWS))
+    step = max(1, _AT_ONCE // n)
+    total = np.zeros(draws)
+    for start in range(0, classes, step):
+        some = slice(start, start + step)
+        columns = _bins(probabilities[:, some].astype(np.float64), truth[:, some])
+        sums = intervals.resampled_sums(columns, groups, draws)  # of the same resamples each time
+        total += np.abs(sums[:, :-1]).sum(axis=1) / sums[:, -1]
+    return total / classes
+
+
+def _bins(probabilities: Floats, truth: Flags) -> "sparse.csr_array":
+    """(n, classes × bins + 1): label less probability, in the bin of the probability; and a one."""
+    n, classes = truth.shape
+    bins = metrics.bin_of(probabilities) + metrics.ECE_BINS * np.arange(classes)
+    width = classes * metrics.ECE_BINS
+    columns = np.column_stack([bins, np.full(n, width)]).ravel()
+    values = np.column_stack([truth - probabilities, np.ones(n)]).ravel()
+    rows = np.arange(n + 1) * (classes + 1)  # where each begins
+    return sparse.csr_array((values, columns, rows), shape=(n, width + 1))
 
 
 def _commonest(truth: Flags) -> float:
     """The mean Jaccard of the best of three answers for all: no class, the commonest set of
     classes, the classes that most images have."""
-    sets, counts = np.unique(truth, axis=0, return_counts=True)
-    constant = (np.zeros_like(truth[0]), sets[counts.argmax()], truth.mean(axis=0) >= 0.5)
+    packed = np.packbits(truth, axis=1)
+    _, places, counts = np.unique(packed, axis=0, return_index=True, return_counts=True)
+    commonest = truth[places[counts.argmax()]]
+    constant = (np.zeros_like(commonest), commonest, truth.mean(axis=0) >= 0.5)
     return max(float(jaccard(truth, np.broadcast_to(one, truth.shape)).mean()) for one in constant)
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.stats import t
+from scipy.special import stdtr, stdtrit
 
 from visionloop_training.metrics import Floats, Integers
 from visionloop_training.significance import POWER
@@ -90,14 +90,14 @@ class PairedScores:
         if self.units < 2:
             return -1.0
         difference, error = self._cautious
-        return max(-1.0, difference - float(t.isf(alpha, self.units - 1)) * error)
+        return max(-1.0, difference + float(stdtrit(self.units - 1, alpha)) * error)
 
     def not_inferior(self, margin: float) -> float:
         """p-value of "worse by the margin or more"; below alpha where the bound is above it."""
         if self.units < 2:
             return 1.0
         difference, error = self._cautious
-        return float(t.sf((difference + margin) / error, self.units - 1))
+        return float(stdtr(self.units - 1, -(difference + margin) / error))
 
     def worse(self) -> float:
         """One-sided p-value of "the candidate is worse", by sign flips."""

@@ -3,20 +3,21 @@
 The mean, over the images that have the class, of the share of such images among all that are ranked
 as high or higher: the area under the precision-recall curve without interpolation, as scikit-learn
 computes it. It needs no threshold. A bootstrap draw only changes how often an image counts, so each
-class is sorted once, and all draws are one array operation.
+class is sorted once, and many draws are one array operation.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from visionloop_training.intervals import DRAWS, Interval, of_draws
+from visionloop_training.intervals import DRAWS, Interval, of_draws, wider, wilson
 from visionloop_training.metrics import Flags, Floats, Integers
 
 _FEWEST_DRAWS = 100
+_FEW = 10  # groups with a class
 _WORK = 100_000_000  # images × classes × draws; beyond it fewer draws, some 5 s on one core
-_AT_ONCE = 5_000_000  # images × draws: 40 MB an array
+_AT_ONCE = 1_000_000  # images × draws: 8 MB an array
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,11 @@ class Ranking:
         ends = last[np.searchsorted(last, np.arange(len(order)))]
         return cls(order, truth[order], ends)
 
-    def areas(self, times: Floats) -> Floats:
+    def areas(self, times: Floats | Integers) -> Floats:
         """(draws,) for how often each image counts (draws, n); NaN where none has the class."""
         counted = times[:, self.order]
         hits = counted * self.hits
-        true, ranked = hits.cumsum(axis=1), counted.cumsum(axis=1)
+        true, ranked = (x.cumsum(axis=1, dtype=np.float64) for x in (hits, counted))
         # Images drawn no times stand before all others only where nothing was ranked yet.
         precision = true[:, self.ends] / np.maximum(ranked[:, self.ends], 1e-12)
         with np.errstate(invalid="ignore"):
@@ -64,18 +65,19 @@ def with_intervals(
     class has no such class.
     """
     n, classes = scores.shape
-    values = average_precision(scores, truth)
-    rankings = [Ranking.of(score, has) for score, has in zip(scores.T, truth.T, strict=True)]
     draws = int(np.clip(_WORK // max(1, n * classes), _FEWEST_DRAWS, DRAWS))
-    parts = [
-        np.stack([ranking.areas(times) for ranking in rankings], axis=1)
-        for times in _resamples(groups, draws)
-    ]
-    drawn = np.concatenate(parts)  # (draws, classes)
+    times = _resamples(groups, draws)
+    once = np.ones((1, n), times.dtype)
+    at_once = max(1, _AT_ONCE // max(1, n))
+    values, drawn = np.empty(classes), np.empty((draws, classes))
+    for place in range(classes):  # one by one: all rankings of 100 k × 1,000 would be 1.7 GB
+        ranking = Ranking.of(scores[:, place], truth[:, place])
+        values[place] = ranking.areas(once)[0]
+        for start in range(0, draws, at_once):
+            some = slice(start, start + at_once)
+            drawn[some, place] = ranking.areas(times[some])
     by_class = [
-        None
-        if np.isnan(value)
-        else of_draws(float(value), column, int(has.sum()), len(np.unique(groups[has])))
+        None if np.isnan(value) else _interval(float(value), column, groups[has])
         for value, column, has in zip(values, drawn.T, truth.T, strict=True)
     ]
     present = ~np.isnan(values)
@@ -88,14 +90,20 @@ def with_intervals(
     return of_draws(float(values[present].mean()), means, n, fewest), by_class
 
 
-def _resamples(groups: Integers, draws: int) -> Iterator[Floats]:
-    """How often each image is drawn: (some draws, n) at a time."""
+def _interval(value: float, draws: Floats, groups: Integers) -> Interval:
+    """Of a class whose images are in these groups. Few of them are drawn again and again with the
+    same rank, which looks surer than it is: then it is at least as wide as a share's of so many."""
+    n, independent = len(groups), len(np.unique(groups))
+    found = of_draws(value, draws, n, independent)
+    return wider(found, wilson(value, independent, n)) if independent < _FEW else found
+
+
+def _resamples(groups: Integers, draws: int) -> NDArray[np.uint16]:
+    """(draws, n) how often each image is drawn."""
     names, places = np.unique(groups, return_inverse=True)
     count = len(names)
     random = np.random.default_rng(0)
-    chunk = max(1, _AT_ONCE // max(1, len(places)))
-    for start in range(0, draws, chunk):
-        size = min(chunk, draws - start)
-        drawn = random.integers(0, count, (size, count)) + count * np.arange(size)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
-        yield times[:, places].astype(np.float64)
+    times = np.empty((draws, len(places)), np.uint16)
+    for row in times:
+        row[:] = np.bincount(random.integers(0, count, count), minlength=count)[places]
+    return times

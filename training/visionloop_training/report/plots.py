@@ -1,16 +1,22 @@
-"""The report's plots as inline SVG in the page's text colour: dark mode needs no second copy."""
+"""The report's plots as inline SVG in the page's text colour: dark mode needs no second copy.
+
+matplotlib is imported with the first drawing: it takes as long as all else of the report, and most
+commands draw nothing.
+"""
 
 import io
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from visionloop_training.intervals import share
 from visionloop_training.report.thresholds import Curve
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _INK = "#010203"  # drawn in this, replaced by currentColor
 _TRAIN, _VAL = "#3b82f6", "#f59e0b"
@@ -37,8 +43,7 @@ _STYLE: Any = {
 
 def loss_curves(curves: Sequence[dict[str, float]], kept: int, score: str = "accuracy") -> Markup:
     """Train and val loss, and val accuracy (or another `score`), by epoch; epoch 0 is the probe."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(7.2, 2.6), layout="constrained")
+    with _drawing(7.2, 2.6) as figure:
         loss, accuracy = figure.subplots(1, 2)
         epochs = [point["epoch"] for point in curves]
         # The probe's train loss is measured otherwise (no smoothing): it is no part of the curve.
@@ -64,8 +69,7 @@ def reliability(
 ) -> Markup:
     """One reliability diagram per (title, bins): how often right, by how sure, with 95 % intervals;
     below it, how the images are spread over the probabilities."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(2.5 * len(panels), 2.9), layout="constrained")
+    with _drawing(2.5 * len(panels), 2.9) as figure:
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axis, (title, bins) in zip(axes, panels, strict=True):
             axis.plot([0, 1], [0, 1], color=_INK, lw=0.8, ls=":", alpha=0.6)
@@ -128,8 +132,7 @@ def thresholds(curves: Sequence[Curve]) -> Markup:
 
     Which line is whose the page says: names are not put into a drawing.
     """
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(7.2, 2.9), layout="constrained")
+    with _drawing(7.2, 2.9) as figure:
         precision, alarms = figure.subplots(1, 2)
         for one, colour in zip(curves, LINES, strict=False):
             precision.plot(one.recall, one.precision, color=colour, lw=1.4, drawstyle="steps-post")
@@ -143,7 +146,17 @@ def thresholds(curves: Sequence[Curve]) -> Markup:
         return _svg(figure, "Precision and recall at every threshold")
 
 
-def _svg(figure: Figure, label: str) -> Markup:
+@contextmanager
+def _drawing(width: float, height: float) -> Iterator["Figure"]:
+    """A figure of so many inches, in our style."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE):
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+def _svg(figure: "Figure", label: str) -> Markup:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()

@@ -35,7 +35,8 @@ def table(
         "source": pa.array([item.source for item in items], pa.string()),
         **answers,
         "probabilities": pa.FixedSizeListArray.from_arrays(
-            pa.array(np.round(probabilities.astype(np.float32), _DECIMALS).ravel()), len(class_ids)
+            pa.array(np.round(probabilities.astype(np.float32, copy=False), _DECIMALS).ravel()),
+            len(class_ids),
         ),
     }
     return pa.table(columns, metadata={CLASSES: json.dumps(list(class_ids)).encode()})
