@@ -135,8 +135,10 @@ class _Run:
         )
         self._workers.copy_leader(head)
         seconds = time.perf_counter() - started
-        counted = (found.train_loss, found.val_loss, found.val_accuracy)
-        first = Epoch(0, *self._workers.leaders_numbers(counted), 0.0, seconds)
+        train_loss, val_loss, accuracy = self._workers.leaders_numbers(
+            [found.train_loss, found.val_loss, found.val_accuracy]
+        )
+        first = Epoch(0, train_loss, val_loss, accuracy, 0.0, seconds)
         self._watch.epoch(first)
         return Progress(found.penalty, [first])
 

@@ -226,7 +226,8 @@ def _ece_draws(probabilities: Floats, truth: Flags, groups: Integers) -> Floats:
         columns = _bins(probabilities[:, some].astype(np.float64), truth[:, some])
         sums = intervals.resampled_sums(columns, groups, draws)  # of the same resamples each time
         total += np.abs(sums[:, :-1]).sum(axis=1) / sums[:, -1]
-    return total / classes
+    mean: Floats = total / classes
+    return mean
 
 
 def _bins(probabilities: Floats, truth: Flags) -> "sparse.csr_array":
