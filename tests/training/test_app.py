@@ -57,7 +57,7 @@ def test_a_job_killed_before_the_marker_leaves_nothing_half_visible(
 
 
 def test_people_get_a_summary_and_a_refusal_is_exit_65(site: Site, capsys):
-    site.write(FIRST)
+    site.write({"0": 60, "1": 60, "2": 60})
     assert main(flags(site)) == 0
     told = capsys.readouterr().out
     assert "version 1 of reader" in told

@@ -76,8 +76,9 @@ def test_a_plain_graph_as_stable_is_refused_before_any_work(site: Site):
 BAD = (*PROBE, "fit.probe_penalty=[1000.0]")
 
 
-def test_a_worse_candidate_is_refused_published_and_can_be_forced(probed: Site):
-    site = probed
+def test_a_worse_candidate_is_refused_published_and_can_be_forced(site: Site):
+    site.write({"0": 60, "1": 60, "2": 60})
+    assert site.train(*PROBE).promoted
     refused = site.train(*BAD)
     assert (refused.version, refused.promoted, refused.stable) == (2, False, 1)
     assert "significantly worse" in refused.verdict.reason
