@@ -8,9 +8,9 @@ IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 PORTS: Final = {"http": 80, "https": 443}
-# Neither is public, whatever `ipaddress` says: site-local IPv6 of old, NAT64 of one's own network,
-# and what Azure answers its own machines at.
-_WITHIN: Final = tuple(map(ipaddress.ip_network, ("fec0::/10", "64:ff9b:1::/48", "168.63.129.16")))
+# Neither is public, whatever `ipaddress` says: site-local IPv6 of old, and what Azure answers its
+# own machines at.
+_WITHIN: Final = tuple(map(ipaddress.ip_network, ("fec0::/10", "168.63.129.16")))
 # IPv6 ranges that carry an IPv4 address, which is where a gateway would go: (network, shift).
 _CARRIERS: Final = (
     (ipaddress.IPv6Network("64:ff9b::/96"), 0),  # NAT64
