@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.process_tree import is_alive
 from support.waiting import wait_for
 
 from visionloop.errors import CorruptError, UnavailableError
@@ -65,4 +66,4 @@ def test_none_outlives_its_run(cache: ArrayCache) -> None:
     workers = PixelWorkers(cache, RECIPE, 2)
     pids = workers.processes
     del workers
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    wait_for(lambda: not any(map(is_alive, pids)))
