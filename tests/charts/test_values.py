@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 from support.charts import CHARTS as FOLDER
-from support.charts import RefusedError, objects_of, one_of, template
+from support.charts import RELEASE, RefusedError, objects_of, one_of, template
 
 from charts.tooling.charts import CHARTS, generated
 from charts.tooling.values import read_values
@@ -210,6 +210,11 @@ def test_an_autoscaler_of_ones_own_is_the_only_one() -> None:
     objects = objects_of(template("inference", *flags))
     assert "replicas" not in one_of(objects, "Deployment")["spec"]
     assert not {"HorizontalPodAutoscaler", "ScaledObject"} & {one["kind"] for one in objects}
+
+
+def test_the_services_own_name_may_be_spelled_out() -> None:
+    named = f"--set=inference.fullnameOverride={RELEASE}-inference"
+    assert template("visionloop", STORE, *OPEN, named)
 
 
 def test_without_suggestions_the_programs_need_not_fit() -> None:

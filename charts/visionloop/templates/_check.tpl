@@ -7,8 +7,10 @@ program alone gets wrong its own chart says. */}}
 {{- if not $inference.enabled }}
 - inference.enabled is false, and labeling-ingest.inference.address is the service of this release; name another, or "" for no suggestions.
 {{- else }}
-{{- with $inference.fullnameOverride }}
-- inference.fullnameOverride calls the service {{ . }}, and labeling-ingest.inference.address is {{ $.Release.Name }}-inference:8001; set it to {{ . }}:8001.
+{{- $asked := printf "%s-inference" .Release.Name -}}
+{{- $named := $inference.fullnameOverride | default $asked -}}
+{{- if ne $named $asked }}
+- inference.fullnameOverride calls the service {{ $named }}, and labeling-ingest.inference.address is {{ $asked }}:8001; set it to {{ $named }}:8001.
 {{- end }}
 {{- if and (ne $inference.tls.mode "off") (not $labeling.inference.caSecret) }}
 - inference.tls.mode is {{ $inference.tls.mode }}, and labeling-ingest asks it in the clear; name the Secret with ca.crt in labeling-ingest.inference.caSecret, or set labeling-ingest.inference.address="" for no suggestions.
