@@ -444,10 +444,22 @@ def test_a_restore_that_broke_off_among_the_names_goes_on(
         backup.restore(target, day, new)
 
 
+@pytest.mark.parametrize("refuses", [False, True])
 def test_a_target_without_conditional_writes_takes_the_backups_of_one_store(
-    store: ObjectStore, target: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    refuses: bool,
+    store: ObjectStore,
+    target: ObjectStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(target, "put_if_absent", target.put)
+    """Some servers do not hear of conditions, others answer 501 NotImplemented."""
+
+    def put_if_absent(key: str, data: bytes) -> str:
+        if refuses:
+            raise ConfigurationError("the server lacks what the store needs")
+        return target.put(key, data)
+
+    monkeypatch.setattr(target, "put_if_absent", put_if_absent)
     backup.claim(store, target)
     backup.claim(store, target)
     with pytest.raises(RefusedError, match="a target of its own"):

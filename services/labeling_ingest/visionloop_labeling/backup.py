@@ -21,7 +21,6 @@ time, 256 MiB), large ones through a file; and the listing of the target is held
 import hashlib
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -32,6 +31,7 @@ from typing import Final, Literal
 from pydantic import Field
 
 from visionloop.errors import (
+    ConfigurationError,
     ConflictError,
     CorruptError,
     InvalidInputError,
@@ -110,8 +110,12 @@ def claim(store: ObjectStore, target: ObjectStore, server: str = "") -> None:
     ours = Owner(store=store.url, server=server)
     owner = _owner(target)
     if owner is None:
-        with suppress(ConflictError):
+        try:
             target.put_if_absent(OWNER, record_bytes(ours))
+        except ConflictError:
+            pass  # somebody was faster, and is read below
+        except ConfigurationError:  # its server refuses requests with conditions
+            target.put(OWNER, record_bytes(ours))
         owner = _owner(target)
     if owner != ours:
         raise RefusedError(
