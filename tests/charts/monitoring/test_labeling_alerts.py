@@ -353,6 +353,15 @@ BACKUP_CASES = [
                 at="40h",
                 interval="1h",
             ),
+            Story(
+                "a clock that was ahead named the last one, so that those after it are refused",
+                {
+                    f"kube_cronjob_status_last_successful_time{{{BACKUP}}}": "_x1 3600x60",
+                    counter("backup_timestamp_seconds"): f"{365 * DAY}x60",
+                },
+                at="40h",
+                interval="1h",
+            ),
         ],
         quiet=[
             Story(
