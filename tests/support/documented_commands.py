@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 VARIABLES = {"TEAM": "team-a", "RELEASE": "vision", "NAMESPACE": "vision"}
 PASSWORD = "password-of-the-tests"
 _AFTER = {"|", "&", "&&", ";", ">"}  # what comes then is another program's
+_LOOPS = {"until", "while"}  # before a command
 _BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 
 
@@ -65,6 +66,8 @@ def _words(block: str) -> Iterator[list[str]]:
             words = shlex.split(filled, comments=True)
         except ValueError:
             continue  # a quotation over several lines: no call of helm or kubectl
+        if words and words[0] in _LOOPS:
+            del words[0]
         ends = (place for place, word in enumerate(words) if word in _AFTER)
         if words:
             yield words[: next(ends, len(words))]
