@@ -196,3 +196,9 @@ def test_what_the_store_does_not_delete_is_not_thrown_away(core, monkeypatch) ->
             quarantine.remove(core.database, core.store, "cells", DIGEST)
     quarantine.remove(core.database, core.store, "cells", DIGEST)
     assert (aside(core), list(core.store.list("quarantine/"))) == ([], [])
+
+
+@both_databases
+def test_every_digest_can_be_held(core) -> None:
+    with core.database.write() as session:
+        quarantine.hold(session, [first + DIGEST[8:] for first in ("80000000", "f" * 8, "0" * 8)])

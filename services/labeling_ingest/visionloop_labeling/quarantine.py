@@ -56,8 +56,9 @@ def hold(session: Session, sha256s: Iterable[str]) -> None:
     dataset. The dataset is locked."""
     if session.get_bind().dialect.name != "postgresql":
         return  # there is one writer
-    # In one order for all writers, or two of them could wait for each other.
-    for key in sorted({int.from_bytes(bytes.fromhex(one[:8]), signed=True) for one in sha256s}):
+    # In one order for all writers, or two of them could wait for each other. 28 bits: 0x80000000 is
+    # an int4 of Postgres, and SQLAlchemy takes it for more than one.
+    for key in sorted({int(one[:7], 16) for one in sha256s}):
         session.execute(select(func.pg_advisory_xact_lock(_LOCKS, key)))
 
 
