@@ -209,3 +209,14 @@ async def test_a_wrong_idempotency_key_is_named(client, key: bytes) -> None:
         headers={"Idempotency-Key": key},
     )
     assert (answer.status_code, answer.json()["field"]) == (400, "Idempotency-Key")
+
+
+@pytest.mark.parametrize(
+    ("asked", "body"), [("dataset=d", None), ("said=kettle", None), ("", {"meant": "teapot"})]
+)
+async def test_half_of_what_names_refused_feedback_does_not_mean_all_of_it(
+    client, asked: str, body: dict[str, str] | None
+) -> None:
+    refused = await client.post(f"/v1/feedback/refused/retry?{asked}", json=body)
+    assert (refused.status_code, refused.json()["reason"]) == (400, "invalid_input")
+    assert (await client.post("/v1/feedback/refused/retry")).status_code == 200

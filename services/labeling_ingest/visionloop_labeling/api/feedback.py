@@ -6,6 +6,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
+from visionloop.errors import InvalidInputError
 from visionloop.feedback import LONGEST_CLASS_ID, MOST_CLASS_IDS
 from visionloop.objectstore.keys import MAX_KEY_BYTES
 from visionloop_labeling import refused_feedback
@@ -142,8 +143,8 @@ def routes(service: LabelingService) -> APIRouter:
     ) -> RetakenOut:
         """Takes all of it again, as after a class was added; with `said` only what names this,
         which is no class of the dataset. What still cannot be used stays."""
-        naming = Naming(dataset, said) if said else None
         meant = "" if how is None else how.meant
+        naming = _naming(dataset, said) if dataset or said or meant else None
         found = await service.run(service.refused_feedback.retry_all, after, naming, meant)
         return RetakenOut(taken=found.taken, left=found.left, next=found.next or None)
 
@@ -155,7 +156,7 @@ def routes(service: LabelingService) -> APIRouter:
     ) -> ThrownAwayOut:
         """Removes for good all that was put aside because it names this class, which the dataset
         does not have."""
-        naming = Naming(dataset, said)
+        naming = _naming(dataset, said)
         found = await service.run(service.refused_feedback.throw_away_all, naming, after)
         return ThrownAwayOut(thrown_away=found.taken, next=found.next or None)
 
@@ -176,3 +177,13 @@ def routes(service: LabelingService) -> APIRouter:
         await service.run(refused_feedback.remove, service.store, feedback_id)
 
     return api
+
+
+def _naming(dataset: str, said: str) -> Naming:
+    """Raises InvalidInputError for half of it: all of it would be taken instead, or nothing."""
+    if not (dataset and said):
+        raise InvalidInputError(
+            "give dataset and said together: a class is missing in one dataset",
+            field="said" if dataset else "dataset",
+        )
+    return Naming(dataset, said)
