@@ -1,6 +1,7 @@
 """A session that ends while somebody works: signed in again in place or beside it, nothing is lost,
 and nothing is ever said in somebody else's name."""
 
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,7 +47,7 @@ def people(
     folder = tmp_path_factory.mktemp("people")
     made: list[tuple[Site, list[str]]] = []
     with running_labeling(folder) as server:
-        for _ in range(8):
+        for _ in range(9):
             site = Site(server, f"d{uuid.uuid4().hex[:12]}", "classification", ["sound", "cracked"])
             images = site.add(cells[:6])
             predict(site, {one: {"sound": 0.9, "cracked": 0.1} for one in images})
@@ -254,3 +255,25 @@ def test_an_upload_that_is_too_large_or_comes_after_the_session(
         page.evaluate("() => (document.querySelector('#jobs').dataset.unfinished = '')")
         expect(trouble(page)).to_contain_text("The imports below are as they were before.")
         expect(page.locator("#jobs article")).to_have_count(1)
+
+
+def test_a_new_token_is_there_to_be_copied_whatever_else_was_pressed(
+    people, chromium: Chromium
+) -> None:
+    """It is shown once: the page that would come next waits for it."""
+    service, *_ = people()
+    with faulty_proxy(service.address) as line, chromium.page() as page:
+        service.address = line.url
+        service.sign_in(page, then="/account")
+        name, make = page.get_by_label("What it is for"), page.get_by_role("button", name="Make")
+        name.fill("old")
+        make.click()
+        page.get_by_role("button", name="Done").click()
+        name.fill("new")
+        line.faults.append(Fault("POST", "slow", 1, "/tokens"))
+        make.click()
+        page.get_by_role("button", name="Revoke old").click()
+        expect(page.locator("[data-toasts]")).to_contain_text("Revoked.")
+        expect(page.locator("[data-made-token] code")).to_have_text(re.compile(r"\S{20,}"))
+        page.get_by_role("button", name="Done").click()
+        expect(page.get_by_role("button", name="Revoke")).to_have_count(1)

@@ -3,7 +3,7 @@
 
 import { hold, insist } from "./connection.js";
 import { ApiError, call, get, say } from "./http.js";
-import { pressed, refused, whatNow } from "./forms.js";
+import { pressed, stay, whatNow } from "./forms.js";
 
 const form = document.getElementById("new-attribute");
 const signedOut = (error) => error instanceof ApiError && error.signedOut;
@@ -33,7 +33,7 @@ async function put(change, message) {
     if (!(error instanceof ApiError)) throw error;
     say(whatNow(error, true), "bad");
     setBusy(false);
-    refused();
+    stay();
   }
 }
 

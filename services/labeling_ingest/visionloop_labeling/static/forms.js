@@ -122,27 +122,27 @@ async function submit(form) {
 
 const done = []; // what waits for the page that comes next: {words, release}
 let next; // that page, once nothing is on its way any more; "" for this one anew
-let refusals = 0;
+let stays = 0; // how often something here was to be read first
 
 /**
  * Something is pressed. Gives what to call once it is done: then the page that comes next says
- * `words`, this one anew or `then`. Where something else was refused meanwhile, that is to be read
+ * `words`, this one anew or `then`. Where something else is to be read here meanwhile, that comes
  * first: the words are said here, and it can be pressed again.
  * @param {() => void} release lets it be pressed again
  * @returns {(words: string | undefined, then?: string) => void}
  */
 export function pressed(release) {
-  const before = refusals;
+  const before = stays;
   return (words, then = "") => {
     done.push({ words, release });
-    if (refusals === before) next = then;
+    if (stays === before) next = then;
     goOn();
   };
 }
 
-// Something was refused: whoever pressed it reads that on this page.
-export function refused() {
-  refusals += 1;
+// Something is to be read on this page by whoever pressed it: a refusal, or what is shown only once.
+export function stay() {
+  stays += 1;
   next = undefined;
   goOn();
 }
@@ -177,13 +177,13 @@ document.addEventListener("submit", async (event) => {
     const answer = await submit(form);
     sent.delete(form);
     const told = new CustomEvent("done", { detail: answer, bubbles: true, cancelable: true });
-    if (!form.dispatchEvent(told)) goOn();
+    if (!form.dispatchEvent(told)) stay();
     else finish(form.getAttribute(`data-done-${answer?.outcome}`) ?? form.dataset.done, form.dataset.then);
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
     allow(true);
     refuse(form, error);
-    refused();
+    stay();
   } finally {
     form.ariaBusy = "false";
   }

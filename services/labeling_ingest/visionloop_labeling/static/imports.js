@@ -3,7 +3,7 @@
 import { explain, hold, insist, settled, tell } from "./connection.js";
 import { takeDrops } from "./drops.js";
 import { ApiError, checkSession, ownHeaders, say, uuid } from "./http.js";
-import { pressed, refused } from "./forms.js";
+import { pressed, stay } from "./forms.js";
 
 const form = document.getElementById("new-import");
 const fields = form.elements;
@@ -157,7 +157,7 @@ form.addEventListener("submit", async (event) => {
     hold(form, false);
     lock(false);
     refuse(whatBecameOf(error));
-    refused();
+    stay();
   } finally {
     hold(form, false);
     upload.hidden = true;
