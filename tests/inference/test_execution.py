@@ -27,12 +27,13 @@ class FrontEnd:
     def __init__(self) -> None:
         self.arena = Arena.create(2**16)
         self.failures: list[dict[int, str]] = []  # of the jobs that were answered
+        self.refused: list[Reason] = []
 
     def answer(self, job: Job, outputs: Arrays) -> None:
         self.failures.append(job.failures)
 
     def refuse(self, job: Job, reason: Reason, text: str, retry_after: float = math.nan) -> None:
-        raise AssertionError(f"refused: {text}")
+        self.refused.append(reason)
 
 
 class Failing:
@@ -88,6 +89,7 @@ def test_rows_that_are_wrong_fail_alone(
     front_end: FrontEnd, tmp_path: Path, target: Target, values: list[float]
 ) -> None:
     run(front_end, Failing(target, None), tmp_path, values)
+    assert not front_end.refused
     assert front_end.failures == [{at: "wrong" for at, value in enumerate(values) if value}]
 
 
@@ -97,6 +99,22 @@ def test_a_gpu_that_runs_nothing_any_more_ends_the_runner(
     with pytest.raises(DeviceLostError, match=r"does not run any more.*illegal memory access"):
         run(front_end, Failing(GPU, LOST), tmp_path, [0.0, 0.0])
     assert front_end.failures == []  # their callers see the end of the link, and try again
+
+
+def test_a_lost_gpu_is_told_from_one_that_is_full(front_end: FrontEnd, tmp_path: Path) -> None:
+    """To onnxruntime both have no memory, but on a full one runs what has its memory already."""
+
+    class Full(Failing):
+        def run(self, inputs: Arrays) -> Arrays:
+            if inputs[0].max() > 0:
+                raise OutOfMemoryError("no memory")
+            return super().run(inputs)
+
+    with pytest.raises(DeviceLostError, match="illegal memory access"):
+        run(front_end, Full(GPU, LOST), tmp_path, [1.0, 1.0])
+    assert not front_end.refused
+    run(front_end, Full(GPU, None), tmp_path, [1.0, 1.0])
+    assert front_end.refused == [Reason.OVERLOADED]
 
 
 @pytest.mark.parametrize("target", [CPU, GPU])

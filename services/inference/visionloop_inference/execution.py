@@ -177,8 +177,13 @@ class Execution:
 
     def _check_device(self, run: BatchRun) -> None:
         """Raises DeviceLostError where the graph runs on nothing any more. The callers of all jobs
-        here are told to try again then."""
-        if len(run.failures) < run.rows or self._example is None or not self._session.target.gpu:
+        here are told to try again then. To onnxruntime, memory that a lost card does not give is
+        memory that ran out."""
+        if (
+            len(run.failures) + len(run.no_memory) < run.rows
+            or self._example is None
+            or not self._session.target.gpu
+        ):
             return
         try:
             self._session.run(self._example(1))
