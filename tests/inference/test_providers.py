@@ -14,6 +14,7 @@ from support.runners import model
 
 from visionloop.bundle import BundleFile, ClassificationBundle, Signature
 from visionloop.errors import ConfigurationError, CorruptError
+from visionloop.signature import TensorSpec
 from visionloop_inference import providers
 from visionloop_inference import session as session_module
 from visionloop_inference.providers import CPU, Target, profiles, provider_options
@@ -148,6 +149,44 @@ def test_outputs_may_be_of_other_sizes_than_those_of_the_last_run(
             carried = session.carry(inputs)
             session.begin(carried)
             assert session.finish(carried)[0].tolist() == wanted
+
+
+@pytest.mark.parametrize("memory", ["cpu", None])
+def test_a_row_whose_output_is_of_a_wrong_size_fails_alone(
+    tmp_path: Path, memory: str | None
+) -> None:
+    """Its output is not what the next rows are written into."""
+    made = model(
+        [
+            helper.make_node("ReduceMax", ["x"], ["most"], axes=[0], keepdims=0),
+            helper.make_node("Cast", ["most"], ["kept"], to=9),
+            helper.make_node("Compress", ["x", "kept"], ["y"], axis=1),
+        ],
+        [("x", "FP32", [2])],
+        [("y", "FP32", [-1])],
+    )
+    path = tmp_path / "model.onnx"
+    path.write_bytes(made[0])
+    y = TensorSpec(name="y", datatype="FP32", shape=[2])
+    signature = made[1].model_copy(update={"outputs": (y,)})
+    session = Session(providers.session(path, CPU, 1), signature, CPU, memory)
+
+    def run_ahead(inputs: list[np.ndarray]) -> list[np.ndarray]:
+        carried = session.carry(inputs)
+        session.begin(carried)
+        return session.finish(carried)
+
+    right, wrong = [np.ones((1, 2), np.float32)], [np.eye(1, 2, dtype=np.float32)]
+    for run in (session.run, run_ahead) if session.overlaps else (session.run,):
+        for _ in range(4):  # both turns
+            with pytest.raises(GraphRunFailedError, match=r"\[1, 1\]|\{1,1\}"):
+                run(wrong)
+        for inputs in (right, right, wrong, wrong, right, right):
+            if inputs is right:
+                assert run(inputs)[0].tolist() == [[1.0, 1.0]]
+            else:
+                with pytest.raises(GraphRunFailedError):
+                    run(inputs)
 
 
 def test_onnxruntime_does_not_go_on_with_another_provider(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,7 @@ class _Bound:
 
     binding: onnxruntime.IOBinding
     values: list[onnxruntime.OrtValue]
+    keeps: bool = False  # its outputs, of sizes that every run has: the next one writes into them
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,19 +132,21 @@ class Session:
         for outputs of another shape than the signature's. `shrink` gives unused memory back.
         """
         options = shrinking(self.target) if shrink else None
+        rows = len(inputs[0]) if self._batched else None
+        if self._memory is not None:
+            with _own_errors():
+                bound = self._filled(inputs, self._bound)
+                self._session.run_with_iobinding(bound.binding, options)
+            return self._given(bound, rows)
         feeds = dict(zip(self._inputs, inputs, strict=True))
         with _own_errors():
             if self._by_value:
                 outputs = run_by_value(
                     self._session, self.signature.inputs, self.signature.outputs, feeds, options
                 )
-            elif self._memory is not None:
-                bound = self._filled(inputs, self._bound)
-                self._session.run_with_iobinding(bound.binding, options)
-                outputs = bound.binding.copy_outputs_to_cpu()
             else:
                 outputs = self._session.run(self._outputs, feeds, options)
-        self._check(outputs, len(inputs[0]) if self._batched else None)
+        self._check(outputs, rows)
         return outputs
 
     @property
@@ -168,11 +171,15 @@ class Session:
 
     def finish(self, carried: Carried) -> Arrays:
         """The outputs, when they are there."""
-        binding = carried.bound.binding
         with _own_errors():
-            binding.synchronize_outputs()
-            outputs: Arrays = binding.copy_outputs_to_cpu()
-        self._check(outputs, carried.rows)
+            carried.bound.binding.synchronize_outputs()
+        return self._given(carried.bound, carried.rows)
+
+    def _given(self, bound: _Bound, rows: int | None) -> Arrays:
+        with _own_errors():
+            outputs: Arrays = bound.binding.copy_outputs_to_cpu()
+        self._check(outputs, rows)
+        bound.keeps = not any(self._free)
         return outputs
 
     def _check(self, outputs: Arrays, rows: int | None) -> None:
@@ -205,7 +212,7 @@ class Session:
             if len(known) == MOST_BOUND:
                 known.clear()
             bound = known[shapes] = self._bind(inputs)
-        elif any(self._free):  # the outputs of the last run are of sizes that these need not have
+        elif not bound.keeps:  # the last run's outputs are of sizes that these need not have
             self._bind_outputs(bound.binding)
         for value, array in zip(bound.values, inputs, strict=True):
             value.update_inplace(array)
