@@ -13,7 +13,7 @@ from support.bundles import build_bundle
 from support.runners import model
 
 from visionloop.bundle import BundleFile, ClassificationBundle, Signature
-from visionloop.errors import ConfigurationError, CorruptError
+from visionloop.errors import ConfigurationError, CorruptError, UnavailableError
 from visionloop.signature import TensorSpec
 from visionloop_inference import providers
 from visionloop_inference import session as session_module
@@ -207,12 +207,24 @@ def test_onnxruntime_does_not_go_on_with_another_provider(monkeypatch: pytest.Mo
     ("said", "probe", "raised", "words"),
     [
         ("CUDA failure 2: out of memory", "", OutOfMemoryError, "no memory to load model.onnx"),
+        (
+            "CUDNN failure 4004: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+            "",
+            OutOfMemoryError,
+            "no memory to load model.onnx",
+        ),
         ("INVALID_GRAPH : it is wrong", "", CorruptError, "does not load model.onnx.*it is wrong"),
         (
             "CUDA failure 100: no CUDA-capable device is detected",
             "CUDA failure 100: no CUDA-capable device is detected",
-            ConfigurationError,
+            UnavailableError,
             "--provider cuda cannot be loaded: CUDA failure 100",
+        ),
+        (  # of a card that is full
+            "CUDNN failure 1001: CUDNN_STATUS_NOT_INITIALIZED",
+            "CUDNN failure 1001: CUDNN_STATUS_NOT_INITIALIZED",
+            UnavailableError,
+            "CUDNN_STATUS_NOT_INITIALIZED",
         ),
     ],
 )

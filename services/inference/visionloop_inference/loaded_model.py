@@ -80,7 +80,7 @@ class LoadedModel:
         A 16-bit graph which does not run here, or whose first golden images come out differently,
         gives way to the one that it stands for: a card may lack what the one had on which it was
         made. Raises CorruptError, RefusedError or ConfigurationError for what must not serve, and
-        OutOfMemoryError for what may find room later.
+        OutOfMemoryError or UnavailableError for what may work later.
         """
         bundle = _read_bundle(options.folder)
         graph, precision = choose_graph(bundle, options.provider)

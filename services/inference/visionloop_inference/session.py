@@ -20,7 +20,13 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from visionloop.bundle import Bundle, ClassifierBundle, Signature, TensorSpec
-from visionloop.errors import CorruptError, OverloadedError, VisionloopError
+from visionloop.errors import (
+    ConfigurationError,
+    CorruptError,
+    OverloadedError,
+    UnavailableError,
+    VisionloopError,
+)
 from visionloop_inference.by_value import run_by_value
 from visionloop_inference.datatypes import DATATYPES, Arrays
 from visionloop_inference.providers import CPU, Target, profiles, prove, session, shrinking
@@ -34,6 +40,7 @@ _NO_MEMORY = (
     "bad allocation",
     "out of memory",
     "cudnn_status_alloc_failed",
+    "device_allocation_failed",  # cuDNN 9, after CUDNN_STATUS_INTERNAL_ERROR_
     "cublas_status_alloc_failed",
 )
 MAX_WORDS = 300  # characters of an error that are worth a line
@@ -111,7 +118,8 @@ class Session:
         cls, graph: Path, signature: Signature, target: Target, threads: int, max_batch: int
     ) -> "Session":
         """Raises CorruptError for a graph that onnxruntime refuses or that is not the signature's,
-        ConfigurationError when the provider cannot be loaded, OutOfMemoryError."""
+        ConfigurationError when the provider is missing, and what may pass: OutOfMemoryError, and
+        UnavailableError where a GPU runs no graph at all."""
         try:
             made = session(graph, target, threads, profiles(signature, max_batch))
         except VisionloopError:
@@ -120,7 +128,7 @@ class Session:
             if _is_of_memory(error):
                 raise OutOfMemoryError(f"no memory to load {graph.name}: {error}") from error
             if target.gpu:
-                prove(target.provider, target.device)  # raises where the graph is not to blame
+                _check_provider(target)
             words = runtime_words(error)
             raise CorruptError(f"onnxruntime does not load {graph.name}: {words}") from error
         return cls(made, signature, target)
@@ -235,6 +243,18 @@ class Session:
         binding.clear_binding_outputs()
         for name in self._outputs:
             binding.bind_output(name, self._memory, self.target.device)
+
+
+def _check_provider(target: Target) -> None:
+    """Raises UnavailableError where not even a probe runs, so that the graph is not to blame.
+
+    It did run when the service began. A card may come back, and may find room: where it is full,
+    the handles of cuDNN and cuBLAS are what fails, without a word of memory.
+    """
+    try:
+        prove(target.provider, target.device)
+    except ConfigurationError as error:
+        raise UnavailableError(str(error)) from error
 
 
 @contextlib.contextmanager
