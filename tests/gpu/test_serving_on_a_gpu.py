@@ -73,6 +73,36 @@ def test_float32_is_float32_at_every_batch_size(tmp_path: Path) -> None:
         assert np.abs(found - expected).max() < 2e-5 * np.abs(expected).max()
 
 
+def test_batches_that_are_carried_over_while_others_run_keep_their_own_answers(
+    tmp_path: Path,
+) -> None:
+    """As `Execution` does with full batches, and golden images between them."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(convolution())
+    shapes = signature([64, 32, 32], [64, 26, 26])
+    on_gpu = Session.load(path, shapes, CUDA, 1, 64)
+    on_cpu = Session.load(path, shapes, CPU, 1, 64)
+    random = np.random.default_rng(2)
+    row = random.normal(size=(1, 64, 32, 32)).astype(np.float32)
+    (expected,) = on_cpu.run([row])
+    buffers = [np.empty((64, 64, 32, 32), np.float32) for _ in range(2)]  # used in turns
+
+    def answers_of(value: int, found: np.ndarray) -> None:  # the graph is linear
+        assert np.abs(found - value * expected).max() < 2e-5 * value * np.abs(expected).max()
+
+    last = None
+    for value in range(1, 31):
+        buffer = buffers[value % 2]
+        buffer[:] = value * row
+        carried = on_gpu.carry([buffer])
+        if last is not None:
+            answers_of(value - 1, on_gpu.finish(last)[0])
+        on_gpu.begin(carried)
+        if value % 7 == 0:
+            answers_of(1, on_gpu.run([row])[0])
+        last = carried
+
+
 def huge() -> bytes:
     """y = the largest of 2^31 copies of x: 8 GiB for each row."""
     made = helper.make_graph(
