@@ -36,9 +36,9 @@ def away(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     return float(np.abs(a.astype(int) - b.astype(int)).mean())
 
 
-def turned(orientation: int, **options: object) -> bytes:
-    """The flower (640 x 427), stored turned so that EXIF makes it upright."""
-    picture = Image.open(io.BytesIO(photograph("flower"))).convert("RGB")
+def turned(orientation: int, picture: Image.Image | None = None, **options: object) -> bytes:
+    """The picture (by default the flower, 640 x 427), stored so that EXIF makes it upright."""
+    picture = picture or Image.open(io.BytesIO(photograph("flower"))).convert("RGB")
     back = {
         1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
         4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
@@ -48,7 +48,7 @@ def turned(orientation: int, **options: object) -> bytes:
     stored = picture if back is None else picture.transpose(back)
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    return encode(stored, "JPEG", quality=95, exif=exif, **options)
+    return encode(stored, "JPEG", **{"quality": 95, **options}, exif=exif)
 
 
 @settings(deadline=None, max_examples=60)
@@ -126,12 +126,15 @@ def test_the_output_has_the_declared_shape(
     assert row.shape == (side, side, 3)
 
 
-def test_a_mark_in_a_reduced_jpeg_is_found_where_it_was() -> None:
-    """Odd sizes: the last column of a reduced picture stands for less than the others."""
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_mark_in_a_reduced_jpeg_is_found_where_it_was(orientation: int) -> None:
+    """Odd sizes: one outermost column and row of a reduced picture stand for less than the others,
+    and which ones follows from the orientation."""
     image = np.zeros((427, 1001, 3), np.uint8)
     image[201:251, 967:997] = 255
     steps = squashed(100, 1.0)
-    _, row = steps.of_file(encode(Image.fromarray(image), "JPEG", quality=100, subsampling=0))
+    data = turned(orientation, Image.fromarray(image), quality=100, subsampling=0)
+    _, row = steps.of_file(data)
     weight = row[..., 0].astype(float)
     rows, columns = np.indices(weight.shape) + 0.5
     centre = (columns * weight).sum() / weight.sum(), (rows * weight).sum() / weight.sum()
