@@ -10,8 +10,10 @@ from support.training_site import FIRST, PROBE, Site
 from visionloop.cli import main as cli
 from visionloop.errors import NotFoundError, RefusedError
 from visionloop.record import record_bytes
+from visionloop_training import reproduce as reproduce_module
 from visionloop_training.app import main
 from visionloop_training.reproduce import reproduce
+from visionloop_training.stable import same_training
 
 
 @pytest.mark.long
@@ -68,6 +70,27 @@ def test_what_is_gone_is_told(probed: Site):
     )
     with pytest.raises(RefusedError, match="does not know"):
         reproduce(site.store, "reader", 2, site.folder / "other")
+
+
+def test_a_version_from_before_images_were_reduced_counts_every_pixel(probed: Site):
+    """The setting's default says otherwise, and its own preprocessing what was done."""
+    bundle = probed.repository.read("reader", 1)
+    today = reproduce_module._config(bundle)
+    assert today.pixels.reducing_gap == bundle.preprocessing.reducing_gap == 2.0
+    made_of = bundle.provenance.config
+    pixels = {name: value for name, value in made_of["pixels"].items() if name != "reducing_gap"}
+    older = bundle.model_copy(
+        update={
+            "preprocessing": bundle.preprocessing.model_copy(update={"reducing_gap": None}),
+            "provenance": bundle.provenance.model_copy(
+                update={"config": {**made_of, "pixels": pixels}}
+            ),
+        }
+    )
+    config = reproduce_module._config(older)
+    assert config.pixels.reducing_gap is None
+    assert same_training(older, config)
+    assert not same_training(older, today)
 
 
 @pytest.mark.parametrize("wrong", ["reader", "reader@", "@3", "reader@new"])

@@ -35,7 +35,7 @@ from visionloop_training.fast_lane import FastLane
 from visionloop_training.lanes import FullLane, Lane, Surroundings
 from visionloop_training.machine import Machine
 from visionloop_training.metrics import Floats
-from visionloop_training.stable import Version, version
+from visionloop_training.stable import Version, made_with, version
 from visionloop_training.stop import Stop
 from visionloop_training.tasks import task_of
 
@@ -179,7 +179,7 @@ def _check_weights(lane: Lane, made_of: Provenance) -> None:
 
 def _config(bundle: ClassifierBundle) -> TrainingConfig:
     try:
-        return TrainingConfig.model_validate(bundle.provenance.config)
+        return made_with(bundle)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

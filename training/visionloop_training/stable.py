@@ -217,12 +217,27 @@ def same_training(
     """Whether the version was made with this configuration; `searched`: but for what a search
     would choose.
 
-    Settings that are newer than the version count with their defaults: the program did then what
-    these say.
+    Settings that are newer than the version count as `made_with` says.
     """
     try:
-        then = TrainingConfig.model_validate(bundle.provenance.config)
+        then = made_with(bundle)
     except ValidationError:
         return False  # another program's, or of a time with other settings
     beside = {**_BESIDE, **(SEARCHED if searched else {})}
     return then.model_dump(exclude=beside) == config.model_dump(exclude=beside)
+
+
+def made_with(bundle: ClassifierBundle) -> TrainingConfig:
+    """The configuration of the run that made the version. Raises ValidationError where this program
+    does not know it.
+
+    Settings that are newer than the version count with their defaults: the program did then what
+    these say. Only the gap's default is another than what was done before there was one: the
+    version's preprocessing says that.
+    """
+    config = bundle.provenance.config
+    pixels = config.get("pixels")
+    if isinstance(pixels, dict):
+        pixels = {"reducing_gap": bundle.preprocessing.reducing_gap, **pixels}
+        config = {**config, "pixels": pixels}
+    return TrainingConfig.model_validate(config)
