@@ -1,15 +1,21 @@
 """Snapshots that nothing can be learned from are refused before any work is done."""
 
+import hashlib
 import re
 
+import numpy as np
 import pytest
 import torch
 from support import shapes
 from support.digits import pictures, rows, write_digits
+from support.photographs import photograph
 from support.training_site import PROBE, Site
 
 from visionloop.errors import CorruptError, InvalidInputError, NotFoundError
+from visionloop.images import Limits
+from visionloop.preprocessing import Preprocessing, eval_preprocessing
 from visionloop.snapshot import SnapshotClass, SnapshotRepository, SnapshotRow, blob_key
+from visionloop_inference.decoding import decode
 from visionloop_training.classes import notes
 from visionloop_training.data import Blobs, Dataset, dataset
 from visionloop_training.targets import targets
@@ -81,6 +87,25 @@ def test_a_damaged_cache_is_fetched_anew(site: Site):
     [path] = (site.folder / "blobs").rglob(item.sha256)
     path.write_bytes(whole[:-3])
     assert blobs.read(item.sha256) == whole
+
+
+def test_a_large_photograph_gives_training_and_serving_the_same_pixels(site: Site):
+    data = photograph("china")
+    sha = hashlib.sha256(data).hexdigest()
+    site.store.put(blob_key(sha), data)
+    blobs = Blobs(site.store, site.folder / "cache")
+    half = (0.5, 0.5, 0.5)
+    whole, reduced = (
+        eval_preprocessing(64, 0.875, "bicubic", half, half, reducing_gap=gap)
+        for gap in (None, 2.0)
+    )
+    [trained] = blobs.prepared([sha], reduced)
+    [batch] = blobs.batches([sha], reduced)
+    as_told = Preprocessing.model_validate_json(reduced.model_dump_json())
+    served, _ = decode(data, as_told, Limits())
+    assert np.array_equal(trained, served.row)
+    assert np.array_equal(batch[0], served.row)
+    assert not np.array_equal(blobs.prepared([sha], whole)[0], trained)
 
 
 def read_shapes(site: Site, made: list[SnapshotRow], task: str = "multi_label") -> Dataset:
