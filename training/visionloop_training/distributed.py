@@ -255,9 +255,8 @@ class Workers:
         for part in range(parts):
             source = part % self.count
             if source == 0 and part + self.rank < parts:
-                mine = compute(
-                    part + self.rank
-                )  # now, and not all at first: nobody falls far behind
+                # Now, and not all at first: nobody falls far behind.
+                mine = compute(part + self.rank)
             header = torch.zeros(8, dtype=torch.int64, device=self._device)
             if source == self.rank:
                 size = mine.shape

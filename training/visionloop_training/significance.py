@@ -171,9 +171,8 @@ def gap(inside: Flags, outside: Flags, groups: tuple[Integers, Integers]) -> flo
     """
     if not (len(inside) and len(outside)):
         return 1.0
-    from scipy.stats import (
-        fisher_exact,
-    )  # late: it takes most of a second, and few runs have slices
+    # Late: it takes most of a second, and few runs have slices.
+    from scipy.stats import fisher_exact
 
     table = [_effective_counts(x, g) for x, g in zip((inside, outside), groups, strict=True)]
     return float(fisher_exact(table).pvalue)
