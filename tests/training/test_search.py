@@ -315,8 +315,8 @@ def test_the_winners_settings_are_published_and_reproduced(
     ticks = itertools.count(0.0, 0.01)
     monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
     settings = (*BASE, "gate.policy=not-significantly-worse")
-    result = digits.train(*settings, search_seconds=0.5)
-    assert result.version == 1
+    result = digits.train(*settings, search_seconds=0.5, force=True)  # it has learned nothing yet
+    assert (result.version, result.promoted) == (1, True)
     assert result.searched is not None
     assert result.searched.best is not None
     made_of = digits.repository.read("reader", 1).provenance
