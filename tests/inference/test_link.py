@@ -28,6 +28,7 @@ from support.runners import (
 from support.waiting import until, wait_for
 
 from visionloop.errors import (
+    CorruptError,
     DeadlineExceededError,
     InvalidInputError,
     OverloadedError,
@@ -38,9 +39,10 @@ from visionloop.telemetry.metrics import values
 from visionloop_inference import loaded_model
 from visionloop_inference.datatypes import Tensor
 from visionloop_inference.levels import BULK
+from visionloop_inference.loaded_model import LoadedModel, LoadOptions
 from visionloop_inference.routed_version import RoutedVersion
 from visionloop_inference.runner_link import RunnerLink
-from visionloop_inference.session import Carried, Session
+from visionloop_inference.session import Carried, OutOfMemoryError, Session
 from visionloop_inference.tuning_file import FORMAT
 
 Scenario = Callable[[RunnerLink], Awaitable[None]]
@@ -495,7 +497,7 @@ def test_a_graph_is_loaded_for_as_many_rows_as_there_is_memory_for(tmp_path: Pat
         assert (said["cold"], said["batch"]) == (False, 4)
 
 
-def test_a_graph_for_which_there_is_no_memory_is_worth_another_try(tmp_path: Path) -> None:
+def test_a_graph_for_which_a_process_has_no_memory_is_refused(tmp_path: Path) -> None:
     made = model(
         [
             helper.make_node("ConstantOfShape", ["much"], ["nothing"]),
@@ -509,11 +511,27 @@ def test_a_graph_for_which_there_is_no_memory_is_worth_another_try(tmp_path: Pat
     runner, thread = start(tensor_bundle(tmp_path, made), tmp_path)
     said = runner.hear()
     assert said is not None
-    assert (said["said"], said["for_good"]) == ("refused", False)
+    assert (said["said"], said["for_good"]) == ("refused", True)
     assert "no memory" in said["problem"]
     runner.control.close()
     assert thread is not None
     thread.join(timeout=30)
+
+
+@pytest.mark.parametrize(("provider", "error"), [("cpu", CorruptError), ("cuda", OutOfMemoryError)])
+def test_memory_of_a_gpu_may_come_back(
+    provider: str, error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_memory(*_: object) -> None:
+        raise OutOfMemoryError("no memory to run the graph")
+
+    monkeypatch.setattr(loaded_model, "tune", without_memory)
+    made = model(
+        [helper.make_node("Neg", ["x"], ["y"])], [("x", "FP32", [4])], [("y", "FP32", [4])]
+    )
+    tensor_bundle(tmp_path, made)
+    with pytest.raises(error, match="no memory"):
+        LoadedModel.of_bundle(LoadOptions(tmp_path, provider))
 
 
 @pytest.mark.usefixtures("order")

@@ -29,7 +29,12 @@ from visionloop_inference.graph import check_graph
 from visionloop_inference.pace import Pace
 from visionloop_inference.providers import Target
 from visionloop_inference.rows import Arena
-from visionloop_inference.session import GraphRunFailedError, Session, choose_graph
+from visionloop_inference.session import (
+    GraphRunFailedError,
+    OutOfMemoryError,
+    Session,
+    choose_graph,
+)
 from visionloop_inference.tuning import candidates, example_of, run_each, tune
 from visionloop_inference.tuning_file import Tuned, TuningFile, key
 from visionloop_inference.wire import Layout
@@ -80,7 +85,7 @@ class LoadedModel:
         A 16-bit graph which does not run here, or whose first golden images come out differently,
         gives way to the one that it stands for: a card may lack what the one had on which it was
         made. Raises CorruptError, RefusedError or ConfigurationError for what must not serve, and
-        OutOfMemoryError or UnavailableError for what may work later.
+        OutOfMemoryError (of a GPU) or UnavailableError for what may work later.
         """
         bundle = _read_bundle(options.folder)
         graph, precision = choose_graph(bundle, options.provider)
@@ -157,6 +162,13 @@ class LoadedModel:
             # EfficientNet-Lite0 600 MB after 32 rows, 105 MB shrunk).
             self._check_finite(graph, session.run(example(1), shrink=True))
         except GraphRunFailedError as error:
+            raise CorruptError(f"{graph} does not run: {error}") from error
+        except OutOfMemoryError as error:
+            # A card's memory may be another's, who gives it back. Without one the graph wants more
+            # than this process may ever have, and each try would take the cores from those who
+            # serve.
+            if target.gpu:
+                raise
             raise CorruptError(f"{graph} does not run: {error}") from error
         return session, measured, tuned is None
 
