@@ -18,12 +18,12 @@ comes back in the caller's pixels.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from visionloop.errors import InvalidInputError
 from visionloop.images import DEFAULT_LIMITS, Box, Header, Limits, decode_reduced
@@ -162,7 +162,8 @@ class Preprocessing(Record):
     times larger than the first step's output: a JPEG by libjpeg while it is decoded (to a half, a
     quarter or an eighth), the rest by the mean of neighbours. That is what Pillow's `thumbnail`
     calls so, and says of it: at 2 close to resampling all pixels, at 3 not to be told from it. It
-    does nothing where the first step crops, or takes the nearest pixel.
+    does nothing where the first step crops, or takes the nearest pixel. One that is not set is not
+    written: programs that do not know it read such a bundle.
     """
 
     version: Literal[1] = 1
@@ -179,6 +180,11 @@ class Preprocessing(Record):
                 "end with resize or center_crop"
             )
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_set(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        return {name: value for name, value in fields.items() if value is not None}
 
     @property
     def output_size(self) -> tuple[int, int]:

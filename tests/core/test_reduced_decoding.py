@@ -1,6 +1,7 @@
 """Large images are reduced where the preprocessing allows it: sizes, places, pixels stay true."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -171,7 +172,9 @@ def test_half_a_file_is_refused_however_much_it_may_be_reduced() -> None:
     assert refused.value.reason == Refusal.TRUNCATED
 
 
-def test_an_older_bundle_reads_as_one_without_a_gap() -> None:
-    fields = cropped(64, None).model_dump()
-    del fields["reducing_gap"]
-    assert Preprocessing.model_validate(fields) == cropped(64, None)
+def test_a_gap_that_is_not_set_is_not_written() -> None:
+    """So that programs before it read the bundle; one that is set survives."""
+    without, with_gap = cropped(64, None), cropped(64, 2.0)
+    assert "reducing_gap" not in json.loads(without.model_dump_json())
+    for steps in (without, with_gap):
+        assert Preprocessing.model_validate_json(steps.model_dump_json()) == steps
