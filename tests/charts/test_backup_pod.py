@@ -169,6 +169,7 @@ def databases(postgres_server: PostgresServer) -> Iterator[tuple[str, str]]:
         postgres_server.drop(name)
 
 
+@pytest.mark.long
 def test_what_the_pod_backs_up_is_restored_by_the_page(
     as_administrator: S3Server, databases: tuple[str, str], tmp_path: Path, capsys: Any
 ) -> None:

@@ -245,14 +245,14 @@ def garbage(server: Server) -> None:
 @pytest.mark.parametrize(
     "misbehave",
     [
-        a_preface_byte_by_byte,
+        pytest.param(a_preface_byte_by_byte, marks=pytest.mark.long),
         a_request_byte_by_byte,
         answers_that_nobody_reads,
         requests_that_never_end,
         messages_that_claim_to_be_huge,
         half_open_connections,
         floods,
-        streams_reset_at_once,
+        pytest.param(streams_reset_at_once, marks=pytest.mark.long),
         garbage,
     ],
 )

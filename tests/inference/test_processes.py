@@ -190,6 +190,7 @@ def kill_many(server: Server) -> None:
     assert grown < 4 * 2**20, f"{grown / DEATHS * 2:.0f} bytes more with each death: {memory}"
 
 
+@pytest.mark.long
 def test_a_version_that_kills_its_runner_at_load_is_refused(
     tmp_path: Path, repository: ModelRepository, store_of_models: str
 ) -> None:
@@ -211,7 +212,7 @@ def test_a_version_that_kills_its_runner_at_load_is_refused(
     "flags",
     [
         pytest.param(("--front-ends=0",), id="one process"),
-        pytest.param(("--front-ends=2",), id="two front ends"),
+        pytest.param(("--front-ends=2",), id="two front ends", marks=pytest.mark.long),
         pytest.param(("--front-ends=1", "--instances=2"), id="two runners", marks=pytest.mark.long),
     ],
 )

@@ -158,6 +158,7 @@ def campaign(request: pytest.FixtureRequest, folder: Path, database: str) -> Cam
     return Campaign(folder, url, seed=database)
 
 
+@pytest.mark.long
 @pytest.mark.kill
 def test_killed_while_people_label(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     on = campaign(request, tmp_path, "sqlite")

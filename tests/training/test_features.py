@@ -258,7 +258,7 @@ def test_another_decoder_gets_other_features(
     assert "libjpeg" in decoder()
 
 
-@pytest.mark.parametrize("frozen", [0, 3])
+@pytest.mark.parametrize("frozen", [0, pytest.param(3, marks=pytest.mark.long)])
 def test_a_full_disk_changes_no_feature(
     site: Site, data: Dataset, tmp_path: Path, frozen: int, caplog: pytest.LogCaptureFixture
 ):

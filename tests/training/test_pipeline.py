@@ -207,6 +207,7 @@ def test_a_candidate_refused_for_its_latency_alone_is_timed_again(
     assert taken == []
 
 
+@pytest.mark.long
 def test_what_is_gone_on_from_was_made_and_judged_as_it_would_be_now(probed: Site):
     """Another setting, stable version or program makes another candidate; and what was stable once
     was taken back by somebody."""
@@ -286,6 +287,7 @@ def test_without_promotion_the_alias_stays(site: Site):
     assert site.repository.aliases("reader").aliases.stable is None
 
 
+@pytest.mark.long
 def test_where_only_the_head_is_trained_the_body_is_exported_once(
     probed: Site, monkeypatch: pytest.MonkeyPatch
 ):

@@ -281,6 +281,7 @@ def test_where_the_fast_lane_is_chosen_it_is_said_that_nothing_is_searched(
     assert "--search is left out" in caplog.text
 
 
+@pytest.mark.long
 def test_after_a_refusal_the_search_and_its_verdict_are_found(
     digits: Site, monkeypatch: pytest.MonkeyPatch
 ):

@@ -121,6 +121,7 @@ def test_only_the_rows_of_a_slice_go_to_the_device(monkeypatch: pytest.MonkeyPat
     assert Sent.rows == [2]
 
 
+@pytest.mark.long
 def test_what_is_learned_is_the_soft_label(site: Site) -> None:
     """Turned round, they make a model that is wrong about the class that images count as."""
     write(site, "sure")
