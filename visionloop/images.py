@@ -19,8 +19,8 @@ rules (docs/images.md says why, for people) are:
 
 Whatever the bytes, the answer is an array or an ImageError. The price of one strict decoder is
 speed: the pixels of a JPEG are all decoded (about 7 ms per megapixel). Who wants a smaller picture
-anyway says so to `decode_reduced`, which then takes a third of that. At the default limits one
-image takes at most about 1.1 GB while it decodes.
+anyway says so to `decode_reduced`, which takes down to 0.4 of that. At the default limits one image
+takes at most about 1.1 GB while it decodes.
 """
 
 import io
